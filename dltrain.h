@@ -1,0 +1,7475 @@
+/* dltrain.h: train neural networks anywhere C runs. One header, no dependencies. MIT licence, see the end of the file.
+
+   In ONE file of your project:
+
+       #define DLTRAIN_IMPLEMENTATION
+       #include "dltrain.h"
+
+   and everywhere else only the #include. Build with `cc -O2 file.c -lm -pthread`.
+
+   THE IDEA
+       A model is a C function from tensors to tensors. Calling an operation checks its shapes and records it on the tape of the
+       context; dl_backward (or reading a value) plans what was recorded as a whole and runs it. What reads like PyTorch's eager
+       code runs with its memory planned and its elementwise operations fused, and with the same bits on any number of threads.
+
+       static dl_tensor net(dl_tensor x)                       // [N,784] -> [N,10]
+       {
+           return dl_linear(dl_relu(dl_linear(x, "fc1", 128)), "fc2", 10);
+       }
+       ...
+       dl_tensor loss = dl_cross_entropy(net(x), y);
+       dl_backward(loss);
+       dl_step(opt);
+
+   RULES WORTH KNOWING
+       Handles     dl_tensor is a small value, passed by value and good until its step ends. A failed tensor is all zeros; passed on,
+                   it fails quietly, so a program checks once: dl_failed(ctx), dl_error(ctx).
+       Step        from the first recorded operation to dl_backward or dl_end; a later dl_next on a loader ends one too.
+       Reading     mid-step reading (dl_item, dl_read, dl_data) runs what is recorded. After dl_backward, until the next operation is
+                   recorded, one may read: values of at most 64 bytes, values nobody consumed, and what dl_keep marked before.
+       Gradients   dl_step makes them fresh: the next dl_backward overwrites, later ones add. Parameters without one are skipped.
+       Names       a parameter is called scope.layer.role, in PyTorch's spelling: "net.conv1.weight". It is created at its first use.
+                   From the first dl_step on (dl_seal does so earlier) an unknown name is an error.
+       Errors      the first error sticks in the context with a sentence. Nothing aborts, exits or prints.
+       Threads     one thread drives one context at a time; there is no global state.
+       Same bits   one seed, one result: for any number of threads, SIMD width or machine, planned or eager. The arithmetic that
+                   promises it is written down at >>cpu kernels. It holds for finite results and IEEE 754 floats, hence the #errors.
+
+   THE MAP
+       >>api                     Declarations and their documentation, by topic
+       >>platform                The compiler, the CPU, threads and exact arithmetic on single numbers
+       >>arena                   The context: memory, sticky errors and random numbers
+       >>tape                    Shapes, recording, lifetimes of steps, parameters. Knows nothing of what an operation computes
+       >>cpu kernels             Plain pointers and sizes. This part of the file is read once for each SIMD level: it includes itself
+       >>elementwise operations  One row of >>cpu kernels each: here the rows are read as recording code, so every derivative is a program of the same operations
+       >>moving operations       Views, strided copies, indices
+       >>reductions              Sums by the canonical rules, winners by index, and what is made of them
+       >>products                matmul, convolution, pooling, attention
+       >>normalisation           softmax, normalisation, attention, segments
+       >>losses                  Made of operations, but for the look at class indices
+       >>autodiff                Gradients are nodes like others: a walk over the tape from the result back asks each operation for its rule
+       >>planner                 From a segment of the tape to memory offsets and a list of launches
+       >>executor                Runs a plan on the threads of the context
+       >>layers                  Parameters by name with PyTorch's initialisation, handed to operations
+       >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
+       >>data                    Datasets and the loader
+       >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
+       >>progress                A line on a terminal
+
+   CONFIGURATION, by #define before the #include
+       DLTRAIN_IMPLEMENTATION   compile the implementation here
+       DLTRAIN_STATIC           make every function static: for a library that embeds its own copy
+       DLTRAIN_NO_THREADS       no pthreads: one thread does all
+       DLTRAIN_NO_FILES         no files: no IDX, no safetensors, no curves
+       DLTRAIN_NO_STDIO         no <stdio.h> at all: implies DLTRAIN_NO_FILES, and no progress line
+       DLTRAIN_NO_MALLOC        no malloc: a context must be given its memory
+       DLTRAIN_NO_SIMD          portable kernels only
+       DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, and other bits than elsewhere
+       DLTRAIN_REAL             float (default) or double; double takes libm's functions and is for checking gradients
+       DLTRAIN_MAX_DIMS         dimensions of a tensor (8)
+       DLTRAIN_NAME_MAX         bytes of a full parameter name, its 0 included (128)
+       DLTRAIN_ERROR_MAX        bytes of an error sentence (512)
+       DLTRAIN_PLANS            plans kept in the cache (8)
+       DLTRAIN_TILE             elements of a tile of a fused group (1024)
+       DLTRAIN_ALIGN            alignment of arena blocks in bytes (64) */
+
+/* ==== >>api ====
+   Declarations and their documentation, by topic.
+   may use: nothing */
+#ifndef DLTRAIN_H
+#define DLTRAIN_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef DLTRAIN_REAL
+#define DLTRAIN_REAL float
+#endif
+#ifndef DLTRAIN_MAX_DIMS
+#define DLTRAIN_MAX_DIMS 8
+#endif
+#ifndef DLTRAIN_NAME_MAX
+#define DLTRAIN_NAME_MAX 128
+#endif
+#if defined(DLTRAIN_NO_STDIO) && !defined(DLTRAIN_NO_FILES)
+#define DLTRAIN_NO_FILES
+#endif
+#ifdef DLTRAIN_STATIC
+#if defined(__GNUC__)
+#define DL_API __attribute__((unused)) static
+#else
+#define DL_API static
+#endif
+#else
+#define DL_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- types ---- */
+typedef DLTRAIN_REAL dl_real;   /* what DL_F32 tensors hold: float, unless DLTRAIN_REAL says double */
+typedef ptrdiff_t dl_index;     /* sizes and positions of tensors */
+typedef struct dl_context dl_context;
+typedef struct dl_optimizer dl_optimizer;
+typedef struct dl_accumulator dl_accumulator;
+typedef struct dl_dataset dl_dataset;
+typedef struct dl_loader dl_loader;
+typedef struct dl_history dl_history;
+
+typedef enum dl_dtype { DL_F32, DL_I32, DL_U8 } dl_dtype;
+typedef enum dl_reduction { DL_MEAN, DL_SUM, DL_NONE, DL_BATCHMEAN } dl_reduction;
+
+/* Sizes of a tensor, outermost first, row-major: the last is contiguous. ndim 0 is a scalar. */
+typedef struct dl_shape {
+    int ndim;
+    dl_index dim[DLTRAIN_MAX_DIMS];
+} dl_shape;
+
+/* A handle: the number of a node on the tape of a context, and the step it belongs to. All zeros: failed. */
+typedef struct dl_tensor {
+    dl_context *ctx;
+    uint32_t node, step;
+} dl_tensor;
+
+/* DL_SHAPE(64, 784): up to eight sizes. DL_SCALAR: none. Both work in C and in C++. */
+static inline dl_shape dl__make_shape(int n, dl_index a, dl_index b, dl_index c, dl_index d, dl_index e, dl_index f, dl_index g, dl_index h)
+{
+    const dl_index all[8] = { a, b, c, d, e, f, g, h };
+    dl_shape s;
+    s.ndim = n;
+    for (int i = 0; i < DLTRAIN_MAX_DIMS; i++) s.dim[i] = i < n && i < 8 ? all[i] : 0;
+    return s;
+}
+#define DL__COUNT_(a, b, c, d, e, f, g, h, n, ...) n
+#define DL__COUNT(...) DL__COUNT_(__VA_ARGS__, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#define DL__SHAPE_(n, a, b, c, d, e, f, g, h, ...) dl__make_shape(n, a, b, c, d, e, f, g, h)
+#define DL__SHAPE(n, ...) DL__SHAPE_(n, __VA_ARGS__, 0, 0, 0, 0, 0, 0, 0, 0)
+#define DL_SHAPE(...) DL__SHAPE(DL__COUNT(__VA_ARGS__), __VA_ARGS__)
+#define DL_SCALAR dl__make_shape(0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+/* ---- context ---- */
+
+/* Bytes of the three arenas. */
+typedef struct dl_memory {
+    size_t persistent; /* the context, parameters, gradients, optimizer state, buffers, plans, loaders */
+    size_t tape;       /* the nodes of a step and copied inputs: the largest so far */
+    size_t work;       /* the values of a step: the largest so far */
+} dl_memory;
+
+typedef struct dl_config {
+    uint64_t seed;                                       /* of initial parameters, dropout, dl_rand and shuffling */
+    int threads;                                         /* 0: one a CPU */
+    const char *device;                                  /* NULL or "cpu"; others come with further headers */
+    void *memory;                                        /* one fixed block that the context lives in; NULL: growable. */
+    size_t memory_size;                                  /* its bytes: the caller's, until dl_destroy. See dl_measure */
+    void *(*alloc)(size_t bytes, void *user);            /* instead of malloc; NULL: malloc */
+    void (*release)(void *block, void *user);            /* instead of free */
+    void *alloc_user;
+    void (*log)(const char *sentence, void *user);       /* told of errors and, at the seal, of every parameter; NULL: nobody */
+    void *log_user;
+    bool eager;                                          /* the debugger's mode: run each operation at once, stop at the first NaN */
+    bool no_reuse;                                       /* give every value memory of its own */
+    bool no_fusion;                                      /* run elementwise operations one by one */
+    bool portable;                                       /* take the portable kernels even where faster ones would run */
+} dl_config;
+
+/* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
+   any other trouble, such as an unknown device, is in dl_error of the context. Destroy NULL is allowed. */
+DL_API dl_context *dl_create(const dl_config *config);
+DL_API void dl_destroy(dl_context *ctx);
+
+DL_API bool dl_failed(const dl_context *ctx);            /* has anything failed? true for NULL */
+DL_API const char *dl_error(const dl_context *ctx);      /* the first error; "" when there is none */
+DL_API void dl_clear_error(dl_context *ctx);             /* forgets it and ends the step */
+/* Records an error unless there is one; false. Knows %s %d %zu %td %g %c %u, %S a const dl_node * and %H a const dl_shape *. */
+DL_API bool dl_fail(dl_context *ctx, const char *format, ...);
+DL_API dl_memory dl_memory_used(const dl_context *ctx);
+
+/* Runs `step` twice through the planner, without data, and says what each arena needs; a fixed block needs the sum. `pointer_size`:
+   4 or 8 bytes, of the machine that will run it; 0: this one. What the step reads are zeros. */
+DL_API bool dl_measure(const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out);
+
+DL_API bool dl_train(dl_context *ctx, bool training);    /* for dropout and batch_norm; true at first. Returns what it was */
+DL_API bool dl_set_grad(dl_context *ctx, bool recording); /* false: a no-grad region. Returns what it was */
+DL_API void dl_end(dl_context *ctx);                     /* runs what is recorded and ends the step */
+
+/* ---- tensors ---- */
+DL_API dl_tensor dl_input(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data);  /* copies */
+DL_API dl_tensor dl_borrow(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data); /* data stays put until the step has ended */
+DL_API dl_tensor dl_variable(dl_context *ctx, dl_shape shape, const dl_real *data);            /* copies; dl_grad may ask for its gradient */
+DL_API dl_tensor dl_full(dl_context *ctx, dl_shape shape, float value);
+DL_API dl_tensor dl_rand(dl_context *ctx, dl_shape shape);                                     /* uniform in [0, 1) */
+DL_API dl_tensor dl_randn(dl_context *ctx, dl_shape shape);                                    /* standard normal */
+
+DL_API bool dl_ok(dl_tensor t);
+DL_API dl_shape dl_shape_of(dl_tensor t);                /* of a failed tensor: ndim 0 */
+DL_API int dl_ndim(dl_tensor t);
+DL_API dl_index dl_dim(dl_tensor t, int dim);            /* dim may be negative: -1 is the last */
+DL_API size_t dl_numel(dl_tensor t);                     /* of a failed tensor: 0 */
+DL_API dl_dtype dl_dtype_of(dl_tensor t);
+
+DL_API dl_tensor dl_keep(dl_tensor t);                   /* readable after the run; returns t */
+DL_API double dl_item(dl_tensor t);                      /* of a tensor with one element; NaN after an error */
+DL_API bool dl_read(dl_tensor t, void *out, size_t count); /* copies all `count` elements, in their dtype */
+DL_API const void *dl_data(dl_tensor t);                 /* in the arena, until the next operation is recorded; NULL after an error */
+
+/* ---- elementwise: y has the shape of x; binary ones broadcast as NumPy and PyTorch do ---- */
+DL_API dl_tensor dl_neg(dl_tensor x);
+DL_API dl_tensor dl_abs(dl_tensor x);                    /* gradient 0 at 0 */
+DL_API dl_tensor dl_exp(dl_tensor x);
+DL_API dl_tensor dl_log(dl_tensor x);
+DL_API dl_tensor dl_log1p(dl_tensor x);
+DL_API dl_tensor dl_expm1(dl_tensor x);
+DL_API dl_tensor dl_sqrt(dl_tensor x);
+DL_API dl_tensor dl_rsqrt(dl_tensor x);                  /* 1 / sqrt(x) */
+DL_API dl_tensor dl_square(dl_tensor x);
+DL_API dl_tensor dl_reciprocal(dl_tensor x);
+DL_API dl_tensor dl_sigmoid(dl_tensor x);                /* 1 / (1 + exp(-x)) */
+DL_API dl_tensor dl_tanh(dl_tensor x);
+DL_API dl_tensor dl_sin(dl_tensor x);
+DL_API dl_tensor dl_cos(dl_tensor x);
+DL_API dl_tensor dl_erf(dl_tensor x);
+DL_API dl_tensor dl_relu(dl_tensor x);                   /* x < 0 ? 0 : x; gradient 0 at 0 */
+DL_API dl_tensor dl_leaky_relu(dl_tensor x, float slope); /* x > 0 ? x : slope * x */
+DL_API dl_tensor dl_elu(dl_tensor x, float alpha);       /* x > 0 ? x : alpha * expm1(x) */
+DL_API dl_tensor dl_gelu(dl_tensor x);                   /* x/2 (1 + erf(x / sqrt 2)) */
+DL_API dl_tensor dl_gelu_tanh(dl_tensor x);              /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+DL_API dl_tensor dl_silu(dl_tensor x);                   /* x sigmoid(x) */
+DL_API dl_tensor dl_softplus(dl_tensor x);               /* log(1 + exp(x)), stable */
+DL_API dl_tensor dl_clamp(dl_tensor x, float low, float high);
+DL_API dl_tensor dl_add_scalar(dl_tensor x, float a);
+DL_API dl_tensor dl_mul_scalar(dl_tensor x, float a);
+DL_API dl_tensor dl_pow_scalar(dl_tensor x, float a);    /* x^a */
+DL_API dl_tensor dl_dropout(dl_tensor x, float p);       /* training: 0 with probability p, else x / (1 - p); otherwise x */
+DL_API dl_tensor dl_to_float(dl_tensor x);               /* any dtype to DL_F32 */
+
+DL_API dl_tensor dl_add(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_sub(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_mul(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_div(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_pow(dl_tensor a, dl_tensor b);       /* a^b */
+DL_API dl_tensor dl_maximum(dl_tensor a, dl_tensor b);   /* NaN wins; at a tie half the gradient each */
+DL_API dl_tensor dl_minimum(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_eq(dl_tensor a, dl_tensor b);        /* comparisons give DL_F32: 1 where true, 0 elsewhere; no gradient */
+DL_API dl_tensor dl_ne(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_lt(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_le(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_gt(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_ge(dl_tensor a, dl_tensor b);
+DL_API dl_tensor dl_where(dl_tensor condition, dl_tensor a, dl_tensor b); /* condition != 0 ? a : b */
+
+/* ---- reductions: over dims[0..n), negative ones counted from the end; n 0 with dims NULL: over all. keepdim leaves sizes of 1 ---- */
+DL_API dl_tensor dl_sum(dl_tensor x);                    /* over all: a scalar */
+DL_API dl_tensor dl_mean(dl_tensor x);
+DL_API dl_tensor dl_sum_dims(dl_tensor x, const int *dims, int n, bool keepdim);
+DL_API dl_tensor dl_mean_dims(dl_tensor x, const int *dims, int n, bool keepdim);
+DL_API dl_tensor dl_max_dims(dl_tensor x, const int *dims, int n, bool keepdim); /* the gradient goes to the first winner */
+DL_API dl_tensor dl_min_dims(dl_tensor x, const int *dims, int n, bool keepdim);
+DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, float correction); /* sum (x - mean)^2 / (count - correction) */
+DL_API dl_tensor dl_logsumexp_dims(dl_tensor x, const int *dims, int n, bool keepdim);
+DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim); /* sqrt(sum x^2); gradient 0 where it is 0 */
+DL_API dl_tensor dl_argmax(dl_tensor x, int dim, bool keepdim); /* DL_I32; the first winner, NaN wins */
+DL_API dl_tensor dl_argmin(dl_tensor x, int dim, bool keepdim);
+
+/* ---- moving ---- */
+DL_API dl_tensor dl_reshape(dl_tensor x, dl_shape shape); /* one size may be -1; a view */
+DL_API dl_tensor dl_flatten(dl_tensor x, int start);     /* [a,b,c,d], 1 -> [a,bcd] */
+DL_API dl_tensor dl_permute(dl_tensor x, const int *dims); /* y's dimension i is x's dims[i] */
+DL_API dl_tensor dl_transpose(dl_tensor x, int a, int b);
+DL_API dl_tensor dl_slice(dl_tensor x, int dim, dl_index start, dl_index stop, dl_index step); /* Python's x[start:stop:step], step > 0 */
+DL_API dl_tensor dl_concat(const dl_tensor *x, int n, int dim);
+DL_API dl_tensor dl_stack(const dl_tensor *x, int n, int dim); /* along a new dimension */
+DL_API dl_tensor dl_expand(dl_tensor x, dl_shape shape); /* broadcast to shape; -1 keeps a size */
+DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n, float value); /* before, after of the last dimension, then of the one before it... */
+DL_API dl_tensor dl_index_select(dl_tensor x, int dim, dl_tensor index); /* index DL_I32 [K] */
+DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index); /* y[i][j] = x[index[i][j]][j] for dim 0; index DL_I32, no larger than x elsewhere */
+DL_API dl_tensor dl_one_hot(dl_tensor x, dl_index classes); /* DL_I32 [...] -> DL_F32 [...,classes] */
+DL_API dl_tensor dl_detach(dl_tensor x);                 /* the same values, no gradient */
+
+/* ---- products and convolution ---- */
+typedef struct dl_matmul_desc { bool transpose_a, transpose_b; } dl_matmul_desc;
+typedef struct dl_conv2d_desc { /* the sizes of height and width; *_w overrides for the width when not 0 */
+    dl_index out_channels;               /* for layers: required */
+    dl_index kernel, kernel_w;           /* for layers: required */
+    dl_index stride, stride_w;           /* 0: 1 */
+    dl_index padding, padding_w;         /* zeros on either side */
+    dl_index dilation, dilation_w;       /* 0: 1 */
+    dl_index groups;                     /* 0: 1 */
+    dl_index output_padding, output_padding_w; /* conv_transpose2d only */
+    bool no_bias;                        /* for layers */
+} dl_conv2d_desc;
+typedef struct dl_pool2d_desc {
+    dl_index kernel, kernel_w;           /* required */
+    dl_index stride, stride_w;           /* 0: the kernel */
+    dl_index padding, padding_w;         /* at most half the kernel; avg counts the zeros, max does not see them */
+} dl_pool2d_desc;
+typedef struct dl_attention_desc {
+    dl_tensor mask;                      /* added to the scores; zero: none. Broadcasts to [...,L,S] */
+    bool causal;                         /* position i sees positions 0..i */
+    float scale;                         /* 0: 1 / sqrt(width) */
+} dl_attention_desc;
+
+DL_API dl_tensor dl_matmul(dl_tensor a, dl_tensor b);    /* [...,M,K] x [...,K,N] -> [...,M,N]; 1-D as in PyTorch; dl_transpose of the last two is free */
+DL_API dl_tensor dl_matmul_ex(dl_tensor a, dl_tensor b, const dl_matmul_desc *desc);
+DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b); /* x [...,K], w [N,K], b [N] or zero: x w' + b */
+DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc); /* x [N,C,H,W], w [O,C/groups,KH,KW] */
+DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc); /* w [C,O/groups,KH,KW] */
+DL_API dl_tensor dl_max_pool2d(dl_tensor x, const dl_pool2d_desc *desc); /* x [N,C,H,W] */
+DL_API dl_tensor dl_avg_pool2d(dl_tensor x, const dl_pool2d_desc *desc);
+DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index width);
+DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_tensor v, const dl_attention_desc *desc); /* softmax(q k' scale + mask) v; [...,L,E] [...,S,E] [...,S,V] */
+
+/* ---- normalisation, softmax, embedding ---- */
+DL_API dl_tensor dl_softmax(dl_tensor x, int dim);
+DL_API dl_tensor dl_log_softmax(dl_tensor x, int dim);
+/* x [N,C,...]; w, b zero or [C]; mean, var zero or buffers [C] that training updates: running = (1 - momentum) running + momentum batch */
+DL_API dl_tensor dl_batch_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps);
+DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float eps); /* over the last dimensions, as many as w has (zero: one) */
+DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps); /* x [N,C,...]; w, b [C] */
+DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index); /* weight [rows,width], index DL_I32 [...] -> [...,width] */
+
+/* ---- segments: variable-sized groups of rows. x [R,...], offsets DL_I32 [S+1]: 0 = offsets[0] <= ... <= offsets[S] = R ---- */
+DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets);     /* [S,...]; an empty segment gives 0 */
+DL_API dl_tensor dl_segment_mean(dl_tensor x, dl_tensor offsets);    /* an empty segment gives 0 */
+DL_API dl_tensor dl_segment_max(dl_tensor x, dl_tensor offsets);     /* an empty segment gives 0 */
+DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets); /* [R,...]: softmax down each segment's rows */
+
+/* ---- losses. The formulas are PyTorch's. DL_BATCHMEAN divides the sum by the first dimension ---- */
+typedef struct dl_cross_entropy_desc {
+    dl_reduction reduction;              /* a mean is over the targets that are not ignored, weighted; 0 when all are ignored */
+    dl_tensor weight;                    /* of the classes, [C]; zero: 1 each */
+    float label_smoothing;               /* 0 to 1 */
+    bool set_ignore_index;               /* take the next field; otherwise -100 is ignored */
+    int32_t ignore_index;
+} dl_cross_entropy_desc;
+DL_API dl_tensor dl_mse(dl_tensor y, dl_tensor target, dl_reduction reduction);
+DL_API dl_tensor dl_l1(dl_tensor y, dl_tensor target, dl_reduction reduction);
+DL_API dl_tensor dl_huber(dl_tensor y, dl_tensor target, float delta, dl_reduction reduction);
+DL_API dl_tensor dl_bce(dl_tensor p, dl_tensor target, dl_reduction reduction); /* logarithms clamped at -100 */
+DL_API dl_tensor dl_bce_with_logits(dl_tensor z, dl_tensor target, dl_reduction reduction);
+DL_API dl_tensor dl_gaussian_nll(dl_tensor mean, dl_tensor target, dl_tensor var, float eps, dl_reduction reduction); /* 1/2 (log v + (y-t)^2/v), v = max(var, eps); eps 0: 1e-6 */
+DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduction); /* target (log target - log_p); DL_BATCHMEAN is the mathematical one */
+DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *desc); /* log_p [N,C,...], target DL_I32 [N,...] */
+DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target); /* logits [N,C,...] or [C]; target DL_I32 classes or DL_F32 probabilities */
+DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const dl_cross_entropy_desc *desc);
+
+/* ---- parameters and scopes ---- */
+typedef enum dl_init { DL_INIT_UNIFORM, DL_INIT_NORMAL, DL_INIT_CONSTANT } dl_init;
+typedef struct dl_param_desc {
+    dl_shape shape;
+    dl_init init;
+    float value;                         /* UNIFORM: in [-value, value); NORMAL: its standard deviation; CONSTANT: itself */
+    bool buffer;                         /* saved and loaded, not trained */
+} dl_param_desc;
+typedef struct dl_param_info {
+    const char *name;                    /* the context's */
+    dl_shape shape;
+    size_t numel;
+    dl_real *value;                      /* in the flat buffer; both NULL before the first run, and moved when the layout grows */
+    dl_real *grad;                       /* NULL for a buffer */
+    bool buffer, frozen, has_grad;
+} dl_param_info;
+DL_API bool dl_scope_begin(dl_context *ctx, const char *name);
+DL_API bool dl_scope_end(dl_context *ctx);
+DL_API dl_tensor dl_parameter(dl_context *ctx, const char *name, const dl_param_desc *desc);
+DL_API int dl_param_count(const dl_context *ctx);
+DL_API bool dl_param_get(dl_context *ctx, int index, dl_param_info *out);
+DL_API bool dl_param_find(dl_context *ctx, const char *name, dl_param_info *out);
+DL_API bool dl_param_set(dl_context *ctx, const char *name, const dl_real *values, size_t count);
+DL_API bool dl_freeze(dl_context *ctx, const char *pattern, bool frozen);
+DL_API bool dl_seal(dl_context *ctx);                    /* from here on an unknown name is an error; the first dl_step does it */
+DL_API bool dl_glob(const char *pattern, const char *name); /* '*' any run, '?' any character, '|' between alternatives */
+
+/* ---- layers: create their parameters at the first call, initialised as in PyTorch ---- */
+typedef struct dl_linear_desc { dl_index out_features; bool no_bias; } dl_linear_desc;
+typedef struct dl_norm_desc {
+    float eps;                           /* 0: 1e-5 */
+    float momentum;                      /* batch_norm; 0: 0.1 */
+    bool no_affine;                      /* no weight and bias */
+} dl_norm_desc;
+typedef struct dl_mha_desc {
+    dl_index heads;                      /* required; divides the width of q */
+    bool causal, no_bias;
+    dl_tensor mask;                      /* added to the scores [N,heads,L,S]; zero: none */
+} dl_mha_desc;
+DL_API dl_tensor dl_linear(dl_tensor x, const char *name, dl_index out_features); /* .weight [out,in], .bias [out] */
+DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_desc *desc);
+DL_API dl_tensor dl_conv2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc); /* .weight [O,C/groups,KH,KW], .bias [O] */
+DL_API dl_tensor dl_conv_transpose2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc); /* .weight [C,O/groups,KH,KW], .bias [O] */
+DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc *desc); /* .weight .bias .running_mean .running_var [C] */
+DL_API dl_tensor dl_layer_norm(dl_tensor x, const char *name, const dl_norm_desc *desc); /* over the last dimension; .weight .bias */
+DL_API dl_tensor dl_group_norm(dl_tensor x, const char *name, dl_index groups, const dl_norm_desc *desc); /* .weight .bias [C] */
+DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, dl_index width); /* .weight [rows,width] */
+DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc); /* q [N,L,E], k v [N,S,E]; .in_proj_weight [3E,E], .in_proj_bias, .out_proj.weight, .out_proj.bias */
+
+/* ---- gradients ---- */
+typedef struct dl_backward_desc {
+    const char *pattern;                 /* only parameters whose names match; NULL: all */
+    bool retain;                         /* the step goes on */
+    float scale;                         /* of the gradient; 0: 1 */
+} dl_backward_desc;
+DL_API bool dl_backward(dl_tensor loss);                 /* loss: one element. Runs the step, adds to the gradients, ends the step */
+DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc);
+DL_API bool dl_grad(dl_tensor y, const dl_tensor *x, int n, dl_tensor *dx); /* dx[i] = dy/dx[i], recorded: may be differentiated again. y: one element */
+
+/* ---- optimizers. The formulas are PyTorch's; zero means PyTorch's default but for SGD's lr, which is required ---- */
+typedef struct dl_sgd_desc { dl_real lr, momentum, dampening, weight_decay; bool nesterov; } dl_sgd_desc;
+typedef struct dl_adam_desc { dl_real lr, beta1, beta2, eps, weight_decay; } dl_adam_desc; /* 1e-3, 0.9, 0.999, 1e-8, 0 (adamw: 1e-2; negative: none) */
+typedef struct dl_rmsprop_desc { dl_real lr, alpha, eps, weight_decay, momentum; bool centered; } dl_rmsprop_desc; /* 1e-2, 0.99, 1e-8, 0, 0 */
+typedef struct dl_group_desc {
+    dl_real lr_scale;                    /* times the optimizer's learning rate; 0: 1 */
+    bool no_weight_decay;
+    bool set_weight_decay;               /* take the next field */
+    dl_real weight_decay;
+} dl_group_desc;
+DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc);
+DL_API dl_optimizer *dl_adam(dl_context *ctx, const dl_adam_desc *desc);
+DL_API dl_optimizer *dl_adamw(dl_context *ctx, const dl_adam_desc *desc);
+DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc);
+/* Parameters whose names match get these settings; of several groups the first that matches. Example: "*.bias|*norm*", no decay. */
+DL_API bool dl_optimizer_group(dl_optimizer *opt, const char *pattern, const dl_group_desc *desc);
+DL_API bool dl_optimizer_select(dl_optimizer *opt, const char *pattern); /* this optimizer trains only these */
+DL_API bool dl_step(dl_optimizer *opt);                  /* updates every parameter that has a gradient; the gradients are fresh afterwards */
+DL_API bool dl_zero_grad(dl_context *ctx);               /* forgets all gradients */
+DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern); /* the total norm before; NaN after an error */
+DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern);
+DL_API bool dl_scale_grad(dl_context *ctx, double factor);
+
+typedef enum dl_schedule_kind {
+    DL_SCHEDULE_CONSTANT,
+    DL_SCHEDULE_STEP,                    /* lr gamma^(t / period) */
+    DL_SCHEDULE_MULTI_STEP,              /* lr gamma^(milestones reached) */
+    DL_SCHEDULE_COSINE,                  /* min + (lr - min) (1 + cos(pi t / total)) / 2 */
+    DL_SCHEDULE_ONE_CYCLE                /* up from lr/div to lr over `up` of total, down to lr/div/final_div; cosine */
+} dl_schedule_kind;
+typedef struct dl_schedule {
+    dl_schedule_kind kind;
+    dl_real lr, min_lr;
+    dl_real gamma;                       /* 0: 0.1 */
+    int64_t warmup;                      /* first rise linearly from lr/warmup to lr over that many steps; then the schedule, from t = 0 */
+    int64_t total;                       /* steps, warm-up not counted */
+    int64_t period;
+    const int64_t *milestones;           /* rising; the caller's, for as long as the schedule is used */
+    int n_milestones;
+    dl_real up, div, final_div;          /* one-cycle: 0: 0.3, 25, 1e4 */
+} dl_schedule;
+DL_API double dl_schedule_lr(const dl_schedule *schedule, int64_t step); /* of step 0, 1, ... */
+DL_API bool dl_set_schedule(dl_optimizer *opt, const dl_schedule *schedule); /* dl_step follows it, from its next step on as step 0 */
+DL_API void dl_set_lr(dl_optimizer *opt, double lr);     /* and forgets a schedule */
+DL_API double dl_get_lr(const dl_optimizer *opt);        /* of the next step */
+
+/* ---- gradient accumulation: exact by default. g = sum over the window of count_m grad(loss_m) / sum of count_m, for losses that
+   are means over count_m samples: the gradient of one batch of all of them, whatever their sizes. BatchNorm still sees each
+   micro-batch alone: its statistics, and so its gradients, are those of the micro-batches ---- */
+typedef enum dl_accumulation { DL_EXACT, DL_DIVIDE } dl_accumulation; /* DL_DIVIDE: the sum of loss / steps, as in most training loops */
+typedef struct dl_accumulator_desc {
+    int steps;                           /* micro-batches of a window; 0: 1 */
+    dl_accumulation mode;
+    float clip_norm;                     /* clip_grad_norm before each step; 0: none */
+} dl_accumulator_desc;
+DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *opt, const dl_accumulator_desc *desc);
+DL_API bool dl_accumulate(dl_accumulator *acc, dl_tensor loss, size_t count); /* dl_backward, and dl_step when the window is full */
+DL_API bool dl_accumulator_stepped(const dl_accumulator *acc); /* did the last call step? */
+DL_API bool dl_accumulator_flush(dl_accumulator *acc);   /* steps a partial window with its true count (DL_DIVIDE: as it is) */
+
+/* ---- data ---- */
+typedef struct dl_dataset_desc {
+    size_t count;                        /* samples */
+    dl_dtype x_dtype, y_dtype;
+    dl_shape x_shape, y_shape;           /* of one sample */
+    bool no_y;
+    const void *x, *y;                   /* in memory, the caller's until dl_destroy; or */
+    bool (*get)(void *user, size_t index, void *x, void *y); /* writes one sample; false: failed. With prefetch, called from another thread */
+    void *user;
+} dl_dataset_desc;
+typedef struct dl_loader_desc {
+    size_t batch;                        /* 0: 1 */
+    bool shuffle;                        /* by the context's seed and the epoch */
+    bool torch_order;                    /* the order of PyTorch's randperm seeded with seed + epoch */
+    bool drop_last;                      /* no partial last batch */
+    bool prefetch;                       /* a thread prepares the next batch */
+} dl_loader_desc;
+typedef struct dl_batch {
+    dl_tensor x, y;                      /* [count,...]; y is zero for a dataset without */
+    size_t count;
+    const size_t *index;                 /* of the samples; the loader's, until the next dl_next */
+} dl_batch;
+DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *desc);
+DL_API size_t dl_dataset_count(const dl_dataset *data);
+DL_API dl_shape dl_dataset_x_shape(const dl_dataset *data);
+DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc); /* desc NULL: one by one, in order */
+/* The next batch of the epoch, and the end of the step before it; false at the end of the epoch (the next call begins another) and after
+   an error. Bytes come as numbers: those of x as DL_F32 scaled to [0,1], those of y as DL_I32 classes. */
+DL_API bool dl_next(dl_loader *loader, dl_batch *batch);
+DL_API size_t dl_loader_batches(const dl_loader *loader); /* in an epoch */
+DL_API bool dl_loader_rewind(dl_loader *loader, uint64_t epoch); /* the next dl_next begins that epoch */
+DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's randperm of a CPU generator seeded so */
+
+#ifndef DLTRAIN_NO_FILES
+DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels); /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
+/* Checkpoints are safetensors: PyTorch opens them. Written to a temporary name, synced, renamed; the same values give the same bytes. */
+DL_API bool dl_save(dl_context *ctx, const char *path);
+DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern);
+DL_API bool dl_load(dl_context *ctx, const char *path);  /* names not known yet wait for their first use */
+DL_API int dl_load_pending(const dl_context *ctx);       /* how many still wait */
+
+/* Curves: named series of points, written as CSV or drawn as SVG. */
+DL_API dl_history *dl_history_create(dl_context *ctx);
+DL_API bool dl_history_add(dl_history *history, const char *series, double x, double y);
+DL_API bool dl_history_csv(const dl_history *history, const char *path);
+DL_API bool dl_history_svg(const dl_history *history, const char *path, const char *title);
+#endif
+#ifndef DLTRAIN_NO_STDIO
+typedef struct dl_progress { int terminal, width; double next; } dl_progress; /* start with zeros */
+DL_API void dl_progress_show(dl_progress *line, const char *format, ...); /* rewrites the line of a terminal; elsewhere shows nothing */
+DL_API void dl_progress_done(dl_progress *line, const char *format, ...); /* the final text and a new line, anywhere */
+#endif
+
+/* ---- your own operations ---- */
+typedef struct dl_op dl_op;
+typedef struct dl_node { /* one recorded operation; read it, never change it */
+    const dl_op *op;
+    struct dl_node *const *in;           /* its inputs */
+    const dl_index *i;                   /* its integer attributes */
+    size_t numel;
+    dl_index dim[DLTRAIN_MAX_DIMS];
+    dl_real f[4];                        /* its float attributes */
+    uint64_t counter;                    /* of a random operation */
+    uint32_t id;
+    uint8_t ndim, dtype, n_in, n_i;
+    /* the planner's */
+    uint8_t space, flags;
+    uint16_t uses;
+    size_t offset;
+} dl_node;
+typedef struct dl_attrs {
+    int n;                               /* integers, at most 255: part of the plan's key */
+    const dl_index *i;
+    dl_real f[4];                        /* data: may change from step to step without a new plan */
+} dl_attrs;
+typedef struct dl_run_args {
+    dl_context *ctx;
+    const dl_node *node;
+    const void *const *in;               /* contiguous; of an elementwise operation the tile's part */
+    void *out;
+    size_t n, first;                     /* elementwise: elements of this tile, and the first one's position */
+    void *scratch;
+    const void *user;                    /* for fn of dl_parallel */
+    bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
+    bool portable;
+} dl_run_args;
+typedef struct dl_grad_args {
+    const dl_node *node;
+    dl_tensor y, dy;
+    const dl_tensor *x;
+    const bool *want;
+    dl_tensor *dx;                       /* fill dx[i] where want[i]; a larger broadcast shape is summed to that of x[i] */
+} dl_grad_args;
+enum {
+    DL_OP_ELEMENTWISE = 1,               /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
+    DL_OP_ACCUMULATES = 2                /* run obeys `accumulate` */
+};
+struct dl_op {
+    const char *name;                    /* unique: plans are keyed by it */
+    unsigned flags;
+    bool (*shape)(dl_context *ctx, dl_node *const *in, int n, const dl_attrs *attrs, dl_dtype *dtype, dl_shape *out); /* NULL: as the first input (elementwise: broadcast); false after dl_fail */
+    void (*run)(const dl_run_args *args);
+    void (*grad)(const dl_grad_args *args); /* made of the functions above; NULL: not differentiable */
+    size_t (*scratch)(const dl_node *node); /* bytes; NULL: none */
+    const char *cuda;                    /* its CUDA kernel; NULL: none */
+};
+DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_attrs *attrs); /* op: static storage */
+DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part)); /* for run: fn(args, 0..parts-1), on the context's threads */
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* DLTRAIN_H */
+
+#if defined(DLTRAIN_IMPLEMENTATION) && !defined(DL__LEVEL) && !defined(DLTRAIN_IMPLEMENTED)
+#define DLTRAIN_IMPLEMENTED
+
+/* ==== >>platform ====
+   The compiler, the CPU, threads and exact arithmetic on single numbers.
+   may use: the C library's memcpy, memset, strlen, strcmp and sqrt; pthreads */
+#include <float.h>
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+#ifndef DLTRAIN_NO_MALLOC
+#include <stdlib.h>
+#endif
+#ifndef DLTRAIN_NO_STDIO
+#include <stdio.h>
+#include <time.h>
+#endif
+#ifndef DLTRAIN_NO_THREADS
+#include <pthread.h>
+#include <sched.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <fcntl.h>
+#include <sys/time.h>
+#include <unistd.h>
+#endif
+/* Is dl_real float? The preprocessor can compare the pasted word. */
+#define DL__IS_float 1
+#define DL__IS_double 0
+#define DL__PASTE_(a, b) a##b
+#define DL__PASTE(a, b) DL__PASTE_(a, b)
+#define DL__REAL_IS_FLOAT DL__PASTE(DL__IS_, DLTRAIN_REAL)
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(DLTRAIN_NO_SIMD) && DL__REAL_IS_FLOAT
+#define DL__X86 1
+#include <immintrin.h>
+#else
+#define DL__X86 0
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+#endif
+
+#ifdef __FAST_MATH__
+#error "dltrain: -ffast-math reorders sums and drops NaN: results would differ from machine to machine. Leave it out; the kernels are fast without"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && DL__REAL_IS_FLOAT
+#error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. On i386 build with -msse2 -mfpmath=sse"
+#endif
+
+#ifndef DLTRAIN_ERROR_MAX
+#define DLTRAIN_ERROR_MAX 512
+#endif
+#ifndef DLTRAIN_PLANS
+#define DLTRAIN_PLANS 8
+#endif
+#ifndef DLTRAIN_TILE
+#define DLTRAIN_TILE 1024
+#endif
+#ifndef DLTRAIN_ALIGN
+#define DLTRAIN_ALIGN 64
+#endif
+
+/* gcc fuses a * b + c unless told not to, and so does clang: no contraction, in this implementation only. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wunused-function"
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off", "no-math-errno")
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
+
+/* gcc unrolls the loops of constant length of the one kernel that needs it at -O3 only. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define DL__HOT __attribute__((optimize("O3", "fp-contract=off")))
+#else
+#define DL__HOT
+#endif
+#if defined(__GNUC__)
+#define DL__INLINE static inline __attribute__((always_inline))
+#define DL__LIKELY(x) __builtin_expect(!!(x), 1)
+#else
+#define DL__INLINE static inline
+#define DL__LIKELY(x) (x)
+#endif
+#define DL__COUNT_OF(array) (sizeof(array) / sizeof *(array))
+#define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
+#define DL__MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* A bug in dltrain itself; not reachable from input. */
+#ifndef DL_ASSERT
+#define DL_ASSERT(condition) ((void)0)
+#endif
+
+static uint32_t dl__bits(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+static float dl__from_bits(uint32_t u)
+{
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded to odd there, which
+   makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008). libm's fmaf is wrong on some targets. */
+#if DL__REAL_IS_FLOAT
+DL__INLINE float dl__fma(float a, float b, float c)
+{
+#if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__powerpc64__) || defined(__s390x__) || (defined(__riscv) && defined(__riscv_flen))
+    return __builtin_fmaf(a, b, c);
+#elif defined(DLTRAIN_NO_EXACT_FMA)
+    return a * b + c;
+#else
+    double p = (double)a * b, s = p + c, t = s - p, e = (p - (s - t)) + (c - t);
+    uint64_t u;
+    memcpy(&u, &s, sizeof u);
+    if (e != 0 && !(u & 1) && (u >> 52 & 2047) != 2047) {
+        u = (e > 0) == (s > 0) ? u + 1 : u - 1;
+        memcpy(&s, &u, sizeof s);
+    }
+    return (float)s;
+#endif
+}
+#else
+DL__INLINE dl_real dl__fma(dl_real a, dl_real b, dl_real c) { return a * b + c; }
+#endif
+
+/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,
+   the same bits wherever double is IEEE, which libm does not promise. */
+static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */
+{
+    uint64_t u;
+    double f;
+    for (; e > 1000; e -= 1000) x *= 1.0715086071862673e301; /* 2^1000 */
+    for (; e < -1000; e += 1000) x *= 9.332636185032189e-302;
+    u = (uint64_t)(e + 1023) << 52;
+    memcpy(&f, &u, sizeof f);
+    return x * f;
+}
+
+static double dl__exp_d(double x)
+{
+    if (x != x) return x;
+    if (x > 710) return HUGE_VAL;
+    if (x < -750) return 0;
+    int n = (int)(x * 1.4426950408889634 + (x < 0 ? -0.5 : 0.5));
+    double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10, sum = 1, term = 1;
+    for (int i = 1; i < 14; i++) sum += term *= r / i;
+    return dl__ldexp_d(sum, n);
+}
+
+static double dl__log_d(double x)
+{
+    uint64_t u;
+    int e = 0;
+    if (!(x > 0)) return x == 0 ? -HUGE_VAL : x - x;
+    if (x > DBL_MAX) return x;
+    if (x < DBL_MIN) {
+        x *= 18014398509481984.0;
+        e = -54;
+    }
+    memcpy(&u, &x, sizeof u);
+    e += (int)(u >> 52) - 1023;
+    u = (u & 0xfffffffffffffu) | (uint64_t)1023 << 52;
+    memcpy(&x, &u, sizeof x);
+    if (x > 1.4142135623730951) {
+        x /= 2;
+        e++;
+    }
+    double s = (x - 1) / (x + 1), z = s * s, sum = 0; /* log x = 2 atanh s, |s| < 0.172 */
+    for (int k = 21; k >= 3; k -= 2) sum = (sum + 1.0 / k) * z;
+    return e * 6.93147180369123816490e-01 + (2 * (s + s * sum) + e * 1.90821492927058770002e-10);
+}
+
+/* sine (quarter 0) or cosine (quarter 1) of x; |x| up to 2^30 with full accuracy. */
+static double dl__sin_d(double x, int quarter)
+{
+    if (!(x < 1073741824.0 && x > -1073741824.0)) return x - x;
+    double n = x * 0.63661977236758134308;
+    int64_t k = (int64_t)(n < 0 ? n - 0.5 : n + 0.5);
+    double r = ((x - (double)k * 1.57079632673412561417e+00) - (double)k * 6.07710050630396597660e-11) - (double)k * 2.02226624879595063154e-21;
+    double z = r * r, sum = 0;
+    int q = (int)((uint64_t)(k + quarter) & 3);
+    for (int i = 17 - (q & 1); i > 1; i -= 2) sum = (sum + 1) * -z / (i * (i - 1));
+    sum = q & 1 ? 1 + sum : r + r * sum;
+    return q & 2 ? -sum : sum;
+}
+
+static double dl__pow_d(double x, double y)
+{
+    bool whole = y < 9e15 && y > -9e15 ? y == (double)(int64_t)y : true, odd = whole && y < 9e15 && y > -9e15 && ((int64_t)y & 1);
+    if (y == 0 || x == 1) return 1;
+    if (x != x || y != y) return x + y;
+    if (x == 0) return y > 0 ? (odd ? x : 0) : (odd ? 1 / x : HUGE_VAL);
+    if (x < 0 && !whole) return (x - x) / (x - x);
+    double a = x < 0 ? -x : x;
+    if (y == 2) return a * a;
+    if (y == 0.5) return sqrt(a);
+    double r = dl__exp_d(a == 1 ? 0 : y * dl__log_d(a));
+    return x < 0 && odd ? -r : r;
+}
+
+#if DL__REAL_IS_FLOAT
+static float dl__sin(float x) { return (float)dl__sin_d(x, 0); }
+static float dl__cos(float x) { return (float)dl__sin_d(x, 1); }
+static float dl__pow(float x, float y) { return (float)dl__pow_d(x, y); }
+#else
+static dl_real dl__sin(dl_real x) { return sin(x); }
+static dl_real dl__cos(dl_real x) { return cos(x); }
+static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }
+#endif
+
+static dl_real dl__sqrt(dl_real x) { return sizeof(dl_real) == sizeof(float) ? (dl_real)sqrtf((float)x) : (dl_real)sqrt((double)x); }
+static dl_real dl__nan(void) { return (dl_real)(HUGE_VAL - HUGE_VAL); }
+
+/* Rounding to nearest with subnormals, whatever the program around us has set. Returns what was set. */
+static unsigned dl__fp_enter(void)
+{
+#if defined(__SSE__)
+    unsigned old = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+    return old;
+#else
+    return 0;
+#endif
+}
+
+static void dl__fp_leave(unsigned old)
+{
+#if defined(__SSE__)
+    _mm_setcsr(old);
+#else
+    (void)old;
+#endif
+}
+
+static bool dl__have_avx2(void)
+{
+#if DL__X86
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return false;
+#endif
+}
+
+static int dl__cpu_count(void)
+{
+#if !defined(DLTRAIN_NO_THREADS) && defined(_SC_NPROCESSORS_ONLN)
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > 64 ? 64 : (int)n;
+#else
+    return 1;
+#endif
+}
+
+/* ---- a pool of threads: parts 0..n-1 of one job at a time, each run exactly once, by whoever is free ---- */
+enum { DL__MAX_THREADS = 64, DL__MAX_PARTS = 65535, DL__SPIN = 2000 };
+typedef void (*dl__job)(void *user, size_t part, int thread);
+#ifndef DLTRAIN_NO_THREADS
+/* `word` is job number << 32 | parts << 16 | next part. A part is claimed by a compare-and-swap of the whole word, so that a worker that
+   slept through the end of a job cannot take a part of the next one by mistake, and nobody waits for it. */
+typedef struct dl__pool {
+    uint64_t word;
+    uint32_t done;
+    int threads, sleeping, started;
+    bool quit;
+    dl__job job;
+    void *user;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    pthread_t thread[DL__MAX_THREADS];
+} dl__pool;
+typedef struct dl__worker { dl__pool *pool; int index; } dl__worker;
+
+static void dl__pause(void)
+{
+#if defined(__SSE__)
+    _mm_pause();
+#endif
+}
+
+static bool dl__pool_work(dl__pool *p, int thread)
+{
+    uint64_t word = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE);
+    for (;;) {
+        uint64_t next = word & 65535, parts = word >> 16 & 65535;
+        if (next >= parts) return false;
+        if (!__atomic_compare_exchange_n(&p->word, &word, word + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+        p->job(p->user, (size_t)next, thread);
+        __atomic_add_fetch(&p->done, 1, __ATOMIC_RELEASE);
+        word = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE);
+    }
+}
+
+static void *dl__pool_main(void *argument)
+{
+    dl__pool *p = ((dl__worker *)argument)->pool;
+    int index = ((dl__worker *)argument)->index;
+    __atomic_add_fetch(&p->started, 1, __ATOMIC_RELEASE); /* the argument may go */
+    dl__fp_enter();
+    while (!__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) {
+        uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
+        dl__pool_work(p, index);
+        int spin = 0;
+        for (; spin < DL__SPIN && __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32 == seen && !__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE); spin++) dl__pause();
+        if (spin < DL__SPIN) continue;
+        pthread_mutex_lock(&p->mutex);
+        __atomic_add_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
+        while (__atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 == seen && !__atomic_load_n(&p->quit, __ATOMIC_SEQ_CST)) pthread_cond_wait(&p->wake, &p->mutex);
+        __atomic_sub_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
+        pthread_mutex_unlock(&p->mutex);
+    }
+    return NULL;
+}
+
+static void dl__pool_wake(dl__pool *p)
+{
+    if (!__atomic_load_n(&p->sleeping, __ATOMIC_SEQ_CST)) return;
+    pthread_mutex_lock(&p->mutex);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void dl__pool_stop(dl__pool *p)
+{
+    __atomic_store_n(&p->quit, true, __ATOMIC_SEQ_CST);
+    pthread_mutex_lock(&p->mutex);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->mutex);
+    for (int i = 1; i < p->threads; i++) pthread_join(p->thread[i], NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->mutex);
+}
+
+/* Starts threads - 1 workers; fewer when the system gives no more. */
+static void dl__pool_start(dl__pool *p, int threads)
+{
+    dl__worker workers[DL__MAX_THREADS];
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->mutex, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    p->threads = 1;
+    for (int i = 1; i < DL__MIN(threads, (int)DL__MAX_THREADS); i++) {
+        workers[i].pool = p;
+        workers[i].index = i;
+        if (pthread_create(&p->thread[i], NULL, dl__pool_main, &workers[i])) break;
+        p->threads = i + 1;
+    }
+    while (__atomic_load_n(&p->started, __ATOMIC_ACQUIRE) < p->threads - 1) sched_yield();
+}
+
+static void dl__pool_run(dl__pool *p, size_t parts, dl__job job, void *user)
+{
+    if (p->threads == 1 || parts == 1) {
+        for (size_t i = 0; i < parts; i++) job(user, i, 0);
+        return;
+    }
+    DL_ASSERT(parts <= DL__MAX_PARTS);
+    p->job = job;
+    p->user = user;
+    __atomic_store_n(&p->done, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)parts << 16, __ATOMIC_SEQ_CST);
+    dl__pool_wake(p);
+    dl__pool_work(p, 0);
+    for (int spin = 0; __atomic_load_n(&p->done, __ATOMIC_ACQUIRE) != parts; spin++) {
+        if (spin < DL__SPIN) dl__pause();
+        else sched_yield();
+    }
+}
+#else
+typedef struct dl__pool { int threads; } dl__pool;
+static void dl__pool_stop(dl__pool *p) { (void)p; }
+static void dl__pool_start(dl__pool *p, int threads) { p->threads = threads > 0 ? 1 : 1; }
+static void dl__pool_run(dl__pool *p, size_t parts, dl__job job, void *user)
+{
+    (void)p;
+    for (size_t i = 0; i < parts; i++) job(user, i, 0);
+}
+#endif
+
+/* ==== >>arena ====
+   The context: memory, sticky errors and random numbers.
+   may use: platform */
+
+/* A block in the chain of a growable context; its memory follows. */
+typedef struct dl__block { struct dl__block *prev, *next; size_t size, used; } dl__block;
+enum { DL__HEADER = (sizeof(dl__block) + DLTRAIN_ALIGN - 1) / DLTRAIN_ALIGN * DLTRAIN_ALIGN };
+/* Tape and work are stacks that are emptied at once. `used` counts rounded blocks of memory handed out. */
+typedef struct dl__arena { dl__block *first, *at; size_t used, peak; } dl__arena;
+typedef struct dl__mark { dl__block *at; size_t at_used, used; char *top; } dl__mark;
+typedef struct dl__hook { struct dl__hook *next; void (*run)(void *user); void *user; } dl__hook;
+
+typedef struct dl__param {
+    const char *name;
+    uint64_t hash;
+    dl_shape shape;
+    size_t numel, offset;    /* elements of the flat buffer; SIZE_MAX: not laid out yet */
+    dl_init init;
+    float value;
+    bool buffer, frozen;
+    bool fresh;              /* the next gradient overwrites */
+    uint32_t leaf_step, leaf, opening;
+    dl_real *pending;        /* a loaded value that waits for the layout */
+} dl__param;
+typedef struct dl__pending { struct dl__pending *next; const char *name; dl_shape shape; dl_real *value; } dl__pending;
+
+/* A launch runs nodes first .. first + count of the segment; of an elementwise group `slots` tiles are scratch. */
+typedef struct dl__launch { uint32_t first, count, slots; } dl__launch;
+typedef struct dl__plan {
+    uint64_t key, used_at;
+    uint32_t nodes, launches;
+    size_t work, scratch, capacity; /* bytes: of values, of scratch for each thread; of `memory` */
+    char *memory;
+    size_t *offset;                 /* of each node */
+    dl__launch *launch;
+    uint8_t *space, *accumulate;
+} dl__plan;
+
+struct dl_context {
+    dl_config config;
+    bool failed, training, recording, ended, sealed, dry, portable, running;
+    char error[DLTRAIN_ERROR_MAX];
+    /* memory */
+    char *bottom, *top, *end;       /* of a fixed block: free between bottom and top */
+    dl__block *blocks;              /* of a growable context */
+    void *last;                     /* the latest persistent block: the one that can be given back to a fixed block */
+    size_t last_size, persistent, word;
+    dl__arena tape, work;
+    dl__hook *hooks;
+    /* the tape */
+    dl_node **node;
+    uint32_t nodes, node_capacity, done, step;
+    uint64_t hash, random_step, ordinal;
+    /* parameters */
+    dl__param *param;
+    int params, param_capacity, param_hint;
+    size_t n_values, n_buffers, cap_values, cap_buffers;
+    dl_real *values, *grads, *buffers;
+    uint32_t layout, opening, openings;
+    char path[DLTRAIN_NAME_MAX];
+    int depth;
+    struct { uint32_t opening; int length; } scope[32];
+    dl__pending *pending;
+    /* plans and threads */
+    dl__plan plan[DLTRAIN_PLANS];
+    uint64_t clock;
+    dl__pool pool;
+    size_t scratch_stride;
+};
+
+static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
+
+DL_API bool dl_fail(dl_context *ctx, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    dl__vfail(ctx, format, args);
+    va_end(args);
+    return false;
+}
+
+static size_t dl__round(size_t bytes) { return (bytes + DLTRAIN_ALIGN - 1) / DLTRAIN_ALIGN * DLTRAIN_ALIGN; }
+
+/* What a block of `bytes`, `words` pointers or sizes among them, takes on the machine that is measured for. */
+static size_t dl__counted(const dl_context *ctx, size_t bytes, size_t words) { return dl__round(bytes - words * sizeof(void *) + words * ctx->word); }
+
+static void *dl__system_alloc(const dl_config *config, size_t bytes)
+{
+    if (config->alloc) return config->alloc(bytes, config->alloc_user);
+#ifdef DLTRAIN_NO_MALLOC
+    return NULL;
+#else
+    return malloc(bytes);
+#endif
+}
+
+static void dl__system_free(const dl_config *config, void *block)
+{
+    if (config->alloc) {
+        if (config->release) config->release(block, config->alloc_user);
+        return;
+    }
+#ifndef DLTRAIN_NO_MALLOC
+    free(block);
+#endif
+}
+
+/* A block from the system, with `before` bytes of header in front of an aligned address, to which the result points. */
+static char *dl__aligned(const dl_config *config, size_t before, size_t bytes, void **raw)
+{
+    size_t extra = before + DLTRAIN_ALIGN;
+    char *p = bytes > SIZE_MAX - extra ? NULL : (char *)dl__system_alloc(config, bytes + extra);
+    *raw = p;
+    return p ? p + before + (DLTRAIN_ALIGN - ((uintptr_t)p + before) % DLTRAIN_ALIGN) % DLTRAIN_ALIGN : NULL;
+}
+
+/* Header and block: the raw pointer of the system stands just below the aligned header. */
+static dl__block *dl__new_block(dl_context *ctx, size_t bytes)
+{
+    void *raw;
+    char *p = bytes > SIZE_MAX - DL__HEADER ? NULL : dl__aligned(&ctx->config, sizeof(void *), DL__HEADER + bytes, &raw);
+    if (!p) {
+        dl_fail(ctx, "out of memory: asked for %zu bytes", bytes);
+        return NULL;
+    }
+    memcpy(p - sizeof raw, &raw, sizeof raw);
+    dl__block *b = (dl__block *)p;
+    b->prev = b->next = NULL;
+    b->size = bytes;
+    b->used = 0;
+    return b;
+}
+
+static void dl__free_block(dl_context *ctx, dl__block *b)
+{
+    void *raw;
+    memcpy(&raw, (char *)b - sizeof raw, sizeof raw);
+    dl__system_free(&ctx->config, raw);
+}
+
+/* Persistent memory, zeroed: until dl__release or dl_destroy. `words` of it are pointers or sizes. NULL after an error. */
+static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
+{
+    size_t size = dl__round(bytes), counted = dl__counted(ctx, bytes, words);
+    char *p;
+    if (size < bytes) return dl_fail(ctx, "out of memory: asked for %zu bytes", bytes), (void *)NULL;
+    if (ctx->bottom) {
+        if (size > (size_t)(ctx->top - ctx->bottom)) {
+            dl_fail(ctx, "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much a program takes", ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
+            return NULL;
+        }
+        p = ctx->bottom;
+        ctx->bottom += size;
+    } else {
+        dl__block *b = dl__new_block(ctx, size);
+        if (!b) return NULL;
+        b->next = ctx->blocks;
+        if (b->next) b->next->prev = b;
+        ctx->blocks = b;
+        p = (char *)b + DL__HEADER;
+    }
+    ctx->persistent += counted;
+    ctx->last = p;
+    ctx->last_size = counted;
+    memset(p, 0, bytes);
+    return p;
+}
+
+/* Of a fixed block only the latest piece comes back. */
+static void dl__release(dl_context *ctx, void *memory)
+{
+    if (!memory) return;
+    if (memory == ctx->last) {
+        ctx->persistent -= ctx->last_size;
+        if (ctx->bottom) ctx->bottom = (char *)memory;
+        ctx->last = NULL;
+    }
+    if (ctx->bottom) return;
+    dl__block *b = (dl__block *)((char *)memory - DL__HEADER);
+    if (b->prev) b->prev->next = b->next;
+    else ctx->blocks = b->next;
+    if (b->next) b->next->prev = b->prev;
+    dl__free_block(ctx, b);
+}
+
+/* The old memory's first `used` bytes in new memory of `bytes`; the old is released. NULL after an error, the old untouched. */
+static void *dl__grow(dl_context *ctx, void *old, size_t used, size_t bytes, size_t words)
+{
+    void *p = dl__alloc(ctx, bytes, words);
+    if (!p) return NULL;
+    if (used) memcpy(p, old, used);
+    dl__release(ctx, old);
+    return p;
+}
+
+static void dl__arena_reset(dl_context *ctx, dl__arena *a)
+{
+    a->used = 0;
+    a->at = a->first;
+    if (a->first) a->first->used = 0;
+    if (ctx->bottom) ctx->top = ctx->end;
+}
+
+static void dl__arena_free(dl_context *ctx, dl__arena *a)
+{
+    for (dl__block *b = a->first, *next; b; b = next) {
+        next = b->next;
+        dl__free_block(ctx, b);
+    }
+    a->first = a->at = NULL;
+}
+
+/* Memory of the step, not zeroed; `least` is the size of a new block. NULL after an error. */
+static void *dl__bump(dl_context *ctx, dl__arena *a, size_t bytes, size_t words, size_t least)
+{
+    size_t size = dl__round(bytes);
+    char *p;
+    if (size < bytes) return dl_fail(ctx, "out of memory: asked for %zu bytes", bytes), (void *)NULL;
+    if (ctx->dry && a == &ctx->work) p = (char *)ctx; /* measured, never touched */
+    else if (ctx->bottom) {
+        if (size > (size_t)(ctx->top - ctx->bottom)) {
+            dl_fail(ctx, "the context's block of %zu bytes is too small: the step needs %zu more, %zu are left; dl_measure says how much a program takes", ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
+            return NULL;
+        }
+        p = ctx->top -= size;
+    } else {
+        while (a->at && size > a->at->size - a->at->used && a->at->next) {
+            a->at = a->at->next;
+            a->at->used = 0;
+        }
+        if (!a->at || size > a->at->size - a->at->used) {
+            if (a->first && !a->used) dl__arena_free(ctx, a); /* empty but too small: one larger block instead of two */
+            dl__block *b = dl__new_block(ctx, DL__MAX(size, least));
+            if (!b) return NULL;
+            if (a->at) a->at->next = b;
+            else a->first = b;
+            a->at = b;
+        }
+        p = (char *)a->at + DL__HEADER + a->at->used;
+        a->at->used += size;
+    }
+    a->used += dl__counted(ctx, bytes, words);
+    if (a->used > a->peak) a->peak = a->used;
+    return p;
+}
+
+static void *dl__tape_alloc(dl_context *ctx, size_t bytes, size_t words) { return dl__bump(ctx, &ctx->tape, bytes, words, 16384); }
+
+static dl__mark dl__tape_mark(dl_context *ctx)
+{
+    dl__mark m;
+    m.at = ctx->tape.at;
+    m.at_used = m.at ? m.at->used : 0;
+    m.used = ctx->tape.used;
+    m.top = ctx->top;
+    return m;
+}
+
+static void dl__tape_release(dl_context *ctx, dl__mark m)
+{
+    ctx->tape.at = m.at ? m.at : ctx->tape.first;
+    if (ctx->tape.at) ctx->tape.at->used = m.at_used;
+    ctx->tape.used = m.used;
+    ctx->top = m.top;
+}
+
+static bool dl__on_destroy(dl_context *ctx, void (*run)(void *user), void *user)
+{
+    dl__hook *h = (dl__hook *)dl__alloc(ctx, sizeof *h, 3);
+    if (!h) return false;
+    h->run = run;
+    h->user = user;
+    h->next = ctx->hooks;
+    ctx->hooks = h;
+    return true;
+}
+
+static char *dl__copy_text(dl_context *ctx, const char *text)
+{
+    char *p = (char *)dl__alloc(ctx, strlen(text) + 1, 0);
+    if (p) memcpy(p, text, strlen(text) + 1);
+    return p;
+}
+
+DL_API dl_memory dl_memory_used(const dl_context *ctx)
+{
+    dl_memory m;
+    m.persistent = ctx ? ctx->persistent : 0;
+    m.tape = ctx ? ctx->tape.peak : 0;
+    m.work = ctx ? ctx->work.peak : 0;
+    return m;
+}
+
+/* ---- errors ---- */
+typedef struct dl__text { char *at, *end; } dl__text;
+
+static void dl__put(dl__text *t, char c)
+{
+    if (t->at < t->end) *t->at++ = c;
+}
+
+static void dl__puts(dl__text *t, const char *s)
+{
+    for (s = s ? s : "NULL"; *s; s++) dl__put(t, *s);
+}
+
+static void dl__put_unsigned(dl__text *t, uint64_t v)
+{
+    char digits[20];
+    int n = 0;
+    do digits[n++] = (char)('0' + v % 10);
+    while (v /= 10);
+    while (n) dl__put(t, digits[--n]);
+}
+
+static void dl__put_signed(dl__text *t, int64_t v)
+{
+    if (v < 0) dl__put(t, '-');
+    dl__put_unsigned(t, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
+}
+
+/* Six digits, as %g has them. */
+static void dl__put_double(dl__text *t, double x)
+{
+    int e = 0, digits = 6;
+    char text[8];
+    if (x != x) {
+        dl__puts(t, "nan");
+        return;
+    }
+    if (x < 0) {
+        dl__put(t, '-');
+        x = -x;
+    }
+    if (x > DBL_MAX) {
+        dl__puts(t, "inf");
+        return;
+    }
+    if (x > 0) {
+        for (; x >= 10; e++) x /= 10;
+        for (; x < 1; e--) x *= 10;
+    }
+    uint32_t v = (uint32_t)(x * 100000 + 0.5);
+    if (v >= 1000000) {
+        v /= 10;
+        e++;
+    }
+    for (int i = 5; i >= 0; i--, v /= 10) text[i] = (char)('0' + v % 10);
+    while (digits > 1 && text[digits - 1] == '0') digits--;
+    bool power = e < -5 || e > 5;
+    int point = power ? 0 : e; /* index of the digit before the point */
+    if (point < 0) dl__puts(t, "0.");
+    for (int i = -1; i > point; i--) dl__put(t, '0');
+    for (int i = 0; i < digits || i <= point; i++) {
+        dl__put(t, i < digits ? text[i] : '0');
+        if (i == point && i + 1 < digits) dl__put(t, '.');
+    }
+    if (power) {
+        dl__put(t, 'e');
+        dl__put(t, e < 0 ? '-' : '+');
+        if (e < 10 && e > -10) dl__put(t, '0');
+        dl__put_signed(t, e < 0 ? -e : e);
+    }
+}
+
+static void dl__put_dims(dl__text *t, int n, const dl_index *dim)
+{
+    dl__put(t, '[');
+    for (int i = 0; i < n && i < DLTRAIN_MAX_DIMS; i++) {
+        if (i) dl__put(t, ',');
+        dl__put_signed(t, dim[i]);
+    }
+    dl__put(t, ']');
+}
+
+static void dl__format(dl__text *t, const char *f, va_list args)
+{
+    for (; *f; f++) {
+        if (*f != '%') {
+            dl__put(t, *f);
+            continue;
+        }
+        bool z = *++f == 'z', d = *f == 't';
+        if (z || d) f++;
+        if (*f == 's') dl__puts(t, va_arg(args, const char *));
+        else if (*f == 'c') dl__put(t, (char)va_arg(args, int));
+        else if (*f == 'g') dl__put_double(t, va_arg(args, double));
+        else if (*f == 'u') dl__put_unsigned(t, z ? (uint64_t)va_arg(args, size_t) : (uint64_t)va_arg(args, unsigned));
+        else if (*f == 'd') dl__put_signed(t, d ? (int64_t)va_arg(args, ptrdiff_t) : (int64_t)va_arg(args, int));
+        else if (*f == 'S') {
+            const dl_node *n = va_arg(args, const dl_node *);
+            dl__put_dims(t, n->ndim, n->dim);
+        } else if (*f == 'H') {
+            const dl_shape *s = va_arg(args, const dl_shape *);
+            dl__put_dims(t, s->ndim, s->dim);
+        } else dl__put(t, *f);
+    }
+    *t->at = 0;
+}
+
+static void dl__say(dl_context *ctx, const char *format, ...)
+{
+    char line[DLTRAIN_ERROR_MAX];
+    dl__text t;
+    va_list args;
+    if (!ctx->config.log) return;
+    t.at = line;
+    t.end = line + sizeof line - 1;
+    va_start(args, format);
+    dl__format(&t, format, args);
+    va_end(args);
+    ctx->config.log(line, ctx->config.log_user);
+}
+
+static bool dl__vfail(dl_context *ctx, const char *format, va_list args)
+{
+    dl__text t;
+    if (!ctx || ctx->failed) return false;
+    ctx->failed = true;
+    t.at = ctx->error;
+    t.end = ctx->error + sizeof ctx->error - 1;
+    if (format) dl__format(&t, format, args);
+    dl__say(ctx, "%s", ctx->error);
+    return false;
+}
+
+DL_API bool dl_failed(const dl_context *ctx) { return !ctx || ctx->failed; }
+DL_API const char *dl_error(const dl_context *ctx) { return !ctx ? "there is no context: dl_create returned NULL, for want of memory" : ctx->failed ? ctx->error : ""; }
+
+/* ---- random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter ---- */
+static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
+{
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), x[4];
+    x[0] = (uint32_t)low, x[1] = (uint32_t)(low >> 32), x[2] = (uint32_t)high, x[3] = (uint32_t)(high >> 32);
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];
+        x[0] = (uint32_t)(b >> 32) ^ x[1] ^ k0;
+        x[1] = (uint32_t)b;
+        x[2] = (uint32_t)(a >> 32) ^ x[3] ^ k1;
+        x[3] = (uint32_t)a;
+    }
+    memcpy(out, x, sizeof x);
+}
+
+static dl_real dl__uniform(uint32_t u) { return (dl_real)(u >> 8) * (dl_real)5.9604644775390625e-8; } /* [0, 1) */
+
+/* Number i of a stream: a standard normal, by Box and Muller. */
+static dl_real dl__normal(const uint32_t u[4], int i)
+{
+    double radius = sqrt(-2 * dl__log_d(((double)u[i & 2] + 1) * 2.3283064365386963e-10));
+    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));
+}
+
+static uint64_t dl__hash_text(const char *s)
+{
+    uint64_t h = 14695981039346656037u;
+    while (*s) h = (h ^ (uint8_t)*s++) * 1099511628211u;
+    return h;
+}
+
+static uint64_t dl__mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 29;
+}
+
+/* Splits seed and a salt into a key of its own. */
+static uint64_t dl__key(uint64_t seed, uint64_t salt) { return dl__mix(dl__mix(0, seed), salt); }
+
+/* ==== >>tape ====
+   Shapes, recording, lifetimes of steps, parameters. Knows nothing of what an operation computes.
+   may use: arena */
+enum { /* flags of a node */
+    DL__REQUIRES = 1,   /* differentiable with respect to something */
+    DL__KEPT = 2,       /* readable after the run */
+    DL__LEAF = 4,       /* has its value already */
+    DL__VIEW = 8,       /* lies in its first input's memory, i[0] elements on */
+    DL__WANTED = 16,    /* a leaf whose gradient can be asked for */
+    DL__EFFECT = 32,    /* a view that is run: it changes its first input */
+    DL__BYPASSED = 64   /* its consumers took its input instead: run only when kept */
+};
+/* Where the value of a node is. MEMORY: at the address `offset`. Flat buffers: `offset` elements in. TILE: in a tile of its group. */
+enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
+
+static const char *const dl__dtype_names[3] = { "DL_F32", "DL_I32", "DL_U8" };
+static size_t dl__dtype_size(unsigned dtype) { return dtype == DL_F32 ? sizeof(dl_real) : dtype == DL_I32 ? sizeof(int32_t) : 1; }
+static size_t dl__bytes(const dl_node *n) { return n->numel * dl__dtype_size(n->dtype); }
+
+static dl_tensor dl__none(void)
+{
+    dl_tensor t;
+    t.ctx = NULL;
+    t.node = t.step = 0;
+    return t;
+}
+
+static dl_shape dl__shape(const dl_node *n)
+{
+    dl_shape s = DL_SCALAR;
+    s.ndim = n->ndim;
+    memcpy(s.dim, n->dim, sizeof s.dim);
+    return s;
+}
+
+static bool dl__same_shape(const dl_node *a, const dl_node *b) { return a->ndim == b->ndim && !memcmp(a->dim, b->dim, sizeof *a->dim * a->ndim); }
+
+/* The product of the sizes; false after an error of operation `who`. The one place where products are checked. */
+static bool dl__count(dl_context *ctx, const char *who, const dl_shape *s, size_t *numel)
+{
+    size_t n = 1, bound = (size_t)PTRDIFF_MAX / sizeof(double);
+    bool zero = false;
+    if (s->ndim < 0 || s->ndim > DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_%s: %d dimensions; there can be 0 to %d (DLTRAIN_MAX_DIMS)", who, s->ndim, DLTRAIN_MAX_DIMS);
+    for (int i = 0; i < s->ndim; i++) {
+        if (s->dim[i] < 0) return dl_fail(ctx, "dl_%s: a negative size in %H", who, s);
+        if (s->dim[i] == 0) zero = true;
+        else if (n > bound / (size_t)s->dim[i]) return dl_fail(ctx, "dl_%s: %H has more elements than memory can hold", who, s);
+        else n *= (size_t)s->dim[i];
+    }
+    *numel = zero ? 0 : n;
+    return true;
+}
+
+/* A dimension given from either end; -1 after an error. */
+static int dl__axis(dl_context *ctx, const char *who, int dim, int ndim)
+{
+    if (dim >= -ndim && dim < ndim) return dim < 0 ? dim + ndim : dim;
+    dl_fail(ctx, "dl_%s: there is no dimension %d in a tensor of %d dimensions", who, dim, ndim);
+    return -1;
+}
+
+static dl_tensor dl__handle(dl_context *ctx, const dl_node *n)
+{
+    dl_tensor t;
+    t.ctx = ctx;
+    t.node = n->id;
+    t.step = ctx->step;
+    return t;
+}
+
+/* The nodes of n tensors, checked; the context, or NULL quietly for a failed tensor, and after an error. */
+static dl_context *dl__operands(const char *who, int n, const dl_tensor *in, dl_node **node)
+{
+    dl_context *ctx = in[0].ctx;
+    for (int i = 0; i < n; i++)
+        if (!in[i].ctx || in[i].ctx->failed) return NULL;
+    for (int i = 0; i < n; i++) {
+        if (in[i].ctx != ctx) return dl_fail(ctx, "dl_%s: operand %d is a tensor of another context", who, i + 1), (dl_context *)NULL;
+        if (in[i].step != ctx->step || ctx->ended || in[i].node >= ctx->nodes) {
+            dl_fail(ctx, "dl_%s: a stale tensor: node %u of step %u, which has ended; a tensor lives until the end of its step", who, in[i].node, in[i].step);
+            return NULL;
+        }
+        node[i] = ctx->node[in[i].node];
+    }
+    return ctx;
+}
+
+static bool dl__is_float(dl_context *ctx, const char *who, const dl_node *n)
+{
+    return n->dtype == DL_F32 || dl_fail(ctx, "dl_%s: takes DL_F32, not %s; dl_to_float converts", who, dl__dtype_names[n->dtype]);
+}
+
+/* A new step: the nodes and values of the last one are gone. */
+static void dl__begin_step(dl_context *ctx)
+{
+    if (!ctx->ended) return;
+    ctx->ended = false;
+    dl__arena_reset(ctx, &ctx->tape);
+    dl__arena_reset(ctx, &ctx->work);
+    ctx->nodes = ctx->done = 0;
+    ctx->step++;
+    ctx->random_step++;
+    ctx->ordinal = 0;
+    ctx->hash = 0;
+    ctx->depth = 0;
+    ctx->path[0] = 0;
+    ctx->opening = ++ctx->openings;
+}
+
+static bool dl__run(dl_context *ctx, bool final);
+
+/* What a node is made of, beyond operation, inputs and shape. */
+typedef struct dl__extra {
+    unsigned flags;
+    int n;
+    const dl_index *i;
+    dl_real f[4];
+    uint64_t counter;
+    int space;
+    size_t offset;
+} dl__extra;
+
+static dl__extra dl__with(int n, const dl_index *i)
+{
+    dl__extra e;
+    memset(&e, 0, sizeof e);
+    e.n = n;
+    e.i = i;
+    return e;
+}
+
+/* Appends a node. The caller has checked everything. */
+static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *const *in, unsigned dtype, const dl_shape *shape, const dl__extra *extra)
+{
+    dl__extra none = dl__with(0, NULL);
+    size_t numel;
+    if (ctx->failed || ctx->running) return dl__none();
+    if (!extra) extra = &none;
+    dl__begin_step(ctx);
+    if (!dl__count(ctx, op->name, shape, &numel)) return dl__none();
+    if (ctx->nodes >= 0xfffff) return dl_fail(ctx, "dl_%s: a step of more than a million operations: is dl_backward or dl_end missing?", op->name), dl__none();
+    if (ctx->nodes == ctx->node_capacity) {
+        uint32_t capacity = ctx->node_capacity ? 2 * ctx->node_capacity : 64;
+        dl_node **table = (dl_node **)dl__grow(ctx, ctx->node, ctx->nodes * sizeof *table, capacity * sizeof *table, capacity);
+        if (!table) return dl__none();
+        ctx->node = table;
+        ctx->node_capacity = capacity;
+    }
+    dl_node *y = (dl_node *)dl__tape_alloc(ctx, sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i, 5 + DLTRAIN_MAX_DIMS + (size_t)n + (size_t)extra->n);
+    if (!y) return dl__none();
+    memset(y, 0, sizeof *y);
+    y->in = (dl_node *const *)(y + 1);
+    y->i = (const dl_index *)(y->in + n);
+    if (n) memcpy((void *)(y + 1), in, (size_t)n * sizeof *in);
+    if (extra->n) memcpy((dl_node **)(y + 1) + n, extra->i, (size_t)extra->n * sizeof *extra->i);
+    y->op = op;
+    y->numel = numel;
+    y->ndim = (uint8_t)shape->ndim;
+    memcpy(y->dim, shape->dim, sizeof *y->dim * (size_t)shape->ndim);
+    memcpy(y->f, extra->f, sizeof y->f);
+    y->counter = extra->counter;
+    y->id = ctx->nodes;
+    y->dtype = (uint8_t)dtype;
+    y->n_in = (uint8_t)n;
+    y->n_i = (uint8_t)extra->n;
+    y->space = (uint8_t)extra->space;
+    y->offset = extra->offset;
+    y->flags = (uint8_t)extra->flags;
+    uint64_t h = dl__mix(ctx->hash, dl__hash_text(op->name));
+    for (int k = 0; k < n; k++) {
+        if (in[k]->space == DL__GONE) return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name, in[k]->op->name, in[k]->id), dl__none();
+        if (ctx->recording && op->grad && in[k]->flags & DL__REQUIRES && dtype == DL_F32) y->flags |= DL__REQUIRES;
+        h = dl__mix(h, in[k]->id + 1);
+    }
+    h = dl__mix(h, y->flags | (uint64_t)dtype << 8 | (uint64_t)shape->ndim << 16);
+    for (int k = 0; k < shape->ndim; k++) h = dl__mix(h, (uint64_t)shape->dim[k]);
+    for (int k = 0; k < extra->n; k++) h = dl__mix(h, (uint64_t)extra->i[k]);
+    ctx->hash = h;
+    ctx->node[ctx->nodes++] = y;
+    if (ctx->config.eager && !dl__run(ctx, false)) return dl__none();
+    return dl__handle(ctx, y);
+}
+
+static const dl_op dl__leaf_op = { "leaf", 0, NULL, NULL, NULL, NULL, NULL };
+
+/* Memory that is there already. */
+static dl_tensor dl__leaf(dl_context *ctx, unsigned dtype, const dl_shape *shape, const void *data, unsigned flags)
+{
+    dl__extra e = dl__with(0, NULL);
+    e.flags = DL__LEAF | flags;
+    e.space = DL__MEMORY;
+    e.offset = (size_t)(uintptr_t)data;
+    return dl__record(ctx, &dl__leaf_op, 0, NULL, dtype, shape, &e);
+}
+
+static dl_tensor dl__input(dl_context *ctx, const char *who, dl_dtype dtype, dl_shape shape, const void *data, bool copy, unsigned flags)
+{
+    size_t numel;
+    if (!ctx || ctx->failed) return dl__none();
+    if ((unsigned)dtype > DL_U8) return dl_fail(ctx, "dl_%s: there is no dtype %d", who, (int)(unsigned)dtype), dl__none();
+    if (!dl__count(ctx, who, &shape, &numel)) return dl__none();
+    if (!data && numel) return dl_fail(ctx, "dl_%s: data is NULL for a tensor %H", who, &shape), dl__none();
+    dl__begin_step(ctx);
+    if (copy && numel) {
+        void *own = dl__tape_alloc(ctx, numel * dl__dtype_size(dtype), 0);
+        if (!own) return dl__none();
+        memcpy(own, data, numel * dl__dtype_size(dtype));
+        data = own;
+    }
+    return dl__leaf(ctx, dtype, &shape, data, flags);
+}
+
+DL_API dl_tensor dl_input(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data) { return dl__input(ctx, "input", dtype, shape, data, true, 0); }
+DL_API dl_tensor dl_borrow(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data) { return dl__input(ctx, "borrow", dtype, shape, data, false, 0); }
+DL_API dl_tensor dl_variable(dl_context *ctx, dl_shape shape, const dl_real *data)
+{
+    return dl__input(ctx, "variable", DL_F32, shape, data, true, DL__WANTED | DL__REQUIRES);
+}
+
+/* A number as a tensor, of shape []: it lies in the node's f[0]. */
+static dl_tensor dl__scalar(dl_context *ctx, double value)
+{
+    dl_shape s = DL_SCALAR;
+    if (!ctx || ctx->failed) return dl__none();
+    dl__begin_step(ctx);
+    dl_real *own = (dl_real *)dl__tape_alloc(ctx, sizeof *own, 0);
+    if (!own) return dl__none();
+    *own = (dl_real)value;
+    return dl__leaf(ctx, DL_F32, &s, own, 0);
+}
+
+/* ---- reading ---- */
+static dl_node *dl__peek(dl_tensor t, const char *who)
+{
+    if (!t.ctx || t.ctx->failed) return NULL;
+    if (t.step == t.ctx->step && t.node < t.ctx->nodes) return t.ctx->node[t.node];
+    dl_fail(t.ctx, "dl_%s: a stale tensor: node %u of step %u; the current step is %u", who, t.node, t.step, t.ctx->step);
+    return NULL;
+}
+
+DL_API bool dl_ok(dl_tensor t) { return t.ctx && !t.ctx->failed; }
+
+DL_API dl_shape dl_shape_of(dl_tensor t)
+{
+    const dl_node *n = dl__peek(t, "shape_of");
+    return n ? dl__shape(n) : DL_SCALAR;
+}
+
+DL_API int dl_ndim(dl_tensor t)
+{
+    const dl_node *n = dl__peek(t, "ndim");
+    return n ? n->ndim : 0;
+}
+
+DL_API dl_index dl_dim(dl_tensor t, int dim)
+{
+    const dl_node *n = dl__peek(t, "dim");
+    int d = n ? dl__axis(t.ctx, "dim", dim, n->ndim) : -1;
+    return d < 0 ? 0 : n->dim[d];
+}
+
+DL_API size_t dl_numel(dl_tensor t)
+{
+    const dl_node *n = dl__peek(t, "numel");
+    return n ? n->numel : 0;
+}
+
+DL_API dl_dtype dl_dtype_of(dl_tensor t)
+{
+    const dl_node *n = dl__peek(t, "dtype_of");
+    return n ? (dl_dtype)n->dtype : DL_F32;
+}
+
+DL_API dl_tensor dl_keep(dl_tensor t)
+{
+    dl_node *n = dl__peek(t, "keep");
+    if (!n) return dl__none();
+    if (t.ctx->ended) return dl_fail(t.ctx, "dl_keep: the step has ended; call it before dl_backward or dl_end"), dl__none();
+    if (n->id >= t.ctx->done && !(n->flags & DL__KEPT)) {
+        n->flags |= DL__KEPT;
+        t.ctx->hash = dl__mix(t.ctx->hash, ((uint64_t)n->id << 1) + 0x5ca1ab1e);
+    }
+    return t;
+}
+
+/* Where the value of a placed node is. */
+static void *dl__address(const dl_context *ctx, const dl_node *n)
+{
+    if (n->space == DL__MEMORY) return (void *)(uintptr_t)n->offset;
+    dl_real *base = n->space == DL__VALUES ? ctx->values : n->space == DL__GRADS ? ctx->grads : n->space == DL__BUFFERS ? ctx->buffers : NULL;
+    return base ? base + n->offset : NULL;
+}
+
+static const void *dl__value(dl_tensor t, const char *who)
+{
+    static const dl_real nothing[1] = { 0 };
+    dl_node *n = dl__peek(t, who);
+    if (!n || (n->id >= t.ctx->done && !dl__run(t.ctx, false))) return NULL;
+    if (n->space == DL__GONE || n->space == DL__TILE || n->space == DL__UNPLACED) {
+        dl_fail(t.ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before dl_backward", who, n->op->name, n->id);
+        return NULL;
+    }
+    return n->numel && !t.ctx->dry ? dl__address(t.ctx, n) : nothing;
+}
+
+DL_API const void *dl_data(dl_tensor t) { return dl__value(t, "data"); }
+
+DL_API double dl_item(dl_tensor t)
+{
+    dl_node *n = dl__peek(t, "item");
+    if (n && n->numel != 1) dl_fail(t.ctx, "dl_item: takes a tensor of one element, not %S", n);
+    const void *p = dl__value(t, "item");
+    if (!p || !n) return dl__nan();
+    return n->dtype == DL_F32 ? (double)*(const dl_real *)p : n->dtype == DL_I32 ? (double)*(const int32_t *)p : (double)*(const uint8_t *)p;
+}
+
+DL_API bool dl_read(dl_tensor t, void *out, size_t count)
+{
+    dl_node *n = dl__peek(t, "read");
+    if (!n) return false;
+    if (count != n->numel) return dl_fail(t.ctx, "dl_read: %S has %zu elements, not %zu", n, n->numel, count);
+    if (!out && count) return dl_fail(t.ctx, "dl_read: out is NULL");
+    const void *p = dl__value(t, "read");
+    if (!p) return false;
+    if (t.ctx->dry) memset(out, 0, dl__bytes(n));
+    else if (count) memcpy(out, p, dl__bytes(n));
+    return true;
+}
+
+DL_API void dl_end(dl_context *ctx)
+{
+    if (!ctx || ctx->failed || ctx->ended) return;
+    dl__run(ctx, true);
+    ctx->ended = true;
+}
+
+DL_API void dl_clear_error(dl_context *ctx)
+{
+    if (!ctx) return;
+    ctx->failed = false;
+    ctx->error[0] = 0;
+    ctx->done = ctx->nodes; /* what was recorded is not run */
+    ctx->ended = true;
+    ctx->running = false;
+    dl__begin_step(ctx);
+}
+
+DL_API bool dl_train(dl_context *ctx, bool training)
+{
+    bool was = ctx && ctx->training;
+    if (ctx) ctx->training = training;
+    return was;
+}
+
+DL_API bool dl_set_grad(dl_context *ctx, bool recording)
+{
+    bool was = ctx && ctx->recording;
+    if (ctx) ctx->recording = recording;
+    return was;
+}
+
+/* ---- names ---- */
+static bool dl__glob1(const char *p, size_t n, const char *s) /* one alternative of n characters */
+{
+    const char *star = NULL, *mark = NULL, *end = p + n;
+    while (*s) {
+        if (p < end && (*p == '?' || (*p == *s && *p != '*'))) p++, s++;
+        else if (p < end && *p == '*') star = p++, mark = s;
+        else if (star) p = star + 1, s = ++mark;
+        else return false;
+    }
+    while (p < end && *p == '*') p++;
+    return p == end;
+}
+
+DL_API bool dl_glob(const char *pattern, const char *name)
+{
+    if (!pattern || !name) return false;
+    for (const char *p = pattern;; p++) {
+        size_t n = strcspn(p, "|");
+        if (dl__glob1(p, n, name)) return true;
+        p += n;
+        if (!*p) return false;
+    }
+}
+
+/* Does anything match? An error of `who` when not. NULL means all and always matches. */
+static bool dl__matches(dl_context *ctx, const char *who, const char *pattern)
+{
+    if (!pattern) return true;
+    for (int i = 0; i < ctx->params; i++)
+        if (dl_glob(pattern, ctx->param[i].name)) return true;
+    return dl_fail(ctx, "dl_%s: no parameter matches '%s'", who, pattern);
+}
+
+static int dl__distance(const char *a, const char *b) /* Levenshtein's, of names */
+{
+    int row[DLTRAIN_NAME_MAX + 1], n = (int)strlen(b);
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 0; a[i]; i++) {
+        int corner = row[0];
+        row[0] = i + 1;
+        for (int j = 0; j < n; j++) {
+            int next = corner + (a[i] != b[j]);
+            corner = row[j + 1];
+            row[j + 1] = DL__MIN(next, DL__MIN(corner, row[j]) + 1);
+        }
+    }
+    return row[n];
+}
+
+static const char *dl__nearest(const dl_context *ctx, const char *name)
+{
+    int best = 1 << 30;
+    const char *found = NULL;
+    for (int i = 0; i < ctx->params; i++) {
+        int d = dl__distance(name, ctx->param[i].name);
+        if (d < best) best = d, found = ctx->param[i].name;
+    }
+    return found;
+}
+
+DL_API bool dl_scope_end(dl_context *ctx)
+{
+    if (!ctx || ctx->failed) return false;
+    if (!ctx->depth) return dl_fail(ctx, "dl_scope_end: no scope is open");
+    ctx->depth--;
+    ctx->opening = ctx->scope[ctx->depth].opening;
+    ctx->path[ctx->scope[ctx->depth].length] = 0;
+    return true;
+}
+
+static bool dl__check_name(dl_context *ctx, const char *who, const char *name)
+{
+    if (!name) return dl_fail(ctx, "dl_%s: the name is NULL", who);
+    if (!*name) return dl_fail(ctx, "dl_%s: the name is empty", who);
+    if (strpbrk(name, "*?|\"\\\n")) return dl_fail(ctx, "dl_%s: '%s' is not a name: * ? | \" and \\ are kept for patterns and files", who, name);
+    if (strlen(ctx->path) + strlen(name) + 20 > DLTRAIN_NAME_MAX) return dl_fail(ctx, "dl_%s: the name '%s' in '%s' is too long; DLTRAIN_NAME_MAX is %d", who, name, ctx->path, DLTRAIN_NAME_MAX);
+    return true;
+}
+
+DL_API bool dl_scope_begin(dl_context *ctx, const char *name)
+{
+    if (!ctx || ctx->failed) return false;
+    dl__begin_step(ctx);
+    if (!dl__check_name(ctx, "scope_begin", name)) return false;
+    if (ctx->depth == (int)DL__COUNT_OF(ctx->scope)) return dl_fail(ctx, "dl_scope_begin: %d scopes are open: is dl_scope_end missing?", ctx->depth);
+    size_t length = strlen(ctx->path);
+    ctx->scope[ctx->depth].opening = ctx->opening;
+    ctx->scope[ctx->depth].length = (int)length;
+    ctx->depth++;
+    ctx->opening = ++ctx->openings;
+    if (length) ctx->path[length++] = '.';
+    memcpy(ctx->path + length, name, strlen(name) + 1);
+    return true;
+}
+
+/* ---- parameters ---- */
+static dl__param *dl__find(dl_context *ctx, const char *name)
+{
+    uint64_t hash = dl__hash_text(name);
+    for (int i = 0; i < ctx->params; i++) { /* a step asks in the order of the last one */
+        dl__param *p = &ctx->param[ctx->param_hint];
+        if (++ctx->param_hint >= ctx->params) ctx->param_hint = 0;
+        if (p->hash == hash && !strcmp(p->name, name)) return p;
+    }
+    return NULL;
+}
+
+static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_param_desc *desc, size_t numel)
+{
+    if (ctx->params == ctx->param_capacity) {
+        int capacity = ctx->param_capacity ? 2 * ctx->param_capacity : 8;
+        dl__param *table = (dl__param *)dl__grow(ctx, ctx->param, (size_t)ctx->params * sizeof *table, (size_t)capacity * sizeof *table, (size_t)capacity * (4 + DLTRAIN_MAX_DIMS));
+        if (!table) return NULL;
+        ctx->param = table;
+        ctx->param_capacity = capacity;
+    }
+    dl__param *p = &ctx->param[ctx->params];
+    memset(p, 0, sizeof *p);
+    p->name = dl__copy_text(ctx, name);
+    if (!p->name) return NULL;
+    p->hash = dl__hash_text(name);
+    p->shape = desc->shape;
+    p->numel = numel;
+    p->offset = SIZE_MAX;
+    p->init = desc->init;
+    p->value = desc->value;
+    p->buffer = desc->buffer;
+    p->fresh = true;
+    p->leaf_step = ctx->step - 1;
+    for (dl__pending *q = ctx->pending; q; q = q->next)
+        if (q->value && !strcmp(q->name, name)) {
+            if (q->shape.ndim != p->shape.ndim || memcmp(q->shape.dim, p->shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)) {
+                dl_fail(ctx, "dl_load: '%s' is %H in the file and %H in the program", name, &q->shape, &p->shape);
+                return NULL;
+            }
+            p->pending = q->value;
+            q->value = NULL;
+        }
+    ctx->params++;
+    return p;
+}
+
+/* The leaf of a parameter, created when it is unknown. `who` is the layer's or "parameter"; `layer`: a name used once in an opening. */
+static dl_tensor dl__parameter(dl_context *ctx, const char *who, const char *layer, const char *role, const dl_param_desc *desc)
+{
+    char name[DLTRAIN_NAME_MAX];
+    dl__text t;
+    size_t numel;
+    if (!ctx || ctx->failed) return dl__none();
+    if (!desc) return dl_fail(ctx, "dl_%s: desc is NULL", who), dl__none();
+    if (!dl__check_name(ctx, who, layer) || !dl__count(ctx, who, &desc->shape, &numel)) return dl__none();
+    if ((unsigned)desc->init > DL_INIT_CONSTANT) return dl_fail(ctx, "dl_%s: there is no initialiser %d", who, (int)desc->init), dl__none();
+    dl__begin_step(ctx);
+    t.at = name;
+    t.end = name + sizeof name - 1;
+    if (*ctx->path) dl__puts(&t, ctx->path), dl__put(&t, '.');
+    dl__puts(&t, layer);
+    if (role) dl__put(&t, '.'), dl__puts(&t, role);
+    *t.at = 0;
+    dl__param *p = dl__find(ctx, name);
+    if (!p) {
+        if (ctx->sealed) {
+            const char *near_name = dl__nearest(ctx, name);
+            dl_fail(ctx, "dl_%s: there is no parameter '%s', and after the first dl_step none can be added; the nearest is '%s'", who, name, near_name ? near_name : "none");
+            return dl__none();
+        }
+        p = dl__new_param(ctx, name, desc, numel);
+        if (!p) return dl__none();
+    } else if (p->shape.ndim != desc->shape.ndim || memcmp(p->shape.dim, desc->shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)) {
+        return dl_fail(ctx, "dl_%s: '%s' is %H, asked for as %H", who, name, &p->shape, &desc->shape), dl__none();
+    } else if (p->init != desc->init || p->value != desc->value || p->buffer != desc->buffer)
+        return dl_fail(ctx, "dl_%s: '%s' exists with another initialiser", who, name), dl__none();
+    if (role) {
+        if (p->opening == ctx->opening) {
+            if (ctx->depth) dl_fail(ctx, "dl_%s: '%s' is already used in '%s'; open a scope per call to share it", who, layer, ctx->path);
+            else dl_fail(ctx, "dl_%s: '%s' is already used in this step; open a scope per call to share it", who, layer);
+            return dl__none();
+        }
+        p->opening = ctx->opening;
+    }
+    if (p->leaf_step == ctx->step) return dl__handle(ctx, ctx->node[p->leaf]);
+    dl_index index = (dl_index)(p - ctx->param);
+    dl__extra e = dl__with(1, &index);
+    e.flags = DL__LEAF;
+    if (!p->buffer && !p->frozen) e.flags |= DL__REQUIRES | DL__WANTED;
+    e.space = p->buffer ? DL__BUFFERS : DL__VALUES;
+    e.offset = p->offset;
+    p->leaf_step = ctx->step;
+    p->leaf = ctx->nodes;
+    return dl__record(ctx, &dl__leaf_op, 0, NULL, DL_F32, &p->shape, &e);
+}
+
+DL_API dl_tensor dl_parameter(dl_context *ctx, const char *name, const dl_param_desc *desc) { return dl__parameter(ctx, "parameter", name, NULL, desc); }
+
+static bool dl__is_param(const dl_node *n) { return n->op == &dl__leaf_op && n->n_i == 1; }
+
+/* The flat buffers grown to hold `need` elements. */
+static bool dl__reserve(dl_context *ctx, dl_real **buffer, size_t used, size_t need)
+{
+    dl_real *p = (dl_real *)dl__grow(ctx, *buffer, used * sizeof *p, need * sizeof *p, 0);
+    if (p) *buffer = p;
+    return p != NULL;
+}
+
+static void dl__initialise(dl_context *ctx, const dl__param *p)
+{
+    dl_real *v = (p->buffer ? ctx->buffers : ctx->values) + p->offset;
+    uint32_t u[4];
+    if (ctx->dry) return;
+    if (p->pending) {
+        memcpy(v, p->pending, p->numel * sizeof *v);
+        return;
+    }
+    for (size_t i = 0; i < p->numel; i++) {
+        if (p->init != DL_INIT_CONSTANT && i % 4 == 0) dl__philox(ctx->config.seed, i / 4, p->hash, u);
+        v[i] = p->init == DL_INIT_CONSTANT ? (dl_real)p->value :
+            p->init == DL_INIT_UNIFORM ? (dl_real)p->value * (2 * dl__uniform(u[i % 4]) - 1) : (dl_real)p->value * dl__normal(u, (int)(i % 4));
+    }
+}
+
+/* Places the parameters that have no place yet behind the others. Growth copies. */
+static bool dl__lay_out(dl_context *ctx)
+{
+    size_t pad = DLTRAIN_ALIGN / sizeof(dl_real) ? DLTRAIN_ALIGN / sizeof(dl_real) : 1, n[2];
+    bool any = false;
+    n[0] = ctx->n_values;
+    n[1] = ctx->n_buffers;
+    for (int i = 0; i < ctx->params; i++)
+        if (ctx->param[i].offset == SIZE_MAX) {
+            any = true;
+            n[ctx->param[i].buffer] += (ctx->param[i].numel + pad - 1) / pad * pad;
+        }
+    if (!any) return true;
+    if (n[0] > ctx->cap_values) {
+        if (!dl__reserve(ctx, &ctx->values, ctx->n_values, n[0])) return false;
+        if (ctx->grads && !dl__reserve(ctx, &ctx->grads, ctx->n_values, n[0])) return false;
+        ctx->cap_values = n[0];
+    }
+    if (n[1] > ctx->cap_buffers) {
+        if (!dl__reserve(ctx, &ctx->buffers, ctx->n_buffers, n[1])) return false;
+        ctx->cap_buffers = n[1];
+    }
+    for (int i = 0; i < ctx->params; i++) {
+        dl__param *p = &ctx->param[i];
+        if (p->offset != SIZE_MAX) continue;
+        size_t *at = p->buffer ? &ctx->n_buffers : &ctx->n_values;
+        p->offset = *at;
+        *at += (p->numel + pad - 1) / pad * pad;
+        dl__initialise(ctx, p);
+        dl__release(ctx, p->pending);
+        p->pending = NULL;
+    }
+    ctx->layout++;
+    return true;
+}
+
+static bool dl__lay_out_grads(dl_context *ctx)
+{
+    return dl__lay_out(ctx) && (ctx->grads || !ctx->cap_values || dl__reserve(ctx, &ctx->grads, 0, ctx->cap_values));
+}
+
+DL_API int dl_param_count(const dl_context *ctx) { return ctx ? ctx->params : 0; }
+
+DL_API bool dl_param_get(dl_context *ctx, int index, dl_param_info *out)
+{
+    if (!ctx || ctx->failed) return false;
+    if (!out) return dl_fail(ctx, "dl_param_get: out is NULL");
+    if (index < 0 || index >= ctx->params) return dl_fail(ctx, "dl_param_get: there is no parameter %d; there are %d", index, ctx->params);
+    const dl__param *p = &ctx->param[index];
+    dl_real *base = p->buffer ? ctx->buffers : ctx->values;
+    bool placed = p->offset != SIZE_MAX;
+    out->name = p->name;
+    out->shape = p->shape;
+    out->numel = p->numel;
+    out->value = placed && base ? base + p->offset : NULL;
+    out->grad = placed && !p->buffer && ctx->grads ? ctx->grads + p->offset : NULL;
+    out->buffer = p->buffer;
+    out->frozen = p->frozen;
+    out->has_grad = !p->buffer && !p->fresh;
+    return true;
+}
+
+DL_API bool dl_param_find(dl_context *ctx, const char *name, dl_param_info *out)
+{
+    if (!ctx || ctx->failed) return false;
+    dl__param *p = name ? dl__find(ctx, name) : NULL;
+    if (p) return dl_param_get(ctx, (int)(p - ctx->param), out);
+    const char *near_name = name ? dl__nearest(ctx, name) : NULL;
+    return dl_fail(ctx, "dl_param_find: there is no parameter '%s'; the nearest is '%s'", name, near_name ? near_name : "none");
+}
+
+DL_API bool dl_param_set(dl_context *ctx, const char *name, const dl_real *values, size_t count)
+{
+    dl_param_info p;
+    if (!ctx || ctx->failed) return false;
+    if (!values) return dl_fail(ctx, "dl_param_set: values is NULL");
+    if (!dl_param_find(ctx, name, &p) || !dl__lay_out(ctx) || !dl_param_find(ctx, name, &p)) return false;
+    if (count != p.numel) return dl_fail(ctx, "dl_param_set: '%s' has %zu elements, not %zu", name, p.numel, count);
+    if (count && !ctx->dry) memcpy(p.value, values, count * sizeof *values);
+    return true;
+}
+
+DL_API bool dl_freeze(dl_context *ctx, const char *pattern, bool frozen)
+{
+    if (!ctx || ctx->failed) return false;
+    if (!pattern) return dl_fail(ctx, "dl_freeze: the pattern is NULL");
+    if (!dl__matches(ctx, "freeze", pattern)) return false;
+    for (int i = 0; i < ctx->params; i++)
+        if (dl_glob(pattern, ctx->param[i].name)) ctx->param[i].frozen = frozen;
+    return true;
+}
+
+DL_API bool dl_seal(dl_context *ctx)
+{
+    if (!ctx || ctx->failed || !dl__lay_out(ctx)) return false;
+    if (ctx->sealed) return true;
+    ctx->sealed = true;
+    for (int i = 0; i < ctx->params; i++)
+        dl__say(ctx, "%s %s %H", ctx->param[i].buffer ? "buffer" : "parameter", ctx->param[i].name, &ctx->param[i].shape);
+    for (dl__pending *q = ctx->pending; q; q = q->next)
+        if (q->value) dl__say(ctx, "dl_load: '%s' of the file belongs to no parameter", q->name);
+    return true;
+}
+
+/* ==== >>cpu kernels ====
+   Plain pointers and sizes. This part of the file is read once for each SIMD level: it includes itself.
+   may use: platform
+
+   THE CANONICAL ARITHMETIC, from which every kernel gets the same bits at any vector width and any number of threads:
+     1. float, round to nearest even, subnormals kept; divisions and square roots are IEEE's, rsqrt is 1 / sqrt.
+     2. A product over k is cut into blocks of 256: each is a chain of fused multiply-adds in order of k from +0; the totals of
+        the blocks are added in order. It depends on nothing but K: a sample alone gives its row of a batch.
+     3. The order of k in a convolution is (ky, kx, channel); of its weight gradient (image, y, x). Padding multiplies +0.
+     4. Accumulating is dst + total: one addition, at the end. A bias is added to the total, then rounded.
+     5. A sum of contiguous numbers is cut into chunks of 4096; number i of a chunk goes to lane i mod 64; the lanes are added
+        pairwise, 32 apart, 16, ... 1; the sums of the chunks are summed by the same rule.
+     6. A sum down columns is rule 2 with factors 1. A variance takes two passes.
+     7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
+     8. exp, log, tanh, erf are the polynomials below. No compiler may contract a multiplication and an addition. */
+enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64 };
+
+/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
+   >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's
+   scalars; E_MULS and E_ADDS take a number. */
+#define DL__UNARY_ROWS(ROW) \
+    ROW(neg, E_NEG(X), E_NEG(DY)) \
+    ROW(sign, E_SEL(E_GT(X, E_K(0)), E_K(1), E_SEL(E_LT(X, E_K(0)), E_K(-1), E_K(0))), E_NONE) \
+    ROW(abs, E_ABS(X), E_MUL(DY, E_SIGN(X))) \
+    ROW(exp, E_EXP(X), E_MUL(DY, Y)) \
+    ROW(log, E_LOG(X), E_DIV(DY, X)) \
+    ROW(log1p, E_LOG1P(X), E_DIV(DY, E_ADDS(X, 1))) \
+    ROW(expm1, E_EXPM1(X), E_MUL(DY, E_ADDS(Y, 1))) \
+    ROW(sqrt, E_SQRT(X), E_DIV(E_MULS(DY, 0.5), Y)) \
+    ROW(rsqrt, E_DIV(E_K(1), E_SQRT(X)), E_MUL(E_MULS(DY, -0.5), E_DIV(Y, X))) \
+    ROW(square, E_MUL(X, X), E_MUL(DY, E_MULS(X, 2))) \
+    ROW(reciprocal, E_DIV(E_K(1), X), E_NEG(E_MUL(DY, E_MUL(Y, Y)))) \
+    ROW(sigmoid, E_DIV(E_K(1), E_ADD(E_K(1), E_EXP(E_NEG(X)))), E_MUL(DY, E_MUL(Y, E_SUB(E_K(1), Y)))) \
+    ROW(tanh, E_TANH(X), E_MUL(DY, E_SUB(E_K(1), E_MUL(Y, Y)))) \
+    ROW(sin, E_SIN(X), E_MUL(DY, E_COS(X))) \
+    ROW(cos, E_COS(X), E_NEG(E_MUL(DY, E_SIN(X)))) \
+    ROW(erf, E_ERF(X), E_MUL(E_MULS(DY, 1.1283791670955126), E_EXP(E_NEG(E_MUL(X, X))))) \
+    ROW(relu, E_SEL(E_LT(X, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Y)) \
+    ROW(gelu, E_MUL(E_MULS(X, 0.5), E_ADDS(E_ERF(E_MULS(X, 0.70710678118654752)), 1)), \
+        E_MUL(DY, E_ADD(E_MULS(E_ADDS(E_ERF(E_MULS(X, 0.70710678118654752)), 1), 0.5), \
+            E_MUL(E_MULS(X, 0.39894228040143268), E_EXP(E_MULS(E_MUL(X, X), -0.5)))))) \
+    ROW(gelu_u, E_MULS(E_MUL(X, E_ADDS(E_MULS(E_MUL(X, X), 0.044715), 1)), 0.79788456080286536), \
+        E_MUL(DY, E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))) \
+    ROW(gelu_tanh, E_MUL(E_MULS(X, 0.5), E_ADDS(E_TANH(E_GELU_U(X)), 1)), \
+        E_MUL(DY, E_GELU_BACK(X, E_TANH(E_GELU_U(X))))) \
+    ROW(silu, E_DIV(X, E_ADD(E_K(1), E_EXP(E_NEG(X)))), \
+        E_MUL(DY, E_MUL(E_SIGMOID(X), E_ADDS(E_MUL(X, E_SUB(E_K(1), E_SIGMOID(X))), 1)))) \
+    ROW(softplus, E_ADD(E_SEL(E_LT(X, E_K(0)), E_K(0), X), E_LOG1P(E_EXP(E_NEG(E_ABS(X))))), E_MUL(DY, E_SIGMOID(X)))
+#define DL__SCALED_ROWS(ROW) \
+    ROW(add_scalar, E_ADD(X, E_A), DY) \
+    ROW(mul_scalar, E_MUL(X, E_A), E_MULS(DY, A)) \
+    ROW(pow_scalar, E_POW(X, E_A), E_MUL(E_MULS(DY, A), E_POWS(X, A - 1))) \
+    ROW(leaky_relu, E_SEL(E_GT(X, E_K(0)), X, E_MUL(X, E_A)), E_SEL(E_GT(X, E_K(0)), DY, E_MULS(DY, A))) \
+    ROW(elu, E_SEL(E_GT(X, E_K(0)), X, E_MUL(E_EXPM1(X), E_A)), E_SEL(E_GT(X, E_K(0)), DY, E_MUL(DY, E_ADDS(Y, A)))) \
+    ROW(clamp, E_SEL(E_LT(X, E_A), E_A, E_SEL(E_GT(X, E_B), E_B, X)), \
+        E_MUL(DY, E_MUL(E_GE(X, E_KA), E_LE(X, E_KB))))
+/* Binary rows: both derivatives. Z is the second input. */
+#define DL__BINARY_ROWS(ROW) \
+    ROW(add, E_ADD(X, Z), DY, DY) \
+    ROW(sub, E_SUB(X, Z), DY, E_NEG(DY)) \
+    ROW(mul, E_MUL(X, Z), E_MUL(DY, Z), E_MUL(DY, X)) \
+    ROW(div, E_DIV(X, Z), E_DIV(DY, Z), E_NEG(E_MUL(DY, E_DIV(Y, Z)))) \
+    ROW(pow, E_POW(X, Z), E_SEL(E_EQ(Z, E_K(0)), E_K(0), E_MUL(DY, E_MUL(Z, E_POW(X, E_ADDS(Z, -1))))), \
+        E_SEL(E_EQ(Y, E_K(0)), E_K(0), E_MUL(DY, E_MUL(Y, E_LOG(X))))) \
+    ROW(maximum, E_SEL(E_LT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), \
+        E_MUL(DY, E_ADD(E_GT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), E_MUL(DY, E_ADD(E_GT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
+    ROW(minimum, E_SEL(E_GT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), \
+        E_MUL(DY, E_ADD(E_LT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), E_MUL(DY, E_ADD(E_LT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
+    ROW(relu_back, E_SEL(E_LE(Z, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Z), E_NONE) \
+    ROW(gelu_back, E_ADD(E_MULS(E_ADDS(Z, 1), 0.5), \
+            E_MUL(E_MUL(E_MULS(X, 0.5), E_SUB(E_K(1), E_MUL(Z, Z))), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), \
+        E_MUL(DY, E_MUL(E_SUB(E_K(1), E_MUL(Z, Z)), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.402435), 1), 0.39894228040143268))), \
+        E_MUL(DY, E_ADDS(E_NEG(E_MUL(E_MUL(X, Z), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), 0.5)))
+#define DL__COMPARE_ROWS(ROW) \
+    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))
+
+/* ---- what is to be multiplied, described: rows of A (m, k) and rows of B (n, k); C[m][n] = sum over k of A B ---- */
+struct dl__gemm;
+typedef struct dl__source {
+    const dl_real *base;
+    dl_index row, k; /* strides */
+    /* dst[k * width + j] = element (r0 + j, k0 + k), +0 beyond the rows */
+    void (*pack)(const struct dl__gemm *g, const struct dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst);
+} dl__source;
+typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] */
+    dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups;
+} dl__geometry;
+enum { DL__BATCH_DIMS = DLTRAIN_MAX_DIMS };
+typedef struct dl__gemm {
+    dl_index m, n, kk;
+    dl__source a, b;
+    dl_real *c;
+    dl_index c_row, c_per, c_image; /* element (m, n) lies at m * c_row + n / c_per * c_image + n % c_per */
+    const dl_real *bias;            /* or NULL */
+    bool bias_by_row, accumulate;
+    int batch_dims;
+    struct { dl_index count, a, b, c, bias; } batch[DL__BATCH_DIMS + 1]; /* outermost first */
+    dl__geometry geo;
+} dl__gemm;
+
+static void dl__pack_strided(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+{
+    const dl_real *p = base + r0 * s->row + k0 * s->k;
+    (void)g;
+    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
+    if (s->row == 1)
+        for (dl_index k = 0; k < kc; k++) memcpy(dst + k * width, p + k * s->k, sizeof *dst * (size_t)rows);
+    else
+        for (dl_index j = 0; j < rows; j++)
+            for (dl_index k = 0; k < kc; k++) dst[k * width + j] = p[j * s->row + k * s->k];
+}
+
+/* Rows are output channels or, for the input gradient, input channels; k = (ky, kx, channel of the other side, s->k apart). */
+static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+{
+    dl_index taps = g->geo.kh * g->geo.kw, channels = g->kk / taps;
+    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
+    for (dl_index k = 0; k < kc; k++) {
+        const dl_real *p = base + r0 * s->row + (k0 + k) / channels + (k0 + k) % channels * s->k;
+        for (dl_index j = 0; j < rows; j++) dst[k * width + j] = p[j * s->row];
+    }
+}
+
+/* Rows are channels of dy; k = (image, pixel). */
+static void dl__pack_pixels(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+{
+    dl_index plane = g->geo.oh * g->geo.ow;
+    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
+    for (dl_index j = 0; j < rows; j++)
+        for (dl_index k = 0; k < kc;) {
+            dl_index pixel = (k0 + k) % plane, run = DL__MIN(plane - pixel, kc - k);
+            const dl_real *p = base + (k0 + k) / plane * s->k + (r0 + j) * s->row + pixel;
+            for (dl_index i = 0; i < run; i++) dst[(k + i) * width + j] = p[i];
+            k += run;
+        }
+}
+
+/* Copies the pixels x, x + step, ... of a row of `size`, +0 outside it. */
+DL__INLINE void dl__copy_clipped(dl_real *dst, dl_index stride, const dl_real *row, dl_index x, dl_index step, dl_index size, dl_index run)
+{
+    dl_index i = 0;
+    for (; i < run && x < 0; i++, x += step) dst[i * stride] = 0;
+    for (; i < run && x < size; i++, x += step) dst[i * stride] = row[x];
+    for (; i < run; i++) dst[i * stride] = 0;
+}
+
+DL__INLINE void dl__zeros(dl_real *dst, dl_index stride, dl_index run)
+{
+    for (dl_index i = 0; i < run; i++) dst[i * stride] = 0;
+}
+
+/* Rows are output pixels (image, y, x); k = (ky, kx, channel of x). */
+static void dl__pack_patches(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+{
+    const dl__geometry *q = &g->geo;
+    dl_index channels = q->c / q->groups;
+    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
+    for (dl_index j = 0; j < rows;) { /* a run of pixels in one row of one image */
+        dl_index ox = (r0 + j) % q->ow, oy = (r0 + j) / q->ow % q->oh, image = (r0 + j) / (q->ow * q->oh), run = DL__MIN(q->ow - ox, rows - j);
+        dl_index c = k0 % channels, kx = k0 / channels % q->kw, ky = k0 / channels / q->kw;
+        for (dl_index k = 0; k < kc; k++) {
+            dl_index y = oy * q->sh + ky * q->dh - q->ph, x = ox * q->sw + kx * q->dw - q->pw;
+            dl_real *d = dst + k * width + j;
+            if (y < 0 || y >= q->h) dl__zeros(d, 1, run);
+            else if (q->sw == 1 && x >= 0 && x + run <= q->w) memcpy(d, base + image * s->k + c * q->h * q->w + y * q->w + x, sizeof *d * (size_t)run);
+            else dl__copy_clipped(d, 1, base + image * s->k + c * q->h * q->w + y * q->w, x, q->sw, q->w, run);
+            if (++c == channels) {
+                c = 0;
+                if (++kx == q->kw) kx = 0, ky++;
+            }
+        }
+        j += run;
+    }
+}
+
+/* Rows are input pixels (image, y, x); k = (ky, kx, channel of y). */
+static void dl__pack_patches_back(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+{
+    const dl__geometry *q = &g->geo;
+    dl_index channels = q->o / q->groups;
+    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
+    for (dl_index j = 0; j < rows;) {
+        dl_index ix = (r0 + j) % q->w, iy = (r0 + j) / q->w % q->h, image = (r0 + j) / (q->w * q->h), run = DL__MIN(q->w - ix, rows - j);
+        dl_index c = k0 % channels, kx = k0 / channels % q->kw, ky = k0 / channels / q->kw;
+        for (dl_index k = 0; k < kc; k++) {
+            dl_index y = iy + q->ph - ky * q->dh, x = ix + q->pw - kx * q->dw;
+            dl_real *d = dst + k * width + j;
+            const dl_real *row = base + image * s->k + c * q->oh * q->ow + y / q->sh * q->ow;
+            if (y < 0 || y % q->sh || y / q->sh >= q->oh) dl__zeros(d, 1, run);
+            else if (q->sw == 1) dl__copy_clipped(d, 1, row, x, 1, q->ow, run);
+            else
+                for (dl_index i = 0; i < run; i++, x++) d[i] = x >= 0 && x % q->sw == 0 && x / q->sw < q->ow ? row[x / q->sw] : 0;
+            if (++c == channels) {
+                c = 0;
+                if (++kx == q->kw) kx = 0, ky++;
+            }
+        }
+        j += run;
+    }
+}
+
+/* Rows are taps (channel of x, ky, kx); k = (image, y, x) of the output. */
+static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+{
+    const dl__geometry *q = &g->geo;
+    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
+    for (dl_index j = 0; j < rows; j++) {
+        dl_index kx = (r0 + j) % q->kw, ky = (r0 + j) / q->kw % q->kh, c = (r0 + j) / (q->kw * q->kh);
+        for (dl_index k = 0; k < kc;) {
+            dl_index ox = (k0 + k) % q->ow, oy = (k0 + k) / q->ow % q->oh, image = (k0 + k) / (q->ow * q->oh), run = DL__MIN(q->ow - ox, kc - k);
+            dl_index y = oy * q->sh + ky * q->dh - q->ph;
+            if (y < 0 || y >= q->h) dl__zeros(dst + k * width + j, width, run);
+            else dl__copy_clipped(dst + k * width + j, width, base + image * s->k + c * q->h * q->w + y * q->w, ox * q->sw + kx * q->dw - q->pw, q->sw, q->w, run);
+            k += run;
+        }
+    }
+}
+
+/* ---- the levels ---- */
+#define DL__LEVEL 0
+#include "dltrain.h"
+#undef DL__LEVEL
+#if DL__X86
+#define DL__LEVEL 1
+#include "dltrain.h"
+#undef DL__LEVEL
+#define DL__CALL(portable, name, args) ((portable) ? dl__##name##_portable args : dl__##name##_avx2 args)
+#else
+#define DL__CALL(portable, name, args) ((void)(portable), dl__##name##_portable args)
+#endif
+#endif
+
+#ifdef DL__LEVEL
+#if DL__LEVEL == 0
+#define DL__K(name) dl__##name##_portable
+#define E_V dl_real
+#define E_I uint32_t
+#define E_W 1
+#define E_MR 4
+#define E_NV 4
+#define E_MC 8
+#define E_NC 8
+#define E_LOAD(p) (*(p))
+#define E_STORE(p, v) ((void)(*(p) = (v)))
+#define E_LOADN(p, n) (*(p))
+#define E_STOREN(p, v, n) ((void)(n), (void)(*(p) = (v)))
+#define E_K(c) ((dl_real)(c))
+#define E_ADD(a, b) ((a) + (b))
+#define E_SUB(a, b) ((a) - (b))
+#define E_MUL(a, b) ((a) * (b))
+#define E_DIV(a, b) ((a) / (b))
+#define E_NEG(a) (-(a))
+#define E_FMA(a, b, c) dl__fma(a, b, c)
+#define E_SQRT(a) dl__sqrt(a)
+#define E_LT(a, b) ((a) < (b))
+#define E_LE(a, b) ((a) <= (b))
+#define E_GT(a, b) ((a) > (b))
+#define E_GE(a, b) ((a) >= (b))
+#define E_EQ(a, b) ((a) == (b))
+#define E_NE(a, b) ((a) != (b))
+#define E_SEL(m, a, b) ((m) ? (a) : (b))
+#define E_ONE(m) ((dl_real)((m) ? 1 : 0))
+#define E_BITS(a) dl__bits((float)(a))
+#define E_FROM(i) ((dl_real)dl__from_bits(i))
+#define E_IK(c) ((uint32_t)(c))
+#define E_IADD(a, b) ((uint32_t)((a) + (b)))
+#define E_ISUB(a, b) ((uint32_t)((a) - (b)))
+#define E_SHL(a, n) ((uint32_t)((a) << (n)))
+#define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))
+#define E_TOF(i) ((dl_real)(int32_t)(i))
+#define E_TARGET
+#else
+#define DL__K(name) dl__##name##_avx2
+#define E_V __m256
+#define E_I __m256i
+#define E_W 8
+#define E_MR 6
+#define E_NV 2
+#define E_MC 96
+#define E_NC 64
+#define E_LOAD(p) _mm256_loadu_ps(p)
+#define E_STORE(p, v) _mm256_storeu_ps(p, v)
+#define E_MASK(n) _mm256_loadu_si256((const __m256i *)(dl__tail_mask + 8 - (n)))
+#define E_LOADN(p, n) _mm256_maskload_ps(p, E_MASK(n))
+#define E_STOREN(p, v, n) _mm256_maskstore_ps(p, E_MASK(n), v)
+#define E_K(c) _mm256_set1_ps((float)(c))
+#define E_ADD(a, b) _mm256_add_ps(a, b)
+#define E_SUB(a, b) _mm256_sub_ps(a, b)
+#define E_MUL(a, b) _mm256_mul_ps(a, b)
+#define E_DIV(a, b) _mm256_div_ps(a, b)
+#define E_NEG(a) _mm256_xor_ps(a, _mm256_set1_ps(-0.0f))
+#define E_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define E_SQRT(a) _mm256_sqrt_ps(a)
+#define E_LT(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
+#define E_LE(a, b) _mm256_cmp_ps(a, b, _CMP_LE_OQ)
+#define E_GT(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
+#define E_GE(a, b) _mm256_cmp_ps(a, b, _CMP_GE_OQ)
+#define E_EQ(a, b) _mm256_cmp_ps(a, b, _CMP_EQ_OQ)
+#define E_NE(a, b) _mm256_cmp_ps(a, b, _CMP_NEQ_UQ)
+#define E_SEL(m, a, b) _mm256_blendv_ps(b, a, m)
+#define E_ONE(m) _mm256_and_ps(m, _mm256_set1_ps(1.0f))
+#define E_BITS(a) _mm256_castps_si256(a)
+#define E_FROM(i) _mm256_castsi256_ps(i)
+#define E_IK(c) _mm256_set1_epi32((int)(c))
+#define E_IADD(a, b) _mm256_add_epi32(a, b)
+#define E_ISUB(a, b) _mm256_sub_epi32(a, b)
+#define E_SHL(a, n) _mm256_slli_epi32(a, n)
+#define E_SAR(a, n) _mm256_srai_epi32(a, n)
+#define E_TOF(i) _mm256_cvtepi32_ps(i)
+#define E_TARGET __attribute__((target("avx2,fma")))
+static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
+#endif
+
+#define E_FN E_TARGET static
+#define E_IN E_TARGET DL__INLINE
+#define E_MULS(a, c) E_MUL(a, E_K(c))
+#define E_ADDS(a, c) E_ADD(a, E_K(c))
+#define E_ABS(a) E_SEL(E_LT(a, E_K(0)), E_NEG(a), E_ADD(a, E_K(0)))
+
+/* ---- elementary functions ---- */
+#if DL__REAL_IS_FLOAT
+/* 1/2 + r/6 + ...: (e^r - 1 - r) / r^2 on |r| <= log(2)/2, relative error of e^r 6e-11 */
+E_IN E_V DL__K(exp_tail)(E_V r)
+{
+    E_V p = E_FMA(E_K(1.97903559e-4f), r, E_K(1.3944651e-3f));
+    p = E_FMA(p, r, E_K(8.33349675e-3f));
+    p = E_FMA(p, r, E_K(4.16662954e-2f));
+    p = E_FMA(p, r, E_K(1.66666657e-1f));
+    return E_FMA(p, r, E_K(0.5f));
+}
+
+E_IN E_V DL__K(exp)(E_V x)
+{
+    x = E_SEL(E_GT(x, E_K(89)), E_K(89), E_SEL(E_LT(x, E_K(-104)), E_K(-104), x)); /* NaN stays */
+    E_V t = E_FMA(x, E_K(1.44269504f), E_K(12582912.0f)), n = E_SUB(t, E_K(12582912.0f)); /* nearest whole number, in t's low bits too */
+    E_V r = E_FMA(n, E_K(-0.693359375f), x);
+    r = E_FMA(n, E_K(2.12194440e-4f), r);
+    E_V y = E_FMA(DL__K(exp_tail)(r), E_MUL(r, r), E_ADD(r, E_K(1)));
+    E_I i = E_ISUB(E_BITS(t), E_IK(0x4b400000)), half = E_SAR(i, 1); /* times 2^n in two steps, for subnormal results */
+    y = E_MUL(y, E_FROM(E_SHL(E_IADD(half, E_IK(127)), 23)));
+    return E_MUL(y, E_FROM(E_SHL(E_IADD(E_ISUB(i, half), E_IK(127)), 23)));
+}
+
+E_IN E_V DL__K(expm1)(E_V x)
+{
+    E_V small = E_FMA(DL__K(exp_tail)(x), E_MUL(x, x), x), large = E_SUB(DL__K(exp)(x), E_K(1));
+    return E_SEL(E_LT(E_ABS(x), E_K(0.3465f)), small, large);
+}
+
+E_IN E_V DL__K(log)(E_V x)
+{
+    E_V tiny = E_ONE(E_LT(x, E_K(FLT_MIN))), y = E_SEL(E_LT(x, E_K(FLT_MIN)), E_MUL(x, E_K(8388608.0f)), x);
+    E_I i = E_ISUB(E_BITS(y), E_IK(0x3f3504f3)), e = E_SAR(i, 23); /* the exponent, that the mantissa lies in [sqrt 1/2, sqrt 2) */
+    E_V f = E_SUB(E_FROM(E_ISUB(E_BITS(y), E_SHL(e, 23))), E_K(1)), n = E_SUB(E_TOF(e), E_MUL(tiny, E_K(23))), z = E_MUL(f, f);
+    E_V p = E_FMA(E_K(0.0674660131f), f, E_K(-0.116756409f)); /* log(1+f) = f - f^2/2 + f^3 p */
+    p = E_FMA(p, f, E_K(0.118881747f));
+    p = E_FMA(p, f, E_K(-0.124055915f));
+    p = E_FMA(p, f, E_K(0.142195508f));
+    p = E_FMA(p, f, E_K(-0.166679963f));
+    p = E_FMA(p, f, E_K(0.200021192f));
+    p = E_FMA(p, f, E_K(-0.250000089f));
+    p = E_FMA(p, f, E_K(0.333333135f));
+    p = E_MUL(E_MUL(p, f), z);
+    p = E_FMA(n, E_K(-2.12194440e-4f), p);
+    p = E_FMA(z, E_K(-0.5f), p);
+    p = E_FMA(n, E_K(0.693359375f), E_ADD(f, p));
+    E_V special = E_SEL(E_EQ(x, E_K(0)), E_K(-HUGE_VALF), E_SEL(E_GT(x, E_K(0)), x, E_K(dl__nan())));
+    return E_SEL(E_GT(x, E_K(0)), E_SEL(E_LE(x, E_K(FLT_MAX)), p, special), special);
+}
+
+E_IN E_V DL__K(log1p)(E_V x) /* log(1 + x), with what 1 + x lost made good to first order */
+{
+    E_V u = E_ADD(x, E_K(1)), y = DL__K(log)(u), fixed = E_ADD(y, E_DIV(E_SUB(x, E_SUB(u, E_K(1))), u));
+    return E_SEL(E_GT(u, E_K(0)), E_SEL(E_LE(u, E_K(FLT_MAX)), fixed, y), y);
+}
+
+E_IN E_V DL__K(tanh)(E_V x)
+{
+    E_V a = E_ABS(x), z = E_MUL(x, x);
+    E_V p = E_FMA(E_K(-5.70497848e-3f), z, E_K(2.06390787e-2f));
+    p = E_FMA(p, z, E_K(-5.37397116e-2f));
+    p = E_FMA(p, z, E_K(1.33314416e-1f));
+    p = E_FMA(p, z, E_K(-3.33332807e-1f));
+    p = E_FMA(E_MUL(p, z), x, x);
+    E_V big = E_SUB(E_K(1), E_DIV(E_K(2), E_ADD(DL__K(exp)(E_ADD(a, a)), E_K(1))));
+    big = E_SEL(E_LT(x, E_K(0)), E_NEG(big), big);
+    return E_SEL(E_LT(a, E_K(0.625f)), p, big);
+}
+
+E_IN E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
+{
+    E_V a = E_ABS(x), z = E_MUL(x, x);
+    E_V p = E_FMA(E_K(7.85385782e-5f), z, E_K(-8.01019254e-4f));
+    p = E_FMA(p, z, E_K(5.18832775e-3f));
+    p = E_FMA(p, z, E_K(-2.6853811e-2f));
+    p = E_FMA(p, z, E_K(1.12835854e-1f));
+    p = E_FMA(p, z, E_K(-3.7612626e-1f));
+    p = E_FMA(p, z, E_K(1.12837911f));
+    E_V c = E_SEL(E_GT(a, E_K(4)), E_K(4), a);
+    E_V q = E_FMA(E_K(-2.51326469e-7f), c, E_K(2.53148064e-5f));
+    q = E_FMA(q, c, E_K(-4.63788019e-4f));
+    q = E_FMA(q, c, E_K(4.28238278e-3f));
+    q = E_FMA(q, c, E_K(-2.53735557e-2f));
+    q = E_FMA(q, c, E_K(1.08638994e-1f));
+    q = E_FMA(q, c, E_K(6.33039594e-1f));
+    q = E_FMA(q, c, E_K(1.1296612f));
+    q = E_FMA(q, c, E_K(-2.04359865e-4f));
+    q = E_SUB(E_K(1), DL__K(exp)(E_NEG(q)));
+    q = E_SEL(E_LT(x, E_K(0)), E_NEG(q), q);
+    return E_SEL(E_LT(a, E_K(1)), E_MUL(p, x), E_SEL(E_EQ(x, x), q, x));
+}
+#else
+static dl_real DL__K(exp)(dl_real x) { return exp(x); }
+static dl_real DL__K(expm1)(dl_real x) { return expm1(x); }
+static dl_real DL__K(log)(dl_real x) { return log(x); }
+static dl_real DL__K(log1p)(dl_real x) { return log1p(x); }
+static dl_real DL__K(tanh)(dl_real x) { return tanh(x); }
+static dl_real DL__K(erf)(dl_real x) { return erf(x); }
+#endif
+#if E_W == 1
+#define E_EACH1(f, x) f(x)
+#define E_EACH2(f, x, y) f(x, y)
+#else
+E_IN E_V DL__K(each1)(float (*f)(float), E_V x)
+{
+    float v[E_W];
+    E_STORE(v, x);
+    for (int i = 0; i < E_W; i++) v[i] = f(v[i]);
+    return E_LOAD(v);
+}
+E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
+{
+    float v[E_W], w[E_W];
+    E_STORE(v, x);
+    E_STORE(w, y);
+    for (int i = 0; i < E_W; i++) v[i] = f(v[i], w[i]);
+    return E_LOAD(v);
+}
+#define E_EACH1(f, x) DL__K(each1)(f, x)
+#define E_EACH2(f, x, y) DL__K(each2)(f, x, y)
+#endif
+#define E_EXP(x) DL__K(exp)(x)
+#define E_EXPM1(x) DL__K(expm1)(x)
+#define E_LOG(x) DL__K(log)(x)
+#define E_LOG1P(x) DL__K(log1p)(x)
+#define E_TANH(x) DL__K(tanh)(x)
+#define E_ERF(x) DL__K(erf)(x)
+#define E_SIN(x) E_EACH1(dl__sin, x)
+#define E_COS(x) E_EACH1(dl__cos, x)
+#define E_POW(x, y) E_EACH2(dl__pow, x, y)
+#define E_GELU_U(x) E_MULS(E_MUL(x, E_ADDS(E_MULS(E_MUL(x, x), 0.044715), 1)), 0.79788456080286536)
+#define E_A a
+#define E_B b
+
+/* ---- elementwise: y = f(x), y = f(x; a, b), y = f(x, z) over n elements ---- */
+#define E_LOOP(load, value) \
+    dl_real *out = (dl_real *)r->out; \
+    for (size_t i = 0; i < r->n; i += E_W) { \
+        int rest = r->n - i < E_W ? (int)(r->n - i) : E_W; \
+        load \
+        E_V y = value; \
+        if (rest == E_W) E_STORE(out + i, y); \
+        else E_STOREN(out + i, y, rest); \
+    }
+#define E_LOAD_OF(k) (rest == E_W ? E_LOAD((const dl_real *)r->in[k] + i) : E_LOADN((const dl_real *)r->in[k] + i, rest))
+#define E_LOAD1 E_V X = E_LOAD_OF(0);
+#define E_LOAD2 E_V X = E_LOAD_OF(0), Z = E_LOAD_OF(1);
+#define E_LOAD3 E_V C = E_LOAD_OF(0), X = E_LOAD_OF(1), Z = E_LOAD_OF(2);
+#define E_ROW(name, forward, derivative) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD1, forward) }
+DL__UNARY_ROWS(E_ROW)
+#undef E_ROW
+#define E_ROW(name, forward, derivative) E_FN void DL__K(ew_##name)(const dl_run_args *r) { \
+    E_V a = E_K(r->node->f[0]), b = E_K(r->node->f[1]); (void)a; (void)b; E_LOOP(E_LOAD1, forward) }
+DL__SCALED_ROWS(E_ROW)
+#undef E_ROW
+#define E_ROW(name, forward, dx, dz) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD2, forward) }
+DL__BINARY_ROWS(E_ROW)
+#undef E_ROW
+#define E_ROW(name, forward) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD2, E_ONE(forward)) }
+DL__COMPARE_ROWS(E_ROW)
+#undef E_ROW
+E_FN void DL__K(ew_where)(const dl_run_args *r) { E_LOOP(E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z)) }
+
+/* dst += x */
+E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) E_STORE(dst + i, E_ADD(E_LOAD(dst + i), E_LOAD(x + i)));
+    for (; i < n; i++) dst[i] += x[i];
+}
+
+/* ---- reductions ---- */
+E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rule 5 */
+{
+    dl_real lane[DL__LANES];
+    E_V acc[DL__LANES / E_W];
+    size_t i = 0;
+    for (int l = 0; l < DL__LANES / E_W; l++) acc[l] = E_K(0);
+    for (; i + DL__LANES <= n; i += DL__LANES)
+        for (int l = 0; l < DL__LANES / E_W; l++) acc[l] = E_ADD(acc[l], E_LOAD(x + i + l * E_W));
+    for (int l = 0; l < DL__LANES / E_W; l++) E_STORE(lane + l * E_W, acc[l]);
+    for (size_t l = 0; i + l < n; l++) lane[l] += x[i + l];
+    for (int h = DL__LANES / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) lane[l] += lane[l + h];
+    return lane[0];
+}
+
+E_FN dl_real DL__K(sum)(const dl_real *x, size_t n)
+{
+    dl_real part[DL__LANES]; /* sums of chunks: more than 64 of them are chunked again by the caller, dl__sum_op */
+    size_t chunks = 0;
+    if (n <= DL__CHUNK) return DL__K(sum_chunk)(x, n);
+    for (size_t i = 0; i < n && chunks < DL__LANES; i += DL__CHUNK) part[chunks++] = DL__K(sum_chunk)(x + i, DL__MIN(n - i, (size_t)DL__CHUNK));
+    return DL__K(sum_chunk)(part, chunks);
+}
+
+/* out[j] (+)= sum over r of x[r * stride + j], j < n: rule 6 */
+E_FN void DL__K(sum_columns)(dl_real *out, const dl_real *x, size_t rows, size_t stride, size_t n, bool accumulate)
+{
+    size_t j = 0;
+    for (; j < n; j += E_W) {
+        int k = (int)DL__MIN((size_t)E_W, n - j);
+        E_V total = E_K(0);
+        for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
+            E_V p = E_K(0);
+            size_t end = DL__MIN(rows, r0 + DL__KB);
+            if (k == E_W)
+                for (size_t r = r0; r < end; r++) p = E_ADD(p, E_LOAD(x + r * stride + j));
+            else
+                for (size_t r = r0; r < end; r++) p = E_ADD(p, E_LOADN(x + r * stride + j, k));
+            total = r0 ? E_ADD(total, p) : p;
+        }
+        if (k == E_W) E_STORE(out + j, accumulate ? E_ADD(E_LOAD(out + j), total) : total);
+        else E_STOREN(out + j, accumulate ? E_ADD(E_LOADN(out + j, k), total) : total, k);
+    }
+}
+
+E_FN dl_real DL__K(max)(const dl_real *x, size_t n)
+{
+    size_t i = 0;
+    dl_real best = x[0];
+#if E_W > 1
+    if (n >= E_W) {
+        E_V m = E_LOAD(x);
+        dl_real lane[E_W];
+        for (i = E_W; i + E_W <= n; i += E_W) {
+            E_V v = E_LOAD(x + i);
+            m = E_SEL(E_LT(m, v), v, E_SEL(E_EQ(v, v), m, v)); /* a NaN in m never compares less, but a number must not replace it */
+        }
+        E_STORE(lane, m);
+        for (int l = 0; l < E_W; l++)
+            if (lane[l] > best || lane[l] != lane[l]) best = lane[l];
+    }
+#endif
+    for (; i < n; i++)
+        if (x[i] > best || x[i] != x[i]) best = x[i];
+    return best;
+}
+
+/* y = softmax(x) of a row of n; or log_softmax. Needs no memory: y holds the exponentials, or x is gone over twice. */
+E_FN void DL__K(softmax_row)(dl_real *y, const dl_real *x, size_t n)
+{
+    dl_real m = DL__K(max)(x, n);
+    size_t i = 0;
+    E_V top = E_K(m);
+    for (; i + E_W <= n; i += E_W) E_STORE(y + i, E_EXP(E_SUB(E_LOAD(x + i), top)));
+    if (E_W > 1 && i < n) E_STOREN(y + i, E_EXP(E_SUB(E_LOADN(x + i, (int)(n - i)), top)), (int)(n - i));
+    E_V s = E_K(DL__K(sum)(y, n));
+    for (i = 0; i + E_W <= n; i += E_W) E_STORE(y + i, E_DIV(E_LOAD(y + i), s));
+    if (E_W > 1 && i < n) E_STOREN(y + i, E_DIV(E_LOADN(y + i, (int)(n - i)), s), (int)(n - i));
+}
+
+E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
+{
+    dl_real m = DL__K(max)(x, n), log_sum[E_W];
+    size_t i = 0;
+    E_V top = E_K(m);
+    for (; i + E_W <= n; i += E_W) E_STORE(y + i, E_EXP(E_SUB(E_LOAD(x + i), top)));
+    if (E_W > 1 && i < n) E_STOREN(y + i, E_EXP(E_SUB(E_LOADN(x + i, (int)(n - i)), top)), (int)(n - i));
+    E_STORE(log_sum, E_LOG(E_K(DL__K(sum)(y, n))));
+    E_V l = E_K(log_sum[0]);
+    for (i = 0; i + E_W <= n; i += E_W) E_STORE(y + i, E_SUB(E_SUB(E_LOAD(x + i), top), l));
+    if (E_W > 1 && i < n) E_STOREN(y + i, E_SUB(E_SUB(E_LOADN(x + i, (int)(n - i)), top), l), (int)(n - i));
+}
+
+/* ---- products ---- */
+/* total += the block's product of one panel of A and one of B, both packed: rule 2 */
+DL__HOT E_FN void DL__K(tile)(dl_index kc, const dl_real *a, const dl_real *b, dl_real *total, dl_index stride, bool first)
+{
+    E_V acc[E_MR][E_NV];
+    for (int i = 0; i < E_MR; i++)
+        for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
+    for (dl_index k = 0; k < kc; k++, a += E_MR, b += E_NV * E_W) {
+        E_V bv[E_NV];
+        for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
+        for (int i = 0; i < E_MR; i++) {
+            E_V x = E_K(a[i]);
+            for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
+        }
+    }
+    for (int i = 0; i < E_MR; i++)
+        for (int v = 0; v < E_NV; v++) {
+            dl_real *t = total + i * stride + v * E_W;
+            E_STORE(t, first ? acc[i][v] : E_ADD(E_LOAD(t), acc[i][v]));
+        }
+}
+
+/* Bytes of memory that one thread needs, and the number of units of work. */
+static size_t DL__K(gemm_scratch)(dl_index m, dl_index n, dl_index kk)
+{
+    dl_index mc = DL__MIN((m + E_MR - 1) / E_MR * E_MR, (dl_index)E_MC), nc = DL__MIN((n + E_NV * E_W - 1) / (E_NV * E_W) * E_NV * E_W, (dl_index)E_NC);
+    return sizeof(dl_real) * (size_t)(mc * nc + (mc + nc) * DL__MIN(kk, (dl_index)DL__KB));
+}
+
+static size_t DL__K(gemm_units)(const dl__gemm *g)
+{
+    size_t units = (size_t)((g->m + E_MC - 1) / E_MC) * (size_t)((g->n + E_NC - 1) / E_NC);
+    for (int i = 0; i < g->batch_dims; i++) units *= (size_t)g->batch[i].count;
+    return units;
+}
+
+static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
+{
+    enum { NR = E_NV * E_W };
+    dl_index across = (g->n + E_NC - 1) / E_NC, down = (g->m + E_MC - 1) / E_MC, u = (dl_index)unit;
+    dl_index n0 = u % across * E_NC, m0 = u / across % down * E_MC, b = u / across / down;
+    dl_index nc = DL__MIN(g->n - n0, (dl_index)E_NC), mc = DL__MIN(g->m - m0, (dl_index)E_MC);
+    dl_index nt = (nc + NR - 1) / NR * NR, mt = (mc + E_MR - 1) / E_MR * E_MR, kb = DL__MIN(g->kk, (dl_index)DL__KB);
+    const dl_real *base_a = g->a.base, *base_b = g->b.base, *bias = g->bias;
+    dl_real *c = g->c, *total = scratch, *pa = total + mt * nt, *pb = pa + mt * kb;
+    for (int d = g->batch_dims - 1; d >= 0; d--) {
+        dl_index at = b % g->batch[d].count;
+        b /= g->batch[d].count;
+        base_a += at * g->batch[d].a;
+        base_b += at * g->batch[d].b;
+        c += at * g->batch[d].c;
+        if (bias) bias += at * g->batch[d].bias;
+    }
+    if (!g->kk) memset(total, 0, sizeof *total * (size_t)(mt * nt));
+    for (dl_index k0 = 0; k0 < g->kk; k0 += DL__KB) {
+        dl_index kc = DL__MIN(g->kk - k0, (dl_index)DL__KB);
+        for (dl_index j = 0; j < nc; j += NR) g->b.pack(g, &g->b, base_b, n0 + j, DL__MIN(nc - j, (dl_index)NR), k0, kc, NR, pb + j * kc);
+        for (dl_index i = 0; i < mc; i += E_MR) {
+            g->a.pack(g, &g->a, base_a, m0 + i, DL__MIN(mc - i, (dl_index)E_MR), k0, kc, E_MR, pa + i * kc);
+            for (dl_index j = 0; j < nc; j += NR) DL__K(tile)(kc, pa + i * kc, pb + j * kc, total + i * nt + j, nt, k0 == 0);
+        }
+    }
+    for (dl_index i = 0; i < mc; i++)
+        for (dl_index j = 0; j < nc;) { /* a run of columns that lie together */
+            dl_index at = (n0 + j) % g->c_per, run = DL__MIN(g->c_per - at, nc - j);
+            dl_real *p = c + (m0 + i) * g->c_row + (n0 + j) / g->c_per * g->c_image + at;
+            const dl_real *t = total + i * nt + j;
+            if (g->accumulate)
+                for (dl_index k = 0; k < run; k++) p[k] += t[k];
+            else if (!bias) memcpy(p, t, sizeof *p * (size_t)run);
+            else if (g->bias_by_row)
+                for (dl_index k = 0; k < run; k++) p[k] = t[k] + bias[m0 + i];
+            else
+                for (dl_index k = 0; k < run; k++) p[k] = t[k] + bias[n0 + j + k];
+            j += run;
+        }
+}
+
+/* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
+E_FN void DL__K(sgd)(dl_real *p, const dl_real *g, dl_real *m, size_t n, const dl_real *h)
+{
+    const dl_real lr = h[0], momentum = h[1], keep = h[2], decay = h[3], nesterov = h[4];
+    for (size_t i = 0; i < n; i++) {
+        dl_real d = decay != 0 ? g[i] + decay * p[i] : g[i];
+        if (m) {
+            m[i] = momentum * m[i] + keep * d;
+            d = nesterov != 0 ? d + momentum * m[i] : m[i];
+        }
+        p[i] -= lr * d;
+    }
+}
+
+E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size_t n, const dl_real *h)
+{
+    const dl_real rate = h[0], b1 = h[1], c1 = h[2], b2 = h[3], c2 = h[4], root = h[5], eps = h[6], decay = h[7], shrink = h[8];
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) {
+        E_V x = E_LOAD(p + i), d = E_LOAD(g + i);
+        if (shrink != 1) x = E_MUL(x, E_K(shrink));
+        if (decay != 0) d = E_ADD(d, E_MUL(E_K(decay), x));
+        E_V mi = E_ADD(E_MUL(E_K(b1), E_LOAD(m + i)), E_MUL(E_K(c1), d));
+        E_V vi = E_ADD(E_MUL(E_K(b2), E_LOAD(v + i)), E_MUL(E_MUL(E_K(c2), d), d));
+        E_STORE(m + i, mi);
+        E_STORE(v + i, vi);
+        E_STORE(p + i, E_SUB(x, E_DIV(E_MUL(E_K(rate), mi), E_ADD(E_DIV(E_SQRT(vi), E_K(root)), E_K(eps)))));
+    }
+    for (; i < n; i++) {
+        dl_real x = shrink != 1 ? p[i] * shrink : p[i], d = decay != 0 ? g[i] + decay * x : g[i];
+        m[i] = b1 * m[i] + c1 * d;
+        v[i] = b2 * v[i] + c2 * d * d;
+        p[i] = x - rate * m[i] / (dl__sqrt(v[i]) / root + eps);
+    }
+}
+
+#undef E_A
+#undef E_ABS
+#undef E_ADD
+#undef E_ADDS
+#undef E_B
+#undef E_BITS
+#undef E_COS
+#undef E_DIV
+#undef E_EACH1
+#undef E_EACH2
+#undef E_EQ
+#undef E_ERF
+#undef E_EXP
+#undef E_EXPM1
+#undef E_FMA
+#undef E_FN
+#undef E_FROM
+#undef E_GE
+#undef E_GELU_U
+#undef E_GT
+#undef E_I
+#undef E_IADD
+#undef E_IK
+#undef E_IN
+#undef E_ISUB
+#undef E_K
+#undef E_LE
+#undef E_LOAD
+#undef E_LOAD1
+#undef E_LOAD2
+#undef E_LOAD3
+#undef E_LOADN
+#undef E_LOAD_OF
+#undef E_LOG
+#undef E_LOG1P
+#undef E_LOOP
+#undef E_LT
+#undef E_MASK
+#undef E_MC
+#undef E_MR
+#undef E_MUL
+#undef E_MULS
+#undef E_NC
+#undef E_NE
+#undef E_NEG
+#undef E_NV
+#undef E_ONE
+#undef E_POW
+#undef E_SAR
+#undef E_SEL
+#undef E_SHL
+#undef E_SIN
+#undef E_SQRT
+#undef E_STORE
+#undef E_STOREN
+#undef E_SUB
+#undef E_TANH
+#undef E_TARGET
+#undef E_TOF
+#undef E_V
+#undef E_W
+#undef DL__K
+#endif /* DL__LEVEL */
+
+#if defined(DLTRAIN_IMPLEMENTATION) && !defined(DL__LEVEL) && !defined(DL__REST)
+#define DL__REST
+
+/* ==== >>elementwise operations ====
+   One row of >>cpu kernels each: here the rows are read as recording code, so every derivative is a program of the same operations.
+   may use: tape, cpu kernels */
+
+/* The common shape of n operands after broadcasting; false after an error. */
+static bool dl__broadcast(dl_context *ctx, const char *who, int n, dl_node *const *in, dl_shape *out)
+{
+    *out = n ? dl__shape(in[0]) : DL_SCALAR;
+    for (int k = 1; k < n; k++) {
+        dl_shape s = dl__shape(in[k]), wide = s.ndim > out->ndim ? s : *out;
+        for (int i = 1; i <= s.ndim && i <= out->ndim; i++) {
+            dl_index a = out->dim[out->ndim - i], b = s.dim[s.ndim - i];
+            if (a != b && a != 1 && b != 1) return dl_fail(ctx, "dl_%s: shapes %H and %S do not broadcast: %td and %td differ", who, out, in[k], a, b);
+            wide.dim[wide.ndim - i] = a == 1 ? b : a;
+        }
+        *out = wide;
+    }
+    return true;
+}
+
+static dl_tensor dl__unary(const dl_op *op, dl_tensor x, dl_real a, dl_real b)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands(op->name, 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, op->name, n)) return dl__none();
+    dl__extra e = dl__with(0, NULL);
+    dl_shape s = dl__shape(n);
+    e.f[0] = a;
+    e.f[1] = b;
+    return dl__record(ctx, op, 1, &n, DL_F32, &s, &e);
+}
+
+static dl_tensor dl__binary(const dl_op *op, dl_tensor x, dl_tensor z)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    dl_shape s;
+    in[0] = x;
+    in[1] = z;
+    dl_context *ctx = dl__operands(op->name, 2, in, n);
+    if (!ctx || !dl__is_float(ctx, op->name, n[0]) || !dl__is_float(ctx, op->name, n[1]) || !dl__broadcast(ctx, op->name, 2, n, &s)) return dl__none();
+    return dl__record(ctx, op, 2, n, DL_F32, &s, NULL);
+}
+
+#define DL__OP1(name, forward, derivative) \
+    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->portable, ew_##name, (r)); } \
+    static void dl__grad_##name(const dl_grad_args *g); \
+    static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, dl__grad_##name, NULL, NULL };
+#define DL__OP2(name, forward, dx, dz) DL__OP1(name, forward, dx)
+#define DL__OP0(name, forward) \
+    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->portable, ew_##name, (r)); } \
+    static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, NULL, NULL, NULL }; \
+    DL_API dl_tensor dl_##name(dl_tensor a, dl_tensor b) { return dl__binary(&dl__##name##_op, a, b); }
+DL__UNARY_ROWS(DL__OP1)
+DL__SCALED_ROWS(DL__OP1)
+DL__BINARY_ROWS(DL__OP2)
+DL__COMPARE_ROWS(DL__OP0)
+#undef DL__OP0
+#undef DL__OP1
+#undef DL__OP2
+
+#define DL__UNARY(name) DL_API dl_tensor dl_##name(dl_tensor x) { return dl__unary(&dl__##name##_op, x, 0, 0); }
+DL__UNARY(neg) DL__UNARY(abs) DL__UNARY(exp) DL__UNARY(log) DL__UNARY(log1p) DL__UNARY(expm1) DL__UNARY(sqrt) DL__UNARY(rsqrt)
+DL__UNARY(square) DL__UNARY(reciprocal) DL__UNARY(sigmoid) DL__UNARY(tanh) DL__UNARY(sin) DL__UNARY(cos) DL__UNARY(erf)
+DL__UNARY(relu) DL__UNARY(gelu) DL__UNARY(gelu_tanh) DL__UNARY(silu) DL__UNARY(softplus)
+#undef DL__UNARY
+#define DL__BINARY(name) DL_API dl_tensor dl_##name(dl_tensor a, dl_tensor b) { return dl__binary(&dl__##name##_op, a, b); }
+DL__BINARY(add) DL__BINARY(sub) DL__BINARY(mul) DL__BINARY(div) DL__BINARY(pow) DL__BINARY(maximum) DL__BINARY(minimum)
+#undef DL__BINARY
+#define DL__SCALED(name) DL_API dl_tensor dl_##name(dl_tensor x, float a) { return dl__unary(&dl__##name##_op, x, a, 0); }
+DL__SCALED(add_scalar) DL__SCALED(mul_scalar) DL__SCALED(pow_scalar) DL__SCALED(leaky_relu) DL__SCALED(elu)
+#undef DL__SCALED
+
+DL_API dl_tensor dl_clamp(dl_tensor x, float low, float high)
+{
+    if (x.ctx && !(low <= high)) return dl_fail(x.ctx, "dl_clamp: low %g is above high %g", (double)low, (double)high), dl__none();
+    return dl__unary(&dl__clamp_op, x, low, high);
+}
+
+static void dl__where_run(const dl_run_args *r) { DL__CALL(r->portable, ew_where, (r)); }
+static void dl__where_grad(const dl_grad_args *g)
+{
+    dl_tensor zero = dl__scalar(g->dy.ctx, 0);
+    if (g->want[1]) g->dx[1] = dl_where(g->x[0], g->dy, zero);
+    if (g->want[2]) g->dx[2] = dl_where(g->x[0], zero, g->dy);
+}
+static const dl_op dl__where_op = { "where", DL_OP_ELEMENTWISE, NULL, dl__where_run, dl__where_grad, NULL, NULL };
+
+DL_API dl_tensor dl_where(dl_tensor condition, dl_tensor a, dl_tensor b)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl_shape s;
+    in[0] = condition, in[1] = a, in[2] = b;
+    dl_context *ctx = dl__operands("where", 3, in, n);
+    for (int i = 0; ctx && i < 3; i++)
+        if (!dl__is_float(ctx, "where", n[i])) return dl__none();
+    if (!ctx || !dl__broadcast(ctx, "where", 3, n, &s)) return dl__none();
+    return dl__record(ctx, &dl__where_op, 3, n, DL_F32, &s, NULL);
+}
+
+/* The derivatives: the rows read as calls that record. A and B are the operation's scalars. Operands go over a small stack, since
+   compilers differ in the order in which they evaluate arguments, and with the order of the nodes the bits could differ. */
+typedef struct dl__stack { dl_tensor at[8]; int n; } dl__stack;
+static void dl__push(dl__stack *s, dl_tensor x)
+{
+    DL_ASSERT(s->n < 8);
+    s->at[s->n++] = x;
+}
+static dl_tensor dl__apply2(dl__stack *s, const dl_op *op)
+{
+    s->n -= 2;
+    return dl__binary(op, s->at[s->n], s->at[s->n + 1]);
+}
+static dl_tensor dl__apply_where(dl__stack *s)
+{
+    s->n -= 3;
+    return dl_where(s->at[s->n], s->at[s->n + 1], s->at[s->n + 2]);
+}
+#define E_1(name, a) dl__unary(&dl__##name##_op, a, 0, 0)
+#define E_1S(name, a, c) dl__unary(&dl__##name##_op, a, (dl_real)(c), 0)
+#define E_2(name, a, b) (dl__push(&stack, a), dl__push(&stack, b), dl__apply2(&stack, &dl__##name##_op))
+#define E_K(c) dl__scalar(DY.ctx, c)
+#define E_KA dl__scalar(DY.ctx, A)
+#define E_KB dl__scalar(DY.ctx, B)
+#define E_NONE dl__none()
+#define E_ADD(a, b) E_2(add, a, b)
+#define E_SUB(a, b) E_2(sub, a, b)
+#define E_MUL(a, b) E_2(mul, a, b)
+#define E_DIV(a, b) E_2(div, a, b)
+#define E_POW(a, b) E_2(pow, a, b)
+#define E_GT(a, b) E_2(gt, a, b)
+#define E_GE(a, b) E_2(ge, a, b)
+#define E_LT(a, b) E_2(lt, a, b)
+#define E_LE(a, b) E_2(le, a, b)
+#define E_EQ(a, b) E_2(eq, a, b)
+#define E_RELU_BACK(a, b) E_2(relu_back, a, b)
+#define E_GELU_BACK(a, b) E_2(gelu_back, a, b)
+#define E_MULS(a, c) E_1S(mul_scalar, a, c)
+#define E_ADDS(a, c) E_1S(add_scalar, a, c)
+#define E_POWS(a, c) E_1S(pow_scalar, a, c)
+#define E_SEL(m, a, b) (dl__push(&stack, m), dl__push(&stack, a), dl__push(&stack, b), dl__apply_where(&stack))
+#define E_NEG(a) E_1(neg, a)
+#define E_EXP(a) E_1(exp, a)
+#define E_LOG(a) E_1(log, a)
+#define E_SIN(a) E_1(sin, a)
+#define E_COS(a) E_1(cos, a)
+#define E_ERF(a) E_1(erf, a)
+#define E_TANH(a) E_1(tanh, a)
+#define E_SIGN(a) E_1(sign, a)
+#define E_SIGMOID(a) E_1(sigmoid, a)
+#define E_GELU_U(a) E_1(gelu_u, a)
+#define DL__GRAD1(name, forward, derivative) \
+    static void dl__grad_##name(const dl_grad_args *g) \
+    { \
+        dl_tensor X = g->x[0], Y = g->y, DY = g->dy; \
+        dl__stack stack; \
+        stack.n = 0; \
+        dl_real A = g->node->f[0], B = g->node->f[1]; \
+        (void)X, (void)Y, (void)DY, (void)A, (void)B, (void)stack; \
+        g->dx[0] = derivative; \
+    }
+#define DL__GRAD2(name, forward, derivative_x, derivative_z) \
+    static void dl__grad_##name(const dl_grad_args *g) \
+    { \
+        dl_tensor X = g->x[0], Z = g->x[1], Y = g->y, DY = g->dy; \
+        dl__stack stack; \
+        stack.n = 0; \
+        (void)X, (void)Z, (void)Y, (void)stack; \
+        if (g->want[0]) g->dx[0] = derivative_x; \
+        if (g->want[1]) g->dx[1] = derivative_z; \
+    }
+DL__UNARY_ROWS(DL__GRAD1)
+DL__SCALED_ROWS(DL__GRAD1)
+DL__BINARY_ROWS(DL__GRAD2)
+#undef DL__GRAD1
+#undef DL__GRAD2
+#undef E_1
+#undef E_1S
+#undef E_2
+#undef E_ADD
+#undef E_ADDS
+#undef E_COS
+#undef E_DIV
+#undef E_EQ
+#undef E_ERF
+#undef E_EXP
+#undef E_GE
+#undef E_GELU_BACK
+#undef E_GELU_U
+#undef E_GT
+#undef E_K
+#undef E_KA
+#undef E_KB
+#undef E_LE
+#undef E_LOG
+#undef E_LT
+#undef E_MUL
+#undef E_MULS
+#undef E_NEG
+#undef E_NONE
+#undef E_POW
+#undef E_POWS
+#undef E_RELU_BACK
+#undef E_SEL
+#undef E_SIGMOID
+#undef E_SIGN
+#undef E_SIN
+#undef E_SUB
+#undef E_TANH
+
+/* ---- broadcasting, conversion, random numbers ---- */
+static void dl__copy_run(const dl_run_args *r) { memcpy(r->out, r->in[0], r->n * dl__dtype_size(r->node->dtype)); }
+static void dl__copy_grad(const dl_grad_args *g) { g->dx[0] = g->dy; }
+static const dl_op dl__expand_op = { "expand", DL_OP_ELEMENTWISE, NULL, dl__copy_run, dl__copy_grad, NULL, NULL };
+
+DL_API dl_tensor dl_expand(dl_tensor x, dl_shape shape)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("expand", 1, &x, &n);
+    if (!ctx) return dl__none();
+    int extra = shape.ndim - n->ndim;
+    bool fits = extra >= 0 && shape.ndim <= DLTRAIN_MAX_DIMS;
+    dl_shape wanted = shape;
+    for (int i = 0; fits && i < shape.ndim; i++) {
+        if (shape.dim[i] == -1 && i >= extra) shape.dim[i] = n->dim[i - extra];
+        fits = shape.dim[i] >= 0 && (i < extra || n->dim[i - extra] == shape.dim[i] || n->dim[i - extra] == 1);
+    }
+    if (!fits) return dl_fail(ctx, "dl_expand: %S does not broadcast to %H", n, &wanted), dl__none();
+    dl_shape own = dl__shape(n);
+    if (own.ndim == shape.ndim && !memcmp(own.dim, shape.dim, sizeof *own.dim * (size_t)own.ndim)) return x;
+    return dl__record(ctx, &dl__expand_op, 1, &n, n->dtype, &shape, NULL);
+}
+
+static void dl__to_float_run(const dl_run_args *r)
+{
+    dl_real *y = (dl_real *)r->out;
+    if (r->node->in[0]->dtype == DL_I32)
+        for (size_t i = 0; i < r->n; i++) y[i] = (dl_real)((const int32_t *)r->in[0])[i];
+    else
+        for (size_t i = 0; i < r->n; i++) y[i] = (dl_real)((const uint8_t *)r->in[0])[i];
+}
+static const dl_op dl__to_float_op = { "to_float", DL_OP_ELEMENTWISE, NULL, dl__to_float_run, NULL, NULL, NULL };
+
+DL_API dl_tensor dl_to_float(dl_tensor x)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("to_float", 1, &x, &n);
+    if (!ctx || n->dtype == DL_F32) return ctx ? x : dl__none();
+    dl_shape s = dl__shape(n);
+    return dl__record(ctx, &dl__to_float_op, 1, &n, DL_F32, &s, NULL);
+}
+
+/* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
+static void dl__random_block(const dl_run_args *r, size_t i, uint32_t u[4])
+{
+    static const uint64_t salt = 0x7a6e646f6dull;
+    dl__philox(dl__key(r->ctx->config.seed, salt), (r->first + i) / 4, r->node->counter, u);
+}
+
+static void dl__dropout_run(const dl_run_args *r)
+{
+    const dl_real *x = (const dl_real *)r->in[0], p = r->node->f[0], scale = r->node->f[1];
+    dl_real *y = (dl_real *)r->out;
+    uint32_t u[4];
+    for (size_t i = 0; i < r->n; i++) {
+        if (i == 0 || (r->first + i) % 4 == 0) dl__random_block(r, i, u);
+        y[i] = dl__uniform(u[(r->first + i) % 4]) < p ? 0 : x[i] * scale;
+    }
+}
+
+static void dl__dropout_grad(const dl_grad_args *g);
+static const dl_op dl__dropout_op = { "dropout", DL_OP_ELEMENTWISE, NULL, dl__dropout_run, dl__dropout_grad, NULL, NULL };
+
+static dl_tensor dl__dropout(dl_tensor x, dl_real p, dl_real scale, uint64_t counter)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("dropout", 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, "dropout", n)) return dl__none();
+    dl_shape s = dl__shape(n);
+    dl__extra e = dl__with(0, NULL);
+    e.f[0] = p;
+    e.f[1] = scale;
+    e.counter = counter;
+    return dl__record(ctx, &dl__dropout_op, 1, &n, DL_F32, &s, &e);
+}
+static void dl__dropout_grad(const dl_grad_args *g) { g->dx[0] = dl__dropout(g->dy, g->node->f[0], g->node->f[1], g->node->counter); }
+
+/* The counter of the next random operation: step and ordinal, whatever was planned. */
+static uint64_t dl__next_counter(dl_context *ctx)
+{
+    dl__begin_step(ctx);
+    return ctx->random_step << 20 | ctx->ordinal++;
+}
+
+DL_API dl_tensor dl_dropout(dl_tensor x, float p)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("dropout", 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (!(p >= 0 && p <= 1)) return dl_fail(ctx, "dl_dropout: p is a probability, 0 to 1, not %g", (double)p), dl__none();
+    if (!ctx->training || p == 0) return x;
+    return dl__dropout(x, p, p < 1 ? (dl_real)1 / ((dl_real)1 - p) : 0, dl__next_counter(ctx));
+}
+
+static void dl__rand_run(const dl_run_args *r)
+{
+    uint32_t u[4];
+    for (size_t i = 0; i < r->n; i++) {
+        if (i == 0 || (r->first + i) % 4 == 0) dl__random_block(r, i, u);
+        ((dl_real *)r->out)[i] = dl__uniform(u[(r->first + i) % 4]);
+    }
+}
+
+static void dl__randn_run(const dl_run_args *r)
+{
+    uint32_t u[4];
+    for (size_t i = 0; i < r->n; i++) {
+        if (i == 0 || (r->first + i) % 4 == 0) dl__random_block(r, i, u);
+        ((dl_real *)r->out)[i] = dl__normal(u, (int)((r->first + i) % 4));
+    }
+}
+
+static void dl__full_run(const dl_run_args *r)
+{
+    for (size_t i = 0; i < r->n; i++) ((dl_real *)r->out)[i] = r->node->f[0];
+}
+static const dl_op dl__rand_op = { "rand", DL_OP_ELEMENTWISE, NULL, dl__rand_run, NULL, NULL, NULL };
+static const dl_op dl__randn_op = { "randn", DL_OP_ELEMENTWISE, NULL, dl__randn_run, NULL, NULL, NULL };
+static const dl_op dl__full_op = { "full", DL_OP_ELEMENTWISE, NULL, dl__full_run, NULL, NULL, NULL };
+
+static dl_tensor dl__generate(dl_context *ctx, const dl_op *op, dl_shape shape, float value, bool random)
+{
+    if (!ctx || ctx->failed) return dl__none();
+    dl__extra e = dl__with(0, NULL);
+    e.f[0] = value;
+    if (random) e.counter = dl__next_counter(ctx);
+    return dl__record(ctx, op, 0, NULL, DL_F32, &shape, &e);
+}
+DL_API dl_tensor dl_rand(dl_context *ctx, dl_shape shape) { return dl__generate(ctx, &dl__rand_op, shape, 0, true); }
+DL_API dl_tensor dl_randn(dl_context *ctx, dl_shape shape) { return dl__generate(ctx, &dl__randn_op, shape, 0, true); }
+DL_API dl_tensor dl_full(dl_context *ctx, dl_shape shape, float value) { return dl__generate(ctx, &dl__full_op, shape, value, false); }
+
+/* ==== >>moving operations ====
+   Views, strided copies, indices.
+   may use: elementwise operations */
+
+/* Copies a block of sizes dim from src to dst with strides in elements; elements are 1, 4 or 8 bytes. */
+typedef struct dl__strided { int ndim; dl_index dim[DLTRAIN_MAX_DIMS], from[DLTRAIN_MAX_DIMS], to[DLTRAIN_MAX_DIMS]; size_t rows, per, size; const char *src; char *dst; } dl__strided;
+
+static void dl__strided_rows(const dl_run_args *r, size_t part)
+{
+    const dl__strided *s = (const dl__strided *)r->user;
+    int last = s->ndim - 1;
+    dl_index n = s->dim[last], a = s->from[last], b = s->to[last];
+    for (size_t row = part * s->per, end = DL__MIN(s->rows, row + s->per); row < end; row++) {
+        const char *src = s->src;
+        char *dst = s->dst;
+        size_t rest = row;
+        for (int d = last - 1; d >= 0; d--) {
+            src += (dl_index)(rest % (size_t)s->dim[d]) * s->from[d] * (dl_index)s->size;
+            dst += (dl_index)(rest % (size_t)s->dim[d]) * s->to[d] * (dl_index)s->size;
+            rest /= (size_t)s->dim[d];
+        }
+        if (a == 1 && b == 1) memcpy(dst, src, (size_t)n * s->size);
+        else if (s->size == 4)
+            for (dl_index i = 0; i < n; i++) memcpy(dst + i * b * 4, src + i * a * 4, 4);
+        else
+            for (dl_index i = 0; i < n; i++) memcpy(dst + i * b * (dl_index)s->size, src + i * a * (dl_index)s->size, s->size);
+    }
+}
+
+static void dl__strided_copy(const dl_run_args *r, dl__strided *s)
+{
+    dl_run_args a = *r;
+    int n = 0;
+    for (int i = 0; i < s->ndim; i++) { /* join dimensions that lie together on both sides */
+        if (s->dim[i] == 1) continue;
+        if (n && s->from[n - 1] == s->from[i] * s->dim[i] && s->to[n - 1] == s->to[i] * s->dim[i]) s->dim[n - 1] *= s->dim[i], s->from[n - 1] = s->from[i], s->to[n - 1] = s->to[i];
+        else s->dim[n] = s->dim[i], s->from[n] = s->from[i], s->to[n] = s->to[i], n++;
+    }
+    if (!n) s->dim[0] = 1, s->from[0] = s->to[0] = 1, n = 1;
+    s->ndim = n;
+    s->rows = 1;
+    for (int i = 0; i < n - 1; i++) s->rows *= (size_t)s->dim[i];
+    for (int i = 0; i < n; i++)
+        if (!s->dim[i]) return;
+    s->per = DL__MAX((size_t)1, (size_t)16384 / (size_t)s->dim[n - 1]);
+    s->per = DL__MAX(s->per, s->rows / 4096);
+    a.user = s;
+    dl_parallel(&a, (s->rows + s->per - 1) / s->per, dl__strided_rows);
+}
+
+static void dl__row_strides(const dl_index *dim, int n, dl_index *stride)
+{
+    dl_index s = 1;
+    for (int i = n - 1; i >= 0; s *= dim[i--]) stride[i] = s;
+}
+
+/* ---- views ---- */
+static void dl__reshape_grad(const dl_grad_args *g);
+static const dl_op dl__reshape_op = { "reshape", 0, NULL, NULL, dl__reshape_grad, NULL, NULL };
+static const dl_op dl__detach_op = { "detach", 0, NULL, NULL, NULL, NULL, NULL };
+
+static dl_tensor dl__view(const dl_op *op, dl_context *ctx, dl_node *n, const dl_shape *shape)
+{
+    dl_index offset = 0;
+    dl__extra e = dl__with(1, &offset);
+    e.flags = DL__VIEW;
+    return dl__record(ctx, op, 1, &n, n->dtype, shape, &e);
+}
+
+DL_API dl_tensor dl_reshape(dl_tensor x, dl_shape shape)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("reshape", 1, &x, &n);
+    if (!ctx) return dl__none();
+    dl_shape wanted = shape;
+    size_t known = 1, numel;
+    int open = -1;
+    if (shape.ndim < 0 || shape.ndim > DLTRAIN_MAX_DIMS) return dl__count(ctx, "reshape", &shape, &numel), dl__none();
+    for (int i = 0; i < shape.ndim; i++) {
+        if (shape.dim[i] == -1 && open < 0) open = i, shape.dim[i] = 1;
+        if (shape.dim[i] < 0) return dl_fail(ctx, "dl_reshape: %S cannot become %H: a size is negative; one may be -1", n, &wanted), dl__none();
+    }
+    if (!dl__count(ctx, "reshape", &shape, &known)) return dl__none();
+    if (open >= 0) {
+        if (!known || n->numel % known) return dl_fail(ctx, "dl_reshape: %S cannot become %H: %zu elements do not divide", n, &wanted, n->numel), dl__none();
+        shape.dim[open] = (dl_index)(n->numel / known);
+        known = n->numel;
+    }
+    if (known != n->numel) return dl_fail(ctx, "dl_reshape: %S has %zu elements, %H has %zu", n, n->numel, &wanted, known), dl__none();
+    if (shape.ndim == n->ndim && !memcmp(shape.dim, n->dim, sizeof *n->dim * n->ndim)) return x;
+    return dl__view(&dl__reshape_op, ctx, n, &shape);
+}
+static void dl__reshape_grad(const dl_grad_args *g) { g->dx[0] = dl_reshape(g->dy, dl__shape(g->node->in[0])); }
+
+DL_API dl_tensor dl_detach(dl_tensor x)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("detach", 1, &x, &n);
+    if (!ctx) return dl__none();
+    dl_shape s = dl__shape(n);
+    return dl__view(&dl__detach_op, ctx, n, &s);
+}
+
+DL_API dl_tensor dl_flatten(dl_tensor x, int start)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("flatten", 1, &x, &n);
+    int d = !ctx ? -1 : n->ndim ? dl__axis(ctx, "flatten", start, n->ndim) : 0;
+    if (d < 0) return dl__none();
+    dl_shape s = DL_SCALAR;
+    s.ndim = d + 1;
+    for (int i = 0; i < d; i++) s.dim[i] = n->dim[i];
+    s.dim[d] = 1;
+    for (int i = d; i < n->ndim; i++) s.dim[d] *= n->dim[i];
+    return dl_reshape(x, s);
+}
+
+/* ---- permute ---- */
+static void dl__permute_run(const dl_run_args *r)
+{
+    const dl_node *y = r->node, *x = y->in[0];
+    dl_index stride[DLTRAIN_MAX_DIMS];
+    dl__strided s;
+    dl__row_strides(x->dim, x->ndim, stride);
+    s.ndim = y->ndim;
+    dl__row_strides(y->dim, y->ndim, s.to);
+    for (int i = 0; i < y->ndim; i++) s.dim[i] = y->dim[i], s.from[i] = stride[y->i[i]];
+    s.src = (const char *)r->in[0];
+    s.dst = (char *)r->out;
+    s.size = dl__dtype_size(y->dtype);
+    dl__strided_copy(r, &s);
+}
+
+static void dl__permute_grad(const dl_grad_args *g)
+{
+    int back[DLTRAIN_MAX_DIMS];
+    for (int i = 0; i < g->node->ndim; i++) back[g->node->i[i]] = i;
+    g->dx[0] = dl_permute(g->dy, back);
+}
+static const dl_op dl__permute_op = { "permute", 0, NULL, dl__permute_run, dl__permute_grad, NULL, NULL };
+
+DL_API dl_tensor dl_permute(dl_tensor x, const int *dims)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("permute", 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (!dims && n->ndim) return dl_fail(ctx, "dl_permute: dims is NULL for a tensor %S", n), dl__none();
+    dl_index order[DLTRAIN_MAX_DIMS + 1];
+    dl_shape s = dl__shape(n);
+    unsigned seen = 0;
+    bool same = true;
+    for (int i = 0; i < n->ndim; i++) {
+        int d = dl__axis(ctx, "permute", dims[i], n->ndim);
+        if (d < 0) return dl__none();
+        if (seen >> d & 1) return dl_fail(ctx, "dl_permute: dimension %d of %S is named twice", d, n), dl__none();
+        seen |= 1u << d;
+        order[i] = d;
+        s.dim[i] = n->dim[d];
+        same = same && d == i;
+    }
+    dl__extra e = dl__with(n->ndim, order);
+    return same ? x : dl__record(ctx, &dl__permute_op, 1, &n, n->dtype, &s, &e);
+}
+
+DL_API dl_tensor dl_transpose(dl_tensor x, int a, int b)
+{
+    dl_node *n;
+    int order[DLTRAIN_MAX_DIMS + 1];
+    dl_context *ctx = dl__operands("transpose", 1, &x, &n);
+    if (!ctx || (a = dl__axis(ctx, "transpose", a, n->ndim)) < 0 || (b = dl__axis(ctx, "transpose", b, n->ndim)) < 0) return dl__none();
+    for (int i = 0; i < n->ndim; i++) order[i] = i == a ? b : i == b ? a : i;
+    return dl_permute(x, order);
+}
+
+/* Is n the transpose of its input's last two dimensions? Products read such an input directly. */
+static bool dl__is_transpose(const dl_node *n)
+{
+    if (n->op != &dl__permute_op || n->ndim < 2) return false;
+    for (int i = 0; i < n->ndim - 2; i++)
+        if (n->i[i] != i) return false;
+    return true;
+}
+
+/* ---- crop and place: out of a larger block, and into one. i = offset of a view, starts, steps ---- */
+static void dl__copy_block(const dl_run_args *r, const dl_node *small, const dl_node *large, bool crop)
+{
+    dl__strided s;
+    dl_index own[DLTRAIN_MAX_DIMS], wide[DLTRAIN_MAX_DIMS], offset = 0;
+    size_t size = dl__dtype_size(small->dtype);
+    dl__row_strides(small->dim, small->ndim, own);
+    dl__row_strides(large->dim, large->ndim, wide);
+    s.ndim = small->ndim;
+    for (int i = 0; i < small->ndim; i++) {
+        dl_index start = r->node->i[1 + i], step = r->node->i[1 + small->ndim + i];
+        s.dim[i] = small->dim[i];
+        offset += start * wide[i];
+        s.from[i] = crop ? step * wide[i] : own[i];
+        s.to[i] = crop ? own[i] : step * wide[i];
+    }
+    s.src = (const char *)r->in[0] + (crop ? offset * (dl_index)size : 0);
+    s.dst = (char *)r->out + (crop ? 0 : offset * (dl_index)size);
+    s.size = size;
+    dl__strided_copy(r, &s);
+}
+
+static void dl__crop_run(const dl_run_args *r) { dl__copy_block(r, r->node, r->node->in[0], true); }
+static void dl__place_run(const dl_run_args *r)
+{
+    dl_real value = r->node->f[0];
+    if (r->node->dtype == DL_F32 && (value != 0 || 1 / value < 0))
+        for (size_t i = 0; i < r->node->numel; i++) ((dl_real *)r->out)[i] = value;
+    else if (r->node->dtype == DL_I32)
+        for (size_t i = 0; i < r->node->numel; i++) ((int32_t *)r->out)[i] = (int32_t)value;
+    else memset(r->out, r->node->dtype == DL_U8 ? (uint8_t)value : 0, dl__bytes(r->node));
+    dl__copy_block(r, r->node->in[0], r->node, false);
+}
+static void dl__crop_grad(const dl_grad_args *g);
+static void dl__place_grad(const dl_grad_args *g);
+static const dl_op dl__crop_op = { "slice", 0, NULL, dl__crop_run, dl__crop_grad, NULL, NULL };
+static const dl_op dl__place_op = { "pad", 0, NULL, dl__place_run, dl__place_grad, NULL, NULL };
+
+static dl_tensor dl__crop(dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step)
+{
+    dl_index i[1 + 2 * DLTRAIN_MAX_DIMS] = { 0 }, stride[DLTRAIN_MAX_DIMS];
+    dl__extra e = dl__with(1 + 2 * x->ndim, i);
+    bool view = true, full = true; /* full: everything outside of this dimension has size 1 so far */
+    i[0] = 0;
+    dl__row_strides(x->dim, x->ndim, stride);
+    for (int d = 0; d < x->ndim; d++) {
+        i[1 + d] = start[d];
+        i[1 + x->ndim + d] = step[d];
+        i[0] += start[d] * stride[d];
+        if (shape->dim[d] != x->dim[d] && (!full || (step[d] != 1 && shape->dim[d] > 1))) view = false;
+        full = full && shape->dim[d] == 1;
+    }
+    if (view) e.flags = DL__VIEW;
+    return dl__record(ctx, &dl__crop_op, 1, &x, x->dtype, shape, &e);
+}
+
+static dl_tensor dl__place(dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step, dl_real value)
+{
+    dl_index i[1 + 2 * DLTRAIN_MAX_DIMS] = { 0 };
+    dl__extra e = dl__with(1 + 2 * x->ndim, i);
+    i[0] = 0;
+    for (int d = 0; d < x->ndim; d++) i[1 + d] = start[d], i[1 + x->ndim + d] = step[d];
+    e.f[0] = value;
+    return dl__record(ctx, &dl__place_op, 1, &x, x->dtype, shape, &e);
+}
+
+static void dl__crop_grad(const dl_grad_args *g)
+{
+    dl_shape s = dl__shape(g->node->in[0]);
+    dl_node *dy;
+    dl_context *ctx = dl__operands("slice", 1, &g->dy, &dy);
+    if (ctx) g->dx[0] = dl__place(ctx, dy, &s, g->node->i + 1, g->node->i + 1 + g->node->ndim, 0);
+}
+
+static void dl__place_grad(const dl_grad_args *g)
+{
+    dl_shape s = dl__shape(g->node->in[0]);
+    dl_node *dy;
+    dl_context *ctx = dl__operands("pad", 1, &g->dy, &dy);
+    if (ctx) g->dx[0] = dl__crop(ctx, dy, &s, g->node->i + 1, g->node->i + 1 + g->node->ndim);
+}
+
+DL_API dl_tensor dl_slice(dl_tensor x, int dim, dl_index start, dl_index stop, dl_index step)
+{
+    dl_node *n;
+    dl_index from[DLTRAIN_MAX_DIMS], by[DLTRAIN_MAX_DIMS];
+    dl_context *ctx = dl__operands("slice", 1, &x, &n);
+    int d = ctx ? dl__axis(ctx, "slice", dim, n->ndim) : -1;
+    if (d < 0) return dl__none();
+    if (step < 1) return dl_fail(ctx, "dl_slice: step %td must be positive", step), dl__none();
+    dl_index size = n->dim[d];
+    start = start < 0 ? DL__MAX(start + size, (dl_index)0) : DL__MIN(start, size);
+    stop = stop < 0 ? DL__MAX(stop + size, (dl_index)0) : DL__MIN(stop, size);
+    dl_shape s = dl__shape(n);
+    s.dim[d] = stop > start ? (stop - start - 1) / step + 1 : 0;
+    if (s.dim[d] == size) return x;
+    for (int i = 0; i < n->ndim; i++) from[i] = 0, by[i] = 1;
+    from[d] = s.dim[d] ? start : 0;
+    by[d] = step;
+    return dl__crop(ctx, n, &s, from, by);
+}
+
+DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n_pads, float value)
+{
+    dl_node *n;
+    dl_index from[DLTRAIN_MAX_DIMS], by[DLTRAIN_MAX_DIMS];
+    dl_context *ctx = dl__operands("pad", 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (n_pads < 0 || n_pads % 2 || n_pads / 2 > n->ndim) return dl_fail(ctx, "dl_pad: %d pads; %S takes two a dimension, at most %d", n_pads, n, 2 * n->ndim), dl__none();
+    if (!pads && n_pads) return dl_fail(ctx, "dl_pad: pads is NULL"), dl__none();
+    if (n->dtype != DL_F32 && (!(value >= 0 && value <= 255) || value != (float)(int)value) && !(n->dtype == DL_I32 && value >= -2147483648.0f && value < 2147483648.0f && value == (float)(int32_t)value))
+        return dl_fail(ctx, "dl_pad: %g is no value of %s", (double)value, dl__dtype_names[n->dtype]), dl__none();
+    dl_shape s = dl__shape(n);
+    for (int i = 0; i < n->ndim; i++) {
+        int k = n->ndim - 1 - i;
+        dl_index before = 2 * k < n_pads ? pads[2 * k] : 0, after = 2 * k < n_pads ? pads[2 * k + 1] : 0;
+        if (before < 0 || after < 0 || before > PTRDIFF_MAX / 4 || after > PTRDIFF_MAX / 4) return dl_fail(ctx, "dl_pad: cannot pad %S by %td and %td; dl_slice takes away", n, before, after), dl__none();
+        from[i] = before;
+        by[i] = 1;
+        s.dim[i] += before + after;
+    }
+    if (!memcmp(s.dim, n->dim, sizeof *s.dim * n->ndim)) return x;
+    return dl__place(ctx, n, &s, from, by, value);
+}
+
+/* ---- concat ---- */
+static void dl__concat_run(const dl_run_args *r)
+{
+    const dl_node *y = r->node;
+    int d = (int)y->i[0];
+    size_t size = dl__dtype_size(y->dtype), inner = size, outer = 1, at = 0;
+    for (int i = d + 1; i < y->ndim; i++) inner *= (size_t)y->dim[i];
+    for (int i = 0; i < d; i++) outer *= (size_t)y->dim[i];
+    for (int k = 0; k < y->n_in; k++) {
+        size_t bytes = inner * (size_t)y->in[k]->dim[d], row = inner * (size_t)y->dim[d];
+        for (size_t o = 0; bytes && o < outer; o++) memcpy((char *)r->out + o * row + at, (const char *)r->in[k] + o * bytes, bytes);
+        at += bytes;
+    }
+}
+
+static void dl__concat_grad(const dl_grad_args *g)
+{
+    int d = (int)g->node->i[0];
+    dl_index at = 0;
+    for (int k = 0; k < g->node->n_in; k++) {
+        dl_index size = g->node->in[k]->dim[d];
+        if (g->want[k]) g->dx[k] = dl_slice(g->dy, d, at, at + size, 1);
+        at += size;
+    }
+}
+static const dl_op dl__concat_op = { "concat", 0, NULL, dl__concat_run, dl__concat_grad, NULL, NULL };
+
+/* Checks of concat and stack: dtypes equal, shapes equal but for dimension `free` (-1: none). */
+static dl_context *dl__list(const char *who, const dl_tensor *x, int n, dl_node **node, int max)
+{
+    if (!x || n < 1) return x && x->ctx ? dl_fail(x->ctx, "dl_%s: %d tensors", who, n), (dl_context *)NULL : NULL;
+    if (n > max) return dl_fail(x->ctx, "dl_%s: %d tensors; at most %d at a time", who, n, max), (dl_context *)NULL;
+    dl_context *ctx = dl__operands(who, n, x, node);
+    for (int k = 1; ctx && k < n; k++)
+        if (node[k]->dtype != node[0]->dtype) return dl_fail(ctx, "dl_%s: dtypes differ: %s and %s", who, dl__dtype_names[node[0]->dtype], dl__dtype_names[node[k]->dtype]), (dl_context *)NULL;
+    return ctx;
+}
+enum { DL__LIST = 128 };
+
+DL_API dl_tensor dl_concat(const dl_tensor *x, int n, int dim)
+{
+    dl_node *node[DL__LIST];
+    dl_context *ctx = dl__list("concat", x, n, node, DL__LIST);
+    int d = ctx ? dl__axis(ctx, "concat", dim, node[0]->ndim) : -1;
+    if (d < 0) return dl__none();
+    dl_shape s = dl__shape(node[0]);
+    for (int k = 1; k < n; k++) {
+        bool fits = node[k]->ndim == s.ndim;
+        for (int i = 0; fits && i < s.ndim; i++) fits = i == d || node[k]->dim[i] == s.dim[i];
+        if (!fits) return dl_fail(ctx, "dl_concat: %S and %S differ outside of dimension %d", node[0], node[k], d), dl__none();
+        s.dim[d] += node[k]->dim[d];
+    }
+    dl_index at = d;
+    dl__extra e = dl__with(1, &at);
+    return n == 1 ? x[0] : dl__record(ctx, &dl__concat_op, n, node, node[0]->dtype, &s, &e);
+}
+
+DL_API dl_tensor dl_stack(const dl_tensor *x, int n, int dim)
+{
+    dl_node *node[DL__LIST];
+    dl_tensor y[DL__LIST];
+    dl_context *ctx = dl__list("stack", x, n, node, DL__LIST);
+    if (!ctx) return dl__none();
+    if (node[0]->ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_stack: %S has DLTRAIN_MAX_DIMS dimensions already", node[0]), dl__none();
+    int d = dl__axis(ctx, "stack", dim, node[0]->ndim + 1);
+    if (d < 0) return dl__none();
+    dl_shape s = dl__shape(node[0]);
+    s.ndim++;
+    for (int i = s.ndim - 1; i > d; i--) s.dim[i] = s.dim[i - 1];
+    s.dim[d] = 1;
+    for (int k = 0; k < n; k++) {
+        if (!dl__same_shape(node[k], node[0])) return dl_fail(ctx, "dl_stack: shapes differ: %S and %S", node[0], node[k]), dl__none();
+        y[k] = dl_reshape(x[k], s);
+    }
+    return dl_concat(y, n, d);
+}
+
+/* ---- indices: x seen as [outer, rows, inner]; i = outer, rows, inner, picks, who, allow -1 ---- */
+static void dl__three(const dl_node *n, int d, dl_index *o) /* outer, rows, inner */
+{
+    o[0] = o[2] = 1;
+    for (int i = 0; i < d; i++) o[0] *= n->dim[i];
+    o[1] = n->ndim ? n->dim[d] : 1;
+    for (int i = d + 1; i < n->ndim; i++) o[2] *= n->dim[i];
+}
+
+static const char *const dl__index_who[] = { "index_select", "gather", "embedding", "embedding_op", "nll", "cross_entropy", "max_dims" };
+enum { DL__WHO_INDEX_SELECT, DL__WHO_GATHER, DL__WHO_EMBEDDING, DL__WHO_EMBEDDING_OP, DL__WHO_NLL, DL__WHO_CROSS_ENTROPY, DL__WHO_MAX };
+
+/* Are all n indices in 0 .. rows - 1 (or -1 where allowed)? An error otherwise. */
+static bool dl__check_indices(const dl_run_args *r, const int32_t *index, size_t n)
+{
+    dl_index rows = r->node->i[1], least = r->node->i[5] ? -1 : 0;
+    for (size_t k = 0; k < n; k++)
+        if (index[k] < least || index[k] >= rows)
+            return dl_fail(r->ctx, "dl_%s: index %d at position %zu is out of range for %td rows", dl__index_who[r->node->i[4]], (int)index[k], k, rows);
+    return true;
+}
+
+static void dl__index_select_run(const dl_run_args *r)
+{
+    const dl_index *i = r->node->i;
+    const int32_t *index = (const int32_t *)r->in[1];
+    size_t bytes = (size_t)i[2] * dl__dtype_size(r->node->dtype);
+    char *y = (char *)r->out;
+    if (!dl__check_indices(r, index, (size_t)i[3])) return;
+    for (dl_index o = 0; o < i[0]; o++)
+        for (dl_index k = 0; k < i[3]; k++, y += bytes) memcpy(y, (const char *)r->in[0] + (size_t)(o * i[1] + index[k]) * bytes, bytes);
+}
+
+/* y[o][index[k]] += x[o][k], in the order of k. A part is a block of columns. */
+enum { DL__COLUMNS = 64 };
+static void dl__index_add_part(const dl_run_args *r, size_t part)
+{
+    const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks, c = (dl_index)part % blocks * DL__COLUMNS;
+    const int32_t *index = (const int32_t *)r->in[1];
+    size_t n = (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS);
+    dl_real *y = (dl_real *)r->out + o * i[1] * i[2] + c;
+    const dl_real *x = (const dl_real *)r->in[0] + o * i[3] * i[2] + c;
+    for (dl_index k = 0; k < i[1]; k++) memset(y + k * i[2], 0, n * sizeof *y);
+    for (dl_index k = 0; k < i[3]; k++) DL__CALL(r->portable, add_to, (y + index[k] * i[2], x + k * i[2], n));
+}
+
+static void dl__index_add_run(const dl_run_args *r)
+{
+    const dl_index *i = r->node->i;
+    if (dl__check_indices(r, (const int32_t *)r->in[1], (size_t)i[3])) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__index_add_part);
+}
+static void dl__index_select_grad(const dl_grad_args *g);
+static void dl__index_add_grad(const dl_grad_args *g);
+static const dl_op dl__index_select_op = { "index_select", 0, NULL, dl__index_select_run, dl__index_select_grad, NULL, NULL };
+static const dl_op dl__index_add_op = { "index_add", 0, NULL, dl__index_add_run, dl__index_add_grad, NULL, NULL };
+
+/* The same attributes serve an operation and its adjoint. */
+static dl_tensor dl__indexed(const dl_op *op, const dl_grad_args *g)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = g->dy;
+    in[1] = g->x[1];
+    dl_context *ctx = dl__operands(op->name, 2, in, n);
+    dl_shape s = dl__shape(g->node->in[0]);
+    dl__extra e = dl__with(g->node->n_i, g->node->i);
+    return ctx ? dl__record(ctx, op, 2, n, DL_F32, &s, &e) : dl__none();
+}
+static void dl__index_select_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__index_add_op, g); }
+static void dl__index_add_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__index_select_op, g); }
+
+static dl_tensor dl__index_select(const char *who, int who_index, dl_tensor x, int dim, dl_tensor index)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    dl_index i[6];
+    in[0] = x;
+    in[1] = index;
+    dl_context *ctx = dl__operands(who, 2, in, n);
+    int d = ctx ? dl__axis(ctx, who, dim, n[0]->ndim) : -1;
+    if (d < 0) return dl__none();
+    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_%s: index must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]), dl__none();
+    if (n[1]->ndim != 1) return dl_fail(ctx, "dl_%s: index must have one dimension, not %S", who, n[1]), dl__none();
+    dl__three(n[0], d, i);
+    i[3] = n[1]->dim[0];
+    i[4] = who_index;
+    i[5] = 0;
+    dl_shape s = dl__shape(n[0]);
+    s.dim[d] = i[3];
+    dl__extra e = dl__with(6, i);
+    return dl__record(ctx, &dl__index_select_op, 2, n, n[0]->dtype, &s, &e);
+}
+DL_API dl_tensor dl_index_select(dl_tensor x, int dim, dl_tensor index) { return dl__index_select("index_select", DL__WHO_INDEX_SELECT, x, dim, index); }
+
+static dl_tensor dl__embed(const char *who, int who_index, dl_tensor weight, dl_tensor index)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = weight;
+    in[1] = index;
+    dl_context *ctx = dl__operands(who, 2, in, n);
+    if (!ctx) return dl__none();
+    if (n[0]->ndim != 2) return dl_fail(ctx, "dl_%s: the weight must be [rows,width], not %S", who, n[0]), dl__none();
+    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_%s: index must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]), dl__none();
+    if (n[1]->ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_%s: index %S has DLTRAIN_MAX_DIMS dimensions already", who, n[1]), dl__none();
+    dl_shape s = dl__shape(n[1]);
+    s.dim[s.ndim++] = n[0]->dim[1];
+    return dl_reshape(dl__index_select(who, who_index, weight, 0, dl_reshape(index, DL_SHAPE((dl_index)n[1]->numel))), s);
+}
+DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index) { return dl__embed("embedding_op", DL__WHO_EMBEDDING_OP, weight, index); }
+
+/* y[o][k][i] = x[o][index[o][k][i]][i]; an index of -1, where allowed, gives 0. */
+static void dl__gather_run(const dl_run_args *r)
+{
+    const dl_index *i = r->node->i, outer = i[0], rows = i[1], inner = i[2], picks = i[3];
+    const int32_t *index = (const int32_t *)r->in[1];
+    size_t at = 0, size = dl__dtype_size(r->node->dtype);
+    if (!dl__check_indices(r, index, (size_t)(outer * picks * inner))) return;
+    for (dl_index o = 0; o < outer; o++)
+        for (dl_index k = 0; k < picks; k++)
+            for (dl_index c = 0; c < inner; c++, at++) {
+                char *y = (char *)r->out + at * size;
+                if (index[at] < 0) memset(y, 0, size);
+                else memcpy(y, (const char *)r->in[0] + (size_t)((o * rows + index[at]) * inner + c) * size, size);
+            }
+}
+
+static void dl__scatter_part(const dl_run_args *r, size_t part)
+{
+    const dl_index *i = r->node->i, rows = i[1], inner = i[2], picks = i[3];
+    const int32_t *index = (const int32_t *)r->in[1] + (dl_index)part * picks * inner;
+    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)part * picks * inner;
+    dl_real *y = (dl_real *)r->out + (dl_index)part * rows * inner;
+    memset(y, 0, (size_t)(rows * inner) * sizeof *y);
+    for (dl_index k = 0; k < picks; k++)
+        for (dl_index c = 0; c < inner; c++)
+            if (index[k * inner + c] >= 0) y[index[k * inner + c] * inner + c] += x[k * inner + c];
+}
+
+static void dl__scatter_run(const dl_run_args *r)
+{
+    const dl_index *i = r->node->i;
+    if (dl__check_indices(r, (const int32_t *)r->in[1], (size_t)(i[0] * i[3] * i[2]))) dl_parallel(r, (size_t)i[0], dl__scatter_part);
+}
+static void dl__gather_grad(const dl_grad_args *g);
+static void dl__scatter_grad(const dl_grad_args *g);
+static const dl_op dl__gather_op = { "gather", 0, NULL, dl__gather_run, dl__gather_grad, NULL, NULL };
+static const dl_op dl__scatter_op = { "scatter_add", 0, NULL, dl__scatter_run, dl__scatter_grad, NULL, NULL };
+static void dl__gather_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__scatter_op, g); }
+static void dl__scatter_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__gather_op, g); }
+
+/* index has as many elements as [outer, picks, inner] of x around dimension d; `shape` is y's. */
+static dl_tensor dl__gather(int who, dl_tensor x, int d, dl_tensor index, dl_index picks, const dl_shape *shape, bool allow)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    dl_index i[6];
+    in[0] = x;
+    in[1] = index;
+    dl_context *ctx = dl__operands(dl__index_who[who], 2, in, n);
+    if (!ctx) return dl__none();
+    dl__three(n[0], d, i);
+    i[3] = picks;
+    i[4] = who;
+    i[5] = allow;
+    dl__extra e = dl__with(6, i);
+    return dl__record(ctx, &dl__gather_op, 2, n, n[0]->dtype, shape, &e);
+}
+
+DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = x;
+    in[1] = index;
+    dl_context *ctx = dl__operands("gather", 2, in, n);
+    int d = ctx ? dl__axis(ctx, "gather", dim, n[0]->ndim) : -1;
+    if (d < 0) return dl__none();
+    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_gather: index must be DL_I32, not %s", dl__dtype_names[n[1]->dtype]), dl__none();
+    bool fits = n[0]->ndim == n[1]->ndim;
+    for (int i = 0; fits && i < n[0]->ndim; i++) fits = i == d || n[1]->dim[i] <= n[0]->dim[i];
+    if (!fits) return dl_fail(ctx, "dl_gather: index %S must have x's dimensions, no larger than x %S but in dimension %d", n[1], n[0], d), dl__none();
+    dl_shape s = dl__shape(n[1]);
+    for (int i = 0; i < s.ndim; i++)
+        if (i != d) x = dl_slice(x, i, 0, s.dim[i], 1);
+    return dl__gather(DL__WHO_GATHER, x, d, index, s.dim[d], &s, false);
+}
+
+static void dl__one_hot_run(const dl_run_args *r)
+{
+    dl_index classes = r->node->i[0];
+    const int32_t *x = (const int32_t *)r->in[0];
+    memset(r->out, 0, dl__bytes(r->node));
+    for (size_t k = 0; k < r->node->in[0]->numel; k++) {
+        if (x[k] < 0 || x[k] >= classes) {
+            dl_fail(r->ctx, "dl_one_hot: class %d at position %zu is out of range for %td classes", (int)x[k], k, classes);
+            return;
+        }
+        ((dl_real *)r->out)[(dl_index)k * classes + x[k]] = 1;
+    }
+}
+static const dl_op dl__one_hot_op = { "one_hot", 0, NULL, dl__one_hot_run, NULL, NULL, NULL };
+
+DL_API dl_tensor dl_one_hot(dl_tensor x, dl_index classes)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("one_hot", 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (n->dtype != DL_I32) return dl_fail(ctx, "dl_one_hot: takes DL_I32, not %s", dl__dtype_names[n->dtype]), dl__none();
+    if (classes < 1) return dl_fail(ctx, "dl_one_hot: %td classes", classes), dl__none();
+    if (n->ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_one_hot: %S has DLTRAIN_MAX_DIMS dimensions already", n), dl__none();
+    dl_shape s = dl__shape(n);
+    s.dim[s.ndim++] = classes;
+    dl__extra e = dl__with(1, &classes);
+    return dl__record(ctx, &dl__one_hot_op, 1, &n, DL_F32, &s, &e);
+}
+
+/* ==== >>reductions ====
+   Sums by the canonical rules, winners by index, and what is made of them.
+   may use: moving operations */
+typedef struct dl__reduced { dl_tensor x; dl_index o[3]; dl_shape keep, out; size_t count; int kept; } dl__reduced; /* x as [outer, reduced, inner] */
+
+/* Which dimensions are reduced, and x brought into a form where they lie together. NULL after an error. */
+static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, dl__reduced *r)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands(who, 1, &x, &n);
+    unsigned mask = 0;
+    int order[DLTRAIN_MAX_DIMS + 1], at = 0, first = -1, last = -1;
+    if (!ctx || !dl__is_float(ctx, who, n)) return NULL;
+    if (n_dims < 0) return dl_fail(ctx, "dl_%s: %d dimensions", who, n_dims), (dl_context *)NULL;
+    if (!dims && n_dims) return dl_fail(ctx, "dl_%s: dims is NULL", who), (dl_context *)NULL;
+    if (!n_dims) mask = (1u << n->ndim) - 1;
+    for (int i = 0; i < n_dims; i++) {
+        int d = dl__axis(ctx, who, dims[i], n->ndim);
+        if (d < 0) return NULL;
+        if (mask >> d & 1) return dl_fail(ctx, "dl_%s: dimension %d is named twice", who, d), (dl_context *)NULL;
+        mask |= 1u << d;
+    }
+    r->keep = dl__shape(n);
+    r->out = DL_SCALAR;
+    r->count = 1;
+    bool together = true;
+    for (int i = 0; i < n->ndim; i++) {
+        if (mask >> i & 1) {
+            r->count *= (size_t)n->dim[i];
+            r->keep.dim[i] = 1;
+            for (int k = last + 1; last >= 0 && k < i; k++) together = together && n->dim[k] == 1;
+            if (first < 0) first = i;
+            last = i;
+        } else r->out.dim[r->out.ndim++] = n->dim[i];
+    }
+    r->kept = r->out.ndim;
+    r->o[0] = r->o[2] = 1;
+    r->o[1] = (dl_index)r->count;
+    if (together) {
+        for (int i = 0; i < first; i++) r->o[0] *= n->dim[i];
+        for (int i = last + 1; last >= 0 && i < n->ndim; i++) r->o[2] *= n->dim[i];
+        if (last < 0) r->o[0] = (dl_index)n->numel;
+        r->x = x;
+    } else {
+        for (int i = 0; i < n->ndim; i++)
+            if (!(mask >> i & 1)) order[at++] = i, r->o[0] *= n->dim[i];
+        for (int i = 0; i < n->ndim; i++)
+            if (mask >> i & 1) order[at++] = i;
+        r->x = dl_permute(x, order);
+    }
+    if (keepdim) r->out = r->keep;
+    return r->x.ctx;
+}
+
+/* ---- sum; i = outer, count, inner, then the shape before with 1 for each reduced dimension (of the permuted x) ---- */
+static void dl__sum_rows(const dl_run_args *r, size_t part)
+{
+    const dl_index *i = r->node->i;
+    size_t n = (size_t)i[1], per = DL__MAX((size_t)1, (size_t)DL__CHUNK / DL__MAX(n, (size_t)1)), end = DL__MIN((part + 1) * per, (size_t)i[0]);
+    const dl_real *x = (const dl_real *)r->in[0];
+    dl_real *y = (dl_real *)r->out;
+    for (size_t k = part * per; k < end; k++) {
+        dl_real s = DL__CALL(r->portable, sum_chunk, (x + k * n, n));
+        y[k] = r->accumulate ? y[k] + s : s;
+    }
+}
+
+/* Part of a long row: chunk sums into scratch. */
+typedef struct dl__chunks { const dl_real *x; dl_real *sum; size_t n, chunks; } dl__chunks;
+static void dl__sum_chunks(const dl_run_args *r, size_t part)
+{
+    const dl__chunks *c = (const dl__chunks *)r->user;
+    for (size_t k = part * 16; k < DL__MIN(c->chunks, part * 16 + 16); k++) {
+        size_t at = k * DL__CHUNK, n = DL__MIN(c->n - at, (size_t)DL__CHUNK);
+        c->sum[k] = DL__CALL(r->portable, sum_chunk, (c->x + at, n));
+    }
+}
+
+/* The canonical sum of n contiguous numbers; sums of chunks go to `scratch`, n / DL__CHUNK + 1 numbers and as many again by levels. */
+static dl_real dl__sum_long(const dl_run_args *r, const dl_real *x, size_t n, dl_real *scratch)
+{
+    dl_run_args a = *r;
+    dl__chunks c;
+    a.user = &c;
+    for (;;) {
+        c.x = x;
+        c.n = n;
+        c.chunks = n / DL__CHUNK + (n % DL__CHUNK != 0);
+        if (!n) return 0;
+        c.sum = scratch;
+        dl_parallel(&a, (c.chunks + 15) / 16, dl__sum_chunks);
+        if (c.chunks == 1) return scratch[0];
+        x = scratch;
+        n = c.chunks;
+        scratch += n;
+    }
+}
+
+static void dl__sum_columns_part(const dl_run_args *r, size_t part)
+{
+    const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks, c = (dl_index)part % blocks * DL__COLUMNS;
+    DL__CALL(r->portable, sum_columns, ((dl_real *)r->out + o * i[2] + c, (const dl_real *)r->in[0] + o * i[1] * i[2] + c, (size_t)i[1], (size_t)i[2], (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS), r->accumulate));
+}
+
+static void dl__sum_run(const dl_run_args *r)
+{
+    const dl_index *i = r->node->i;
+    if (i[2] != 1) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__sum_columns_part);
+    else if (i[1] <= DL__CHUNK) {
+        size_t per = DL__MAX((size_t)1, (size_t)DL__CHUNK / (size_t)DL__MAX(i[1], (dl_index)1));
+        dl_parallel(r, ((size_t)i[0] + per - 1) / per, dl__sum_rows);
+    } else
+        for (dl_index k = 0; k < i[0]; k++) {
+            dl_real s = dl__sum_long(r, (const dl_real *)r->in[0] + k * i[1], (size_t)i[1], (dl_real *)r->scratch), *y = (dl_real *)r->out + k;
+            *y = r->accumulate ? *y + s : s;
+        }
+}
+static size_t dl__sum_scratch(const dl_node *n) { return n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0; }
+
+static void dl__sum_grad(const dl_grad_args *g)
+{
+    dl_shape keep = dl__shape(g->node->in[0]);
+    for (int i = 0; i < keep.ndim; i++) keep.dim[i] = g->node->i[3 + i];
+    g->dx[0] = dl_expand(dl_reshape(g->dy, keep), dl__shape(g->node->in[0]));
+}
+static const dl_op dl__sum_op = { "sum_dims", DL_OP_ACCUMULATES, NULL, dl__sum_run, dl__sum_grad, dl__sum_scratch, NULL };
+
+static dl_tensor dl__sum(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, size_t *count)
+{
+    dl__reduced r;
+    dl_index i[3 + DLTRAIN_MAX_DIMS];
+    dl_node *node;
+    dl_context *ctx = dl__reduce(who, x, dims, n, keepdim, &r);
+    if (!ctx || !dl__operands(who, 1, &r.x, &node)) return dl__none();
+    if (count) *count = r.count;
+    memcpy(i, r.o, sizeof r.o);
+    if (r.x.node == x.node) memcpy(i + 3, r.keep.dim, sizeof r.keep.dim);
+    else
+        for (int d = 0; d < node->ndim; d++) i[3 + d] = d < r.kept ? node->dim[d] : 1; /* permuted: the kept ones come first */
+    dl__extra e = dl__with(3 + node->ndim, i);
+    return dl__record(ctx, &dl__sum_op, 1, &node, DL_F32, &r.out, &e);
+}
+
+DL_API dl_tensor dl_sum(dl_tensor x) { return dl__sum("sum", x, NULL, 0, false, NULL); }
+DL_API dl_tensor dl_sum_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__sum("sum_dims", x, dims, n, keepdim, NULL); }
+
+/* x summed to a shape that broadcasts to x's. */
+static dl_tensor dl__sum_to(dl_tensor x, const dl_node *like)
+{
+    dl_node *n;
+    int dims[DLTRAIN_MAX_DIMS + 1], count = 0;
+    if (!dl__operands("sum", 1, &x, &n) || dl__same_shape(n, like)) return x;
+    for (int i = 0; i < n->ndim; i++) {
+        int k = i - (n->ndim - like->ndim);
+        if (k < 0 || like->dim[k] != n->dim[i]) dims[count++] = i;
+    }
+    return dl_reshape(count ? dl_sum_dims(x, dims, count, false) : x, dl__shape(like));
+}
+
+static dl_tensor dl__mean(const char *who, dl_tensor x, const int *dims, int n, bool keepdim)
+{
+    size_t count = 0;
+    dl_tensor s = dl__sum(who, x, dims, n, keepdim, &count);
+    return dl__unary(&dl__mul_scalar_op, s, (dl_real)(1.0 / (double)count), 0);
+}
+DL_API dl_tensor dl_mean(dl_tensor x) { return dl__mean("mean", x, NULL, 0, false); }
+DL_API dl_tensor dl_mean_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__mean("mean_dims", x, dims, n, keepdim); }
+
+/* ---- winners; i = outer, count, inner, least wanted ---- */
+static void dl__arg_part(const dl_run_args *r, size_t o)
+{
+    const dl_index *i = r->node->i;
+    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)o * i[1] * i[2];
+    int32_t *y = (int32_t *)r->out + (dl_index)o * i[2];
+    for (dl_index c = 0; c < i[2]; c++) {
+        dl_index best = 0;
+        for (dl_index k = 1; k < i[1]; k++) {
+            dl_real a = x[best * i[2] + c], b = x[k * i[2] + c];
+            if (a == a && (b != b || (i[3] ? b < a : b > a))) best = k;
+        }
+        y[c] = (int32_t)best;
+    }
+}
+static void dl__arg_run(const dl_run_args *r) { dl_parallel(r, (size_t)r->node->i[0], dl__arg_part); }
+static const dl_op dl__arg_op = { "argmax", 0, NULL, dl__arg_run, NULL, NULL, NULL };
+
+static dl_tensor dl__arg(const char *who, dl_tensor x, const dl_index *three, bool least, const dl_shape *out)
+{
+    dl_node *n;
+    dl_index i[4];
+    dl_context *ctx = dl__operands(who, 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (!three[1]) return dl_fail(ctx, "dl_%s: no elements to choose from in %S", who, n), dl__none();
+    if (three[1] > INT32_MAX) return dl_fail(ctx, "dl_%s: %td elements are more than a DL_I32 index can tell", who, three[1]), dl__none();
+    memcpy(i, three, 3 * sizeof *i);
+    i[3] = least;
+    dl__extra e = dl__with(4, i);
+    return dl__record(ctx, &dl__arg_op, 1, &n, DL_I32, out, &e);
+}
+
+static dl_tensor dl__arg_dim(const char *who, dl_tensor x, int dim, bool keepdim, bool least)
+{
+    dl__reduced r;
+    if (!dl__reduce(who, x, &dim, 1, keepdim, &r)) return dl__none();
+    return dl__arg(who, r.x, r.o, least, &r.out);
+}
+DL_API dl_tensor dl_argmax(dl_tensor x, int dim, bool keepdim) { return dl__arg_dim("argmax", x, dim, keepdim, false); }
+DL_API dl_tensor dl_argmin(dl_tensor x, int dim, bool keepdim) { return dl__arg_dim("argmin", x, dim, keepdim, true); }
+
+static dl_tensor dl__extreme(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, bool least)
+{
+    dl__reduced r;
+    if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
+    dl_shape one = DL_SHAPE(r.o[0], 1, r.o[2]);
+    dl_tensor index = dl__arg(who, r.x, r.o, least, &one);
+    return dl_reshape(dl__gather(DL__WHO_MAX, dl_reshape(r.x, DL_SHAPE(r.o[0], r.o[1], r.o[2])), 1, index, 1, &one, false), r.out);
+}
+DL_API dl_tensor dl_max_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__extreme("max_dims", x, dims, n, keepdim, false); }
+DL_API dl_tensor dl_min_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__extreme("min_dims", x, dims, n, keepdim, true); }
+
+/* ---- made of the above ---- */
+static dl_tensor dl__var(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, float correction, dl_tensor *centred)
+{
+    dl__reduced r;
+    if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
+    dl_tensor d = dl_sub(x, dl_mean_dims(x, dims, n, true));
+    if (centred) *centred = d;
+    double count = (double)r.count - (double)correction;
+    return dl__unary(&dl__mul_scalar_op, dl_sum_dims(dl_square(d), dims, n, keepdim), (dl_real)(1.0 / (count > 0 ? count : 0)), 0);
+}
+DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, float correction) { return dl__var("var_dims", x, dims, n, keepdim, correction, NULL); }
+
+DL_API dl_tensor dl_logsumexp_dims(dl_tensor x, const int *dims, int n, bool keepdim)
+{
+    dl__reduced r;
+    dl_context *ctx = dl__reduce("logsumexp_dims", x, dims, n, keepdim, &r);
+    if (!ctx) return dl__none();
+    dl_tensor top = dl_detach(dl__extreme("logsumexp_dims", x, dims, n, true, false));
+    top = dl_where(dl_eq(dl_abs(top), dl__scalar(ctx, HUGE_VAL)), dl__scalar(ctx, 0), top); /* infinite: exp alone is right */
+    dl_tensor y = dl_add(dl_log(dl_sum_dims(dl_exp(dl_sub(x, top)), dims, n, true)), top);
+    return dl_reshape(y, r.out);
+}
+
+DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim)
+{
+    dl_tensor s = dl__sum("norm_dims", dl_square(x), dims, n, keepdim, NULL), zero = dl__scalar(s.ctx, 0), none = dl_eq(s, zero);
+    return dl_where(none, zero, dl_sqrt(dl_where(none, dl__scalar(s.ctx, 1), s)));
+}
+
+/* ==== >>products ====
+   matmul, convolution, pooling, attention.
+   may use: reductions */
+static void dl__gemm_part(const dl_run_args *r, size_t part) { DL__CALL(r->portable, gemm_unit, ((const dl__gemm *)r->user, part, (dl_real *)r->scratch)); }
+
+static void dl__gemm_run(const dl_run_args *r, dl__gemm *g)
+{
+    dl_run_args a = *r;
+    g->c = (dl_real *)r->out;
+    g->accumulate = r->accumulate;
+    a.user = g;
+    if (r->node->numel) dl_parallel(&a, DL__CALL(r->portable, gemm_units, (g)), dl__gemm_part);
+}
+
+static size_t dl__gemm_scratch(dl_index m, dl_index n, dl_index k)
+{
+#if DL__X86
+    return DL__MAX(dl__gemm_scratch_portable(m, n, k), dl__gemm_scratch_avx2(m, n, k));
+#else
+    return dl__gemm_scratch_portable(m, n, k);
+#endif
+}
+
+static dl__source dl__strided_source(const void *base, dl_index row, dl_index k)
+{
+    dl__source s;
+    s.base = (const dl_real *)base;
+    s.row = row;
+    s.k = k;
+    s.pack = dl__pack_strided;
+    return s;
+}
+
+/* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
+static void dl__matmul_run(const dl_run_args *r)
+{
+    const dl_node *y = r->node, *a = y->in[0], *b = y->in[1];
+    int nd = y->ndim, ta = (int)y->i[0], tb = (int)y->i[1];
+    dl__gemm g;
+    memset(&g, 0, sizeof g);
+    g.m = y->dim[nd - 2];
+    g.n = y->dim[nd - 1];
+    g.kk = a->dim[a->ndim - (ta ? 2 : 1)];
+    dl_index lda = a->dim[a->ndim - 1], ldb = b->dim[b->ndim - 1], sa = g.m * g.kk, sb = g.kk * g.n, sc = g.m * g.n;
+    g.a = dl__strided_source(r->in[0], ta ? 1 : lda, ta ? lda : 1);
+    g.b = dl__strided_source(r->in[1], tb ? ldb : 1, tb ? 1 : ldb);
+    g.c_row = g.c_per = g.n;
+    if (y->n_in > 2) g.bias = (const dl_real *)r->in[2];
+    g.batch_dims = nd - 2;
+    for (int d = nd - 3; d >= 0; d--) { /* broadcasting: stride 0 */
+        int da = d - (nd - a->ndim), db = d - (nd - b->ndim);
+        dl_index na = da < 0 ? 1 : a->dim[da], nb = db < 0 ? 1 : b->dim[db];
+        g.batch[d].count = y->dim[d];
+        g.batch[d].a = na == 1 ? 0 : sa;
+        g.batch[d].b = nb == 1 ? 0 : sb;
+        g.batch[d].c = sc;
+        g.batch[d].bias = 0;
+        sa *= na, sb *= nb, sc *= y->dim[d];
+    }
+    dl__gemm_run(r, &g);
+}
+static size_t dl__matmul_scratch(const dl_node *y) { return dl__gemm_scratch(y->dim[y->ndim - 2], y->dim[y->ndim - 1], y->in[0]->dim[y->in[0]->ndim - (y->i[0] ? 2 : 1)]); }
+static void dl__matmul_grad(const dl_grad_args *g);
+static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matmul_run, dl__matmul_grad, dl__matmul_scratch, NULL };
+
+/* Both have two dimensions or more; bias zero or [N]. */
+static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor bias, bool ta, bool tb)
+{
+    dl_node *n[3], *from[2];
+    dl_tensor in[3];
+    in[0] = a, in[1] = b, in[2] = bias;
+    int inputs = bias.ctx ? 3 : 2;
+    dl_context *ctx = dl__operands(who, inputs, in, n);
+    if (!ctx) return dl__none();
+    from[0] = n[0], from[1] = n[1];
+    for (int k = 0; k < inputs; k++)
+        if (!dl__is_float(ctx, who, n[k])) return dl__none();
+    if (n[0]->ndim < 2 || n[1]->ndim < 2) return dl_fail(ctx, "dl_%s: transposing takes two dimensions or more: %S x %S", who, n[0], n[1]), dl__none();
+    for (int k = 0; k < 2; k++)
+        if (dl__is_transpose(n[k]) && !ctx->config.eager) {
+            n[k] = n[k]->in[0];
+            if (k) tb = !tb;
+            else ta = !ta;
+        }
+    dl_index ka = n[0]->dim[n[0]->ndim - (ta ? 2 : 1)], kb = n[1]->dim[n[1]->ndim - (tb ? 1 : 2)];
+    if (ka != kb) return dl_fail(ctx, "dl_%s: inner dimensions differ: %S%s x %S%s", who, n[0], ta ? "'" : "", n[1], tb ? "'" : ""), dl__none();
+    dl_shape s = n[0]->ndim > n[1]->ndim ? dl__shape(n[0]) : dl__shape(n[1]);
+    for (int d = 0; d < s.ndim - 2; d++) {
+        int da = d - (s.ndim - n[0]->ndim), db = d - (s.ndim - n[1]->ndim);
+        dl_index na = da < 0 ? 1 : n[0]->dim[da], nb = db < 0 ? 1 : n[1]->dim[db];
+        if (na != nb && na != 1 && nb != 1) return dl_fail(ctx, "dl_%s: batch dimensions do not broadcast: %S x %S", who, n[0], n[1]), dl__none();
+        s.dim[d] = na == 1 ? nb : na;
+    }
+    s.dim[s.ndim - 2] = n[0]->dim[n[0]->ndim - (ta ? 1 : 2)];
+    s.dim[s.ndim - 1] = n[1]->dim[n[1]->ndim - (tb ? 2 : 1)];
+    if (inputs == 3 && (n[2]->ndim != 1 || n[2]->dim[0] != s.dim[s.ndim - 1])) return dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, s.dim[s.ndim - 1], n[2]), dl__none();
+    for (int k = 0; k < 2; k++)
+        if (n[k] != from[k]) from[k]->flags |= DL__BYPASSED;
+    dl_index i[2];
+    i[0] = ta, i[1] = tb;
+    dl__extra e = dl__with(2, i);
+    return dl__record(ctx, &dl__matmul_op, inputs, n, DL_F32, &s, &e);
+}
+
+/* With A and B what the flags make of a and b: dA = dY B', dB = A' dY; transposed when a or b is. */
+static void dl__matmul_grad(const dl_grad_args *g)
+{
+    bool ta = g->node->i[0] != 0, tb = g->node->i[1] != 0;
+    dl_tensor a = g->x[0], b = g->x[1], dy = g->dy, no = dl__none();
+    int rows = 0;
+    if (g->want[0]) g->dx[0] = ta ? dl__matmul("matmul", b, dy, no, tb, true) : dl__matmul("matmul", dy, b, no, false, !tb);
+    if (g->want[1]) g->dx[1] = tb ? dl__matmul("matmul", dy, a, no, true, ta) : dl__matmul("matmul", a, dy, no, !ta, false);
+    if (g->node->n_in > 2 && g->want[2]) {
+        dl_index n = g->node->dim[g->node->ndim - 1];
+        g->dx[2] = dl_sum_dims(dl_reshape(dy, DL_SHAPE(n ? (dl_index)g->node->numel / n : 0, n)), &rows, 1, false);
+    }
+}
+
+DL_API dl_tensor dl_matmul_ex(dl_tensor a, dl_tensor b, const dl_matmul_desc *desc)
+{
+    return dl__matmul("matmul", a, b, dl__none(), desc && desc->transpose_a, desc && desc->transpose_b);
+}
+
+DL_API dl_tensor dl_matmul(dl_tensor a, dl_tensor b)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = a, in[1] = b;
+    dl_context *ctx = dl__operands("matmul", 2, in, n);
+    if (!ctx) return dl__none();
+    if (!n[0]->ndim || !n[1]->ndim) return dl_fail(ctx, "dl_matmul: takes one dimension or more: %S x %S", n[0], n[1]), dl__none();
+    bool row = n[0]->ndim == 1, column = n[1]->ndim == 1;
+    if (!row && !column) return dl__matmul("matmul", a, b, dl__none(), false, false);
+    dl_index ka = n[0]->dim[n[0]->ndim - 1], kb = n[1]->dim[column ? 0 : n[1]->ndim - 2];
+    if (ka != kb) return dl_fail(ctx, "dl_matmul: inner dimensions differ: %S x %S", n[0], n[1]), dl__none();
+    if (row) a = dl_reshape(a, DL_SHAPE(1, ka));
+    if (column) b = dl_reshape(b, DL_SHAPE(kb, 1));
+    dl_tensor y = dl__matmul("matmul", a, b, dl__none(), false, false);
+    dl_shape s = dl_shape_of(y);
+    if (column) s.ndim--;
+    else if (row) s.dim[s.ndim - 2] = s.dim[s.ndim - 1];
+    if (row) s.ndim--;
+    return dl_reshape(y, s);
+}
+
+DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    in[0] = x, in[1] = w, in[2] = b;
+    dl_context *ctx = dl__operands("affine", b.ctx ? 3 : 2, in, n);
+    if (!ctx) return dl__none();
+    if (n[1]->ndim != 2) return dl_fail(ctx, "dl_affine: the weight must be [out,in], not %S", n[1]), dl__none();
+    if (!n[0]->ndim || n[0]->dim[n[0]->ndim - 1] != n[1]->dim[1]) return dl_fail(ctx, "dl_affine: x %S does not end in the width of the weight %S", n[0], n[1]), dl__none();
+    dl_shape s = dl__shape(n[0]);
+    dl_index k = n[1]->dim[1], rows = 1;
+    for (int i = 0; i < s.ndim - 1; i++) rows *= s.dim[i];
+    s.dim[s.ndim - 1] = n[1]->dim[0];
+    return dl_reshape(dl__matmul("affine", dl_reshape(x, DL_SHAPE(rows, k)), w, b, false, true), s);
+}
+
+/* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the others.
+   i = the geometry ---- */
+enum { DL__GEOMETRY = sizeof(dl__geometry) / sizeof(dl_index) };
+
+static dl__geometry dl__geometry_of(const dl_node *n)
+{
+    dl__geometry q;
+    memcpy(&q, n->i, sizeof q);
+    return q;
+}
+
+static dl__source dl__conv_source(const void *base, dl_index row, dl_index k, void (*pack)(const dl__gemm *, const dl__source *, const dl_real *, dl_index, dl_index, dl_index, dl_index, int, dl_real *))
+{
+    dl__source s = dl__strided_source(base, row, k);
+    s.pack = pack;
+    return s;
+}
+
+static dl__gemm dl__conv_gemm(const dl_run_args *r, dl_index a, dl_index b, dl_index c, dl_index bias)
+{
+    dl__gemm g;
+    memset(&g, 0, sizeof g);
+    g.geo = dl__geometry_of(r->node);
+    g.batch_dims = 1;
+    g.batch[0].count = g.geo.groups;
+    g.batch[0].a = a;
+    g.batch[0].b = b;
+    g.batch[0].c = c;
+    g.batch[0].bias = bias;
+    return g;
+}
+
+static void dl__conv_run(const dl_run_args *r)
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    dl_index cg = q.c / q.groups, og = q.o / q.groups, taps = q.kh * q.kw, plane = q.oh * q.ow;
+    dl__gemm g = dl__conv_gemm(r, og * cg * taps, cg * q.h * q.w, og * plane, og);
+    g.m = og, g.n = q.n * plane, g.kk = taps * cg;
+    g.a = dl__conv_source(r->in[1], cg * taps, taps, dl__pack_weight);
+    g.b = dl__conv_source(r->in[0], 0, q.c * q.h * q.w, dl__pack_patches);
+    g.c_row = g.c_per = plane, g.c_image = q.o * plane;
+    if (r->node->n_in > 2) g.bias = (const dl_real *)r->in[2], g.bias_by_row = true;
+    dl__gemm_run(r, &g);
+}
+
+static void dl__conv_back_run(const dl_run_args *r)
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    dl_index cg = q.c / q.groups, og = q.o / q.groups, taps = q.kh * q.kw, plane = q.h * q.w;
+    dl__gemm g = dl__conv_gemm(r, og * cg * taps, og * q.oh * q.ow, cg * plane, cg);
+    g.m = cg, g.n = q.n * plane, g.kk = taps * og;
+    g.a = dl__conv_source(r->in[1], taps, cg * taps, dl__pack_weight);
+    g.b = dl__conv_source(r->in[0], 0, q.o * q.oh * q.ow, dl__pack_patches_back);
+    g.c_row = g.c_per = plane, g.c_image = q.c * plane;
+    if (r->node->n_in > 2) g.bias = (const dl_real *)r->in[2], g.bias_by_row = true;
+    dl__gemm_run(r, &g);
+}
+
+static void dl__conv_weight_run(const dl_run_args *r)
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    dl_index cg = q.c / q.groups, og = q.o / q.groups, taps = q.kh * q.kw, plane = q.oh * q.ow;
+    dl__gemm g = dl__conv_gemm(r, og * plane, cg * q.h * q.w, og * cg * taps, 0);
+    g.m = og, g.n = cg * taps, g.kk = q.n * plane;
+    g.a = dl__conv_source(r->in[1], plane, q.o * plane, dl__pack_pixels);
+    g.b = dl__conv_source(r->in[0], 0, q.c * q.h * q.w, dl__pack_taps);
+    g.c_row = g.c_per = cg * taps;
+    dl__gemm_run(r, &g);
+}
+
+static size_t dl__conv_scratch(const dl_node *n)
+{
+    dl__geometry q = dl__geometry_of(n);
+    dl_index m = DL__MAX(q.c, q.o) / q.groups, cols = DL__MAX(DL__MAX(q.h * q.w, q.oh * q.ow) * q.n, q.c / q.groups * q.kh * q.kw);
+    return dl__gemm_scratch(m, cols, DL__MAX(m * q.kh * q.kw, q.n * q.oh * q.ow));
+}
+static void dl__conv_grad(const dl_grad_args *g);
+static void dl__conv_back_grad(const dl_grad_args *g);
+static void dl__conv_weight_grad(const dl_grad_args *g);
+static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
+static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES, NULL, dl__conv_back_run, dl__conv_back_grad, dl__conv_scratch, NULL };
+static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES, NULL, dl__conv_weight_run, dl__conv_weight_grad, dl__conv_scratch, NULL };
+
+/* One of the three, of a known geometry. */
+static dl_tensor dl__conv(const dl_op *op, dl_tensor a, dl_tensor b, dl_tensor bias, const dl_index *geometry)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl__geometry q;
+    in[0] = a, in[1] = b, in[2] = bias;
+    int inputs = bias.ctx ? 3 : 2;
+    dl_context *ctx = dl__operands(op->name, inputs, in, n);
+    if (!ctx) return dl__none();
+    memcpy(&q, geometry, sizeof q);
+    dl_shape s = op == &dl__conv_op ? DL_SHAPE(q.n, q.o, q.oh, q.ow) : op == &dl__conv_back_op ? DL_SHAPE(q.n, q.c, q.h, q.w) : DL_SHAPE(q.o, q.c / q.groups, q.kh, q.kw);
+    dl__extra e = dl__with(DL__GEOMETRY, geometry);
+    return dl__record(ctx, op, inputs, n, DL_F32, &s, &e);
+}
+
+static void dl__conv_bias_grad(const dl_grad_args *g)
+{
+    static const int dims[3] = { 0, 2, 3 };
+    if (g->node->n_in > 2 && g->want[2]) g->dx[2] = dl_sum_dims(g->dy, dims, 3, false);
+}
+
+static void dl__conv_grad(const dl_grad_args *g)
+{
+    if (g->want[0]) g->dx[0] = dl__conv(&dl__conv_back_op, g->dy, g->x[1], dl__none(), g->node->i);
+    if (g->want[1]) g->dx[1] = dl__conv(&dl__conv_weight_op, g->x[0], g->dy, dl__none(), g->node->i);
+    dl__conv_bias_grad(g);
+}
+
+static void dl__conv_back_grad(const dl_grad_args *g)
+{
+    if (g->want[0]) g->dx[0] = dl__conv(&dl__conv_op, g->dy, g->x[1], dl__none(), g->node->i);
+    if (g->want[1]) g->dx[1] = dl__conv(&dl__conv_weight_op, g->dy, g->x[0], dl__none(), g->node->i);
+    dl__conv_bias_grad(g);
+}
+
+static void dl__conv_weight_grad(const dl_grad_args *g)
+{
+    if (g->want[0]) g->dx[0] = dl__conv(&dl__conv_back_op, g->x[1], g->dy, dl__none(), g->node->i);
+    if (g->want[1]) g->dx[1] = dl__conv(&dl__conv_op, g->x[0], g->dy, dl__none(), g->node->i);
+}
+
+/* Strides, padding and so on of a desc, defaults filled in; false after an error. */
+static bool dl__conv_sizes(dl_context *ctx, const char *who, const dl_conv2d_desc *d, dl__geometry *q)
+{
+    q->sh = d->stride ? d->stride : 1, q->sw = d->stride_w ? d->stride_w : q->sh;
+    q->ph = d->padding, q->pw = d->padding_w ? d->padding_w : q->ph;
+    q->dh = d->dilation ? d->dilation : 1, q->dw = d->dilation_w ? d->dilation_w : q->dh;
+    q->groups = d->groups ? d->groups : 1;
+    if (q->sh < 1 || q->sw < 1 || q->dh < 1 || q->dw < 1 || q->groups < 1) return dl_fail(ctx, "dl_%s: stride %td, %td, dilation %td, %td and groups %td must be positive", who, q->sh, q->sw, q->dh, q->dw, q->groups);
+    if (q->ph < 0 || q->pw < 0) return dl_fail(ctx, "dl_%s: padding %td, %td must not be negative", who, q->ph, q->pw);
+    return q->sh < 1 << 20 && q->sw < 1 << 20 && q->ph < 1 << 20 && q->pw < 1 << 20 && q->dh < 1 << 20 && q->dw < 1 << 20 ? true : dl_fail(ctx, "dl_%s: stride, padding and dilation must be below a million", who);
+}
+
+static bool dl__conv_operands(dl_context *ctx, const char *who, dl_node *const *n, int count)
+{
+    for (int k = 0; k < count; k++)
+        if (!dl__is_float(ctx, who, n[k])) return false;
+    if (n[0]->ndim != 4 || n[1]->ndim != 4) return dl_fail(ctx, "dl_%s: x and weight have four dimensions, not %S and %S", who, n[0], n[1]);
+    return true;
+}
+
+static bool dl__conv_bias_fits(dl_context *ctx, const char *who, const dl_node *bias, dl_index channels)
+{
+    return (bias->ndim == 1 && bias->dim[0] == channels) || dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, channels, bias);
+}
+
+static dl_tensor dl__conv2d(const char *who, dl_tensor x, dl_tensor w, dl_tensor bias, const dl_conv2d_desc *desc)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl__geometry q;
+    dl_conv2d_desc zero;
+    in[0] = x, in[1] = w, in[2] = bias;
+    memset(&zero, 0, sizeof zero);
+    memset(&q, 0, sizeof q);
+    dl_context *ctx = dl__operands(who, bias.ctx ? 3 : 2, in, n);
+    if (!ctx || !dl__conv_operands(ctx, who, n, bias.ctx ? 3 : 2) || !dl__conv_sizes(ctx, who, desc ? desc : &zero, &q)) return dl__none();
+    q.n = n[0]->dim[0], q.c = n[0]->dim[1], q.h = n[0]->dim[2], q.w = n[0]->dim[3];
+    q.o = n[1]->dim[0], q.kh = n[1]->dim[2], q.kw = n[1]->dim[3];
+    if (q.c % q.groups || q.o % q.groups || n[1]->dim[1] * q.groups != q.c)
+        return dl_fail(ctx, "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [out,in/groups,height,width]", who, n[0], n[1], q.groups), dl__none();
+    dl_index over_h = q.h + 2 * q.ph - q.dh * (q.kh - 1) - 1, over_w = q.w + 2 * q.pw - q.dw * (q.kw - 1) - 1;
+    if (over_h < 0 || over_w < 0 || !q.kh || !q.kw) return dl_fail(ctx, "dl_%s: the kernel of %S is larger than the padded image of %S", who, n[1], n[0]), dl__none();
+    q.oh = over_h / q.sh + 1, q.ow = over_w / q.sw + 1;
+    if (bias.ctx && !dl__conv_bias_fits(ctx, who, n[2], q.o)) return dl__none();
+    return dl__conv(&dl__conv_op, x, w, bias, (const dl_index *)&q);
+}
+DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc) { return dl__conv2d("conv2d_op", x, w, dl__none(), desc); }
+
+static dl_tensor dl__conv_transpose2d(const char *who, dl_tensor x, dl_tensor w, dl_tensor bias, const dl_conv2d_desc *desc)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl__geometry q;
+    dl_conv2d_desc zero;
+    in[0] = x, in[1] = w, in[2] = bias;
+    memset(&zero, 0, sizeof zero);
+    memset(&q, 0, sizeof q);
+    if (!desc) desc = &zero;
+    dl_context *ctx = dl__operands(who, bias.ctx ? 3 : 2, in, n);
+    if (!ctx || !dl__conv_operands(ctx, who, n, bias.ctx ? 3 : 2) || !dl__conv_sizes(ctx, who, desc, &q)) return dl__none();
+    q.n = n[0]->dim[0], q.o = n[0]->dim[1], q.oh = n[0]->dim[2], q.ow = n[0]->dim[3];
+    q.c = n[1]->dim[1] * q.groups, q.kh = n[1]->dim[2], q.kw = n[1]->dim[3];
+    if (n[1]->dim[0] != q.o || q.o % q.groups) return dl_fail(ctx, "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [in,out/groups,height,width]", who, n[0], n[1], q.groups), dl__none();
+    dl_index oph = desc->output_padding, opw = desc->output_padding_w ? desc->output_padding_w : oph;
+    if (oph < 0 || opw < 0 || (oph >= q.sh && oph >= q.dh) || (opw >= q.sw && opw >= q.dw))
+        return dl_fail(ctx, "dl_%s: output_padding %td, %td must be smaller than the stride or the dilation", who, oph, opw), dl__none();
+    q.h = (q.oh - 1) * q.sh - 2 * q.ph + q.dh * (q.kh - 1) + oph + 1;
+    q.w = (q.ow - 1) * q.sw - 2 * q.pw + q.dw * (q.kw - 1) + opw + 1;
+    if (q.h < 1 || q.w < 1 || !q.kh || !q.kw) return dl_fail(ctx, "dl_%s: nothing is left of %S with weight %S and padding %td, %td", who, n[0], n[1], q.ph, q.pw), dl__none();
+    if (bias.ctx && !dl__conv_bias_fits(ctx, who, n[2], q.c)) return dl__none();
+    return dl__conv(&dl__conv_back_op, x, w, bias, (const dl_index *)&q);
+}
+DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc) { return dl__conv_transpose2d("conv_transpose2d_op", x, w, dl__none(), desc); }
+
+/* ---- pooling; i = the geometry, then: adaptive ---- */
+static void dl__window(const dl__geometry *q, bool adaptive, dl_index oy, dl_index ox, dl_index w[4]) /* y0, y1, x0, x1 within the image */
+{
+    if (adaptive) {
+        w[0] = oy * q->h / q->oh, w[1] = ((oy + 1) * q->h + q->oh - 1) / q->oh;
+        w[2] = ox * q->w / q->ow, w[3] = ((ox + 1) * q->w + q->ow - 1) / q->ow;
+        return;
+    }
+    w[0] = oy * q->sh - q->ph, w[1] = DL__MIN(w[0] + q->kh, q->h), w[0] = DL__MAX(w[0], (dl_index)0);
+    w[2] = ox * q->sw - q->pw, w[3] = DL__MIN(w[2] + q->kw, q->w), w[2] = DL__MAX(w[2], (dl_index)0);
+}
+
+static void dl__max_index_part(const dl_run_args *r, size_t plane)
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)plane * q.h * q.w;
+    int32_t *y = (int32_t *)r->out + (dl_index)plane * q.oh * q.ow;
+    dl_index w[4];
+    for (dl_index oy = 0; oy < q.oh; oy++)
+        for (dl_index ox = 0; ox < q.ow; ox++) {
+            dl__window(&q, false, oy, ox, w);
+            dl_index best = w[0] * q.w + w[2];
+            for (dl_index iy = w[0]; iy < w[1]; iy++)
+                for (dl_index ix = w[2]; ix < w[3]; ix++) {
+                    dl_real a = x[best], b = x[iy * q.w + ix];
+                    if (a == a && !(b <= a)) best = iy * q.w + ix;
+                }
+            *y++ = (int32_t)best;
+        }
+}
+static void dl__max_index_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__max_index_part); }
+static const dl_op dl__max_index_op = { "max_pool2d", 0, NULL, dl__max_index_run, NULL, NULL, NULL };
+
+static void dl__avg_part(const dl_run_args *r, size_t plane)
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    bool adaptive = r->node->i[DL__GEOMETRY] != 0;
+    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)plane * q.h * q.w;
+    dl_real *y = (dl_real *)r->out + (dl_index)plane * q.oh * q.ow;
+    dl_index w[4];
+    for (dl_index oy = 0; oy < q.oh; oy++)
+        for (dl_index ox = 0; ox < q.ow; ox++) {
+            dl_real sum = 0;
+            dl__window(&q, adaptive, oy, ox, w);
+            for (dl_index iy = w[0]; iy < w[1]; iy++)
+                for (dl_index ix = w[2]; ix < w[3]; ix++) sum += x[iy * q.w + ix];
+            *y++ = sum / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q.kh * q.kw);
+        }
+}
+
+static void dl__avg_back_part(const dl_run_args *r, size_t plane)
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    bool adaptive = r->node->i[DL__GEOMETRY] != 0;
+    const dl_real *dy = (const dl_real *)r->in[0] + (dl_index)plane * q.oh * q.ow;
+    dl_real *dx = (dl_real *)r->out + (dl_index)plane * q.h * q.w;
+    dl_index w[4];
+    memset(dx, 0, (size_t)(q.h * q.w) * sizeof *dx);
+    for (dl_index oy = 0; oy < q.oh; oy++)
+        for (dl_index ox = 0; ox < q.ow; ox++) {
+            dl__window(&q, adaptive, oy, ox, w);
+            dl_real share = *dy++ / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q.kh * q.kw);
+            for (dl_index iy = w[0]; iy < w[1]; iy++)
+                for (dl_index ix = w[2]; ix < w[3]; ix++) dx[iy * q.w + ix] += share;
+        }
+}
+static void dl__avg_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_part); }
+static void dl__avg_back_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_back_part); }
+static void dl__avg_grad(const dl_grad_args *g);
+static void dl__avg_back_grad(const dl_grad_args *g);
+static const dl_op dl__avg_op = { "avg_pool2d", 0, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
+static const dl_op dl__avg_back_op = { "avg_pool2d_back", 0, NULL, dl__avg_back_run, dl__avg_back_grad, NULL, NULL };
+
+static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, const dl_index *i, unsigned dtype, bool back)
+{
+    dl_node *n;
+    dl__geometry q;
+    dl_context *ctx = dl__operands(op->name, 1, &x, &n);
+    if (!ctx) return dl__none();
+    memcpy(&q, i, sizeof q);
+    dl_shape s = back ? DL_SHAPE(q.n, q.c, q.h, q.w) : DL_SHAPE(q.n, q.c, q.oh, q.ow);
+    dl__extra e = dl__with(DL__GEOMETRY + 1, i);
+    return dl__record(ctx, op, 1, &n, dtype, &s, &e);
+}
+static void dl__avg_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, g->node->i, DL_F32, true); }
+static void dl__avg_back_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_op, g->dy, g->node->i, DL_F32, false); }
+
+/* The geometry of a pooling; false quietly or after an error. */
+static bool dl__pool_geometry(const char *who, dl_tensor x, const dl_pool2d_desc *d, dl_index *i)
+{
+    dl_node *n;
+    dl__geometry q;
+    dl_context *ctx = dl__operands(who, 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, who, n)) return false;
+    memset(&q, 0, sizeof q);
+    if (n->ndim != 4) return dl_fail(ctx, "dl_%s: takes [N,C,H,W], not %S", who, n);
+    if (!d || !d->kernel) return dl_fail(ctx, "dl_%s: the desc needs a kernel", who);
+    q.n = n->dim[0], q.c = q.o = n->dim[1], q.h = n->dim[2], q.w = n->dim[3], q.groups = q.dh = q.dw = 1;
+    q.kh = d->kernel, q.kw = d->kernel_w ? d->kernel_w : q.kh;
+    q.sh = d->stride ? d->stride : q.kh, q.sw = d->stride_w ? d->stride_w : d->stride ? q.sh : q.kw;
+    q.ph = d->padding, q.pw = d->padding_w ? d->padding_w : q.ph;
+    if (q.kh < 1 || q.kw < 1 || q.sh < 1 || q.sw < 1) return dl_fail(ctx, "dl_%s: kernel %td, %td and stride %td, %td must be positive", who, q.kh, q.kw, q.sh, q.sw);
+    if (q.ph < 0 || q.pw < 0 || q.ph > q.kh / 2 || q.pw > q.kw / 2) return dl_fail(ctx, "dl_%s: padding %td, %td must be at most half the kernel %td, %td", who, q.ph, q.pw, q.kh, q.kw);
+    if (q.h + 2 * q.ph < q.kh || q.w + 2 * q.pw < q.kw) return dl_fail(ctx, "dl_%s: the kernel %td, %td is larger than the padded image of %S", who, q.kh, q.kw, n);
+    q.oh = (q.h + 2 * q.ph - q.kh) / q.sh + 1, q.ow = (q.w + 2 * q.pw - q.kw) / q.sw + 1;
+    memcpy(i, &q, sizeof q);
+    i[DL__GEOMETRY] = 0;
+    return true;
+}
+
+DL_API dl_tensor dl_max_pool2d(dl_tensor x, const dl_pool2d_desc *desc)
+{
+    dl_index i[DL__GEOMETRY + 1];
+    dl__geometry q;
+    if (!dl__pool_geometry("max_pool2d", x, desc, i)) return dl__none();
+    memcpy(&q, i, sizeof q);
+    dl_shape s = DL_SHAPE(q.n * q.c, q.oh * q.ow);
+    dl_tensor index = dl__pooled(&dl__max_index_op, x, i, DL_I32, false);
+    dl_tensor y = dl__gather(DL__WHO_MAX, dl_reshape(x, DL_SHAPE(q.n * q.c, q.h * q.w)), 1, dl_reshape(index, s), s.dim[1], &s, false);
+    return dl_reshape(y, DL_SHAPE(q.n, q.c, q.oh, q.ow));
+}
+
+DL_API dl_tensor dl_avg_pool2d(dl_tensor x, const dl_pool2d_desc *desc)
+{
+    dl_index i[DL__GEOMETRY + 1];
+    return dl__pool_geometry("avg_pool2d", x, desc, i) ? dl__pooled(&dl__avg_op, x, i, DL_F32, false) : dl__none();
+}
+
+DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index width)
+{
+    dl_node *n;
+    dl__geometry q;
+    dl_index i[DL__GEOMETRY + 1];
+    dl_context *ctx = dl__operands("adaptive_avg_pool2d", 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, "adaptive_avg_pool2d", n)) return dl__none();
+    if (n->ndim != 4) return dl_fail(ctx, "dl_adaptive_avg_pool2d: takes [N,C,H,W], not %S", n), dl__none();
+    if (height < 1 || width < 1) return dl_fail(ctx, "dl_adaptive_avg_pool2d: the sizes %td, %td must be positive", height, width), dl__none();
+    memset(&q, 0, sizeof q);
+    q.n = n->dim[0], q.c = q.o = n->dim[1], q.h = n->dim[2], q.w = n->dim[3], q.oh = height, q.ow = width, q.kh = q.kw = q.groups = 1;
+    if ((!q.h || !q.w) && q.n && q.c) return dl_fail(ctx, "dl_adaptive_avg_pool2d: an empty image %S", n), dl__none();
+    memcpy(i, &q, sizeof q);
+    i[DL__GEOMETRY] = 1;
+    return dl__pooled(&dl__avg_op, x, i, DL_F32, false);
+}
+
+/* ==== >>normalisation ====
+   softmax, normalisation, attention, segments.
+   may use: products */
+
+/* ---- softmax and log_softmax over the last dimension ---- */
+enum { DL__SOFTMAX_ROWS = 16 };
+static void dl__softmax_part(const dl_run_args *r, size_t part)
+{
+    const dl_node *y = r->node;
+    size_t n = (size_t)y->dim[y->ndim - 1], rows = y->numel / n;
+    for (size_t k = part * DL__SOFTMAX_ROWS; k < DL__MIN(rows, (part + 1) * DL__SOFTMAX_ROWS); k++)
+        DL__CALL(r->portable, softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
+}
+
+static void dl__log_softmax_part(const dl_run_args *r, size_t part)
+{
+    const dl_node *y = r->node;
+    size_t n = (size_t)y->dim[y->ndim - 1], rows = y->numel / n;
+    for (size_t k = part * DL__SOFTMAX_ROWS; k < DL__MIN(rows, (part + 1) * DL__SOFTMAX_ROWS); k++)
+        DL__CALL(r->portable, log_softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
+}
+
+static void dl__softmax_run(const dl_run_args *r)
+{
+    const dl_node *y = r->node;
+    if (y->numel) dl_parallel(r, (y->numel / (size_t)y->dim[y->ndim - 1] + DL__SOFTMAX_ROWS - 1) / DL__SOFTMAX_ROWS, y->i[0] ? dl__log_softmax_part : dl__softmax_part);
+}
+
+static void dl__softmax_grad(const dl_grad_args *g)
+{
+    static const int last = -1;
+    if (g->node->i[0]) g->dx[0] = dl_sub(g->dy, dl_mul(dl_exp(g->y), dl_sum_dims(g->dy, &last, 1, true)));
+    else g->dx[0] = dl_mul(g->y, dl_sub(g->dy, dl_sum_dims(dl_mul(g->dy, g->y), &last, 1, true)));
+}
+static const dl_op dl__softmax_op = { "softmax", 0, NULL, dl__softmax_run, dl__softmax_grad, NULL, NULL };
+
+static dl_tensor dl__softmax(const char *who, dl_tensor x, int dim, bool log)
+{
+    dl_node *n;
+    dl_index is_log = log;
+    dl_context *ctx = dl__operands(who, 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
+    if (!n->ndim) return dl_reshape(dl__softmax(who, dl_reshape(x, DL_SHAPE(1)), 0, log), DL_SCALAR);
+    int d = dl__axis(ctx, who, dim, n->ndim);
+    if (d < 0) return dl__none();
+    if (d != n->ndim - 1) return dl_transpose(dl__softmax(who, dl_transpose(x, d, -1), -1, log), d, -1);
+    dl_shape s = dl__shape(n);
+    dl__extra e = dl__with(1, &is_log);
+    return dl__record(ctx, &dl__softmax_op, 1, &n, DL_F32, &s, &e);
+}
+DL_API dl_tensor dl_softmax(dl_tensor x, int dim) { return dl__softmax("softmax", x, dim, false); }
+DL_API dl_tensor dl_log_softmax(dl_tensor x, int dim) { return dl__softmax("log_softmax", x, dim, true); }
+
+/* ---- normalisation: (x - mean) / sqrt(var + eps) over dims, variance in two passes ---- */
+static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, dl_tensor *mean, dl_tensor *var)
+{
+    dl_tensor m = dl_mean_dims(x, dims, n, true), d = dl_sub(x, m), v = dl_mean_dims(dl_square(d), dims, n, true);
+    if (mean) *mean = m;
+    if (var) *var = v;
+    return dl_mul(d, dl_rsqrt(dl_add_scalar(v, eps)));
+}
+
+/* y w + b, either absent; both reshaped to `s`. */
+static dl_tensor dl__scale_shift(dl_tensor y, dl_tensor w, dl_tensor b, dl_shape s)
+{
+    if (w.ctx) y = dl_mul(y, dl_reshape(w, s));
+    if (b.ctx) y = dl_add(y, dl_reshape(b, s));
+    return y;
+}
+
+/* The operand, when it is given, must be [size]. */
+static bool dl__is_vector(dl_context *ctx, const char *who, const char *what, dl_tensor t, dl_index size)
+{
+    dl_node *n;
+    dl_tensor in[1];
+    in[0] = t;
+    if (!t.ctx) return true;
+    if (t.ctx != ctx) return dl_fail(ctx, "dl_%s: %s is a tensor of another context", who, what);
+    if (!dl__operands(who, 1, in, &n) || !dl__is_float(ctx, who, n)) return false;
+    return (n->ndim == 1 && n->dim[0] == size) || dl_fail(ctx, "dl_%s: %s must be [%td], not %S", who, what, size, n);
+}
+
+/* buffer = (1 - momentum) buffer + momentum scale batch, in place */
+static void dl__running_run(const dl_run_args *r)
+{
+    dl_real *y = (dl_real *)r->out, momentum = r->node->f[0], scale = r->node->f[1];
+    const dl_real *x = (const dl_real *)r->in[1];
+    for (size_t i = 0; i < r->node->numel; i++) y[i] = (1 - momentum) * y[i] + momentum * (x[i] * scale);
+}
+static const dl_op dl__running_op = { "running", 0, NULL, dl__running_run, NULL, NULL, NULL };
+
+static void dl__track(dl_tensor buffer, dl_tensor batch, float momentum, double scale)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    dl_index offset = 0;
+    in[0] = buffer;
+    in[1] = dl_detach(batch);
+    dl_context *ctx = dl__operands("batch_norm", 2, in, n);
+    if (!ctx) return;
+    dl_shape s = dl__shape(n[0]);
+    dl__extra e = dl__with(1, &offset);
+    e.flags = DL__VIEW | DL__EFFECT;
+    e.f[0] = momentum;
+    e.f[1] = (dl_real)scale;
+    dl__record(ctx, &dl__running_op, 2, n, DL_F32, &s, &e);
+}
+
+static dl_tensor dl__batch_norm(const char *who, dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
+{
+    dl_node *n;
+    int dims[DLTRAIN_MAX_DIMS], count = 0;
+    dl_tensor m, v, y;
+    dl_context *ctx = dl__operands(who, 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
+    if (n->ndim < 2) return dl_fail(ctx, "dl_%s: takes [N,C,...], not %S", who, n), dl__none();
+    dl_index c = n->dim[1];
+    if (!dl__is_vector(ctx, who, "weight", w, c) || !dl__is_vector(ctx, who, "bias", b, c) || !dl__is_vector(ctx, who, "running_mean", mean, c) || !dl__is_vector(ctx, who, "running_var", var, c)) return dl__none();
+    dl_shape s = DL_SCALAR;
+    s.ndim = n->ndim;
+    for (int i = 0; i < n->ndim; i++) {
+        s.dim[i] = i == 1 ? c : 1;
+        if (i != 1) dims[count++] = i;
+    }
+    if (ctx->training || !mean.ctx || !var.ctx) {
+        double per = c ? (double)n->numel / (double)c : 0;
+        if (ctx->training && per == 1) return dl_fail(ctx, "dl_%s: one value a channel in %S has no variance; train with more, or call dl_train(ctx, false)", who, n), dl__none();
+        y = dl__normalise(x, dims, count, eps, &m, &v);
+        if (ctx->training && mean.ctx) dl__track(mean, dl_reshape(m, DL_SHAPE(c)), momentum, 1);
+        if (ctx->training && var.ctx) dl__track(var, dl_reshape(v, DL_SHAPE(c)), momentum, per / (per - 1));
+    } else
+        y = dl_mul(dl_sub(x, dl_reshape(mean, s)), dl_rsqrt(dl_add_scalar(dl_reshape(var, s), eps)));
+    return dl__scale_shift(y, w, b, s);
+}
+DL_API dl_tensor dl_batch_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
+{
+    return dl__batch_norm("batch_norm_op", x, w, b, mean, var, momentum, eps);
+}
+
+DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float eps)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    int dims[DLTRAIN_MAX_DIMS + 1], count = 0, last = 1;
+    in[count++] = x;
+    if (w.ctx) in[count++] = w;
+    if (b.ctx) in[count++] = b;
+    dl_context *ctx = dl__operands("layer_norm_op", count, in, n);
+    if (!ctx || !dl__is_float(ctx, "layer_norm_op", n[0])) return dl__none();
+    if (count > 1) last = n[1]->ndim;
+    if (!n[0]->ndim || last > n[0]->ndim || !last) return dl_fail(ctx, "dl_layer_norm_op: takes one dimension or more, and no more in the weight than in x %S", n[0]), dl__none();
+    for (int k = 1; k < count; k++) {
+        bool fits = n[k]->ndim == last;
+        for (int i = 0; fits && i < last; i++) fits = n[k]->dim[i] == n[0]->dim[n[0]->ndim - last + i];
+        if (!fits && k == 1) return dl_fail(ctx, "dl_layer_norm_op: %s %S does not fit the last dimensions of x %S", w.ctx ? "weight" : "bias", n[1], n[0]), dl__none();
+        if (!fits) return dl_fail(ctx, "dl_layer_norm_op: bias %S differs from weight %S", n[2], n[1]), dl__none();
+    }
+    for (int i = 0; i < last; i++) dims[i] = n[0]->ndim - last + i;
+    dl_tensor y = dl__normalise(x, dims, last, eps, NULL, NULL);
+    if (w.ctx) y = dl_mul(y, w);
+    return b.ctx ? dl_add(y, b) : y;
+}
+
+static dl_tensor dl__group_norm(const char *who, dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps)
+{
+    static const int dims[1] = { 2 };
+    dl_node *n;
+    dl_context *ctx = dl__operands(who, 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
+    if (n->ndim < 2) return dl_fail(ctx, "dl_%s: takes [N,C,...], not %S", who, n), dl__none();
+    dl_index c = n->dim[1];
+    if (groups < 1 || c % groups) return dl_fail(ctx, "dl_%s: groups %td do not divide the channels %td", who, groups, c), dl__none();
+    if (!dl__is_vector(ctx, who, "weight", w, c) || !dl__is_vector(ctx, who, "bias", b, c)) return dl__none();
+    dl_shape whole = dl__shape(n), s = whole;
+    for (int i = 0; i < s.ndim; i++) s.dim[i] = i == 1 ? c : 1;
+    dl_index per = n->dim[0] && groups ? (dl_index)n->numel / n->dim[0] / groups : 0;
+    dl_tensor y = dl__normalise(dl_reshape(x, DL_SHAPE(n->dim[0], groups, per)), dims, 1, eps, NULL, NULL);
+    return dl__scale_shift(dl_reshape(y, whole), w, b, s);
+}
+DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps) { return dl__group_norm("group_norm_op", x, groups, w, b, eps); }
+
+/* ---- attention ---- */
+/* y[..., l, s] = s > l ? fill : x */
+static void dl__causal_run(const dl_run_args *r)
+{
+    const dl_node *y = r->node;
+    size_t width = (size_t)y->dim[y->ndim - 1], height = (size_t)y->dim[y->ndim - 2];
+    for (size_t i = 0; i < r->n; i++) {
+        size_t at = r->first + i;
+        ((dl_real *)r->out)[i] = at % width > at / width % height ? y->f[0] : ((const dl_real *)r->in[0])[i];
+    }
+}
+static void dl__causal_grad(const dl_grad_args *g);
+static const dl_op dl__causal_op = { "causal", DL_OP_ELEMENTWISE, NULL, dl__causal_run, dl__causal_grad, NULL, NULL };
+static void dl__causal_grad(const dl_grad_args *g) { g->dx[0] = dl__unary(&dl__causal_op, g->dy, 0, 0); }
+
+DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_tensor v, const dl_attention_desc *desc)
+{
+    static const char *const who = "scaled_dot_product_attention";
+    dl_node *n[3];
+    dl_tensor in[3];
+    in[0] = q, in[1] = k, in[2] = v;
+    dl_context *ctx = dl__operands(who, 3, in, n);
+    if (!ctx) return dl__none();
+    for (int i = 0; i < 3; i++)
+        if (n[i]->ndim < 2) return dl_fail(ctx, "dl_%s: takes [...,length,width], not %S", who, n[i]), dl__none();
+    if (n[0]->dim[n[0]->ndim - 1] != n[1]->dim[n[1]->ndim - 1]) return dl_fail(ctx, "dl_%s: the widths of q %S and k %S differ", who, n[0], n[1]), dl__none();
+    if (n[1]->dim[n[1]->ndim - 2] != n[2]->dim[n[2]->ndim - 2]) return dl_fail(ctx, "dl_%s: the lengths of k %S and v %S differ", who, n[1], n[2]), dl__none();
+    double width = (double)n[0]->dim[n[0]->ndim - 1];
+    dl_tensor scores = dl__matmul(who, q, k, dl__none(), false, true);
+    scores = dl__unary(&dl__mul_scalar_op, scores, desc && desc->scale != 0 ? (dl_real)desc->scale : (dl_real)(1 / sqrt(width)), 0);
+    if (desc && desc->mask.ctx) {
+        dl_tensor both[2];
+        dl_node *m[2];
+        dl_shape s;
+        both[0] = scores, both[1] = desc->mask;
+        if (!dl__operands(who, 2, both, m)) return dl__none();
+        bool fits = m[1]->ndim <= m[0]->ndim && dl__broadcast(ctx, who, 2, m, &s) && s.ndim == m[0]->ndim && !memcmp(s.dim, m[0]->dim, sizeof *s.dim * m[0]->ndim);
+        if (!fits) return dl_fail(ctx, "dl_%s: the mask %S does not broadcast to the scores %S", who, m[1], m[0]), dl__none();
+        scores = dl_add(scores, desc->mask);
+    }
+    if (desc && desc->causal) scores = dl__unary(&dl__causal_op, scores, -HUGE_VALF, 0);
+    return dl__matmul(who, dl_softmax(scores, -1), v, dl__none(), false, false);
+}
+
+/* ---- segments; x seen as [rows, inner], i = segments, rows, inner, who ---- */
+static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax" };
+
+static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
+{
+    dl_index segments = r->node->i[0], rows = r->node->i[1];
+    const char *who = dl__segment_who[r->node->i[3]];
+    if (offset[0] != 0) return dl_fail(r->ctx, "dl_%s: offsets[0] must be 0, not %d", who, (int)offset[0]);
+    for (dl_index s = 0; s < segments; s++)
+        if (offset[s + 1] < offset[s]) return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s, (int)offset[s], s + 1, (int)offset[s + 1]);
+    return offset[segments] == rows || dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
+}
+
+static void dl__segment_sum_part(const dl_run_args *r, size_t s)
+{
+    const int32_t *offset = (const int32_t *)r->in[1];
+    dl_index inner = r->node->i[2];
+    DL__CALL(r->portable, sum_columns, ((dl_real *)r->out + (dl_index)s * inner, (const dl_real *)r->in[0] + offset[s] * inner, (size_t)(offset[s + 1] - offset[s]), (size_t)inner, (size_t)inner, false));
+}
+
+static void dl__segment_sum_run(const dl_run_args *r)
+{
+    if (dl__check_offsets(r, (const int32_t *)r->in[1])) dl_parallel(r, (size_t)r->node->i[0], dl__segment_sum_part);
+}
+
+static void dl__segment_spread_run(const dl_run_args *r)
+{
+    const int32_t *offset = (const int32_t *)r->in[1];
+    size_t inner = (size_t)r->node->i[2];
+    if (!dl__check_offsets(r, offset)) return;
+    for (dl_index s = 0; s < r->node->i[0]; s++)
+        for (int32_t k = offset[s]; inner && k < offset[s + 1]; k++)
+            memcpy((dl_real *)r->out + (size_t)k * inner, (const dl_real *)r->in[0] + (size_t)s * inner, inner * sizeof(dl_real));
+}
+
+static void dl__segment_inverse_run(const dl_run_args *r) /* 1 / length, 0 of an empty one */
+{
+    const int32_t *offset = (const int32_t *)r->in[0];
+    for (dl_index s = 0; s < r->node->i[0]; s++) ((dl_real *)r->out)[s] = offset[s + 1] > offset[s] ? (dl_real)1 / (dl_real)(offset[s + 1] - offset[s]) : 0;
+}
+
+static void dl__segment_argmax_run(const dl_run_args *r) /* the row of x, -1 for an empty segment */
+{
+    const int32_t *offset = (const int32_t *)r->in[1];
+    const dl_real *x = (const dl_real *)r->in[0];
+    dl_index inner = r->node->i[2];
+    if (!dl__check_offsets(r, offset)) return;
+    for (dl_index s = 0; s < r->node->i[0]; s++)
+        for (dl_index c = 0; c < inner; c++) {
+            int32_t best = offset[s] < offset[s + 1] ? offset[s] : -1;
+            for (int32_t k = offset[s] + 1; k < offset[s + 1]; k++) {
+                dl_real a = x[best * inner + c], b = x[k * inner + c];
+                if (a == a && !(b <= a)) best = k;
+            }
+            ((int32_t *)r->out)[s * inner + c] = best;
+        }
+}
+static void dl__segment_sum_grad(const dl_grad_args *g);
+static void dl__segment_spread_grad(const dl_grad_args *g);
+static const dl_op dl__segment_sum_op = { "segment_sum", 0, NULL, dl__segment_sum_run, dl__segment_sum_grad, NULL, NULL };
+static const dl_op dl__segment_spread_op = { "segment_spread", 0, NULL, dl__segment_spread_run, dl__segment_spread_grad, NULL, NULL };
+static const dl_op dl__segment_inverse_op = { "segment_inverse", 0, NULL, dl__segment_inverse_run, NULL, NULL, NULL };
+static const dl_op dl__segment_argmax_op = { "segment_argmax", 0, NULL, dl__segment_argmax_run, NULL, NULL, NULL };
+static void dl__segment_sum_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__segment_spread_op, g); }
+static void dl__segment_spread_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__segment_sum_op, g); }
+
+/* Checks, and the attributes and shape [S,...]; false quietly or after an error. */
+static bool dl__segments(int who_index, dl_tensor x, dl_tensor offsets, dl_node **n, dl_index *i, dl_shape *s)
+{
+    const char *who = dl__segment_who[who_index];
+    dl_tensor in[2];
+    in[0] = x, in[1] = offsets;
+    dl_context *ctx = dl__operands(who, 2, in, n);
+    if (!ctx || !dl__is_float(ctx, who, n[0])) return false;
+    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_%s: offsets must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]);
+    if (n[1]->ndim != 1 || n[1]->dim[0] < 1) return dl_fail(ctx, "dl_%s: offsets must be [segments+1], not %S", who, n[1]);
+    if (!n[0]->ndim) return dl_fail(ctx, "dl_%s: x needs rows; it is %S", who, n[0]);
+    i[0] = n[1]->dim[0] - 1;
+    i[1] = n[0]->dim[0];
+    i[2] = 1;
+    i[3] = who_index;
+    for (int d = 1; d < n[0]->ndim; d++) i[2] *= n[0]->dim[d];
+    *s = dl__shape(n[0]);
+    s->dim[0] = i[0];
+    return true;
+}
+
+static dl_tensor dl__segment(const dl_op *op, int who, dl_tensor x, dl_tensor offsets, unsigned dtype)
+{
+    dl_node *n[2];
+    dl_index i[4];
+    dl_shape s;
+    if (!dl__segments(who, x, offsets, n, i, &s)) return dl__none();
+    dl__extra e = dl__with(4, i);
+    return dl__record(x.ctx, op, 2, n, dtype, &s, &e);
+}
+DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets) { return dl__segment(&dl__segment_sum_op, 0, x, offsets, DL_F32); }
+
+DL_API dl_tensor dl_segment_mean(dl_tensor x, dl_tensor offsets)
+{
+    dl_node *n[2];
+    dl_index i[4];
+    dl_shape s, lengths;
+    if (!dl__segments(1, x, offsets, n, i, &s)) return dl__none();
+    dl_tensor sum = dl__segment(&dl__segment_sum_op, 1, x, offsets, DL_F32);
+    dl__extra e = dl__with(4, i);
+    lengths = s;
+    for (int d = 1; d < s.ndim; d++) lengths.dim[d] = 1;
+    return dl_mul(sum, dl__record(x.ctx, &dl__segment_inverse_op, 1, n + 1, DL_F32, &lengths, &e));
+}
+
+static dl_tensor dl__segment_max(int who, dl_tensor x, dl_tensor offsets)
+{
+    dl_node *n[2];
+    dl_index i[4];
+    dl_shape s;
+    if (!dl__segments(who, x, offsets, n, i, &s)) return dl__none();
+    dl_tensor index = dl__segment(&dl__segment_argmax_op, who, x, offsets, DL_I32);
+    return dl__gather(DL__WHO_MAX, x, 0, index, i[0], &s, true);
+}
+DL_API dl_tensor dl_segment_max(dl_tensor x, dl_tensor offsets) { return dl__segment_max(2, x, offsets); }
+
+/* Row s of x [S,...] for each of segment s's rows. */
+static dl_tensor dl__segment_spread(dl_tensor x, dl_tensor offsets, dl_index rows)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    dl_index i[4];
+    in[0] = x, in[1] = offsets;
+    dl_context *ctx = dl__operands("segment_softmax", 2, in, n);
+    if (!ctx) return dl__none();
+    dl_shape s = dl__shape(n[0]);
+    i[0] = s.dim[0], i[1] = rows, i[2] = 1, i[3] = 3;
+    for (int d = 1; d < s.ndim; d++) i[2] *= s.dim[d];
+    s.dim[0] = rows;
+    dl__extra e = dl__with(4, i);
+    return dl__record(ctx, &dl__segment_spread_op, 2, n, DL_F32, &s, &e);
+}
+
+DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets)
+{
+    dl_tensor top = dl_detach(dl__segment_max(3, x, offsets));
+    if (!top.ctx) return dl__none();
+    dl_index rows = dl_dim(x, 0);
+    dl_tensor e = dl_exp(dl_sub(x, dl__segment_spread(top, offsets, rows)));
+    return dl_div(e, dl__segment_spread(dl__segment(&dl__segment_sum_op, 3, e, offsets, DL_F32), offsets, rows));
+}
+
+/* ==== >>losses ====
+   Made of operations, but for the look at class indices.
+   may use: normalisation */
+static dl_tensor dl__reduction(const char *who, dl_tensor loss, dl_reduction reduction)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands(who, 1, &loss, &n);
+    if (!ctx || reduction == DL_NONE) return ctx ? loss : dl__none();
+    if (reduction == DL_SUM) return dl_sum(loss);
+    if (reduction == DL_MEAN) return dl_mean(loss);
+    return dl__unary(&dl__mul_scalar_op, dl_sum(loss), (dl_real)(1.0 / (double)(n->ndim ? n->dim[0] : 1)), 0);
+}
+
+/* The checks of losses over pairs: same shape, DL_F32, a reduction that exists. */
+static bool dl__pair(const char *who, dl_tensor y, dl_tensor target, dl_reduction reduction)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = y, in[1] = target;
+    dl_context *ctx = dl__operands(who, 2, in, n);
+    if (!ctx || !dl__is_float(ctx, who, n[0]) || !dl__is_float(ctx, who, n[1])) return false;
+    if ((unsigned)reduction > DL_BATCHMEAN) return dl_fail(ctx, "dl_%s: there is no reduction %d", who, (int)reduction);
+    return dl__same_shape(n[0], n[1]) || dl_fail(ctx, "dl_%s: shapes differ: %S and target %S", who, n[0], n[1]);
+}
+
+DL_API dl_tensor dl_mse(dl_tensor y, dl_tensor target, dl_reduction reduction)
+{
+    return dl__pair("mse", y, target, reduction) ? dl__reduction("mse", dl_square(dl_sub(y, target)), reduction) : dl__none();
+}
+
+DL_API dl_tensor dl_l1(dl_tensor y, dl_tensor target, dl_reduction reduction)
+{
+    return dl__pair("l1", y, target, reduction) ? dl__reduction("l1", dl_abs(dl_sub(y, target)), reduction) : dl__none();
+}
+
+DL_API dl_tensor dl_huber(dl_tensor y, dl_tensor target, float delta, dl_reduction reduction) /* d^2/2 up to delta, then delta (|d| - delta/2) */
+{
+    if (!dl__pair("huber", y, target, reduction)) return dl__none();
+    if (!(delta > 0)) return dl_fail(y.ctx, "dl_huber: delta must be positive, not %g", (double)delta), dl__none();
+    dl_tensor d = dl_sub(y, target), a = dl_abs(d);
+    dl_tensor far_off = dl_mul_scalar(dl_add_scalar(a, -0.5f * delta), delta);
+    return dl__reduction("huber", dl_where(dl_gt(a, dl__scalar(y.ctx, delta)), far_off, dl_mul_scalar(dl_square(d), 0.5f)), reduction);
+}
+
+DL_API dl_tensor dl_bce(dl_tensor p, dl_tensor target, dl_reduction reduction)
+{
+    if (!dl__pair("bce", p, target, reduction)) return dl__none();
+    dl_tensor one = dl__scalar(p.ctx, 1), least = dl__scalar(p.ctx, -100);
+    dl_tensor yes = dl_maximum(dl_log(p), least), no = dl_maximum(dl_log1p(dl_neg(p)), least);
+    return dl__reduction("bce", dl_neg(dl_add(dl_mul(target, yes), dl_mul(dl_sub(one, target), no))), reduction);
+}
+
+DL_API dl_tensor dl_bce_with_logits(dl_tensor z, dl_tensor target, dl_reduction reduction) /* softplus(z) - z t = max(z,0) - z t + log1p(exp(-|z|)) */
+{
+    return dl__pair("bce_with_logits", z, target, reduction) ? dl__reduction("bce_with_logits", dl_sub(dl_softplus(z), dl_mul(z, target)), reduction) : dl__none();
+}
+
+DL_API dl_tensor dl_gaussian_nll(dl_tensor mean, dl_tensor target, dl_tensor var, float eps, dl_reduction reduction)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    if (!dl__pair("gaussian_nll", mean, target, reduction)) return dl__none();
+    in[0] = mean, in[1] = var;
+    dl_context *ctx = dl__operands("gaussian_nll", 2, in, n);
+    if (!ctx || !dl__is_float(ctx, "gaussian_nll", n[1])) return dl__none();
+    bool fits = n[1]->ndim == n[0]->ndim;
+    for (int i = 0; fits && i < n[0]->ndim; i++) fits = n[1]->dim[i] == n[0]->dim[i] || n[1]->dim[i] == 1;
+    if (!fits) return dl_fail(ctx, "dl_gaussian_nll: the variance %S must have the shape %S, or sizes of 1", n[1], n[0]), dl__none();
+    if (!(eps >= 0)) return dl_fail(ctx, "dl_gaussian_nll: eps must be positive, not %g", (double)eps), dl__none();
+    dl_tensor least = dl__scalar(ctx, eps != 0 ? eps : 1e-6f); /* the gradient passes below it, as PyTorch's does */
+    dl_tensor v = dl_where(dl_lt(var, least), dl_add(dl_sub(var, dl_detach(var)), least), var);
+    return dl__reduction("gaussian_nll", dl_mul_scalar(dl_add(dl_log(v), dl_div(dl_square(dl_sub(mean, target)), v)), 0.5f), reduction);
+}
+
+DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduction) /* 0 log 0 is 0 */
+{
+    if (!dl__pair("kl_div", log_p, target, reduction)) return dl__none();
+    dl_tensor zero = dl__scalar(target.ctx, 0), safe = dl_where(dl_gt(target, zero), target, dl__scalar(target.ctx, 1));
+    return dl__reduction("kl_div", dl_mul(target, dl_sub(dl_log(safe), log_p)), reduction);
+}
+
+/* ---- classes ---- */
+/* Class indices made safe: ignored ones become 0; i = classes, ignored index, who. Also their weights: 0 where ignored. */
+static bool dl__targets_fit(const dl_run_args *r, const int32_t *y, size_t n)
+{
+    const dl_index *i = r->node->i;
+    for (size_t k = 0; k < n; k++)
+        if (y[k] != i[1] && (y[k] < 0 || y[k] >= i[0]))
+            return dl_fail(r->ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]], (int)y[k], k, i[0]);
+    return true;
+}
+
+static void dl__targets_run(const dl_run_args *r)
+{
+    const int32_t *y = (const int32_t *)r->in[0];
+    if (!dl__targets_fit(r, y, r->node->numel)) return;
+    for (size_t k = 0; k < r->node->numel; k++) ((int32_t *)r->out)[k] = y[k] == r->node->i[1] ? 0 : y[k];
+}
+
+static void dl__target_weights_run(const dl_run_args *r)
+{
+    const int32_t *y = (const int32_t *)r->in[0];
+    const dl_real *weight = r->node->n_in > 1 ? (const dl_real *)r->in[1] : NULL;
+    if (!dl__targets_fit(r, y, r->node->numel)) return;
+    for (size_t k = 0; k < r->node->numel; k++) ((dl_real *)r->out)[k] = y[k] == r->node->i[1] ? 0 : weight ? weight[y[k]] : 1;
+}
+static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL, NULL, NULL };
+static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
+
+/* Shape [1,C,1,...] of class weights against x [N,C,...]. */
+static dl_tensor dl__class_weight(dl_tensor weight, const dl_node *x)
+{
+    dl_shape s = dl__shape(x);
+    for (int d = 0; d < s.ndim; d++) s.dim[d] = d == 1 ? x->dim[1] : 1;
+    return dl_reshape(weight, s);
+}
+
+/* loss / total where total is not 0, else 0 */
+static dl_tensor dl__safe_div(dl_tensor loss, dl_tensor total)
+{
+    dl_tensor zero = dl__scalar(loss.ctx, 0), none = dl_eq(total, zero);
+    return dl_where(none, zero, dl_div(loss, dl_where(none, dl__scalar(loss.ctx, 1), total)));
+}
+
+/* log_p [N,C,...], target [N,...] of classes. */
+static dl_tensor dl__class_loss(const char *who, int who_index, dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *d)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl_index i[3];
+    in[0] = log_p, in[1] = target, in[2] = d->weight;
+    dl_context *ctx = dl__operands(who, d->weight.ctx ? 3 : 2, in, n);
+    if (!ctx) return dl__none();
+    dl_shape rest = dl__shape(n[0]), pick = rest;
+    for (int k = 1; k < rest.ndim - 1; k++) rest.dim[k] = rest.dim[k + 1];
+    rest.ndim--;
+    pick.dim[1] = 1;
+    if (rest.ndim != n[1]->ndim || memcmp(rest.dim, n[1]->dim, sizeof *rest.dim * n[1]->ndim)) return dl_fail(ctx, "dl_%s: logits %S need targets %H, not %S", who, n[0], &rest, n[1]), dl__none();
+    i[0] = n[0]->dim[1], i[1] = d->set_ignore_index ? d->ignore_index : -100, i[2] = who_index;
+    dl__extra e = dl__with(3, i);
+    dl_tensor safe = dl__record(ctx, &dl__targets_op, 1, n + 1, DL_I32, &rest, &e);
+    dl_tensor weight = dl__record(ctx, &dl__target_weights_op, d->weight.ctx ? 2 : 1, n + 1, DL_F32, &rest, &e);
+    dl_tensor loss = dl_reshape(dl__gather(who_index, log_p, 1, dl_reshape(safe, pick), 1, &pick, false), rest);
+    loss = dl_neg(dl_mul(loss, weight));
+    if (d->label_smoothing > 0) {
+        static const int one = 1;
+        dl_tensor even = d->weight.ctx ? dl_mul(log_p, dl__class_weight(d->weight, n[0])) : log_p;
+        dl_tensor counted = d->weight.ctx ? dl__record(ctx, &dl__target_weights_op, 1, n + 1, DL_F32, &rest, &e) : weight;
+        even = dl_mul(dl_neg(dl_sum_dims(even, &one, 1, false)), counted);
+        loss = dl_add(dl_mul_scalar(loss, 1 - d->label_smoothing), dl_mul_scalar(even, d->label_smoothing / (float)i[0]));
+    }
+    if (d->reduction == DL_MEAN) return dl__safe_div(dl_sum(loss), dl_sum(weight));
+    return dl__reduction(who, loss, d->reduction);
+}
+
+/* What cross_entropy and nll check alike; [C] becomes [1,C]. */
+static dl_context *dl__class_checks(const char *who, dl_tensor *x, dl_tensor *target, const dl_cross_entropy_desc *d, dl_node **n)
+{
+    dl_tensor in[3];
+    in[0] = *x, in[1] = *target, in[2] = d->weight;
+    dl_context *ctx = dl__operands(who, d->weight.ctx ? 3 : 2, in, n);
+    if (!ctx || !dl__is_float(ctx, who, n[0])) return NULL;
+    if (!n[0]->ndim) return dl_fail(ctx, "dl_%s: takes [N,C,...] or [C], not %S", who, n[0]), (dl_context *)NULL;
+    if (n[0]->ndim == 1) {
+        bool soft = n[1]->dtype == DL_F32;
+        if (n[1]->ndim != (soft ? 1 : 0)) return dl_fail(ctx, "dl_%s: logits %S need a target %s, not %S", who, n[0], soft ? "of the same shape" : "[]", n[1]), (dl_context *)NULL;
+        *x = in[0] = dl_reshape(*x, DL_SHAPE(1, n[0]->dim[0]));
+        *target = in[1] = soft ? dl_reshape(*target, DL_SHAPE(1, n[1]->dim[0])) : dl_reshape(*target, DL_SHAPE(1));
+        if (!dl__operands(who, 2, in, n)) return NULL;
+    }
+    if ((unsigned)d->reduction > DL_BATCHMEAN) return dl_fail(ctx, "dl_%s: there is no reduction %d", who, (int)d->reduction), (dl_context *)NULL;
+    if (!(d->label_smoothing >= 0 && d->label_smoothing <= 1)) return dl_fail(ctx, "dl_%s: label_smoothing %g is not between 0 and 1", who, (double)d->label_smoothing), (dl_context *)NULL;
+    if (!dl__is_vector(ctx, who, "weight", d->weight, n[0]->dim[1])) return NULL;
+    return ctx;
+}
+
+static dl_cross_entropy_desc dl__class_desc(const dl_cross_entropy_desc *desc)
+{
+    dl_cross_entropy_desc d;
+    memset(&d, 0, sizeof d);
+    return desc ? *desc : d;
+}
+
+/* With reduction none a sample without batch has a loss of shape []. */
+static dl_tensor dl__unbatch(dl_tensor loss, bool single, dl_reduction reduction) { return single && reduction == DL_NONE ? dl_reshape(loss, DL_SCALAR) : loss; }
+
+DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *desc)
+{
+    dl_node *n[3];
+    dl_cross_entropy_desc d = dl__class_desc(desc);
+    dl_tensor x = log_p;
+    dl_context *ctx = dl__class_checks("nll", &x, &target, &d, n);
+    if (!ctx) return dl__none();
+    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_nll: targets must be DL_I32, not %s", dl__dtype_names[n[1]->dtype]), dl__none();
+    if (d.label_smoothing > 0) return dl_fail(ctx, "dl_nll: label_smoothing belongs to dl_cross_entropy_ex"), dl__none();
+    return dl__unbatch(dl__class_loss("nll", DL__WHO_NLL, x, target, &d), x.node != log_p.node, d.reduction);
+}
+
+DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const dl_cross_entropy_desc *desc)
+{
+    static const char *const who = "cross_entropy";
+    dl_node *n[3];
+    dl_cross_entropy_desc d = dl__class_desc(desc);
+    dl_tensor x = logits;
+    dl_context *ctx = dl__class_checks(who, &x, &target, &d, n);
+    if (!ctx) return dl__none();
+    bool single = x.node != logits.node;
+    if (n[1]->dtype == DL_U8) return dl_fail(ctx, "dl_cross_entropy: targets must be DL_I32 classes or DL_F32 probabilities, not DL_U8"), dl__none();
+    if (n[1]->dtype == DL_I32) {
+        if (n[1]->ndim != n[0]->ndim - 1) return dl_fail(ctx, "dl_cross_entropy: logits %S need targets [%td%s], not %S", n[0], n[0]->dim[0], n[0]->ndim > 2 ? ",..." : "", n[1]), dl__none();
+        return dl__unbatch(dl__class_loss(who, DL__WHO_CROSS_ENTROPY, dl__softmax(who, x, 1, true), target, &d), single, d.reduction);
+    }
+    if (!dl__same_shape(n[0], n[1])) return dl_fail(ctx, "dl_cross_entropy: probabilities must have the shape of the logits: %S and %S", n[0], n[1]), dl__none();
+    static const int one = 1;
+    double classes = (double)n[0]->dim[1], samples = classes > 0 ? (double)n[0]->numel / classes : 0;
+    dl_tensor log_p = dl__softmax(who, x, 1, true);
+    if (d.label_smoothing > 0) target = dl_add_scalar(dl_mul_scalar(target, 1 - d.label_smoothing), (float)(d.label_smoothing / classes));
+    dl_tensor loss = dl_mul(target, log_p);
+    if (d.weight.ctx) loss = dl_mul(loss, dl__class_weight(d.weight, n[0]));
+    loss = dl_neg(dl_sum_dims(loss, &one, 1, false));
+    if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), (dl_real)(1 / samples), 0);
+    return dl__unbatch(dl__reduction(who, loss, d.reduction), single, d.reduction);
+}
+DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target) { return dl_cross_entropy_ex(logits, target, NULL); }
+
+/* ==== >>autodiff ====
+   Gradients are nodes like others: a walk over the tape from the result back asks each operation for its rule.
+   may use: elementwise operations (to add) and reductions (to undo broadcasting) */
+
+/* Marks in reach[] the nodes up to `end` that depend on a marked leaf. */
+static void dl__reach(const dl_context *ctx, uint32_t end, bool *reach)
+{
+    for (uint32_t i = 0; i <= end; i++) {
+        const dl_node *n = ctx->node[i];
+        for (int k = 0; k < n->n_in && !reach[i]; k++) reach[i] = n->flags & DL__REQUIRES && reach[n->in[k]->id];
+    }
+}
+
+/* Adds its input to a parameter's place in the flat gradients, or overwrites it; i = parameter, add. The planner lets the producer
+   write there itself where it can. */
+static void dl__accumulate_run(const dl_run_args *r)
+{
+    if (r->in[0] == r->out) return;
+    if (r->node->i[1]) DL__CALL(r->portable, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->node->numel));
+    else memcpy(r->out, r->in[0], dl__bytes(r->node));
+}
+static const dl_op dl__accumulate_op = { "accumulate", 0, NULL, dl__accumulate_run, NULL, NULL, NULL };
+
+static void dl__accumulate(dl_context *ctx, const dl_node *leaf, dl_tensor grad)
+{
+    dl_node *g;
+    dl_index i[2];
+    dl__param *p = &ctx->param[leaf->i[0]];
+    if (!dl__operands("backward", 1, &grad, &g)) return;
+    i[0] = leaf->i[0];
+    i[1] = !p->fresh;
+    dl__extra e = dl__with(2, i);
+    dl_shape s = dl__shape(leaf);
+    e.space = DL__GRADS;
+    e.offset = p->offset;
+    p->fresh = false;
+    dl__record(ctx, &dl__accumulate_op, 1, &g, DL_F32, &s, &e);
+}
+
+/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters go to the
+   flat gradients as soon as they are complete. */
+static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
+{
+    dl_tensor x[256], dx[256];
+    bool want[256];
+    dl_grad_args g;
+    dl__reach(ctx, y, reach);
+    grad[y] = dy;
+    for (uint32_t i = y + 1; i-- > 0;) {
+        const dl_node *n = ctx->node[i];
+        if (!grad[i].ctx || !reach[i]) continue;
+        if (n->op == &dl__leaf_op) {
+            if (collect && dl__is_param(n)) dl__accumulate(ctx, n, grad[i]);
+            continue;
+        }
+        for (int k = 0; k < n->n_in; k++) {
+            x[k] = dl__handle(ctx, n->in[k]);
+            want[k] = reach[n->in[k]->id];
+            dx[k] = dl__none();
+        }
+        g.node = n;
+        g.y = dl__handle(ctx, n);
+        g.dy = grad[i];
+        g.x = x;
+        g.want = want;
+        g.dx = dx;
+        n->op->grad(&g);
+        if (ctx->failed) return false;
+        for (int k = 0; k < n->n_in; k++) {
+            if (!want[k] || !dx[k].ctx) continue;
+            dl_tensor *to = &grad[n->in[k]->id], d = dl__sum_to(dx[k], n->in[k]);
+            *to = to->ctx ? dl_add(*to, d) : d;
+        }
+        if (ctx->failed) return false;
+    }
+    return true;
+}
+
+/* Scratch on the tape for both arrays. Stays until the step ends: nodes are recorded above it. */
+static bool dl__grad_arrays(dl_context *ctx, uint32_t n, bool **reach, dl_tensor **grad)
+{
+    *reach = (bool *)dl__tape_alloc(ctx, n, 0);
+    *grad = *reach ? (dl_tensor *)dl__tape_alloc(ctx, n * sizeof **grad, n) : NULL;
+    if (!*grad) return false;
+    memset(*reach, 0, n);
+    memset(*grad, 0, n * sizeof **grad);
+    return true;
+}
+
+static dl_node *dl__loss_node(dl_tensor y, const char *who)
+{
+    dl_node *n;
+    if (y.ctx && !y.ctx->failed && y.step == y.ctx->step && y.ctx->ended) return dl_fail(y.ctx, "dl_%s: the step has ended already; dl_backward_ex with .retain keeps it open", who), (dl_node *)NULL;
+    dl_context *ctx = dl__operands(who, 1, &y, &n);
+    if (!ctx || !dl__is_float(ctx, who, n)) return NULL;
+    return n->numel == 1 ? n : (dl_fail(ctx, "dl_%s: takes a tensor of one element, not %S; dl_mean or dl_sum makes one", who, n), (dl_node *)NULL);
+}
+
+DL_API bool dl_grad(dl_tensor y, const dl_tensor *x, int n, dl_tensor *dx)
+{
+    dl_node *node = dl__loss_node(y, "grad"), *leaf;
+    dl_context *ctx = y.ctx;
+    dl_tensor *grad;
+    bool *reach;
+    if (!node) return false;
+    if (!x || !dx || n < 1) return dl_fail(ctx, "dl_grad: x or dx is NULL, or there are %d of them", n);
+    if (!dl__grad_arrays(ctx, node->id + 1, &reach, &grad)) return false;
+    for (int k = 0; k < n; k++) {
+        if (!dl__operands("grad", 1, &x[k], &leaf)) return false;
+        if (!(leaf->flags & DL__REQUIRES)) return dl_fail(ctx, "dl_grad: x[%d] (%s, node %u) takes no gradient; dl_variable and parameters do, and what is made of them", k, leaf->op->name, leaf->id);
+        if (leaf->id <= node->id) reach[leaf->id] = true;
+    }
+    if (!dl__differentiate(ctx, node->id, dl_full(ctx, dl__shape(node), 1), reach, grad, false)) return false;
+    for (int k = 0; k < n; k++) {
+        if (!dl__operands("grad", 1, &x[k], &leaf)) return false;
+        dx[k] = leaf->id <= node->id && grad[leaf->id].ctx ? grad[leaf->id] : dl_full(ctx, dl__shape(leaf), 0);
+    }
+    return !ctx->failed;
+}
+
+DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc)
+{
+    dl_node *node = dl__loss_node(loss, "backward");
+    dl_context *ctx = loss.ctx;
+    dl_tensor *grad;
+    bool *reach, any = false;
+    const char *pattern = desc ? desc->pattern : NULL;
+    if (!node || !dl__matches(ctx, "backward", pattern) || !dl__lay_out_grads(ctx) || !dl__grad_arrays(ctx, node->id + 1, &reach, &grad)) return false;
+    for (uint32_t i = 0; i <= node->id; i++) {
+        const dl_node *n = ctx->node[i];
+        if (!dl__is_param(n) || !(n->flags & DL__WANTED) || (pattern && !dl_glob(pattern, ctx->param[n->i[0]].name))) continue;
+        any = reach[i] = true;
+    }
+    if (!any) return dl_fail(ctx, "dl_backward: no parameter that can be trained is used in this step");
+    bool recording = dl_set_grad(ctx, false);
+    bool ok = dl__differentiate(ctx, node->id, dl_full(ctx, dl__shape(node), desc && desc->scale != 0 ? desc->scale : 1), reach, grad, true);
+    dl_set_grad(ctx, recording);
+    if (!ok || ctx->failed) return false;
+    any = false;
+    for (uint32_t i = 0; i <= node->id && !any; i++) any = grad[i].ctx && dl__is_param(ctx->node[i]);
+    if (!any) return dl_fail(ctx, "dl_backward: the loss depends on no parameter that can be trained");
+    if (!dl__run(ctx, !(desc && desc->retain))) return false;
+    if (!(desc && desc->retain)) ctx->ended = true;
+    return true;
+}
+DL_API bool dl_backward(dl_tensor loss) { return dl_backward_ex(loss, NULL); }
+
+/* ==== >>planner ====
+   From a segment of the tape to memory offsets and a list of launches.
+   may use: tape */
+
+/* The node whose memory n lies in. */
+static const dl_node *dl__root(const dl_node *n)
+{
+    while (n->flags & DL__VIEW) n = n->in[0];
+    return n;
+}
+
+/* What the planner knows of each node of the tape while it works. */
+typedef struct dl__life {
+    uint32_t last;       /* the last node that reads it; its own number when nobody does */
+    uint32_t launch;     /* where it is computed */
+    uint32_t slot;
+    uint32_t readers;
+} dl__life;
+typedef struct dl__gap { size_t at, size; } dl__gap;
+typedef struct dl__planning {
+    dl_context *ctx;
+    dl__plan *plan;
+    uint32_t start, end;
+    bool recycle;        /* values may share memory */
+    dl__life *life;
+    dl__gap *gap;        /* free memory below `top`, by offset */
+    size_t gaps, top;
+} dl__planning;
+
+static size_t dl__take(dl__planning *p, size_t size) /* best fit */
+{
+    size_t best = SIZE_MAX, at;
+    for (size_t i = 0; i < p->gaps; i++)
+        if (p->gap[i].size >= size && (best == SIZE_MAX || p->gap[i].size < p->gap[best].size)) best = i;
+    if (best == SIZE_MAX) {
+        if (p->gaps && p->gap[p->gaps - 1].at + p->gap[p->gaps - 1].size == p->top) { /* grow the last gap */
+            at = p->gap[--p->gaps].at;
+            p->top = at + size;
+            return at;
+        }
+        at = p->top;
+        p->top += size;
+        return at;
+    }
+    at = p->gap[best].at;
+    p->gap[best].at += size;
+    p->gap[best].size -= size;
+    if (!p->gap[best].size) memmove(p->gap + best, p->gap + best + 1, (--p->gaps - best) * sizeof *p->gap);
+    return at;
+}
+
+static void dl__give(dl__planning *p, size_t at, size_t size)
+{
+    size_t i = 0;
+    while (i < p->gaps && p->gap[i].at < at) i++;
+    if (i && p->gap[i - 1].at + p->gap[i - 1].size == at) {
+        p->gap[i - 1].size += size;
+        if (i < p->gaps && at + size == p->gap[i].at) {
+            p->gap[i - 1].size += p->gap[i].size;
+            memmove(p->gap + i, p->gap + i + 1, (--p->gaps - i) * sizeof *p->gap);
+        }
+        return;
+    }
+    if (i < p->gaps && at + size == p->gap[i].at) {
+        p->gap[i].at = at;
+        p->gap[i].size += size;
+        return;
+    }
+    memmove(p->gap + i + 1, p->gap + i, (p->gaps++ - i) * sizeof *p->gap);
+    p->gap[i].at = at;
+    p->gap[i].size = size;
+}
+
+/* Must the value be readable afterwards? */
+static bool dl__stays(const dl__planning *p, const dl_node *n)
+{
+    const dl__life *l = &p->life[n->id];
+    return !p->recycle || n->flags & DL__KEPT || dl__bytes(n) <= 64 || (!l->readers && !(n->flags & DL__BYPASSED));
+}
+
+static bool dl__runs(const dl_node *n) { return !(n->flags & DL__LEAF) && (!(n->flags & DL__VIEW) || n->flags & DL__EFFECT); }
+
+/* A transposed tensor that products have read through, and nobody else. */
+static bool dl__skipped(const dl__planning *p, const dl_node *n) { return n->flags & DL__BYPASSED && !(n->flags & DL__KEPT) && !p->life[n->id].readers && !p->ctx->config.eager; }
+
+static void dl__find_lives(dl__planning *p)
+{
+    for (uint32_t i = 0; i < p->end; i++) {
+        dl__life *l = &p->life[i];
+        l->last = i;
+        l->launch = l->slot = UINT32_MAX;
+        l->readers = 0;
+    }
+    for (uint32_t i = p->start; i < p->end; i++) {
+        const dl_node *n = p->ctx->node[i];
+        if (n->flags & DL__KEPT && n->flags & DL__VIEW) p->ctx->node[dl__root(n)->id]->flags |= DL__KEPT;
+        if (n->flags & DL__VIEW && !(n->flags & DL__EFFECT)) continue;
+        for (int k = 0; k < n->n_in; k++) {
+            p->life[dl__root(n->in[k])->id].last = i;
+            for (const dl_node *v = n->in[k];; v = v->in[0]) { /* a view that is read is a reading of what it shows */
+                p->life[v->id].readers++;
+                if (!(v->flags & DL__VIEW)) break;
+            }
+        }
+    }
+    for (uint32_t i = p->end; i-- > p->start;) { /* a view nobody reads keeps what it shows */
+        const dl_node *n = p->ctx->node[i], *root = dl__root(n);
+        if (root != n && !p->life[i].readers && !(n->flags & DL__EFFECT)) p->ctx->node[root->id]->flags |= DL__KEPT;
+    }
+}
+
+/* Runs of consecutive elementwise nodes of one shape become one launch. */
+enum { DL__GROUP = 48 };
+static void dl__find_launches(dl__planning *p)
+{
+    dl_context *ctx = p->ctx;
+    uint32_t count = 0, open = UINT32_MAX; /* the launch that can still grow */
+    for (uint32_t i = p->start; i < p->end; i++) {
+        const dl_node *n = ctx->node[i];
+        dl__launch *l = &p->plan->launch[count];
+        if (!dl__runs(n) || dl__skipped(p, n)) continue;
+        bool elementwise = n->op->flags & DL_OP_ELEMENTWISE, joins = elementwise && open != UINT32_MAX && !ctx->config.no_fusion;
+        if (joins) {
+            const dl__launch *group = &p->plan->launch[open];
+            joins = dl__same_shape(n, ctx->node[p->start + group->first]) && i - (p->start + group->first) < DL__GROUP;
+            for (int k = 0; joins && k < n->n_in; k++) { /* an element of the group is read as it is, not through a view */
+                const dl_node *root = dl__root(n->in[k]);
+                joins = root == n->in[k] || root->id < p->start || p->life[root->id].launch != open;
+            }
+        }
+        if (joins) p->plan->launch[open].count = i - p->start - p->plan->launch[open].first + 1;
+        else {
+            l->first = i - p->start;
+            l->count = 1;
+            l->slots = 0;
+            open = elementwise ? count : UINT32_MAX;
+            count++;
+        }
+        p->life[i].launch = count - 1;
+    }
+    p->plan->launches = count;
+}
+
+/* Would dst's accumulate node be served by its producer writing into the flat gradients? */
+static void dl__fold(dl__planning *p)
+{
+    dl_context *ctx = p->ctx;
+    for (uint32_t i = p->start; i < p->end; i++) {
+        const dl_node *n = ctx->node[i];
+        if (n->op != &dl__accumulate_op) continue;
+        const dl_node *from = n->in[0], *root = dl__root(from);
+        bool whole = root->numel == from->numel && root->id >= p->start && dl__runs(root) && !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op;
+        if (!whole || p->life[root->id].readers != 1 || p->plan->space[root->id - p->start] == DL__GRADS) continue;
+        bool add = n->i[1] != 0;
+        if (add && !(root->op->flags & DL_OP_ACCUMULATES)) continue;
+        for (const dl_node *v = from; whole && v != root; v = v->in[0]) whole = v->numel == root->numel;
+        if (!whole) continue;
+        p->plan->space[root->id - p->start] = DL__GRADS;
+        p->plan->offset[root->id - p->start] = n->offset;
+        p->plan->accumulate[root->id - p->start] = add;
+    }
+}
+
+enum { DL__GONE_AFTER = 2 };       /* beside `accumulate` in a plan */
+#define DL__FREED 0xfffffffeu      /* as a slot: its memory was given back, or passed on */
+
+/* May node n of this launch write over its input x? x dies here and the group reads it element by element. */
+static bool dl__in_place(const dl__planning *p, const dl__launch *l, const dl_node *n, const dl_node *x)
+{
+    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || x->flags & DL__VIEW || p->life[x->id].last != n->id || p->life[x->id].slot == DL__FREED) return false;
+    if (!dl__same_shape(x, n) || x->dtype != n->dtype || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x)) return false;
+    for (uint32_t i = p->start + l->first; i <= n->id; i++) {
+        const dl_node *m = p->ctx->node[i];
+        for (int k = 0; dl__runs(m) && k < m->n_in; k++)
+            if (m->in[k] != x && dl__root(m->in[k]) == x) return false;
+    }
+    return true;
+}
+
+static void dl__free_dead(dl__planning *p, const dl_node *n)
+{
+    for (int k = 0; k < n->n_in; k++) {
+        const dl_node *x = dl__root(n->in[k]);
+        if (x->id < p->start || p->life[x->id].last != n->id || !dl__runs(x) || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse || p->life[x->id].slot == DL__FREED) continue;
+        p->life[x->id].slot = DL__FREED;
+        dl__give(p, p->plan->offset[x->id - p->start], dl__round(dl__bytes(x)));
+    }
+}
+
+/* Places every value of a launch; a value that lives and dies in its group takes a tile. */
+static void dl__place_launch(dl__planning *p, dl__launch *l, uint32_t number)
+{
+    dl_context *ctx = p->ctx;
+    uint8_t taken[DL__GROUP + 1];
+    uint32_t first = p->start + l->first, end = first + l->count;
+    memset(taken, 0, sizeof taken);
+    for (uint32_t i = first; i < end; i++) {
+        const dl_node *n = ctx->node[i];
+        uint32_t x = i - p->start;
+        if (p->life[i].launch != number) continue;
+        bool local = l->count > 1 && !dl__stays(p, n) && p->life[i].readers && p->life[i].last < end && p->life[p->life[i].last].launch == number && p->plan->space[x] != DL__GRADS;
+        if (n->flags & DL__EFFECT || n->op == &dl__accumulate_op || p->plan->space[x] == DL__GRADS) continue;
+        if (local) {
+            uint32_t slot = 0;
+            while (taken[slot]) slot++;
+            taken[slot] = 1;
+            p->plan->space[x] = DL__TILE;
+            p->plan->offset[x] = slot;
+            if (slot + 1 > l->slots) l->slots = slot + 1;
+        } else {
+            size_t at = SIZE_MAX;
+            for (int k = 0; k < n->n_in && at == SIZE_MAX; k++) {
+                const dl_node *in = n->in[k];
+                if (!(n->op->flags & DL_OP_ELEMENTWISE) || !dl__in_place(p, l, n, in)) continue;
+                at = p->plan->offset[in->id - p->start];
+                p->life[in->id].slot = DL__FREED;
+            }
+            p->plan->space[x] = DL__MEMORY;
+            p->plan->offset[x] = at != SIZE_MAX ? at : dl__take(p, dl__round(dl__bytes(n)));
+        }
+        for (int k = 0; k < n->n_in; k++) { /* tiles that are read for the last time */
+            const dl_node *in = n->in[k];
+            if (in->id >= p->start && p->plan->space[in->id - p->start] == DL__TILE && p->life[in->id].last == i) taken[p->plan->offset[in->id - p->start]] = 0;
+        }
+    }
+    for (uint32_t i = first; i < end; i++)
+        if (p->life[i].launch == number) dl__free_dead(p, ctx->node[i]);
+}
+
+static size_t dl__launch_scratch(dl_context *ctx, uint32_t start, const dl__launch *l)
+{
+    const dl_node *first = ctx->node[start + l->first];
+    if (!(first->op->flags & DL_OP_ELEMENTWISE)) return first->op->scratch ? dl__round(first->op->scratch(first)) : 0;
+    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, first->numel), stretched = 0;
+    for (uint32_t i = start + l->first; i < start + l->first + l->count; i++) { /* inputs that have to be stretched take a tile each */
+        const dl_node *n = ctx->node[i];
+        size_t now = 0;
+        if (!dl__runs(n) || !(n->op->flags & DL_OP_ELEMENTWISE)) continue;
+        for (int k = 0; k < n->n_in; k++) now += n->in[k]->numel != first->numel;
+        stretched = DL__MAX(stretched, now);
+    }
+    return dl__round((l->slots + stretched) * tile * sizeof(dl_real));
+}
+
+/* Fills a plan whose arrays are there. */
+static void dl__make_plan(dl__planning *p)
+{
+    dl_context *ctx = p->ctx;
+    p->gaps = p->top = 0;
+    dl__find_lives(p);
+    for (uint32_t i = p->start; i < p->end; i++) {
+        p->plan->space[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? DL__GRADS : DL__GONE;
+        p->plan->offset[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? ctx->node[i]->offset : 0;
+        p->plan->accumulate[i - p->start] = 0;
+    }
+    dl__find_launches(p);
+    dl__fold(p);
+    p->plan->scratch = 0;
+    for (uint32_t i = 0; i < p->plan->launches; i++) {
+        dl__place_launch(p, &p->plan->launch[i], i);
+        p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(ctx, p->start, &p->plan->launch[i]));
+    }
+    for (uint32_t i = p->start; i < p->end; i++)
+        if (p->life[i].slot == DL__FREED || p->plan->space[i - p->start] == DL__TILE) p->plan->accumulate[i - p->start] |= DL__GONE_AFTER;
+    p->plan->work = p->top;
+}
+
+/* The plan of the segment: from the cache, or made. In eager mode it lives on the tape. */
+static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
+{
+    uint32_t start = ctx->done, end = ctx->nodes, n = end - start;
+    uint64_t key = dl__mix(dl__mix(dl__mix(ctx->hash, (uint64_t)start << 32 | end), ctx->layout), (uint64_t)recycle);
+    dl__plan *p = eager;
+    dl__planning planning;
+    size_t need = n * (sizeof *p->offset + sizeof *p->launch + 2);
+    if (!eager) {
+        p = &ctx->plan[0];
+        for (int i = 0; i < DLTRAIN_PLANS; i++) {
+            dl__plan *q = &ctx->plan[i];
+            if (q->memory && q->key == key && q->nodes == n) return q->used_at = ++ctx->clock, q;
+            if (q->used_at < p->used_at) p = q;
+        }
+        if (need > p->capacity) {
+            dl__release(ctx, p->memory);
+            p->capacity = 0;
+            p->memory = (char *)dl__alloc(ctx, need, n);
+            if (!p->memory) return NULL;
+            p->capacity = need;
+        }
+    } else if (!(p->memory = (char *)dl__tape_alloc(ctx, need, n))) return NULL;
+    p->offset = (size_t *)(void *)p->memory;
+    p->launch = (dl__launch *)(p->offset + n);
+    p->space = (uint8_t *)(p->launch + n);
+    p->accumulate = p->space + n;
+    p->nodes = n;
+    p->key = key;
+    p->used_at = ++ctx->clock;
+    memset(&planning, 0, sizeof planning);
+    planning.ctx = ctx;
+    planning.plan = p;
+    planning.start = start;
+    planning.end = end;
+    planning.recycle = recycle;
+    dl__mark mark = dl__tape_mark(ctx);
+    planning.life = (dl__life *)dl__tape_alloc(ctx, end * sizeof *planning.life, 0);
+    planning.gap = planning.life ? (dl__gap *)dl__tape_alloc(ctx, (n + 1) * sizeof *planning.gap, 2 * (size_t)(n + 1)) : NULL;
+    if (planning.gap) dl__make_plan(&planning);
+    if (!eager) dl__tape_release(ctx, mark);
+    if (planning.gap) return p;
+    p->key = 0;
+    p->nodes = UINT32_MAX;
+    return NULL;
+}
+
+/* ==== >>executor ====
+   Runs a plan on the threads of the context.
+   may use: planner, platform */
+typedef struct dl__task { dl_context *ctx; const dl__launch *launch; uint32_t start; char *scratch; const dl_run_args *args; void (*fn)(const dl_run_args *args, size_t part); } dl__task;
+
+static void dl__parallel_part(void *user, size_t part, int thread)
+{
+    const dl__task *t = (const dl__task *)user;
+    dl_run_args a = *t->args;
+    if (a.scratch) a.scratch = (char *)a.scratch + (size_t)thread * t->ctx->scratch_stride;
+    t->fn(&a, part);
+}
+
+DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part))
+{
+    dl__task t;
+    memset(&t, 0, sizeof t);
+    t.ctx = args->ctx;
+    t.args = args;
+    t.fn = fn;
+    if (parts <= DL__MAX_PARTS && args->ctx->pool.threads > 1 && parts > 1) dl__pool_run(&args->ctx->pool, parts, dl__parallel_part, &t);
+    else
+        for (size_t i = 0; i < parts; i++) fn(args, i);
+}
+
+/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. */
+static void dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+{
+    size_t size = dl__dtype_size(x->dtype), left = n, at[DLTRAIN_MAX_DIMS], rest = first;
+    dl_index stride[DLTRAIN_MAX_DIMS], s = 1, offset = 0;
+    char *to = (char *)out;
+    int extra = y->ndim - x->ndim, last = y->ndim - 1;
+    for (int d = last; d >= 0; d--) {
+        dl_index dim = d >= extra ? x->dim[d - extra] : 1;
+        stride[d] = dim == 1 ? 0 : s;
+        s *= dim;
+        at[d] = rest % (size_t)y->dim[d];
+        rest /= (size_t)y->dim[d];
+        offset += (dl_index)at[d] * stride[d];
+    }
+    while (left) {
+        size_t run = DL__MIN(left, (size_t)y->dim[last] - at[last]);
+        const char *p = (const char *)from + offset * (dl_index)size;
+        if (stride[last]) memcpy(to, p, run * size);
+        else if (size == 4) {
+            uint32_t v;
+            memcpy(&v, p, 4);
+            for (size_t i = 0; i < run; i++) memcpy(to + 4 * i, &v, 4);
+        } else
+            for (size_t i = 0; i < run; i++) memcpy(to + i * size, p, size);
+        to += run * size;
+        left -= run;
+        offset += (dl_index)run * stride[last];
+        at[last] += run;
+        for (int d = last; d > 0 && at[d] == (size_t)y->dim[d]; d--) {
+            at[d] = 0;
+            offset += stride[d - 1] - stride[d] * y->dim[d];
+            at[d - 1]++;
+        }
+    }
+}
+
+/* One tile of a group: elements part * DLTRAIN_TILE on. */
+static void dl__group_part(void *user, size_t part, int thread)
+{
+    const dl__task *t = (const dl__task *)user;
+    const dl__launch *l = t->launch;
+    const dl_node *head = t->ctx->node[t->start + l->first];
+    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, head->numel), bytes = tile * sizeof(dl_real);
+    char *slots = t->scratch + (size_t)thread * t->ctx->scratch_stride;
+    const void *in[8];
+    dl_run_args a = *t->args;
+    a.first = part * DLTRAIN_TILE;
+    a.n = DL__MIN((size_t)DLTRAIN_TILE, head->numel - a.first);
+    a.in = in;
+    for (uint32_t i = t->start + l->first; i < t->start + l->first + l->count; i++) {
+        const dl_node *y = t->ctx->node[i];
+        size_t stretched = l->slots;
+        if (!dl__runs(y) || !(y->op->flags & DL_OP_ELEMENTWISE)) continue; /* what stands between them is not run */
+        for (int k = 0; k < y->n_in; k++) {
+            const dl_node *x = y->in[k];
+            if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
+            else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + a.first * dl__dtype_size(x->dtype);
+            else {
+                char *own = slots + stretched++ * bytes;
+                dl__stretch(y, x, dl__address(t->ctx, x), own, a.first, a.n);
+                in[k] = own;
+            }
+        }
+        a.node = y;
+        a.out = y->space == DL__TILE ? slots + y->offset * bytes : (char *)dl__address(t->ctx, y) + a.first * dl__dtype_size(y->dtype);
+        y->op->run(&a);
+    }
+}
+
+static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan, char *scratch)
+{
+    const dl_node *y = ctx->node[start + l->first];
+    const void *in[256];
+    dl_run_args a;
+    dl__task t;
+    memset(&a, 0, sizeof a);
+    a.ctx = ctx;
+    a.node = y;
+    a.portable = ctx->portable;
+    a.scratch = scratch;
+    if (y->op->flags & DL_OP_ELEMENTWISE) {
+        memset(&t, 0, sizeof t);
+        t.ctx = ctx;
+        t.launch = l;
+        t.start = start;
+        t.scratch = scratch;
+        t.args = &a;
+        size_t parts = (y->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE;
+        if (parts <= DL__MAX_PARTS) dl__pool_run(&ctx->pool, parts, dl__group_part, &t);
+        else
+            for (size_t i = 0; i < parts; i++) dl__group_part(&t, i, 0);
+        return;
+    }
+    for (int k = 0; k < y->n_in; k++) in[k] = dl__address(ctx, y->in[k]);
+    a.in = in;
+    a.out = dl__address(ctx, y);
+    a.n = y->numel;
+    a.accumulate = plan->accumulate[l->first] & 1;
+    y->op->run(&a);
+}
+
+/* Where the values of the segment are, now that its memory is known. */
+static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char *work)
+{
+    for (uint32_t i = 0; i < plan->nodes; i++) {
+        dl_node *n = ctx->node[start + i];
+        if (dl__is_param(n)) n->offset = ctx->param[n->i[0]].offset;
+        if (n->flags & DL__LEAF) continue;
+        if (n->flags & DL__VIEW) {
+            const dl_node *x = n->in[0];
+            n->space = x->space == DL__TILE ? (uint8_t)DL__GONE : x->space;
+            n->offset = x->offset + (size_t)n->i[0] * (x->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
+            continue;
+        }
+        n->space = plan->space[i];
+        n->offset = plan->offset[i] + (n->space == DL__MEMORY ? (size_t)(uintptr_t)work : 0);
+    }
+}
+
+/* After the run: values that gave up their memory cannot be read any more. */
+static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
+{
+    for (uint32_t i = 0; i < plan->nodes; i++) {
+        dl_node *n = ctx->node[start + i];
+        if (plan->accumulate[i] & DL__GONE_AFTER) n->space = DL__GONE;
+        if (n->flags & DL__VIEW && n->in[0]->space == DL__GONE) n->space = DL__GONE;
+    }
+}
+
+/* In eager mode: the first NaN ends the step, with the operation that made it. */
+static bool dl__check_nan(dl_context *ctx, const dl_node *n)
+{
+    if (n->dtype != DL_F32 || !dl__runs(n) || ctx->dry) return true;
+    const dl_real *p = (const dl_real *)dl__address(ctx, n);
+    for (size_t i = 0; i < n->numel; i++)
+        if (p[i] != p[i]) return dl_fail(ctx, "dl_%s (node %u): the first NaN, at element %zu of %S", n->op->name, n->id, i, n);
+    return true;
+}
+
+/* Runs what is recorded and not yet run. `final`: nothing will be recorded on top, so that memory can be shared. */
+static bool dl__run(dl_context *ctx, bool final)
+{
+    dl__plan eager, *plan;
+    uint32_t start = ctx->done;
+    if (ctx->failed) return false;
+    if (start == ctx->nodes) return true;
+    bool recycle = final || !ctx->recording;
+    for (uint32_t i = start; !final && recycle && i < ctx->nodes; i++) recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
+    recycle = recycle && !ctx->config.eager;
+    if (!dl__lay_out(ctx)) return false;
+    memset(&eager, 0, sizeof eager);
+    plan = dl__plan_for(ctx, recycle, ctx->config.eager ? &eager : NULL);
+    if (!plan) return false;
+    char *work = plan->work ? (char *)dl__bump(ctx, &ctx->work, plan->work, 0, 0) : (char *)ctx;
+    size_t parts = (size_t)ctx->pool.threads * plan->scratch;
+    char *scratch = plan->scratch && work ? (char *)dl__bump(ctx, &ctx->work, parts, 0, 0) : NULL;
+    if (!work || (plan->scratch && !scratch)) return false;
+    ctx->scratch_stride = plan->scratch;
+    dl__bind(ctx, plan, start, work);
+    unsigned fp = dl__fp_enter();
+    ctx->running = true;
+    for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
+    ctx->running = false;
+    dl__fp_leave(fp);
+    ctx->done = ctx->nodes;
+    if (ctx->config.eager && !ctx->failed) dl__check_nan(ctx, ctx->node[start]);
+    dl__bury(ctx, plan, start);
+    return !ctx->failed;
+}
+
+/* ---- contexts ---- */
+DL_API dl_context *dl_create(const dl_config *config)
+{
+    dl_config c;
+    dl_context *ctx;
+    void *raw = NULL;
+    memset(&c, 0, sizeof c);
+    if (config) c = *config;
+    if (c.memory) {
+        char *p = (char *)c.memory + (DLTRAIN_ALIGN - (uintptr_t)c.memory % DLTRAIN_ALIGN) % DLTRAIN_ALIGN;
+        if (c.memory_size < dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN) return NULL;
+        ctx = (dl_context *)(void *)p;
+        memset(ctx, 0, sizeof *ctx);
+        ctx->end = (char *)c.memory + c.memory_size;
+        ctx->end -= (uintptr_t)ctx->end % DLTRAIN_ALIGN;
+        ctx->bottom = p + dl__round(sizeof *ctx);
+        ctx->top = ctx->end;
+    } else {
+        char *p = dl__aligned(&c, sizeof raw, sizeof *ctx, &raw);
+        if (!p) return NULL;
+        memcpy(p - sizeof raw, &raw, sizeof raw);
+        ctx = (dl_context *)(void *)p;
+        memset(ctx, 0, sizeof *ctx);
+    }
+    ctx->config = c;
+    ctx->word = sizeof(void *);
+    ctx->persistent = dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN; /* and what alignment may take of a block */
+    ctx->training = ctx->recording = true;
+    ctx->ended = true;
+    ctx->portable = c.portable || !dl__have_avx2();
+    int threads = c.threads ? c.threads : dl__cpu_count();
+    if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
+    dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
+    if (c.device && !strncmp(c.device, "cuda", 4)) dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", c.device);
+    else if (c.device && strcmp(c.device, "cpu")) dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", c.device);
+    dl__begin_step(ctx);
+    return ctx;
+}
+
+DL_API void dl_destroy(dl_context *ctx)
+{
+    if (!ctx) return;
+    for (dl__hook *h = ctx->hooks; h; h = h->next) h->run(h->user);
+    dl__pool_stop(&ctx->pool);
+    dl_config c = ctx->config;
+    dl__arena_free(ctx, &ctx->tape);
+    dl__arena_free(ctx, &ctx->work);
+    for (dl__block *b = ctx->blocks, *next; b; b = next) {
+        next = b->next;
+        dl__free_block(ctx, b);
+    }
+    if (c.memory) return;
+    void *raw;
+    memcpy(&raw, (char *)ctx - sizeof raw, sizeof raw);
+    dl__system_free(&c, raw);
+}
+
+DL_API bool dl_measure(const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out)
+{
+    dl_config c;
+    memset(&c, 0, sizeof c);
+    if (config) c = *config;
+    c.memory = NULL;
+    c.memory_size = 0;
+    int threads = c.threads ? c.threads : dl__cpu_count();
+    if (!step || !out || (pointer_size != 0 && pointer_size != 4 && pointer_size != 8)) return false;
+    c.threads = 1;
+    dl_context *ctx = dl_create(&c);
+    if (!ctx) return false;
+    ctx->dry = true;
+    ctx->pool.threads = threads; /* counted, never started: nothing runs */
+    if (pointer_size) {
+        ctx->persistent = dl__counted(ctx, sizeof *ctx, 0) + 2 * DLTRAIN_ALIGN;
+        ctx->word = (size_t)pointer_size;
+    }
+    for (int i = 0; i < 2; i++) {
+        step(ctx, user);
+        dl_end(ctx);
+    }
+    *out = dl_memory_used(ctx);
+    bool ok = !dl_failed(ctx);
+    ctx->pool.threads = 1;
+    dl_destroy(ctx);
+    return ok;
+}
+
+/* ---- your own operations ---- */
+DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_attrs *attrs)
+{
+    dl_node *node[8];
+    dl_dtype dtype = DL_F32;
+    dl_shape s;
+    if (!in || n < 1 || !in[0].ctx) return dl__none();
+    dl_context *ctx = in[0].ctx;
+    if (!op || !op->name || !*op->name || !op->run) return dl_fail(ctx, "dl_apply: the operation needs a name and a run function"), dl__none();
+    if (n > (int)DL__COUNT_OF(node)) return dl_fail(ctx, "dl_%s: %d inputs; at most %d", op->name, n, (int)DL__COUNT_OF(node)), dl__none();
+    if (!dl__operands(op->name, n, in, node)) return dl__none();
+    if (attrs && (attrs->n < 0 || attrs->n > 255 || (attrs->n && !attrs->i))) return dl_fail(ctx, "dl_%s: %d integer attributes; 0 to 255, and not NULL", op->name, attrs->n), dl__none();
+    dtype = (dl_dtype)node[0]->dtype;
+    s = dl__shape(node[0]);
+    if (op->shape) {
+        if (!op->shape(ctx, node, n, attrs, &dtype, &s)) return dl_fail(ctx, "dl_%s: the shape rule refused its inputs", op->name), dl__none();
+    } else if (op->flags & DL_OP_ELEMENTWISE && !dl__broadcast(ctx, op->name, n, node, &s)) return dl__none();
+    dl__extra e = dl__with(attrs ? attrs->n : 0, attrs ? attrs->i : NULL);
+    if (attrs) memcpy(e.f, attrs->f, sizeof e.f);
+    return dl__record(ctx, op, n, node, dtype, &s, &e);
+}
+
+/* ==== >>layers ====
+   Parameters by name with PyTorch's initialisation, handed to operations.
+   may use: losses and all operations */
+static dl_param_desc dl__uniform_param(dl_shape shape, double bound)
+{
+    dl_param_desc d;
+    d.shape = shape;
+    d.init = DL_INIT_UNIFORM;
+    d.value = (float)bound;
+    d.buffer = false;
+    return d;
+}
+
+static dl_param_desc dl__constant_param(dl_shape shape, float value, bool buffer)
+{
+    dl_param_desc d = dl__uniform_param(shape, value);
+    d.init = DL_INIT_CONSTANT;
+    d.buffer = buffer;
+    return d;
+}
+
+static double dl__fan_bound(double fan_in) { return fan_in > 0 ? 1 / sqrt(fan_in) : 0; }
+
+DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_desc *desc)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("linear", 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, "linear", n)) return dl__none();
+    if (!n->ndim) return dl_fail(ctx, "dl_linear: takes [...,in], not %S", n), dl__none();
+    if (!desc || desc->out_features < 1) return dl_fail(ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0), dl__none();
+    dl_index in = n->dim[n->ndim - 1], out = desc->out_features;
+    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), dl__fan_bound((double)in)), b = dl__uniform_param(DL_SHAPE(out), dl__fan_bound((double)in));
+    dl_tensor weight = dl__parameter(ctx, "linear", name, "weight", &w);
+    dl_tensor bias = desc->no_bias || !weight.ctx ? dl__none() : dl__parameter(ctx, "linear", name, "bias", &b);
+    return dl_affine(x, weight, bias);
+}
+
+DL_API dl_tensor dl_linear(dl_tensor x, const char *name, dl_index out_features)
+{
+    dl_linear_desc d;
+    d.out_features = out_features;
+    d.no_bias = false;
+    return dl_linear_ex(x, name, &d);
+}
+
+static dl_tensor dl__conv_layer(const char *who, bool transposed, dl_tensor x, const char *name, const dl_conv2d_desc *d)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands(who, 1, &x, &n);
+    if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
+    if (n->ndim != 4) return dl_fail(ctx, "dl_%s: takes [N,C,H,W], not %S", who, n), dl__none();
+    if (!d || d->out_channels < 1 || d->kernel < 1 || d->kernel_w < 0) return dl_fail(ctx, "dl_%s: the desc needs out_channels and kernel; they are %td and %td", who, d ? d->out_channels : (dl_index)0, d ? d->kernel : (dl_index)0), dl__none();
+    dl_index groups = d->groups ? d->groups : 1, c = n->dim[1], kw = d->kernel_w ? d->kernel_w : d->kernel;
+    if (groups < 1 || c % groups || d->out_channels % groups) return dl_fail(ctx, "dl_%s: groups %td must divide the channels, %td in and %td out", who, groups, c, d->out_channels), dl__none();
+    dl_index fan_channels = transposed ? d->out_channels : c;
+    double bound = dl__fan_bound((double)(fan_channels / groups) * (double)d->kernel * (double)kw);
+    dl_param_desc w = dl__uniform_param(transposed ? DL_SHAPE(c, d->out_channels / groups, d->kernel, kw) : DL_SHAPE(d->out_channels, c / groups, d->kernel, kw), bound);
+    dl_param_desc b = dl__uniform_param(DL_SHAPE(d->out_channels), bound);
+    dl_tensor weight = dl__parameter(ctx, who, name, "weight", &w);
+    dl_tensor bias = d->no_bias || !weight.ctx ? dl__none() : dl__parameter(ctx, who, name, "bias", &b);
+    return transposed ? dl__conv_transpose2d(who, x, weight, bias, d) : dl__conv2d(who, x, weight, bias, d);
+}
+DL_API dl_tensor dl_conv2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc) { return dl__conv_layer("conv2d", false, x, name, desc); }
+DL_API dl_tensor dl_conv_transpose2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc) { return dl__conv_layer("conv_transpose2d", true, x, name, desc); }
+
+static dl_norm_desc dl__norm_defaults(const dl_norm_desc *desc)
+{
+    dl_norm_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (d.eps == 0) d.eps = 1e-5f;
+    if (d.momentum == 0) d.momentum = 0.1f;
+    return d;
+}
+
+/* weight of ones and bias of zeros, unless the desc wants none */
+static bool dl__affine_params(dl_context *ctx, const char *who, const char *name, const dl_norm_desc *d, dl_shape shape, dl_tensor *w, dl_tensor *b)
+{
+    dl_param_desc ones = dl__constant_param(shape, 1, false), zeros = dl__constant_param(shape, 0, false);
+    *w = *b = dl__none();
+    if (d->no_affine) return true;
+    *w = dl__parameter(ctx, who, name, "weight", &ones);
+    if (w->ctx) *b = dl__parameter(ctx, who, name, "bias", &zeros);
+    return b->ctx != NULL;
+}
+
+DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc *desc)
+{
+    dl_node *n;
+    dl_tensor w, b;
+    dl_norm_desc d = dl__norm_defaults(desc);
+    dl_context *ctx = dl__operands("batch_norm", 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (n->ndim < 2) return dl_fail(ctx, "dl_batch_norm: takes [N,C,...], not %S", n), dl__none();
+    dl_shape s = DL_SHAPE(n->dim[1]);
+    dl_param_desc zeros = dl__constant_param(s, 0, true), ones = dl__constant_param(s, 1, true);
+    if (!dl__affine_params(ctx, "batch_norm", name, &d, s, &w, &b)) return dl__none();
+    dl_tensor mean = dl__parameter(ctx, "batch_norm", name, "running_mean", &zeros);
+    dl_tensor var = mean.ctx ? dl__parameter(ctx, "batch_norm", name, "running_var", &ones) : mean;
+    return var.ctx ? dl__batch_norm("batch_norm", x, w, b, mean, var, d.momentum, d.eps) : dl__none();
+}
+
+DL_API dl_tensor dl_layer_norm(dl_tensor x, const char *name, const dl_norm_desc *desc)
+{
+    dl_node *n;
+    dl_tensor w, b;
+    dl_norm_desc d = dl__norm_defaults(desc);
+    dl_context *ctx = dl__operands("layer_norm", 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (!n->ndim) return dl_fail(ctx, "dl_layer_norm: takes [...,width], not %S", n), dl__none();
+    if (!dl__affine_params(ctx, "layer_norm", name, &d, DL_SHAPE(n->dim[n->ndim - 1]), &w, &b)) return dl__none();
+    return dl_layer_norm_op(x, w, b, d.eps);
+}
+
+DL_API dl_tensor dl_group_norm(dl_tensor x, const char *name, dl_index groups, const dl_norm_desc *desc)
+{
+    dl_node *n;
+    dl_tensor w, b;
+    dl_norm_desc d = dl__norm_defaults(desc);
+    dl_context *ctx = dl__operands("group_norm", 1, &x, &n);
+    if (!ctx) return dl__none();
+    if (n->ndim < 2) return dl_fail(ctx, "dl_group_norm: takes [N,C,...], not %S", n), dl__none();
+    if (groups < 1 || n->dim[1] % groups) return dl_fail(ctx, "dl_group_norm: groups %td do not divide the channels %td", groups, n->dim[1]), dl__none();
+    if (!dl__affine_params(ctx, "group_norm", name, &d, DL_SHAPE(n->dim[1]), &w, &b)) return dl__none();
+    return dl__group_norm("group_norm", x, groups, w, b, d.eps);
+}
+
+DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, dl_index width)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("embedding", 1, &index, &n);
+    if (!ctx) return dl__none();
+    if (n->dtype != DL_I32) return dl_fail(ctx, "dl_embedding: index must be DL_I32, not %s", dl__dtype_names[n->dtype]), dl__none();
+    if (rows < 1 || width < 1) return dl_fail(ctx, "dl_embedding: %td rows of width %td; both must be positive", rows, width), dl__none();
+    dl_param_desc d = dl__uniform_param(DL_SHAPE(rows, width), 1);
+    d.init = DL_INIT_NORMAL;
+    dl_tensor w = dl__parameter(ctx, "embedding", name, "weight", &d);
+    return w.ctx ? dl__embed("embedding", DL__WHO_EMBEDDING, w, index) : dl__none();
+}
+
+/* [N,L,E] -> [N,heads,L,E/heads] and back */
+static dl_tensor dl__split_heads(dl_tensor x, dl_index heads)
+{
+    dl_shape s = dl_shape_of(x);
+    return dl_transpose(dl_reshape(x, DL_SHAPE(s.dim[0], s.dim[1], heads, s.dim[2] / heads)), 1, 2);
+}
+
+DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc)
+{
+    static const char *const who = "multi_head_attention";
+    dl_node *n[3];
+    dl_tensor in[3], bias = dl__none(), out_bias = dl__none(), part[3];
+    in[0] = q, in[1] = k, in[2] = v;
+    dl_context *ctx = dl__operands(who, 3, in, n);
+    if (!ctx) return dl__none();
+    for (int i = 0; i < 3; i++)
+        if (n[i]->ndim != 3) return dl_fail(ctx, "dl_%s: takes [N,length,width], not %S", who, n[i]), dl__none();
+    dl_index e = n[0]->dim[2], heads = desc ? desc->heads : 0;
+    if (heads < 1 || e % heads) return dl_fail(ctx, "dl_%s: heads %td do not divide the width %td", who, heads, e), dl__none();
+    if (n[1]->dim[2] != e || n[2]->dim[2] != e || n[1]->dim[0] != n[0]->dim[0] || !dl__same_shape(n[1], n[2])) return dl_fail(ctx, "dl_%s: q %S, k %S and v %S do not fit together", who, n[0], n[1], n[2]), dl__none();
+    dl_param_desc w = dl__uniform_param(DL_SHAPE(3 * e, e), sqrt(6.0 / (4.0 * (double)e))), b = dl__constant_param(DL_SHAPE(3 * e), 0, false); /* Xavier */
+    dl_param_desc ow = dl__uniform_param(DL_SHAPE(e, e), dl__fan_bound((double)e)), ob = dl__constant_param(DL_SHAPE(e), 0, false);
+    dl_tensor weight = dl__parameter(ctx, who, name, "in_proj_weight", &w);
+    if (weight.ctx && !desc->no_bias) bias = dl__parameter(ctx, who, name, "in_proj_bias", &b);
+    dl_tensor out = ctx->failed ? dl__none() : dl__parameter(ctx, who, name, "out_proj.weight", &ow);
+    if (out.ctx && !desc->no_bias) out_bias = dl__parameter(ctx, who, name, "out_proj.bias", &ob);
+    if (ctx->failed) return dl__none();
+    if (q.node == k.node && k.node == v.node) { /* self-attention: one product */
+        dl_tensor all = dl_affine(q, weight, bias);
+        for (int i = 0; i < 3; i++) part[i] = dl_slice(all, 2, i * e, (i + 1) * e, 1);
+    } else
+        for (int i = 0; i < 3; i++) part[i] = dl_affine(in[i], dl_slice(weight, 0, i * e, (i + 1) * e, 1), bias.ctx ? dl_slice(bias, 0, i * e, (i + 1) * e, 1) : bias);
+    dl_attention_desc a;
+    memset(&a, 0, sizeof a);
+    a.mask = desc->mask;
+    a.causal = desc->causal;
+    for (int i = 0; i < 3; i++) part[i] = dl__split_heads(part[i], heads);
+    dl_tensor y = dl_scaled_dot_product_attention(part[0], part[1], part[2], &a);
+    if (!y.ctx || ctx->failed) return dl__none();
+    return dl_affine(dl_reshape(dl_transpose(y, 1, 2), dl__shape(n[0])), out, out_bias);
+}
+
+/* ==== >>optimizers ====
+   Updates, clipping, schedules and the accumulator, each a pass over the flat buffers.
+   may use: tape, executor */
+typedef enum dl__rule { DL__SGD, DL__ADAM, DL__ADAMW, DL__RMSPROP } dl__rule;
+enum { DL__GROUPS = 8 };
+struct dl_optimizer {
+    dl_context *ctx;
+    dl__rule rule;
+    bool nesterov, centered, scheduled;
+    dl_real momentum, dampening, weight_decay, beta1, beta2, eps, alpha;
+    double lr;                       /* without a schedule */
+    dl_schedule schedule;
+    int64_t steps, schedule_start;   /* steps taken; when the schedule was set */
+    char select[DLTRAIN_NAME_MAX];   /* "": all */
+    struct { char pattern[DLTRAIN_NAME_MAX]; dl_group_desc desc; } group[DL__GROUPS];
+    int groups;
+    dl_real *state[3];               /* flat, as the parameters are */
+    int32_t *age;                    /* steps each parameter has taken */
+    double *power1, *power2;         /* beta1^age, beta2^age */
+};
+
+static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl_real weight_decay)
+{
+    if (!ctx || ctx->failed) return NULL;
+    dl_optimizer *o = (dl_optimizer *)dl__alloc(ctx, sizeof *o, 8);
+    if (!o) return NULL;
+    o->ctx = ctx;
+    o->rule = rule;
+    o->lr = lr;
+    o->weight_decay = weight_decay;
+    return o;
+}
+
+static bool dl__in_range(dl_context *ctx, const char *who, const char *what, double value, double low, double high)
+{
+    return (value >= low && value < high) || dl_fail(ctx, "dl_%s: %s %g must be at least %g and below %g", who, what, value, low, high);
+}
+
+DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc)
+{
+    if (!ctx || ctx->failed) return NULL;
+    if (!desc || desc->lr == 0) return dl_fail(ctx, "dl_sgd: lr is required"), (dl_optimizer *)NULL;
+    if (!dl__in_range(ctx, "sgd", "lr", (double)desc->lr, 0, HUGE_VAL) || !dl__in_range(ctx, "sgd", "momentum", (double)desc->momentum, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL)) return NULL;
+    if (desc->nesterov && (desc->momentum == 0 || desc->dampening != 0)) return dl_fail(ctx, "dl_sgd: nesterov needs momentum and no dampening"), (dl_optimizer *)NULL;
+    dl_optimizer *o = dl__optimizer(ctx, DL__SGD, (double)desc->lr, desc->weight_decay);
+    if (!o) return NULL;
+    o->momentum = desc->momentum;
+    o->dampening = desc->dampening;
+    o->nesterov = desc->nesterov;
+    return o;
+}
+
+static dl_optimizer *dl__adam(dl_context *ctx, const char *who, dl__rule rule, const dl_adam_desc *desc, dl_real default_decay)
+{
+    dl_adam_desc d;
+    if (!ctx || ctx->failed) return NULL;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (d.lr == 0) d.lr = (dl_real)1e-3;
+    if (d.beta1 == 0) d.beta1 = (dl_real)0.9;
+    if (d.beta2 == 0) d.beta2 = (dl_real)0.999;
+    if (d.eps == 0) d.eps = (dl_real)1e-8;
+    if (d.weight_decay == 0) d.weight_decay = default_decay;
+    else if (d.weight_decay < 0 && rule == DL__ADAMW) d.weight_decay = 0;
+    if (!dl__in_range(ctx, who, "lr", (double)d.lr, 0, HUGE_VAL) || !dl__in_range(ctx, who, "beta1", (double)d.beta1, 0, 1) || !dl__in_range(ctx, who, "beta2", (double)d.beta2, 0, 1) ||
+        !dl__in_range(ctx, who, "eps", (double)d.eps, 0, HUGE_VAL) || !dl__in_range(ctx, who, "weight_decay", (double)d.weight_decay, 0, HUGE_VAL)) return NULL;
+    dl_optimizer *o = dl__optimizer(ctx, rule, (double)d.lr, d.weight_decay);
+    if (!o) return NULL;
+    o->beta1 = d.beta1;
+    o->beta2 = d.beta2;
+    o->eps = d.eps;
+    return o;
+}
+DL_API dl_optimizer *dl_adam(dl_context *ctx, const dl_adam_desc *desc) { return dl__adam(ctx, "adam", DL__ADAM, desc, 0); }
+DL_API dl_optimizer *dl_adamw(dl_context *ctx, const dl_adam_desc *desc) { return dl__adam(ctx, "adamw", DL__ADAMW, desc, (dl_real)1e-2); }
+
+DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc)
+{
+    dl_rmsprop_desc d;
+    if (!ctx || ctx->failed) return NULL;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (d.lr == 0) d.lr = (dl_real)1e-2;
+    if (d.alpha == 0) d.alpha = (dl_real)0.99;
+    if (d.eps == 0) d.eps = (dl_real)1e-8;
+    if (!dl__in_range(ctx, "rmsprop", "lr", (double)d.lr, 0, HUGE_VAL) || !dl__in_range(ctx, "rmsprop", "alpha", (double)d.alpha, 0, 1) || !dl__in_range(ctx, "rmsprop", "eps", (double)d.eps, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "momentum", (double)d.momentum, 0, HUGE_VAL) || !dl__in_range(ctx, "rmsprop", "weight_decay", (double)d.weight_decay, 0, HUGE_VAL)) return NULL;
+    dl_optimizer *o = dl__optimizer(ctx, DL__RMSPROP, (double)d.lr, d.weight_decay);
+    if (!o) return NULL;
+    o->alpha = d.alpha;
+    o->eps = d.eps;
+    o->momentum = d.momentum;
+    o->centered = d.centered;
+    return o;
+}
+
+/* Keeps a pattern; an error when it is too long or, where the names are known, matches nothing. */
+static bool dl__keep_pattern(dl_optimizer *o, const char *who, const char *pattern, char *to)
+{
+    if (!pattern) return dl_fail(o->ctx, "dl_%s: the pattern is NULL", who);
+    if (strlen(pattern) >= DLTRAIN_NAME_MAX) return dl_fail(o->ctx, "dl_%s: the pattern '%s' is too long; DLTRAIN_NAME_MAX is %d", who, pattern, DLTRAIN_NAME_MAX);
+    if (o->ctx->sealed && !dl__matches(o->ctx, who, pattern)) return false;
+    memcpy(to, pattern, strlen(pattern) + 1);
+    return true;
+}
+
+DL_API bool dl_optimizer_group(dl_optimizer *o, const char *pattern, const dl_group_desc *desc)
+{
+    if (!o || o->ctx->failed) return false;
+    if (!desc) return dl_fail(o->ctx, "dl_optimizer_group: desc is NULL");
+    if (o->groups == DL__GROUPS) return dl_fail(o->ctx, "dl_optimizer_group: at most %d groups; '|' joins patterns", (int)DL__GROUPS);
+    if (!dl__keep_pattern(o, "optimizer_group", pattern, o->group[o->groups].pattern)) return false;
+    o->group[o->groups++].desc = *desc;
+    return true;
+}
+
+DL_API bool dl_optimizer_select(dl_optimizer *o, const char *pattern)
+{
+    return o && !o->ctx->failed && dl__keep_pattern(o, "optimizer_select", pattern, o->select);
+}
+
+/* ---- gradients as a whole ---- */
+static dl_real *dl__grad_of(const dl_context *ctx, const dl__param *p) { return p->buffer || p->fresh || !ctx->grads ? NULL : ctx->grads + p->offset; }
+
+DL_API bool dl_zero_grad(dl_context *ctx)
+{
+    if (!ctx || ctx->failed) return false;
+    for (int i = 0; i < ctx->params; i++) ctx->param[i].fresh = true;
+    return true;
+}
+
+static bool dl__scale_grads(dl_context *ctx, const char *pattern, dl_real factor)
+{
+    for (int i = 0; i < ctx->params && !ctx->dry; i++) {
+        dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
+        if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
+            for (size_t k = 0; k < ctx->param[i].numel; k++) g[k] *= factor;
+    }
+    return true;
+}
+
+DL_API bool dl_scale_grad(dl_context *ctx, double factor) { return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor); }
+
+DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
+{
+    double sum = 0;
+    if (!ctx || ctx->failed) return dl__nan();
+    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm), dl__nan();
+    if (!dl__matches(ctx, "clip_grad_norm", pattern)) return dl__nan();
+    for (int i = 0; i < ctx->params && !ctx->dry; i++) {
+        const dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
+        if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
+            for (size_t k = 0; k < ctx->param[i].numel; k++) sum += (double)g[k] * (double)g[k];
+    }
+    double norm = sqrt(sum), factor = max_norm / (norm + 1e-6);
+    if (factor < 1) dl__scale_grads(ctx, pattern, (dl_real)factor);
+    return norm;
+}
+
+DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern)
+{
+    if (!ctx || ctx->failed) return false;
+    if (!(max_value >= 0)) return dl_fail(ctx, "dl_clip_grad_value: max_value %g must not be negative", max_value);
+    if (!dl__matches(ctx, "clip_grad_value", pattern)) return false;
+    dl_real high = (dl_real)max_value;
+    for (int i = 0; i < ctx->params && !ctx->dry; i++) {
+        dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
+        if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
+            for (size_t k = 0; k < ctx->param[i].numel; k++) g[k] = g[k] > high ? high : g[k] < -high ? -high : g[k];
+    }
+    return true;
+}
+
+/* ---- schedules ---- */
+static double dl__cosine(double from, double to, double t) { return to + (from - to) * (1 + dl__sin_d(3.14159265358979323846 * t, 1)) / 2; } /* t from 0 to 1 */
+
+DL_API double dl_schedule_lr(const dl_schedule *s, int64_t step)
+{
+    if (!s) return 0;
+    double lr = (double)s->lr, gamma = s->gamma != 0 ? (double)s->gamma : 0.1, up, div, final_div, rise;
+    int64_t t = step - s->warmup, k = 0;
+    if (t < 0) return lr * (double)(step + 1) / (double)s->warmup;
+    switch (s->kind) {
+    case DL_SCHEDULE_STEP:
+        for (k = s->period > 0 ? t / s->period : 0; k > 0 && lr > 0; k--) lr *= gamma;
+        return lr;
+    case DL_SCHEDULE_MULTI_STEP:
+        for (int i = 0; i < s->n_milestones; i++) lr *= t >= s->milestones[i] ? gamma : 1;
+        return lr;
+    case DL_SCHEDULE_COSINE:
+        return t >= s->total ? (double)s->min_lr : dl__cosine(lr, (double)s->min_lr, (double)t / (double)s->total);
+    case DL_SCHEDULE_ONE_CYCLE:
+        up = s->up != 0 ? (double)s->up : 0.3;
+        div = s->div != 0 ? (double)s->div : 25;
+        final_div = s->final_div != 0 ? (double)s->final_div : 1e4;
+        rise = up * (double)s->total - 1;
+        if ((double)t <= rise) return dl__cosine(lr / div, lr, (double)t / rise);
+        if (t >= s->total - 1) return lr / div / final_div;
+        return dl__cosine(lr, lr / div / final_div, ((double)t - rise) / ((double)s->total - 1 - rise));
+    case DL_SCHEDULE_CONSTANT:
+        break;
+    }
+    return lr;
+}
+
+DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
+{
+    if (!o || o->ctx->failed) return false;
+    dl_context *ctx = o->ctx;
+    if (!s) return dl_fail(ctx, "dl_set_schedule: the schedule is NULL");
+    if ((unsigned)s->kind > DL_SCHEDULE_ONE_CYCLE) return dl_fail(ctx, "dl_set_schedule: there is no schedule %d", (int)s->kind);
+    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL)) return false;
+    if (s->warmup < 0) return dl_fail(ctx, "dl_set_schedule: warmup must not be negative");
+    if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1) return dl_fail(ctx, "dl_set_schedule: this kind needs its total of steps");
+    if (s->kind == DL_SCHEDULE_STEP && s->period < 1) return dl_fail(ctx, "dl_set_schedule: this kind needs its period");
+    if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones)) return dl_fail(ctx, "dl_set_schedule: this kind needs its milestones");
+    o->schedule = *s;
+    o->scheduled = true;
+    o->schedule_start = o->steps;
+    return true;
+}
+
+DL_API void dl_set_lr(dl_optimizer *o, double lr)
+{
+    if (!o) return;
+    if (!dl__in_range(o->ctx, "set_lr", "lr", lr, 0, HUGE_VAL)) return;
+    o->lr = lr;
+    o->scheduled = false;
+}
+
+DL_API double dl_get_lr(const dl_optimizer *o) { return !o ? 0 : o->scheduled ? dl_schedule_lr(&o->schedule, o->steps - o->schedule_start) : o->lr; }
+
+/* ---- the step ---- */
+/* How many flat arrays of state the rule needs. */
+static int dl__states(const dl_optimizer *o)
+{
+    if (o->rule == DL__SGD) return o->momentum != 0;
+    return o->rule == DL__RMSPROP ? 1 + (o->momentum != 0) + o->centered : 2;
+}
+
+static bool dl__make_state(dl_optimizer *o)
+{
+    dl_context *ctx = o->ctx;
+    if (o->age || !ctx->params) return true;
+    for (int i = 0; i < dl__states(o) && ctx->cap_values; i++)
+        if (!o->state[i] && !(o->state[i] = (dl_real *)dl__alloc(ctx, ctx->cap_values * sizeof(dl_real), 0))) return false;
+    size_t n = (size_t)ctx->params;
+    if (o->rule == DL__ADAM || o->rule == DL__ADAMW) {
+        if (!o->power1 && !(o->power1 = (double *)dl__alloc(ctx, 2 * n * sizeof(double), 0))) return false;
+        o->power2 = o->power1 + n;
+    }
+    o->age = (int32_t *)dl__alloc(ctx, n * sizeof *o->age, 0);
+    return o->age != NULL;
+}
+
+/* One pass over a parameter, in parts of this many elements. */
+enum { DL__UPDATE = 8192 };
+typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl_real h[9]; bool first; } dl__update;
+
+static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
+{
+    const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
+    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL, *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
+    for (size_t i = 0; i < n; i++) {
+        dl_real g = u->g[at + i] + decay * p[i], d;
+        v[i] = alpha * v[i] + (1 - alpha) * g * g;
+        d = v[i];
+        if (mean) {
+            mean[i] = alpha * mean[i] + (1 - alpha) * g;
+            d = v[i] - mean[i] * mean[i];
+        }
+        d = g / (dl__sqrt(d) + eps);
+        if (buffer) d = buffer[i] = momentum * buffer[i] + d;
+        p[i] -= lr * d;
+    }
+}
+
+static void dl__update_part(void *user, size_t part, int thread)
+{
+    const dl__update *u = (const dl__update *)user;
+    size_t at = part * DL__UPDATE, n = DL__MIN(u->n - at, (size_t)DL__UPDATE);
+    bool portable = u->o->ctx->portable;
+    (void)thread;
+    if (u->o->rule == DL__SGD) {
+        dl_real h[5];
+        memcpy(h, u->h, sizeof h);
+        if (u->first) h[1] = 0, h[2] = 1; /* the first buffer is the gradient itself */
+        if (u->first && u->s[0] && u->h[4] != 0) { /* nesterov: d + momentum buf */
+            for (size_t i = at; i < at + n; i++) {
+                dl_real d = h[3] != 0 ? u->g[i] + h[3] * u->p[i] : u->g[i];
+                u->s[0][i] = d;
+                u->p[i] -= h[0] * (d + u->h[1] * d);
+            }
+        } else DL__CALL(portable, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
+    } else if (u->o->rule == DL__RMSPROP) dl__rmsprop_update(u, at, n);
+    else DL__CALL(portable, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+}
+
+static void dl__update_param(dl_optimizer *o, int index, double lr)
+{
+    dl_context *ctx = o->ctx;
+    dl__param *p = &ctx->param[index];
+    dl__update u;
+    dl_real decay = o->weight_decay;
+    for (int i = 0; i < o->groups; i++)
+        if (dl_glob(o->group[i].pattern, p->name)) {
+            const dl_group_desc *d = &o->group[i].desc;
+            if (d->lr_scale != 0) lr *= (double)d->lr_scale;
+            decay = d->no_weight_decay ? 0 : d->set_weight_decay ? d->weight_decay : decay;
+            break;
+        }
+    memset(&u, 0, sizeof u);
+    u.o = o;
+    u.p = ctx->values + p->offset;
+    u.g = ctx->grads + p->offset;
+    for (int i = 0; i < 3; i++) u.s[i] = o->state[i] ? o->state[i] + p->offset : NULL;
+    u.n = p->numel;
+    u.first = o->age[index]++ == 0;
+    u.h[0] = (dl_real)lr;
+    if (o->rule == DL__SGD) {
+        u.h[1] = o->momentum;
+        u.h[2] = (dl_real)1 - o->dampening;
+        u.h[3] = decay;
+        u.h[4] = o->nesterov;
+    } else if (o->rule == DL__RMSPROP) {
+        u.h[1] = o->alpha;
+        u.h[2] = o->eps;
+        u.h[3] = decay;
+        u.h[4] = o->momentum;
+    } else {
+        double b1 = (double)o->beta1, b2 = (double)o->beta2;
+        o->power1[index] = u.first ? b1 : o->power1[index] * b1;
+        o->power2[index] = u.first ? b2 : o->power2[index] * b2;
+        u.h[0] = (dl_real)(lr / (1 - o->power1[index]));
+        u.h[1] = o->beta1;
+        u.h[2] = (dl_real)(1 - b1);
+        u.h[3] = o->beta2;
+        u.h[4] = (dl_real)(1 - b2);
+        u.h[5] = (dl_real)sqrt(1 - o->power2[index]);
+        u.h[6] = o->eps;
+        u.h[7] = o->rule == DL__ADAM ? decay : 0;
+        u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
+    }
+    if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, dl__update_part, &u);
+}
+
+DL_API bool dl_step(dl_optimizer *o)
+{
+    if (!o || o->ctx->failed) return false;
+    dl_context *ctx = o->ctx;
+    if (!ctx->sealed)
+        for (int i = 0; i < o->groups; i++)
+            if (!dl__matches(ctx, "optimizer_group", o->group[i].pattern)) return false;
+    if (*o->select && !dl__matches(ctx, "optimizer_select", o->select)) return false;
+    if (!dl_seal(ctx) || !dl__make_state(o)) return false;
+    double lr = dl_get_lr(o);
+    unsigned fp = dl__fp_enter();
+    for (int i = 0; i < ctx->params; i++) {
+        dl__param *p = &ctx->param[i];
+        if (p->buffer || p->fresh || p->frozen || (*o->select && !dl_glob(o->select, p->name))) continue;
+        dl__update_param(o, i, lr);
+        p->fresh = true;
+    }
+    dl__fp_leave(fp);
+    o->steps++;
+    return true;
+}
+
+/* ---- accumulation ---- */
+struct dl_accumulator {
+    dl_optimizer *o;
+    int steps, done;
+    dl_accumulation mode;
+    float clip_norm;
+    double count; /* samples of the window so far */
+    bool stepped;
+};
+
+DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulator_desc *desc)
+{
+    if (!o || o->ctx->failed) return NULL;
+    if (!desc) return dl_fail(o->ctx, "dl_accumulator_create: desc is NULL"), (dl_accumulator *)NULL;
+    if (desc->steps < 0) return dl_fail(o->ctx, "dl_accumulator_create: a window of %d micro-batches", desc->steps), (dl_accumulator *)NULL;
+    dl_accumulator *a = (dl_accumulator *)dl__alloc(o->ctx, sizeof *a, 1);
+    if (!a) return NULL;
+    a->o = o;
+    a->steps = desc->steps ? desc->steps : 1;
+    a->mode = desc->mode;
+    a->clip_norm = desc->clip_norm;
+    return a;
+}
+
+DL_API bool dl_accumulator_stepped(const dl_accumulator *a) { return a && a->stepped; }
+
+DL_API bool dl_accumulator_flush(dl_accumulator *a)
+{
+    if (!a || a->o->ctx->failed) return false;
+    a->stepped = false;
+    if (!a->done) return true;
+    dl_context *ctx = a->o->ctx;
+    if (a->mode == DL_EXACT && a->count > 0 && a->steps > 1 && !dl_scale_grad(ctx, 1 / a->count)) return false;
+    if (a->mode == DL_EXACT && a->count == 0 && !dl_zero_grad(ctx)) return false; /* nothing counted: no step */
+    if (a->clip_norm > 0) dl_clip_grad_norm(ctx, (double)a->clip_norm, NULL);
+    a->done = 0;
+    a->count = 0;
+    a->stepped = dl_step(a->o);
+    return a->stepped;
+}
+
+DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
+{
+    if (!a || a->o->ctx->failed || !loss.ctx) return false;
+    dl_backward_desc d;
+    memset(&d, 0, sizeof d);
+    if (loss.ctx != a->o->ctx) return dl_fail(a->o->ctx, "dl_accumulate: the loss is a tensor of another context");
+    a->stepped = false;
+    if (a->steps > 1) d.scale = a->mode == DL_EXACT ? (float)count : 1.0f / (float)a->steps; /* the mean's gradient times its count: the sum's */
+    if (a->steps > 1 && a->mode == DL_EXACT && !count) dl_end(loss.ctx); /* no sample: no gradient */
+    else if (!dl_backward_ex(loss, &d)) return false;
+    a->count += (double)count;
+    return ++a->done < a->steps || dl_accumulator_flush(a);
+}
+
+/* ==== >>data ====
+   Datasets and the loader.
+   may use: tape, platform */
+struct dl_dataset {
+    dl_context *ctx;
+    dl_dataset_desc desc;
+    size_t x_numel, y_numel; /* of a sample */
+};
+
+DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *desc)
+{
+    dl_dataset d;
+    if (!ctx || ctx->failed) return NULL;
+    if (!desc) return dl_fail(ctx, "dl_dataset_create: desc is NULL"), (dl_dataset *)NULL;
+    memset(&d, 0, sizeof d);
+    d.ctx = ctx;
+    d.desc = *desc;
+    if ((unsigned)desc->x_dtype > DL_U8 || (unsigned)desc->y_dtype > DL_U8) return dl_fail(ctx, "dl_dataset_create: there is no dtype %d", (int)((unsigned)desc->x_dtype > DL_U8 ? desc->x_dtype : desc->y_dtype)), (dl_dataset *)NULL;
+    if (!dl__count(ctx, "dataset_create", &desc->x_shape, &d.x_numel) || (!desc->no_y && !dl__count(ctx, "dataset_create", &desc->y_shape, &d.y_numel))) return NULL;
+    if (desc->x_shape.ndim == DLTRAIN_MAX_DIMS || desc->y_shape.ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_dataset_create: a batch of samples needs one dimension more; DLTRAIN_MAX_DIMS is %d", DLTRAIN_MAX_DIMS), (dl_dataset *)NULL;
+    if (!desc->get && !desc->x) return dl_fail(ctx, "dl_dataset_create: neither x nor get is given"), (dl_dataset *)NULL;
+    if (!desc->get && !desc->y && !desc->no_y) return dl_fail(ctx, "dl_dataset_create: y is NULL; set no_y for data without targets"), (dl_dataset *)NULL;
+    dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 12 + 2 * DLTRAIN_MAX_DIMS);
+    if (p) *p = d;
+    return p;
+}
+
+DL_API size_t dl_dataset_count(const dl_dataset *d) { return d ? d->desc.count : 0; }
+DL_API dl_shape dl_dataset_x_shape(const dl_dataset *d) { return d ? d->desc.x_shape : DL_SCALAR; }
+
+/* PyTorch's randperm: Fisher and Yates with the numbers of mt19937 (Matsumoto and Nishimura 1998). */
+DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n)
+{
+    uint32_t mt[624];
+    int at = 624;
+    if (!out) return;
+    mt[0] = seed;
+    for (uint32_t i = 1; i < 624; i++) mt[i] = 1812433253u * (mt[i - 1] ^ mt[i - 1] >> 30) + i;
+    for (size_t i = 0; i < n; i++) out[i] = i;
+    for (size_t i = 0; i + 1 < n; i++) {
+        if (at == 624) {
+            for (int k = 0; k < 624; k++) {
+                uint32_t y = (mt[k] & 0x80000000u) | (mt[(k + 1) % 624] & 0x7fffffffu);
+                mt[k] = mt[(k + 397) % 624] ^ y >> 1 ^ (y & 1 ? 0x9908b0dfu : 0);
+            }
+            at = 0;
+        }
+        uint32_t y = mt[at++];
+        y ^= y >> 11;
+        y ^= y << 7 & 0x9d2c5680u;
+        y ^= y << 15 & 0xefc60000u;
+        y ^= y >> 18;
+        size_t other = i + y % (n - i), t = out[i];
+        out[i] = out[other];
+        out[other] = t;
+    }
+}
+
+/* One buffer of a batch; `wanted` samples from `first` of the order. */
+typedef struct dl__fill { char *x, *y; size_t first, wanted; bool ok; size_t failed; } dl__fill;
+
+struct dl_loader {
+    dl_context *ctx;
+    dl_dataset *data;
+    dl_loader_desc desc;
+    uint64_t epoch;
+    size_t at, *order;
+    bool begun, served;
+    dl__fill buffer[2];
+    int current;
+#ifndef DLTRAIN_NO_THREADS
+    bool threaded, quit, asked, ready;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+#endif
+};
+
+static void dl__fill_batch(dl_loader *l, dl__fill *f)
+{
+    const dl_dataset *d = l->data;
+    size_t xb = d->x_numel * dl__dtype_size(d->desc.x_dtype), yb = d->y_numel * dl__dtype_size(d->desc.y_dtype);
+    f->ok = true;
+    for (size_t i = 0; i < f->wanted && f->ok; i++) {
+        size_t from = l->order[f->first + i];
+        char *x = f->x + i * xb, *y = d->desc.no_y ? NULL : f->y + i * yb;
+        if (d->desc.get) f->ok = d->desc.get(d->desc.user, from, x, y);
+        else {
+            memcpy(x, (const char *)d->desc.x + from * xb, xb);
+            if (y) memcpy(y, (const char *)d->desc.y + from * yb, yb);
+        }
+        if (!f->ok) f->failed = from;
+    }
+    if (d->desc.x_dtype == DL_U8 && f->ok) /* bytes to [0,1], from the back: the number needs more room than the byte */
+        for (size_t i = f->wanted * d->x_numel; i-- > 0;) {
+            dl_real v = (dl_real)((const uint8_t *)f->x)[i] / 255;
+            memcpy(f->x + i * sizeof v, &v, sizeof v);
+        }
+    if (!d->desc.no_y && d->desc.y_dtype == DL_U8 && f->ok)
+        for (size_t i = f->wanted * d->y_numel; i-- > 0;) {
+            int32_t v = ((const uint8_t *)f->y)[i];
+            memcpy(f->y + i * sizeof v, &v, sizeof v);
+        }
+}
+
+#ifndef DLTRAIN_NO_THREADS
+static void *dl__prefetch(void *argument)
+{
+    dl_loader *l = (dl_loader *)argument;
+    pthread_mutex_lock(&l->mutex);
+    while (!l->quit) {
+        if (!l->asked) {
+            pthread_cond_wait(&l->changed, &l->mutex);
+            continue;
+        }
+        dl__fill *f = &l->buffer[!l->current];
+        l->asked = false;
+        pthread_mutex_unlock(&l->mutex);
+        dl__fill_batch(l, f);
+        pthread_mutex_lock(&l->mutex);
+        l->ready = true;
+        pthread_cond_broadcast(&l->changed);
+    }
+    pthread_mutex_unlock(&l->mutex);
+    return NULL;
+}
+
+static void dl__prefetch_stop(void *user)
+{
+    dl_loader *l = (dl_loader *)user;
+    pthread_mutex_lock(&l->mutex);
+    l->quit = true;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->mutex);
+    pthread_join(l->thread, NULL);
+    pthread_cond_destroy(&l->changed);
+    pthread_mutex_destroy(&l->mutex);
+}
+
+static void dl__prefetch_ask(dl_loader *l, size_t first, size_t wanted)
+{
+    pthread_mutex_lock(&l->mutex);
+    l->buffer[!l->current].first = first;
+    l->buffer[!l->current].wanted = wanted;
+    l->asked = true;
+    l->ready = false;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->mutex);
+}
+
+/* The batch asked for becomes the current one. */
+static void dl__prefetch_take(dl_loader *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    while (!l->ready) pthread_cond_wait(&l->changed, &l->mutex);
+    l->current = !l->current;
+    pthread_mutex_unlock(&l->mutex);
+}
+#endif
+
+static size_t dl__batch_size(const dl_loader *l, size_t at) /* of the batch that begins there; 0: none */
+{
+    size_t left = l->data->desc.count - at;
+    return left >= l->desc.batch ? l->desc.batch : l->desc.drop_last ? 0 : left;
+}
+
+DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
+{
+    if (!data || data->ctx->failed) return NULL;
+    dl_context *ctx = data->ctx;
+    dl_loader *l = (dl_loader *)dl__alloc(ctx, sizeof *l, 20);
+    if (!l) return NULL;
+    l->ctx = ctx;
+    l->data = data;
+    if (desc) l->desc = *desc;
+    if (!l->desc.batch) l->desc.batch = 1;
+    if (l->desc.drop_last && l->desc.batch > data->desc.count) return dl_fail(ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none", l->desc.batch, data->desc.count), (dl_loader *)NULL;
+    l->desc.batch = DL__MIN(l->desc.batch, DL__MAX(data->desc.count, (size_t)1));
+    size_t x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype), y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
+    size_t most = (size_t)PTRDIFF_MAX / 16 / l->desc.batch;
+    if (data->x_numel > most || data->y_numel > most) return dl_fail(ctx, "dl_loader_create: batches of %zu samples are larger than memory", l->desc.batch), (dl_loader *)NULL;
+    l->order = (size_t *)dl__alloc(ctx, data->desc.count * sizeof *l->order, data->desc.count);
+    if (!l->order) return NULL;
+    bool two = false;
+#ifndef DLTRAIN_NO_THREADS
+    two = l->desc.prefetch;
+#endif
+    for (int i = 0; i < (two ? 2 : 1); i++) {
+        l->buffer[i].x = (char *)dl__alloc(ctx, l->desc.batch * data->x_numel * x_size, 0);
+        if (l->buffer[i].x && !data->desc.no_y) l->buffer[i].y = (char *)dl__alloc(ctx, l->desc.batch * data->y_numel * y_size, 0);
+        if (ctx->failed) return NULL;
+    }
+#ifndef DLTRAIN_NO_THREADS
+    if (two) {
+        pthread_mutex_init(&l->mutex, NULL);
+        pthread_cond_init(&l->changed, NULL);
+        l->threaded = !pthread_create(&l->thread, NULL, dl__prefetch, l); /* without a thread the loader works, one batch at a time */
+        if (l->threaded && !dl__on_destroy(ctx, dl__prefetch_stop, l)) return dl__prefetch_stop(l), (dl_loader *)NULL;
+    }
+#endif
+    return l;
+}
+
+static void dl__begin_epoch(dl_loader *l)
+{
+    size_t n = l->data->desc.count;
+    l->begun = true;
+    l->at = 0;
+    for (size_t i = 0; i < n; i++) l->order[i] = i;
+    if (l->desc.torch_order) dl_randperm((uint32_t)(l->ctx->config.seed + l->epoch), l->order, n);
+    else if (l->desc.shuffle)
+        for (size_t i = n; i-- > 1;) {
+            uint32_t u[4];
+            dl__philox(dl__key(l->ctx->config.seed, 0x73687566), i, l->epoch, u);
+            size_t other = (size_t)(((uint64_t)u[0] << 32 | u[1]) % (i + 1)), t = l->order[i];
+            l->order[i] = l->order[other];
+            l->order[other] = t;
+        }
+}
+
+static dl_tensor dl__batch_tensor(dl_context *ctx, size_t count, const dl_shape *sample, dl_dtype dtype, const void *data)
+{
+    dl_shape s = *sample;
+    for (int i = s.ndim++; i > 0; i--) s.dim[i] = s.dim[i - 1];
+    s.dim[0] = (dl_index)count;
+    return dl_borrow(ctx, dtype, s, data);
+}
+
+DL_API bool dl_next(dl_loader *l, dl_batch *b)
+{
+    if (!l || l->ctx->failed) return false;
+    dl_context *ctx = l->ctx;
+    const dl_dataset *d = l->data;
+    if (!b) return dl_fail(ctx, "dl_next: batch is NULL");
+    if (l->served) dl_end(ctx);
+    l->served = false;
+    if (ctx->failed) return false;
+    bool fresh = !l->begun;
+    if (fresh) dl__begin_epoch(l);
+    size_t n = dl__batch_size(l, l->at);
+    if (!n) {
+        l->begun = false;
+        l->epoch++;
+        return false;
+    }
+#ifndef DLTRAIN_NO_THREADS
+    if (l->threaded) {
+        if (fresh) dl__prefetch_ask(l, 0, n);
+        dl__prefetch_take(l);
+        size_t next = dl__batch_size(l, l->at + n);
+        if (next) dl__prefetch_ask(l, l->at + n, next);
+    } else
+#endif
+    {
+        l->buffer[0].first = l->at;
+        l->buffer[0].wanted = n;
+        dl__fill_batch(l, &l->buffer[0]);
+    }
+    const dl__fill *f = &l->buffer[l->current];
+    if (!f->ok) return dl_fail(ctx, "dl_next: the dataset could not give sample %zu", f->failed);
+    b->x = dl__batch_tensor(ctx, n, &d->desc.x_shape, d->desc.x_dtype == DL_U8 ? DL_F32 : d->desc.x_dtype, f->x);
+    b->y = d->desc.no_y ? dl__none() : dl__batch_tensor(ctx, n, &d->desc.y_shape, d->desc.y_dtype == DL_U8 ? DL_I32 : d->desc.y_dtype, f->y);
+    b->count = n;
+    b->index = l->order + l->at;
+    l->at += n;
+    l->served = true;
+    return !ctx->failed;
+}
+
+DL_API size_t dl_loader_batches(const dl_loader *l)
+{
+    return !l ? 0 : l->desc.drop_last ? l->data->desc.count / l->desc.batch : (l->data->desc.count + l->desc.batch - 1) / l->desc.batch;
+}
+
+DL_API bool dl_loader_rewind(dl_loader *l, uint64_t epoch)
+{
+    if (!l || l->ctx->failed) return false;
+#ifndef DLTRAIN_NO_THREADS
+    if (l->threaded && l->begun && dl__batch_size(l, l->at)) dl__prefetch_take(l); /* what was asked for is not wanted */
+#endif
+    l->begun = false;
+    l->epoch = epoch;
+    return true;
+}
+
+#ifndef DLTRAIN_NO_FILES
+/* ==== >>files ====
+   IDX, safetensors, curves. Every reader takes its file for hostile.
+   may use: data */
+static FILE *dl__open(dl_context *ctx, const char *who, const char *path, const char *mode)
+{
+    if (!path) return dl_fail(ctx, "dl_%s: the path is NULL", who), (FILE *)NULL;
+    FILE *f = fopen(path, mode);
+    if (f) return f;
+    char packed[512];
+    snprintf(packed, sizeof packed, "%.500s.gz", path);
+    FILE *g = *mode == 'r' ? fopen(packed, "rb") : NULL;
+    if (g) {
+        fclose(g);
+        dl_fail(ctx, "dl_%s: '%s' is not there, but '%s' is: unpack it with gunzip", who, path, packed);
+    } else dl_fail(ctx, "dl_%s: cannot open '%s' for %s", who, path, *mode == 'r' ? "reading" : "writing");
+    return NULL;
+}
+
+static uint64_t dl__file_size(FILE *f) /* and back to the start; UINT64_MAX when it has none */
+{
+    if (fseek(f, 0, SEEK_END)) return UINT64_MAX;
+    long n = ftell(f);
+    rewind(f);
+    return n < 0 ? UINT64_MAX : (uint64_t)n;
+}
+
+/* ---- IDX: 0 0 type dimensions, sizes in big-endian words, bytes ---- */
+typedef struct dl__idx { const uint8_t *bytes; size_t count; dl_shape sample; } dl__idx;
+
+static bool dl__read_idx(dl_context *ctx, const char *path, bool labels, dl__idx *out)
+{
+    uint8_t head[4], word[4];
+    FILE *f = dl__open(ctx, "open_idx", path, "rb");
+    if (!f) return false;
+    uint64_t size = dl__file_size(f), numel = 1;
+    const char *wrong = NULL;
+    memset(out, 0, sizeof *out);
+    out->sample = DL_SCALAR;
+    if (fread(head, 1, 4, f) != 4) wrong = "it is too short for an IDX header";
+    else if (head[0] == 0x1f && head[1] == 0x8b) wrong = "it is packed: unpack it with gunzip";
+    else if (head[0] || head[1] || head[3] < 1 || head[3] > 4) wrong = "it does not begin like an IDX file";
+    else if (head[2] != 8) wrong = "its elements are not bytes (type 8)";
+    else if (labels && head[3] != 1) wrong = "labels have one dimension";
+    for (int i = 0; !wrong && i < head[3]; i++) {
+        if (fread(word, 1, 4, f) != 4) wrong = "it is too short for an IDX header";
+        uint64_t n = (uint64_t)word[0] << 24 | (uint64_t)word[1] << 16 | (uint64_t)word[2] << 8 | word[3];
+        if (!wrong && n && numel > size / n) wrong = "its header claims more bytes than it has";
+        numel *= n;
+        if (i == 0) out->count = (size_t)n;
+        else out->sample.dim[out->sample.ndim++] = (dl_index)n;
+    }
+    if (!wrong && numel + 4 + 4 * (uint64_t)head[3] != size) wrong = "its size differs from what its header says";
+    if (wrong) {
+        fclose(f);
+        return dl_fail(ctx, "dl_open_idx: '%s': %s", path, wrong);
+    }
+    if (!labels && out->sample.ndim == 2) out->sample = DL_SHAPE(1, out->sample.dim[0], out->sample.dim[1]);
+    uint8_t *bytes = (uint8_t *)dl__alloc(ctx, (size_t)numel, 0);
+    bool ok = bytes && fread(bytes, 1, (size_t)numel, f) == numel;
+    fclose(f);
+    if (!ok) return dl_fail(ctx, "dl_open_idx: '%s' could not be read", path);
+    out->bytes = bytes;
+    return true;
+}
+
+DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels)
+{
+    dl__idx x, y;
+    dl_dataset_desc d;
+    if (!ctx || ctx->failed || !dl__read_idx(ctx, images, false, &x)) return NULL;
+    memset(&d, 0, sizeof d);
+    d.count = x.count;
+    d.x_dtype = d.y_dtype = DL_U8;
+    d.x_shape = x.sample;
+    d.x = x.bytes;
+    d.no_y = !labels;
+    if (labels) {
+        if (!dl__read_idx(ctx, labels, true, &y)) return NULL;
+        if (y.count != x.count) return dl_fail(ctx, "dl_open_idx: '%s' has %zu images, '%s' %zu labels", images, x.count, labels, y.count), (dl_dataset *)NULL;
+        d.y = y.bytes;
+    }
+    return dl_dataset_create(ctx, &d);
+}
+
+/* ---- safetensors: u64 header length, JSON, data; all little-endian ---- */
+static const char *const dl__real_name = sizeof(dl_real) == 4 ? "F32" : "F64";
+
+static void dl__put_little(uint8_t *to, uint64_t v, int bytes)
+{
+    for (int i = 0; i < bytes; i++) to[i] = (uint8_t)(v >> 8 * i);
+}
+
+static uint64_t dl__get_little(const uint8_t *p, int bytes)
+{
+    uint64_t v = 0;
+    for (int i = 0; i < bytes; i++) v |= (uint64_t)p[i] << 8 * i;
+    return v;
+}
+
+/* Numbers of any dtype a checkpoint may hold, from and to little-endian bytes. */
+static dl_real dl__decode_real(const uint8_t *p, char kind)
+{
+    if (kind == 'd') {
+        uint64_t u = dl__get_little(p, 8);
+        double d;
+        memcpy(&d, &u, 8);
+        return (dl_real)d;
+    }
+    if (kind == 'f') return (dl_real)dl__from_bits((uint32_t)dl__get_little(p, 4));
+    uint32_t h = (uint32_t)dl__get_little(p, 2);
+    if (kind == 'b') return (dl_real)dl__from_bits(h << 16); /* bfloat16 */
+    uint32_t e = h >> 10 & 31, m = h & 1023, sign = (h & 0x8000) << 16; /* half */
+    if (e == 31) return (dl_real)dl__from_bits(sign | 0x7f800000u | m << 13);
+    if (e) return (dl_real)dl__from_bits(sign | (e + 112) << 23 | m << 13);
+    return (dl_real)((sign ? -1.0f : 1.0f) * (float)m * 5.9604644775390625e-8f);
+}
+
+static bool dl__write_params(dl_context *ctx, FILE *f, const char *pattern)
+{
+    uint8_t buffer[4096], word[8];
+    uint64_t at = 0, length = 0;
+    for (int pass = 0; pass < 2; pass++) { /* first how long the header is, then the header */
+        const char *comma = ",";
+        char entry[DLTRAIN_NAME_MAX + 400];
+        int n = snprintf(entry, sizeof entry, "{\"__metadata__\":{\"format\":\"pt\"}");
+        uint64_t written = 0;
+        at = 0;
+        for (int i = -1; i <= ctx->params; i++) {
+            if (i >= 0 && i < ctx->params) {
+                const dl__param *p = &ctx->param[i];
+                if (!dl_glob(pattern, p->name)) continue;
+                n = snprintf(entry, sizeof entry, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", comma, p->name, dl__real_name);
+                for (int d = 0; d < p->shape.ndim; d++) n += snprintf(entry + n, sizeof entry - (size_t)n, d ? ",%lld" : "%lld", (long long)p->shape.dim[d]);
+                n += snprintf(entry + n, sizeof entry - (size_t)n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)(at + p->numel * sizeof(dl_real)));
+                at += p->numel * sizeof(dl_real);
+            } else if (i == ctx->params) n = snprintf(entry, sizeof entry, "}");
+            if (pass && fwrite(entry, 1, (size_t)n, f) != (size_t)n) return false;
+            written += (uint64_t)n;
+        }
+        if (!pass) {
+            length = (written + 7) / 8 * 8;
+            dl__put_little(word, length, 8);
+            if (fwrite(word, 1, 8, f) != 8) return false;
+        } else
+            for (; written < length; written++)
+                if (fputc(' ', f) == EOF) return false;
+    }
+    for (int i = 0; i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        const dl_real *v = (p->buffer ? ctx->buffers : ctx->values) + p->offset;
+        if (!dl_glob(pattern, p->name)) continue;
+        for (size_t k = 0, n; k < p->numel; k += n) {
+            n = DL__MIN(p->numel - k, sizeof buffer / sizeof *v);
+            for (size_t j = 0; j < n; j++) {
+                uint64_t u = 0;
+                uint32_t w;
+                memcpy(&w, &v[k + j], 4);
+                if (sizeof *v == 8) memcpy(&u, &v[k + j], sizeof *v);
+                dl__put_little(buffer + j * sizeof *v, sizeof *v == 8 ? u : w, (int)sizeof *v);
+            }
+            if (fwrite(buffer, sizeof *v, n, f) != n) return false;
+        }
+    }
+    return true;
+}
+
+/* Closes the temporary file, flushed to the disk, and gives it its name; or removes it. */
+static bool dl__commit(dl_context *ctx, const char *who, FILE *f, bool ok, const char *temporary, const char *path)
+{
+    ok = !fclose(f) && ok;
+#if defined(_POSIX_VERSION)
+    int file = ok ? open(temporary, O_RDONLY) : -1; /* fileno hides from a strict -std=c99 */
+    ok = file >= 0 && !fsync(file);
+    if (file >= 0) close(file);
+#endif
+#if defined(_WIN32)
+    if (ok) remove(path);
+#endif
+    if (ok && !rename(temporary, path)) return true;
+    remove(temporary);
+    return dl_fail(ctx, "dl_%s: '%s' could not be written; is the disk full?", who, path);
+}
+
+static FILE *dl__open_temporary(dl_context *ctx, const char *who, const char *path, char *temporary, size_t size)
+{
+    if (path && (size_t)snprintf(temporary, size, "%s.tmp", path) >= size) return dl_fail(ctx, "dl_%s: the path '%s' is too long", who, path), (FILE *)NULL;
+    FILE *f = path ? fopen(temporary, "wb") : NULL;
+    if (!path) dl_fail(ctx, "dl_%s: the path is NULL", who);
+    else if (!f) dl_fail(ctx, "dl_%s: cannot write '%s': is its folder there?", who, path);
+    return f;
+}
+
+static bool dl__save(dl_context *ctx, const char *who, const char *path, const char *pattern)
+{
+    char temporary[1024];
+    if (!ctx || ctx->failed) return false;
+    if (!pattern) return dl_fail(ctx, "dl_%s: the pattern is NULL", who);
+    if (strcmp(pattern, "*") && !dl__matches(ctx, who, pattern)) return false;
+    if (!dl__lay_out(ctx)) return false;
+    FILE *f = dl__open_temporary(ctx, who, path, temporary, sizeof temporary);
+    return f && dl__commit(ctx, who, f, dl__write_params(ctx, f, pattern), temporary, path);
+}
+DL_API bool dl_save(dl_context *ctx, const char *path) { return dl__save(ctx, "save", path, "*"); }
+DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern) { return dl__save(ctx, "save_matching", path, pattern); }
+
+typedef struct dl__entry { const char *name; dl_shape shape; uint64_t begin, end; size_t numel; char kind; int size; } dl__entry;
+typedef struct dl__json { char *at; const char *wrong; } dl__json;
+
+static bool dl__json_wrong(dl__json *j, const char *why)
+{
+    if (!j->wrong) j->wrong = why;
+    return false;
+}
+
+static char dl__json_peek(dl__json *j)
+{
+    while (*j->at == ' ' || *j->at == '\n' || *j->at == '\r' || *j->at == '\t') j->at++;
+    return *j->at;
+}
+
+static bool dl__json_is(dl__json *j, char c)
+{
+    if (dl__json_peek(j) != c) return false;
+    j->at++;
+    return true;
+}
+
+static bool dl__json_need(dl__json *j, char c) { return dl__json_is(j, c) || dl__json_wrong(j, "its header is not the JSON of safetensors"); }
+
+/* A string, decoded where it lies and ended with 0. NULL when there is none. */
+static char *dl__json_string(dl__json *j)
+{
+    if (!dl__json_need(j, '"')) return NULL;
+    char *start = j->at, *to = start;
+    for (; *j->at && *j->at != '"'; j->at++) {
+        char c = *j->at;
+        if ((unsigned char)c < 32) return dl__json_wrong(j, "a string of its header has a control character"), (char *)NULL;
+        if (c == '\\') {
+            static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
+            const char *known = *++j->at ? strchr(from, *j->at) : NULL;
+            if (!known) return dl__json_wrong(j, "a string of its header has an escape that is not read here"), (char *)NULL;
+            c = into[known - from];
+        }
+        *to++ = c;
+    }
+    if (!*j->at) return dl__json_wrong(j, "a string of its header does not end"), (char *)NULL;
+    j->at++;
+    *to = 0;
+    return start;
+}
+
+static bool dl__json_number(dl__json *j, uint64_t *out)
+{
+    char c = dl__json_peek(j);
+    *out = 0;
+    if (c < '0' || c > '9') return dl__json_wrong(j, "its header needs a whole number where there is none");
+    for (; *j->at >= '0' && *j->at <= '9'; j->at++) {
+        if (*out > (UINT64_MAX - 9) / 10) return dl__json_wrong(j, "a number of its header is too large");
+        *out = *out * 10 + (uint64_t)(*j->at - '0');
+    }
+    return true;
+}
+
+static bool dl__json_kind(dl__json *j, const char *name, dl__entry *e)
+{
+    static const struct { const char *name; char kind; int size; } kinds[] = {
+        { "F64", 'd', 8 }, { "F32", 'f', 4 }, { "F16", 'h', 2 }, { "BF16", 'b', 2 }, { "I64", 0, 8 }, { "U64", 0, 8 }, { "I32", 0, 4 }, { "U32", 0, 4 },
+        { "I16", 0, 2 }, { "U16", 0, 2 }, { "I8", 0, 1 }, { "U8", 0, 1 }, { "BOOL", 0, 1 }, { "F8_E5M2", 0, 1 }, { "F8_E4M3", 0, 1 },
+    };
+    for (size_t i = 0; name && i < DL__COUNT_OF(kinds); i++)
+        if (!strcmp(name, kinds[i].name)) {
+            e->kind = kinds[i].kind;
+            e->size = kinds[i].size;
+            return true;
+        }
+    return dl__json_wrong(j, "it has a dtype that is not known here");
+}
+
+static bool dl__json_tensor(dl__json *j, dl__entry *e)
+{
+    unsigned seen = 0;
+    uint64_t n, numel = 1;
+    if (!dl__json_need(j, '{')) return false;
+    do {
+        const char *key = dl__json_string(j);
+        if (!key || !dl__json_need(j, ':')) return false;
+        unsigned bit = !strcmp(key, "dtype") ? 1u : !strcmp(key, "shape") ? 2u : !strcmp(key, "data_offsets") ? 4u : 0u;
+        if (!bit || seen & bit) return dl__json_wrong(j, "a tensor of its header has a field twice or one that is not known");
+        seen |= bit;
+        if (bit == 1 && !dl__json_kind(j, dl__json_string(j), e)) return false;
+        if (bit == 2) {
+            if (!dl__json_need(j, '[')) return false;
+            while (!dl__json_is(j, ']')) {
+                if (e->shape.ndim && !dl__json_need(j, ',')) return false;
+                if (e->shape.ndim == DLTRAIN_MAX_DIMS) return dl__json_wrong(j, "a tensor has more dimensions than DLTRAIN_MAX_DIMS");
+                if (!dl__json_number(j, &n)) return false;
+                if (n > (uint64_t)PTRDIFF_MAX || (n && numel > (uint64_t)PTRDIFF_MAX / 8 / n)) return dl__json_wrong(j, "a tensor is larger than memory");
+                e->shape.dim[e->shape.ndim++] = (dl_index)n;
+                numel *= n;
+            }
+        }
+        if (bit == 4 && !(dl__json_need(j, '[') && dl__json_number(j, &e->begin) && dl__json_need(j, ',') && dl__json_number(j, &e->end) && dl__json_need(j, ']'))) return false;
+    } while (dl__json_is(j, ','));
+    e->numel = (size_t)numel;
+    if (!dl__json_need(j, '}')) return false;
+    if (seen != 7) return dl__json_wrong(j, "a tensor of its header lacks dtype, shape or data_offsets");
+    return e->end >= e->begin && e->end - e->begin == numel * (uint64_t)e->size ? true : dl__json_wrong(j, "the offsets of a tensor do not fit its shape and dtype");
+}
+
+/* Reads the header into entries (at most `most`) and counts them. */
+static bool dl__json_header(dl__json *j, dl__entry *entry, size_t most, size_t *count)
+{
+    *count = 0;
+    if (!dl__json_need(j, '{')) return false;
+    if (!dl__json_is(j, '}')) {
+        do {
+            const char *name = dl__json_string(j);
+            if (!name || !dl__json_need(j, ':')) return false;
+            if (!strcmp(name, "__metadata__")) {
+                if (!dl__json_need(j, '{')) return false;
+                if (dl__json_is(j, '}')) continue;
+                do
+                    if (!dl__json_string(j) || !dl__json_need(j, ':') || !dl__json_string(j)) return false;
+                while (dl__json_is(j, ','));
+                if (!dl__json_need(j, '}')) return false;
+                continue;
+            }
+            if (*count == most) return dl__json_wrong(j, "its header is not the JSON of safetensors");
+            dl__entry *e = &entry[*count];
+            memset(e, 0, sizeof *e);
+            e->shape = DL_SCALAR;
+            e->name = name;
+            ++*count;
+            if (!dl__json_tensor(j, e)) return false;
+        } while (dl__json_is(j, ','));
+        if (!dl__json_need(j, '}')) return false;
+    }
+    return !dl__json_peek(j) || dl__json_wrong(j, "its header goes on after its end");
+}
+
+static int dl__by_name(const void *a, const void *b) { return strcmp(((const dl__entry *)a)->name, ((const dl__entry *)b)->name); }
+static int dl__by_offset(const void *a, const void *b)
+{
+    const dl__entry *x = (const dl__entry *)a, *y = (const dl__entry *)b;
+    return x->begin != y->begin ? (x->begin < y->begin ? -1 : 1) : x->end < y->end ? -1 : x->end > y->end;
+}
+
+/* What is wrong with the entries together, or NULL. Leaves them in the order of their data. */
+static const char *dl__entries_wrong(dl__entry *e, size_t n, uint64_t data)
+{
+    uint64_t at = 0;
+    if (n) qsort(e, n, sizeof *e, dl__by_name);
+    for (size_t i = 1; i < n; i++)
+        if (!strcmp(e[i].name, e[i - 1].name)) return "it names a tensor twice";
+    if (n) qsort(e, n, sizeof *e, dl__by_offset);
+    for (size_t i = 0; i < n; at = e[i++].end)
+        if (e[i].begin != at) return "its tensors overlap or leave a gap";
+    return at == data ? NULL : "its size differs from what its header says";
+}
+
+/* The entries that fit the program, or an error; then the values. */
+static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl__entry *e, size_t n)
+{
+    uint8_t buffer[4096];
+    for (size_t i = 0; i < n; i++) {
+        const dl__param *p = e[i].kind ? dl__find(ctx, e[i].name) : NULL;
+        if (p && (p->shape.ndim != e[i].shape.ndim || memcmp(p->shape.dim, e[i].shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)))
+            return dl_fail(ctx, "dl_load: '%s': '%s' is %H in the file and %H in the program", path, e[i].name, &e[i].shape, &p->shape);
+        if (strlen(e[i].name) >= DLTRAIN_NAME_MAX) return dl_fail(ctx, "dl_load: '%s': the name '%s' is longer than DLTRAIN_NAME_MAX allows", path, e[i].name);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const dl__param *p = e[i].kind ? dl__find(ctx, e[i].name) : NULL;
+        dl_real *to = p ? (p->buffer ? ctx->buffers : ctx->values) + p->offset : NULL;
+        if (!p && e[i].kind) { /* waits for its first use */
+            dl__pending *q = (dl__pending *)dl__alloc(ctx, sizeof *q, 4 + DLTRAIN_MAX_DIMS);
+            if (!q || !(q->name = dl__copy_text(ctx, e[i].name)) || !(to = (dl_real *)dl__alloc(ctx, e[i].numel * sizeof *to, 0))) return false;
+            q->shape = e[i].shape;
+            q->value = to;
+            q->next = ctx->pending;
+            ctx->pending = q;
+        }
+        for (size_t k = 0, chunk; k < e[i].numel; k += chunk) {
+            chunk = DL__MIN(e[i].numel - k, sizeof buffer / (size_t)e[i].size);
+            if (fread(buffer, (size_t)e[i].size, chunk, f) != chunk) return dl_fail(ctx, "dl_load: '%s' could not be read to its end", path);
+            for (size_t c = 0; to && c < chunk; c++) to[k + c] = dl__decode_real(buffer + c * (size_t)e[i].size, e[i].kind);
+        }
+    }
+    return true;
+}
+
+DL_API bool dl_load(dl_context *ctx, const char *path)
+{
+    uint8_t word[8];
+    if (!ctx || ctx->failed) return false;
+    FILE *f = dl__open(ctx, "load", path, "rb");
+    if (!f) return false;
+    uint64_t size = dl__file_size(f), length = fread(word, 1, 8, f) == 8 ? dl__get_little(word, 8) : UINT64_MAX;
+    dl__json j;
+    char *text = NULL;
+    dl__entry *entry = NULL;
+    size_t count = 0, most = 0;
+    memset(&j, 0, sizeof j);
+    if (size == UINT64_MAX || size < 8 || length > 100000000 || length > size - 8) j.wrong = "it is too short for a safetensors file, or not one";
+    else {
+        text = (char *)dl__alloc(ctx, (size_t)length + 1, 0);
+        if (text && fread(text, 1, (size_t)length, f) != length) j.wrong = "it could not be read";
+        if (text && !j.wrong && strlen(text) != length) j.wrong = "its header contains a zero byte";
+        for (const char *p = text; p && *p; p++) most += *p == '{';
+        entry = text && !j.wrong ? (dl__entry *)dl__alloc(ctx, most * sizeof *entry, 0) : NULL;
+        j.at = text;
+        if (entry && dl__json_header(&j, entry, most, &count)) j.wrong = dl__entries_wrong(entry, count, size - 8 - length);
+    }
+    bool ok = j.wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, j.wrong) : !ctx->failed && dl__lay_out(ctx) && dl__load_values(ctx, path, f, entry, count);
+    fclose(f);
+    dl__release(ctx, entry);
+    dl__release(ctx, text);
+    return ok;
+}
+
+DL_API int dl_load_pending(const dl_context *ctx)
+{
+    int n = 0;
+    for (const dl__pending *q = ctx ? ctx->pending : NULL; q; q = q->next) n += q->value != NULL;
+    return n;
+}
+
+/* ---- curves ---- */
+typedef struct dl__series { char name[64]; double *xy; size_t n, capacity; } dl__series;
+struct dl_history { dl_context *ctx; dl__series *series; int n, capacity; };
+
+DL_API dl_history *dl_history_create(dl_context *ctx)
+{
+    dl_history *h = ctx && !ctx->failed ? (dl_history *)dl__alloc(ctx, sizeof *h, 2) : NULL;
+    if (h) h->ctx = ctx;
+    return h;
+}
+
+DL_API bool dl_history_add(dl_history *h, const char *name, double x, double y)
+{
+    int i = 0;
+    if (!h || h->ctx->failed) return false;
+    if (!name) return dl_fail(h->ctx, "dl_history_add: the series is NULL");
+    if (strlen(name) >= sizeof h->series->name) return dl_fail(h->ctx, "dl_history_add: the name '%s' has more than %zu characters", name, sizeof h->series->name - 1);
+    while (i < h->n && strcmp(h->series[i].name, name)) i++;
+    if (i == h->capacity) {
+        int capacity = i ? 2 * i : 4;
+        dl__series *p = (dl__series *)dl__grow(h->ctx, h->series, (size_t)h->n * sizeof *p, (size_t)capacity * sizeof *p, 0);
+        if (!p) return false;
+        h->series = p;
+        h->capacity = capacity;
+    }
+    dl__series *s = &h->series[i];
+    if (i == h->n) memcpy(s->name, name, strlen(name) + 1), h->n++;
+    if (s->n == s->capacity) {
+        size_t capacity = s->n ? 2 * s->n : 32;
+        double *p = (double *)dl__grow(h->ctx, s->xy, 2 * s->n * sizeof *p, 2 * capacity * sizeof *p, 0);
+        if (!p) return false;
+        s->xy = p;
+        s->capacity = capacity;
+    }
+    s->xy[2 * s->n] = x;
+    s->xy[2 * s->n++ + 1] = y;
+    return true;
+}
+
+DL_API bool dl_history_csv(const dl_history *h, const char *path)
+{
+    char temporary[1024];
+    if (!h || h->ctx->failed) return false;
+    FILE *f = dl__open_temporary(h->ctx, "history_csv", path, temporary, sizeof temporary);
+    if (!f) return false;
+    fprintf(f, "series,x,y\n");
+    for (int i = 0; i < h->n; i++)
+        for (size_t k = 0; k < h->series[i].n; k++) fprintf(f, "\"%s\",%.9g,%.9g\n", h->series[i].name, h->series[i].xy[2 * k], h->series[i].xy[2 * k + 1]);
+    return dl__commit(h->ctx, "history_csv", f, !ferror(f), temporary, path);
+}
+
+static void dl__xml(FILE *f, const char *s)
+{
+    for (; s && *s; s++) {
+        if (*s == '<') fputs("&lt;", f);
+        else if (*s == '>') fputs("&gt;", f);
+        else if (*s == '&') fputs("&amp;", f);
+        else fputc(*s, f);
+    }
+}
+
+static double dl__tick(double span) /* 1, 2 or 5 times a power of ten, that at most six fit */
+{
+    double step = 1;
+    while (step * 6 < span) step *= 10;
+    while (step * 0.6 >= span) step /= 10;
+    return step / 5 * 6 >= span ? step / 5 : step / 2 * 6 >= span ? step / 2 : step;
+}
+
+/* One panel a series, below each other: scales differ. */
+DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *title)
+{
+    static const char *const colour[] = { "#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df" };
+    enum { WIDTH = 640, LEFT = 64, RIGHT = 16, TOP = 40, PLOT = 150, PANEL = 200 };
+    char temporary[1024];
+    if (!h || h->ctx->failed) return false;
+    FILE *f = dl__open_temporary(h->ctx, "history_svg", path, temporary, sizeof temporary);
+    if (!f) return false;
+    fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"24\" font-size=\"16\">",
+        WIDTH, TOP + h->n * PANEL + 8, LEFT);
+    dl__xml(f, title);
+    fprintf(f, "</text>\n");
+    for (int i = 0; i < h->n; i++) {
+        const dl__series *s = &h->series[i];
+        double x0 = s->xy[0], x1 = x0, y0 = 0, y1 = 0, base = TOP + i * PANEL + 20 + PLOT, plot = WIDTH - LEFT - RIGHT;
+        for (size_t k = 0; k < s->n; k++) {
+            double x = s->xy[2 * k], y = s->xy[2 * k + 1];
+            x0 = DL__MIN(x0, x), x1 = DL__MAX(x1, x);
+            if (y - y == 0) y0 = DL__MIN(y0, y), y1 = DL__MAX(y1, y);
+        }
+        if (!(x1 > x0)) x1 = x0 + 1;
+        if (!(y1 > y0)) y1 = y0 + 1;
+        double xt = dl__tick(x1 - x0), yt = dl__tick(y1 - y0);
+        y1 = yt * (double)(int64_t)(y1 / yt + 0.999);
+        fprintf(f, "<text x=\"%d\" y=\"%.1f\" fill=\"%s\">", LEFT, base - PLOT - 6, colour[i % 5]);
+        dl__xml(f, s->name);
+        fprintf(f, "</text>\n");
+        for (double t = yt * (double)(int64_t)(y0 / yt); t <= y1 * 1.0001; t += yt) {
+            double y = base - PLOT * (t - y0) / (y1 - y0);
+            fprintf(f, "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", LEFT, y, plot, LEFT - 6, y + 4, t);
+        }
+        for (double t = xt * (double)(int64_t)(x0 / xt + 0.999); t <= x1 * 1.0001; t += xt)
+            fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n", LEFT + plot * (t - x0) / (x1 - x0), base + 16, t);
+        fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour[i % 5]);
+        for (size_t k = 0; k < s->n; k++)
+            if (s->xy[2 * k + 1] - s->xy[2 * k + 1] == 0)
+                fprintf(f, "%.1f,%.1f ", LEFT + plot * (s->xy[2 * k] - x0) / (x1 - x0), base - PLOT * (s->xy[2 * k + 1] - y0) / (y1 - y0));
+        fprintf(f, "\"/>\n");
+    }
+    fprintf(f, "</svg>\n");
+    return dl__commit(h->ctx, "history_svg", f, !ferror(f), temporary, path);
+}
+#endif /* DLTRAIN_NO_FILES */
+
+#ifndef DLTRAIN_NO_STDIO
+/* ==== >>progress ====
+   A line on a terminal.
+   may use: platform */
+static double dl__seconds(void)
+{
+#if defined(_POSIX_VERSION)
+    struct timeval t;
+    gettimeofday(&t, NULL);
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
+#else
+    return (double)time(NULL);
+#endif
+}
+
+static bool dl__is_terminal(dl_progress *p)
+{
+#if defined(_POSIX_VERSION)
+    if (!p->terminal) p->terminal = isatty(1) ? 1 : -1;
+#else
+    p->terminal = -1;
+#endif
+    return p->terminal > 0;
+}
+
+DL_API void dl_progress_show(dl_progress *p, const char *format, ...)
+{
+    va_list args;
+    double now;
+    if (!p || !format || !dl__is_terminal(p) || (now = dl__seconds()) < p->next) return;
+    p->next = now + 0.05;
+    va_start(args, format);
+    fputc('\r', stdout);
+    int n = vprintf(format, args);
+    va_end(args);
+    for (int i = n; i < p->width; i++) fputc(' ', stdout);
+    p->width = n;
+    fflush(stdout);
+}
+
+DL_API void dl_progress_done(dl_progress *p, const char *format, ...)
+{
+    va_list args;
+    if (!p || !format) return;
+    if (dl__is_terminal(p)) fputc('\r', stdout);
+    va_start(args, format);
+    int n = vprintf(format, args);
+    va_end(args);
+    for (int i = n; p->terminal > 0 && i < p->width; i++) fputc(' ', stdout);
+    fputc('\n', stdout);
+    p->width = 0;
+    p->next = 0;
+    fflush(stdout);
+}
+#endif
+
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#elif defined(__GNUC__)
+#pragma GCC diagnostic pop
+#pragma GCC pop_options
+#endif
+#endif /* DLTRAIN_IMPLEMENTATION */
+
+#ifndef DL__LICENCE
+#define DL__LICENCE
+/* MIT License
+
+   Copyright (c) 2026 the dltrain authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
+   "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
+   distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to
+   the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all copies or substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+   MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR
+   ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH
+   THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+#endif

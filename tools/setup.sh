@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Installs what the tests can use beyond a C compiler, make and bash. Run it as often as you like. Debian or Ubuntu, as root.
+set -e
+packages="gcc g++ make clang libclang-rt-14-dev valgrind libc6-dev-i386 lib32gcc-12-dev gcc-arm-none-eabi picolibc-arm-none-eabi qemu-system-arm python3 python3-pip"
+wheels="torch==2.13.0 numpy safetensors"
+missing=
+for p in $packages; do
+    dpkg -s "$p" > /dev/null 2>&1 || missing="$missing $p"
+done
+if [ -n "$missing" ]; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing > /dev/null
+fi
+python3 -c 'import torch, numpy, safetensors' 2> /dev/null || python3 -m pip install -q --break-system-packages $wheels 2> /dev/null || python3 -m pip install -q $wheels
