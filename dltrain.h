@@ -71,7 +71,8 @@
        DLTRAIN_ERROR_MAX        bytes of an error sentence (512)
        DLTRAIN_PLANS            plans kept in the cache (8)
        DLTRAIN_TILE             elements of a tile of a fused group (1024)
-       DLTRAIN_ALIGN            alignment of arena blocks in bytes (64) */
+       DLTRAIN_ALIGN            alignment of arena blocks in bytes (64)
+       DLTRAIN_MAX_INPUTS       inputs of one operation: tensors of one dl_concat (128, at most 255, at least 8) */
 
 /* ==== >>api ====
    Declarations and their documentation, by topic.
@@ -648,6 +649,9 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #endif
 #ifndef DLTRAIN_ALIGN
 #define DLTRAIN_ALIGN 64
+#endif
+#ifndef DLTRAIN_MAX_INPUTS
+#define DLTRAIN_MAX_INPUTS 128
 #endif
 
 /* gcc fuses a * b + c unless told not to, and so does clang: no contraction, in this implementation only. */
@@ -3585,12 +3589,11 @@ static dl_context *dl__list(const char *who, const dl_tensor *x, int n, dl_node 
         if (node[k]->dtype != node[0]->dtype) return dl_fail(ctx, "dl_%s: dtypes differ: %s and %s", who, dl__dtype_names[node[0]->dtype], dl__dtype_names[node[k]->dtype]), (dl_context *)NULL;
     return ctx;
 }
-enum { DL__LIST = 128 };
 
 DL_API dl_tensor dl_concat(const dl_tensor *x, int n, int dim)
 {
-    dl_node *node[DL__LIST];
-    dl_context *ctx = dl__list("concat", x, n, node, DL__LIST);
+    dl_node *node[DLTRAIN_MAX_INPUTS];
+    dl_context *ctx = dl__list("concat", x, n, node, DLTRAIN_MAX_INPUTS);
     int d = ctx ? dl__axis(ctx, "concat", dim, node[0]->ndim) : -1;
     if (d < 0) return dl__none();
     dl_shape s = dl__shape(node[0]);
@@ -3607,9 +3610,9 @@ DL_API dl_tensor dl_concat(const dl_tensor *x, int n, int dim)
 
 DL_API dl_tensor dl_stack(const dl_tensor *x, int n, int dim)
 {
-    dl_node *node[DL__LIST];
-    dl_tensor y[DL__LIST];
-    dl_context *ctx = dl__list("stack", x, n, node, DL__LIST);
+    dl_node *node[DLTRAIN_MAX_INPUTS];
+    dl_tensor y[DLTRAIN_MAX_INPUTS];
+    dl_context *ctx = dl__list("stack", x, n, node, DLTRAIN_MAX_INPUTS);
     if (!ctx) return dl__none();
     if (node[0]->ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_stack: %S has DLTRAIN_MAX_DIMS dimensions already", node[0]), dl__none();
     int d = dl__axis(ctx, "stack", dim, node[0]->ndim + 1);
@@ -5237,8 +5240,8 @@ static void dl__accumulate(dl_context *ctx, const dl_node *leaf, dl_tensor grad)
    flat gradients as soon as they are complete. */
 static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
 {
-    dl_tensor x[256], dx[256];
-    bool want[256];
+    dl_tensor x[DLTRAIN_MAX_INPUTS], dx[DLTRAIN_MAX_INPUTS];
+    bool want[DLTRAIN_MAX_INPUTS];
     dl_grad_args g;
     dl__reach(ctx, y, reach);
     grad[y] = dy;
@@ -5753,7 +5756,7 @@ static void dl__group_part(void *user, size_t part, int thread)
 static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan, char *scratch)
 {
     const dl_node *y = ctx->node[start + l->first];
-    const void *in[256];
+    const void *in[DLTRAIN_MAX_INPUTS];
     dl_run_args a;
     dl__task t;
     memset(&a, 0, sizeof a);

@@ -313,7 +313,8 @@ def main():
     data.append(line)
     out = ["/* Made by tools/gold_ops.py with PyTorch %s; do not edit. Of each case the values, then the gradients of its inputs. */"
            % torch.__version__.split("+")[0], "#include <math.h>",
-           "static const double gold_data[] = {", *data, "};", "static const struct gold_case { const char *name, *shape; int at; } gold_cases[] = {",
+           "static const double gold_data[] = {", *data, "};",
+           "static const struct gold_case { const char *name, *shape; int at; } gold_cases[] = {",
            *rows, "};", ""]
     with open(os.path.join(ROOT, "tests", "gold_ops.h"), "w") as f:
         f.write("\n".join(out))
