@@ -340,7 +340,7 @@ DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets); /* [R,...]:
 /* ---- losses. The formulas are PyTorch's. DL_BATCHMEAN divides the sum by the first dimension ---- */
 typedef struct dl_cross_entropy_desc {
     dl_reduction reduction;              /* a mean is over the targets that are not ignored, weighted; 0 when all are ignored */
-    dl_tensor weight;                    /* of the classes, [C]; zero: 1 each */
+    dl_tensor weight;                    /* of the classes, [C]; zero: 1 each. With class indices it takes no gradient */
     float label_smoothing;               /* 0 to 1 */
     bool set_ignore_index;               /* take the next field; otherwise -100 is ignored */
     int32_t ignore_index;
@@ -779,7 +779,8 @@ static double dl__sin_d(double x, int quarter)
     if (!(x < 1073741824.0 && x > -1073741824.0)) return x - x;
     double n = x * 0.63661977236758134308;
     int64_t k = (int64_t)(n < 0 ? n - 0.5 : n + 0.5);
-    double r = ((x - (double)k * 1.57079632673412561417e+00) - (double)k * 6.07710050630396597660e-11) - (double)k * 2.02226624879595063154e-21;
+    double m = (double)k; /* times pi/2 in four parts of 23 bits: the products are exact */
+    double r = (((x - m * 1.570796251296997) - m * 7.549789415861596e-08) - m * 5.39030083589187e-15) - m * 2.0222659584103533e-21;
     double z = r * r, sum = 0;
     int q = (int)((uint64_t)(k + quarter) & 3);
     for (int i = 17 - (q & 1); i > 1; i -= 2) sum = (sum + 1) * -z / (i * (i - 1));
@@ -2154,7 +2155,7 @@ enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
    >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's
-   scalars; E_MULS and E_ADDS take a number. */
+   scalars; E_MULS, E_ADDS and E_LEAST (a maximum) take a number. */
 #define DL__UNARY_ROWS(ROW) \
     ROW(neg, E_NEG(X), E_NEG(DY)) \
     ROW(sign, E_SEL(E_GT(X, E_K(0)), E_K(1), E_SEL(E_LT(X, E_K(0)), E_K(-1), E_K(0))), E_NONE) \
@@ -2186,7 +2187,7 @@ enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64 };
 #define DL__SCALED_ROWS(ROW) \
     ROW(add_scalar, E_ADD(X, E_A), DY) \
     ROW(mul_scalar, E_MUL(X, E_A), E_MULS(DY, A)) \
-    ROW(pow_scalar, E_POW(X, E_A), E_MUL(E_MULS(DY, A), E_POWS(X, A - 1))) \
+    ROW(pow_scalar, E_POW(X, E_A), E_MUL(E_MULS(DY, A), E_POWS(X, A != 0 ? A - 1 : 0))) \
     ROW(leaky_relu, E_SEL(E_GT(X, E_K(0)), X, E_MUL(X, E_A)), E_SEL(E_GT(X, E_K(0)), DY, E_MULS(DY, A))) \
     ROW(elu, E_SEL(E_GT(X, E_K(0)), X, E_MUL(E_EXPM1(X), E_A)), E_SEL(E_GT(X, E_K(0)), DY, E_MUL(DY, E_ADDS(Y, A)))) \
     ROW(clamp, E_SEL(E_LT(X, E_A), E_A, E_SEL(E_GT(X, E_B), E_B, X)), \
@@ -2198,11 +2199,14 @@ enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64 };
     ROW(mul, E_MUL(X, Z), E_MUL(DY, Z), E_MUL(DY, X)) \
     ROW(div, E_DIV(X, Z), E_DIV(DY, Z), E_NEG(E_MUL(DY, E_DIV(Y, Z)))) \
     ROW(pow, E_POW(X, Z), E_SEL(E_EQ(Z, E_K(0)), E_K(0), E_MUL(DY, E_MUL(Z, E_POW(X, E_ADDS(Z, -1))))), \
-        E_SEL(E_EQ(Y, E_K(0)), E_K(0), E_MUL(DY, E_MUL(Y, E_LOG(X))))) \
+        E_SEL(E_MUL(E_EQ(X, E_K(0)), E_GE(Z, E_K(0))), E_K(0), E_MUL(DY, E_MUL(Y, E_LOG(X))))) \
     ROW(maximum, E_SEL(E_LT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), \
         E_MUL(DY, E_ADD(E_GT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), E_MUL(DY, E_ADD(E_GT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
     ROW(minimum, E_SEL(E_GT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), \
         E_MUL(DY, E_ADD(E_LT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), E_MUL(DY, E_ADD(E_LT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
+    ROW(bce, E_NEG(E_ADD(E_MUL(Z, E_LEAST(E_LOG(X), -100)), E_MUL(E_SUB(E_K(1), Z), E_LEAST(E_LOG1P(E_NEG(X)), -100)))), \
+        E_MUL(DY, E_DIV(E_SUB(X, Z), E_LEAST(E_MUL(E_SUB(E_K(1), X), X), 1e-12f))), \
+        E_MUL(DY, E_SUB(E_LEAST(E_LOG1P(E_NEG(X)), -100), E_LEAST(E_LOG(X), -100)))) \
     ROW(relu_back, E_SEL(E_LE(Z, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Z), E_NONE) \
     ROW(gelu_back, E_ADD(E_MULS(E_ADDS(Z, 1), 0.5), \
             E_MUL(E_MUL(E_MULS(X, 0.5), E_SUB(E_K(1), E_MUL(Z, Z))), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), \
@@ -2452,6 +2456,7 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_IN E_TARGET DL__INLINE
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
+#define E_LEAST(a, c) E_SEL(E_LT(a, E_K(c)), E_K(c), a)
 #define E_ABS(a) E_SEL(E_LT(a, E_K(0)), E_NEG(a), E_ADD(a, E_K(0)))
 
 /* ---- elementary functions ---- */
@@ -2861,6 +2866,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_ISUB
 #undef E_K
 #undef E_LE
+#undef E_LEAST
 #undef E_LOAD
 #undef E_LOAD1
 #undef E_LOAD2
@@ -3037,6 +3043,7 @@ static dl_tensor dl__apply_where(dl__stack *s)
 #define E_LT(a, b) E_2(lt, a, b)
 #define E_LE(a, b) E_2(le, a, b)
 #define E_EQ(a, b) E_2(eq, a, b)
+#define E_LEAST(a, c) E_2(maximum, a, E_K(c))
 #define E_RELU_BACK(a, b) E_2(relu_back, a, b)
 #define E_GELU_BACK(a, b) E_2(gelu_back, a, b)
 #define E_MULS(a, c) E_1S(mul_scalar, a, c)
@@ -3046,6 +3053,7 @@ static dl_tensor dl__apply_where(dl__stack *s)
 #define E_NEG(a) E_1(neg, a)
 #define E_EXP(a) E_1(exp, a)
 #define E_LOG(a) E_1(log, a)
+#define E_LOG1P(a) E_1(log1p, a)
 #define E_SIN(a) E_1(sin, a)
 #define E_COS(a) E_1(cos, a)
 #define E_ERF(a) E_1(erf, a)
@@ -3096,7 +3104,9 @@ DL__BINARY_ROWS(DL__GRAD2)
 #undef E_KA
 #undef E_KB
 #undef E_LE
+#undef E_LEAST
 #undef E_LOG
+#undef E_LOG1P
 #undef E_LT
 #undef E_MUL
 #undef E_MULS
@@ -5018,10 +5028,7 @@ DL_API dl_tensor dl_huber(dl_tensor y, dl_tensor target, float delta, dl_reducti
 
 DL_API dl_tensor dl_bce(dl_tensor p, dl_tensor target, dl_reduction reduction)
 {
-    if (!dl__pair("bce", p, target, reduction)) return dl__none();
-    dl_tensor one = dl__scalar(p.ctx, 1), least = dl__scalar(p.ctx, -100);
-    dl_tensor yes = dl_maximum(dl_log(p), least), no = dl_maximum(dl_log1p(dl_neg(p)), least);
-    return dl__reduction("bce", dl_neg(dl_add(dl_mul(target, yes), dl_mul(dl_sub(one, target), no))), reduction);
+    return dl__pair("bce", p, target, reduction) ? dl__reduction("bce", dl__binary(&dl__bce_op, p, target), reduction) : dl__none();
 }
 
 DL_API dl_tensor dl_bce_with_logits(dl_tensor z, dl_tensor target, dl_reduction reduction) /* softplus(z) - z t = max(z,0) - z t + log1p(exp(-|z|)) */
@@ -5118,10 +5125,12 @@ static dl_tensor dl__class_loss(const char *who, int who_index, dl_tensor log_p,
     loss = dl_neg(dl_mul(loss, weight));
     if (d->label_smoothing > 0) {
         static const int one = 1;
-        dl_tensor even = d->weight.ctx ? dl_mul(log_p, dl__class_weight(d->weight, n[0])) : log_p;
+        dl_tensor even = d->weight.ctx ? dl_mul(log_p, dl__class_weight(dl_detach(d->weight), n[0])) : log_p;
         dl_tensor counted = d->weight.ctx ? dl__record(ctx, &dl__target_weights_op, 1, n + 1, DL_F32, &rest, &e) : weight;
         even = dl_mul(dl_neg(dl_sum_dims(even, &one, 1, false)), counted);
-        loss = dl_add(dl_mul_scalar(loss, 1 - d->label_smoothing), dl_mul_scalar(even, d->label_smoothing / (float)i[0]));
+        dl_real smooth = (dl_real)d->label_smoothing;
+        loss = dl__unary(&dl__mul_scalar_op, loss, 1 - smooth, 0);
+        loss = dl_add(loss, dl__unary(&dl__mul_scalar_op, even, smooth / (dl_real)i[0], 0));
     }
     if (d->reduction == DL_MEAN) return dl__safe_div(dl_sum(loss), dl_sum(weight));
     return dl__reduction(who, loss, d->reduction);
@@ -5188,7 +5197,10 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
     static const int one = 1;
     double classes = (double)n[0]->dim[1], samples = classes > 0 ? (double)n[0]->numel / classes : 0;
     dl_tensor log_p = dl__softmax(who, x, 1, true);
-    if (d.label_smoothing > 0) target = dl_add_scalar(dl_mul_scalar(target, 1 - d.label_smoothing), (float)(d.label_smoothing / classes));
+    if (d.label_smoothing > 0) {
+        target = dl__unary(&dl__mul_scalar_op, target, 1 - (dl_real)d.label_smoothing, 0);
+        target = dl__unary(&dl__add_scalar_op, target, (dl_real)((double)d.label_smoothing / classes), 0);
+    }
     dl_tensor loss = dl_mul(target, log_p);
     if (d.weight.ctx) loss = dl_mul(loss, dl__class_weight(d.weight, n[0]));
     loss = dl_neg(dl_sum_dims(loss, &one, 1, false));
@@ -6255,6 +6267,7 @@ DL_API bool dl_optimizer_group(dl_optimizer *o, const char *pattern, const dl_gr
 {
     if (!o || o->ctx->failed) return false;
     if (!desc) return dl_fail(o->ctx, "dl_optimizer_group: desc is NULL");
+    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", (double)desc->lr_scale, 0, HUGE_VAL) || !dl__in_range(o->ctx, "optimizer_group", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL)) return false;
     if (o->groups == DL__GROUPS) return dl_fail(o->ctx, "dl_optimizer_group: at most %d groups; '|' joins patterns", (int)DL__GROUPS);
     if (!dl__keep_pattern(o, "optimizer_group", pattern, o->group[o->groups].pattern)) return false;
     o->group[o->groups++].desc = *desc;
@@ -6325,12 +6338,11 @@ DL_API double dl_schedule_lr(const dl_schedule *s, int64_t step)
 {
     if (!s) return 0;
     double lr = (double)s->lr, gamma = s->gamma != 0 ? (double)s->gamma : 0.1, up, div, final_div, rise;
-    int64_t t = step - s->warmup, k = 0;
+    int64_t t = step - s->warmup;
     if (t < 0) return lr * (double)(step + 1) / (double)s->warmup;
     switch (s->kind) {
     case DL_SCHEDULE_STEP:
-        for (k = s->period > 0 ? t / s->period : 0; k > 0 && lr > 0; k--) lr *= gamma;
-        return lr;
+        return lr * dl__pow_d(gamma, s->period > 0 ? (double)(t / s->period) : 0);
     case DL_SCHEDULE_MULTI_STEP:
         for (int i = 0; i < s->n_milestones; i++) lr *= t >= s->milestones[i] ? gamma : 1;
         return lr;
@@ -6341,7 +6353,7 @@ DL_API double dl_schedule_lr(const dl_schedule *s, int64_t step)
         div = s->div != 0 ? (double)s->div : 25;
         final_div = s->final_div != 0 ? (double)s->final_div : 1e4;
         rise = up * (double)s->total - 1;
-        if ((double)t <= rise) return dl__cosine(lr / div, lr, (double)t / rise);
+        if ((double)t <= rise) return rise > 0 ? dl__cosine(lr / div, lr, (double)t / rise) : lr;
         if (t >= s->total - 1) return lr / div / final_div;
         return dl__cosine(lr, lr / div / final_div, ((double)t - rise) / ((double)s->total - 1 - rise));
     case DL_SCHEDULE_CONSTANT:
@@ -6356,10 +6368,13 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     dl_context *ctx = o->ctx;
     if (!s) return dl_fail(ctx, "dl_set_schedule: the schedule is NULL");
     if ((unsigned)s->kind > DL_SCHEDULE_ONE_CYCLE) return dl_fail(ctx, "dl_set_schedule: there is no schedule %d", (int)s->kind);
-    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL)) return false;
+    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL) || !dl__in_range(ctx, "set_schedule", "min_lr", (double)s->min_lr, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "gamma", (double)s->gamma, 0, HUGE_VAL) || !dl__in_range(ctx, "set_schedule", "up", (double)s->up, 0, 1)) return false;
     if (s->warmup < 0) return dl_fail(ctx, "dl_set_schedule: warmup must not be negative");
     if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1) return dl_fail(ctx, "dl_set_schedule: this kind needs its total of steps");
     if (s->kind == DL_SCHEDULE_STEP && s->period < 1) return dl_fail(ctx, "dl_set_schedule: this kind needs its period");
+    for (int i = 1; s->kind == DL_SCHEDULE_MULTI_STEP && s->milestones && i < s->n_milestones; i++)
+        if (s->milestones[i] < s->milestones[i - 1]) return dl_fail(ctx, "dl_set_schedule: the milestones must rise");
     if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones)) return dl_fail(ctx, "dl_set_schedule: this kind needs its milestones");
     o->schedule = *s;
     o->scheduled = true;
@@ -6504,8 +6519,8 @@ DL_API bool dl_step(dl_optimizer *o)
     unsigned fp = dl__fp_enter();
     for (int i = 0; i < ctx->params; i++) {
         dl__param *p = &ctx->param[i];
-        if (p->buffer || p->fresh || p->frozen || (*o->select && !dl_glob(o->select, p->name))) continue;
-        dl__update_param(o, i, lr);
+        if (p->buffer || p->fresh || (*o->select && !dl_glob(o->select, p->name))) continue;
+        if (!p->frozen) dl__update_param(o, i, lr);
         p->fresh = true;
     }
     dl__fp_leave(fp);
@@ -6545,9 +6560,13 @@ DL_API bool dl_accumulator_flush(dl_accumulator *a)
     a->stepped = false;
     if (!a->done) return true;
     dl_context *ctx = a->o->ctx;
-    if (a->mode == DL_EXACT && a->count > 0 && a->steps > 1 && !dl_scale_grad(ctx, 1 / a->count)) return false;
-    if (a->mode == DL_EXACT && a->count == 0 && !dl_zero_grad(ctx)) return false; /* nothing counted: no step */
-    if (a->clip_norm > 0) dl_clip_grad_norm(ctx, (double)a->clip_norm, NULL);
+    const char *mine = *a->o->select ? a->o->select : NULL; /* other gradients may be of the window of another accumulator */
+    if (a->mode == DL_EXACT && a->count == 0) { /* no sample in the whole window: no gradient and no step */
+        a->done = 0;
+        return true;
+    }
+    if (a->mode == DL_EXACT && a->steps > 1) dl__scale_grads(ctx, mine, (dl_real)(1 / a->count));
+    if (a->clip_norm > 0) dl_clip_grad_norm(ctx, (double)a->clip_norm, mine);
     a->done = 0;
     a->count = 0;
     a->stepped = dl_step(a->o);
@@ -6561,8 +6580,9 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     memset(&d, 0, sizeof d);
     if (loss.ctx != a->o->ctx) return dl_fail(a->o->ctx, "dl_accumulate: the loss is a tensor of another context");
     a->stepped = false;
+    if (*a->o->select) d.pattern = a->o->select;
     if (a->steps > 1) d.scale = a->mode == DL_EXACT ? (float)count : 1.0f / (float)a->steps; /* the mean's gradient times its count: the sum's */
-    if (a->steps > 1 && a->mode == DL_EXACT && !count) dl_end(loss.ctx); /* no sample: no gradient */
+    if (a->mode == DL_EXACT && !count) dl_end(loss.ctx); /* no sample: no gradient */
     else if (!dl_backward_ex(loss, &d)) return false;
     a->count += (double)count;
     return ++a->done < a->steps || dl_accumulator_flush(a);
