@@ -1279,7 +1279,7 @@ typedef struct dl__text { char *at, *end; } dl__text;
 
 static void dl__put(dl__text *t, char c)
 {
-    if (t->at < t->end) *t->at++ = c;
+    if (t->at < t->end) *t->at++ = (unsigned char)c < 32 ? '?' : c; /* names may come from files: nothing that moves a terminal */
 }
 
 static void dl__puts(dl__text *t, const char *s)
@@ -1971,6 +1971,7 @@ static dl_tensor dl__parameter(dl_context *ctx, const char *who, const char *lay
     dl__puts(&t, layer);
     if (role) dl__put(&t, '.'), dl__puts(&t, role);
     *t.at = 0;
+    if (!strcmp(name, "__metadata__")) return dl_fail(ctx, "dl_%s: the name '%s' is taken: checkpoints use it", who, name), dl__none();
     dl__param *p = dl__find(ctx, name);
     if (!p) {
         if (ctx->sealed) {
@@ -6660,6 +6661,7 @@ struct dl_loader {
     int current;
 #ifndef DLTRAIN_NO_THREADS
     bool threaded, quit, asked, ready;
+    bool coming;             /* the batch at `at` is asked for and not taken */
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -6825,8 +6827,7 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
     if (l->served) dl_end(ctx);
     l->served = false;
     if (ctx->failed) return false;
-    bool fresh = !l->begun;
-    if (fresh) dl__begin_epoch(l);
+    if (!l->begun) dl__begin_epoch(l);
     size_t n = dl__batch_size(l, l->at);
     if (!n) {
         l->begun = false;
@@ -6835,10 +6836,11 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
     }
 #ifndef DLTRAIN_NO_THREADS
     if (l->threaded) {
-        if (fresh) dl__prefetch_ask(l, 0, n);
+        if (!l->coming) dl__prefetch_ask(l, l->at, n);
         dl__prefetch_take(l);
         size_t next = dl__batch_size(l, l->at + n);
-        if (next) dl__prefetch_ask(l, l->at + n, next);
+        l->coming = next && l->buffer[l->current].ok; /* after a failure the thread rests, and the same batch is asked for again */
+        if (l->coming) dl__prefetch_ask(l, l->at + n, next);
     } else
 #endif
     {
@@ -6866,7 +6868,8 @@ DL_API bool dl_loader_rewind(dl_loader *l, uint64_t epoch)
 {
     if (!l || l->ctx->failed) return false;
 #ifndef DLTRAIN_NO_THREADS
-    if (l->threaded && l->begun && dl__batch_size(l, l->at)) dl__prefetch_take(l); /* what was asked for is not wanted */
+    if (l->threaded && l->coming) dl__prefetch_take(l); /* what was asked for is not wanted */
+    l->coming = false;
 #endif
     l->begun = false;
     l->epoch = epoch;
@@ -6908,7 +6911,7 @@ static bool dl__read_idx(dl_context *ctx, const char *path, bool labels, dl__idx
     uint8_t head[4], word[4];
     FILE *f = dl__open(ctx, "open_idx", path, "rb");
     if (!f) return false;
-    uint64_t size = dl__file_size(f), numel = 1;
+    uint64_t size = dl__file_size(f), numel = 1, per = 1;
     const char *wrong = NULL;
     memset(out, 0, sizeof *out);
     out->sample = DL_SCALAR;
@@ -6921,10 +6924,13 @@ static bool dl__read_idx(dl_context *ctx, const char *path, bool labels, dl__idx
         if (fread(word, 1, 4, f) != 4) wrong = "it is too short for an IDX header";
         uint64_t n = (uint64_t)word[0] << 24 | (uint64_t)word[1] << 16 | (uint64_t)word[2] << 8 | word[3];
         if (!wrong && n && numel > size / n) wrong = "its header claims more bytes than it has";
+        if (!wrong && i && n && per > (uint64_t)PTRDIFF_MAX / 8 / n) wrong = "its samples are larger than memory";
         numel *= n;
+        if (i) per *= n;
         if (i == 0) out->count = (size_t)n;
         else out->sample.dim[out->sample.ndim++] = (dl_index)n;
     }
+    if (!wrong && !numel && out->count) wrong = "its samples are empty";
     if (!wrong && numel + 4 + 4 * (uint64_t)head[3] != size) wrong = "its size differs from what its header says";
     if (wrong) {
         fclose(f);
@@ -7186,6 +7192,7 @@ static bool dl__json_tensor(dl__json *j, dl__entry *e)
 /* Reads the header into entries (at most `most`) and counts them. */
 static bool dl__json_header(dl__json *j, dl__entry *entry, size_t most, size_t *count)
 {
+    bool metadata = false;
     *count = 0;
     if (!dl__json_need(j, '{')) return false;
     if (!dl__json_is(j, '}')) {
@@ -7193,6 +7200,8 @@ static bool dl__json_header(dl__json *j, dl__entry *entry, size_t most, size_t *
             const char *name = dl__json_string(j);
             if (!name || !dl__json_need(j, ':')) return false;
             if (!strcmp(name, "__metadata__")) {
+                if (metadata) return dl__json_wrong(j, "it has __metadata__ twice");
+                metadata = true;
                 if (!dl__json_need(j, '{')) return false;
                 if (dl__json_is(j, '}')) continue;
                 do
@@ -7252,6 +7261,11 @@ static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl
             if (!q || !(q->name = dl__copy_text(ctx, e[i].name)) || !(to = (dl_real *)dl__alloc(ctx, e[i].numel * sizeof *to, 0))) return false;
             q->shape = e[i].shape;
             q->value = to;
+            for (dl__pending *old = ctx->pending; old; old = old->next) /* what an earlier file has for it is forgotten */
+                if (old->value && !strcmp(old->name, q->name)) {
+                    dl__release(ctx, old->value);
+                    old->value = NULL;
+                }
             q->next = ctx->pending;
             ctx->pending = q;
         }
@@ -7278,18 +7292,17 @@ DL_API bool dl_load(dl_context *ctx, const char *path)
     memset(&j, 0, sizeof j);
     if (size == UINT64_MAX || size < 8 || length > 100000000 || length > size - 8) j.wrong = "it is too short for a safetensors file, or not one";
     else {
-        text = (char *)dl__alloc(ctx, (size_t)length + 1, 0);
+        most = (size_t)length / 48 + 1; /* the shortest tensor has 49 characters */
+        entry = (dl__entry *)dl__alloc(ctx, most * sizeof *entry + (size_t)length + 1, 0); /* one piece: a fixed block takes it back */
+        text = entry ? (char *)(entry + most) : NULL;
         if (text && fread(text, 1, (size_t)length, f) != length) j.wrong = "it could not be read";
         if (text && !j.wrong && strlen(text) != length) j.wrong = "its header contains a zero byte";
-        for (const char *p = text; p && *p; p++) most += *p == '{';
-        entry = text && !j.wrong ? (dl__entry *)dl__alloc(ctx, most * sizeof *entry, 0) : NULL;
         j.at = text;
-        if (entry && dl__json_header(&j, entry, most, &count)) j.wrong = dl__entries_wrong(entry, count, size - 8 - length);
+        if (text && !j.wrong && dl__json_header(&j, entry, most, &count)) j.wrong = dl__entries_wrong(entry, count, size - 8 - length);
     }
     bool ok = j.wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, j.wrong) : !ctx->failed && dl__lay_out(ctx) && dl__load_values(ctx, path, f, entry, count);
     fclose(f);
     dl__release(ctx, entry);
-    dl__release(ctx, text);
     return ok;
 }
 
@@ -7347,7 +7360,14 @@ DL_API bool dl_history_csv(const dl_history *h, const char *path)
     if (!f) return false;
     fprintf(f, "series,x,y\n");
     for (int i = 0; i < h->n; i++)
-        for (size_t k = 0; k < h->series[i].n; k++) fprintf(f, "\"%s\",%.9g,%.9g\n", h->series[i].name, h->series[i].xy[2 * k], h->series[i].xy[2 * k + 1]);
+        for (size_t k = 0; k < h->series[i].n; k++) {
+            fputc('"', f);
+            for (const char *p = h->series[i].name; *p; p++) {
+                if (*p == '"') fputc('"', f); /* a quote is doubled */
+                fputc(*p, f);
+            }
+            fprintf(f, "\",%.9g,%.9g\n", h->series[i].xy[2 * k], h->series[i].xy[2 * k + 1]);
+        }
     return dl__commit(h->ctx, "history_csv", f, !ferror(f), temporary, path);
 }
 
@@ -7369,6 +7389,15 @@ static double dl__tick(double span) /* 1, 2 or 5 times a power of ten, that at m
     return step / 5 * 6 >= span ? step / 5 : step / 2 * 6 >= span ? step / 2 : step;
 }
 
+static bool dl__drawable(double v) { return fabs(v) <= 1e300; } /* neither NaN nor so large that differences overflow */
+
+/* Moves b away from a until a scale of doubles fits between them. */
+static void dl__widen(double a, double *b)
+{
+    double least = DL__MAX(fabs(a), fabs(*b)) * 1e-12;
+    if (!(*b - a > DL__MAX(least, 1e-300))) *b = a + DL__MAX(least, 1);
+}
+
 /* One panel a series, below each other: scales differ. */
 DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *title)
 {
@@ -7384,28 +7413,34 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
     fprintf(f, "</text>\n");
     for (int i = 0; i < h->n; i++) {
         const dl__series *s = &h->series[i];
-        double x0 = s->xy[0], x1 = x0, y0 = 0, y1 = 0, base = TOP + i * PANEL + 20 + PLOT, plot = WIDTH - LEFT - RIGHT;
-        for (size_t k = 0; k < s->n; k++) {
+        double x0 = 0, x1 = 0, y0 = 0, y1 = 0, base = TOP + i * PANEL + 20 + PLOT, plot = WIDTH - LEFT - RIGHT;
+        for (size_t k = 0, seen = 0; k < s->n; k++) {
             double x = s->xy[2 * k], y = s->xy[2 * k + 1];
-            x0 = DL__MIN(x0, x), x1 = DL__MAX(x1, x);
-            if (y - y == 0) y0 = DL__MIN(y0, y), y1 = DL__MAX(y1, y);
+            if (!dl__drawable(x) || !dl__drawable(y)) continue;
+            x0 = seen ? DL__MIN(x0, x) : x, x1 = seen++ ? DL__MAX(x1, x) : x;
+            y0 = DL__MIN(y0, y), y1 = DL__MAX(y1, y);
         }
-        if (!(x1 > x0)) x1 = x0 + 1;
-        if (!(y1 > y0)) y1 = y0 + 1;
+        dl__widen(x0, &x1);
+        dl__widen(y0, &y1);
         double xt = dl__tick(x1 - x0), yt = dl__tick(y1 - y0);
-        y1 = yt * (double)(int64_t)(y1 / yt + 0.999);
+        y1 = yt * ceil(y1 / yt - 1e-3);
         fprintf(f, "<text x=\"%d\" y=\"%.1f\" fill=\"%s\">", LEFT, base - PLOT - 6, colour[i % 5]);
         dl__xml(f, s->name);
         fprintf(f, "</text>\n");
-        for (double t = yt * (double)(int64_t)(y0 / yt); t <= y1 * 1.0001; t += yt) {
+        for (int k = 0; k < 8; k++) {
+            double t = yt * (ceil(y0 / yt - 1e-3) + k);
+            if (t > y1 + yt * 1e-3) break;
             double y = base - PLOT * (t - y0) / (y1 - y0);
             fprintf(f, "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", LEFT, y, plot, LEFT - 6, y + 4, t);
         }
-        for (double t = xt * (double)(int64_t)(x0 / xt + 0.999); t <= x1 * 1.0001; t += xt)
+        for (int k = 0; k < 8; k++) {
+            double t = xt * (ceil(x0 / xt - 1e-3) + k);
+            if (t > x1 + xt * 1e-3) break;
             fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n", LEFT + plot * (t - x0) / (x1 - x0), base + 16, t);
+        }
         fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour[i % 5]);
         for (size_t k = 0; k < s->n; k++)
-            if (s->xy[2 * k + 1] - s->xy[2 * k + 1] == 0)
+            if (dl__drawable(s->xy[2 * k]) && dl__drawable(s->xy[2 * k + 1]))
                 fprintf(f, "%.1f,%.1f ", LEFT + plot * (s->xy[2 * k] - x0) / (x1 - x0), base - PLOT * (s->xy[2 * k + 1] - y0) / (y1 - y0));
         fprintf(f, "\"/>\n");
     }
