@@ -1,5 +1,5 @@
 /* Datasets and the loader: order, batches, what they hold, the end of steps, and the thread that prefetches.
-   Run it under -fsanitize=thread too. */
+   tests: tsan */
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* before any header: nanosleep and alarm under -std=c99 */
 #endif
