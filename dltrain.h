@@ -674,9 +674,11 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #endif
 #if defined(__GNUC__)
 #define DL__INLINE static inline __attribute__((always_inline))
+#define DL__NOINLINE __attribute__((noinline))
 #define DL__LIKELY(x) __builtin_expect(!!(x), 1)
 #else
 #define DL__INLINE static inline
+#define DL__NOINLINE
 #define DL__LIKELY(x) (x)
 #endif
 #define DL__COUNT_OF(array) (sizeof(array) / sizeof *(array))
@@ -704,14 +706,15 @@ static float dl__from_bits(uint32_t u)
 
 /* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded to odd there, which
    makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008). libm's fmaf is wrong on some targets. */
-#if DL__REAL_IS_FLOAT
-DL__INLINE float dl__fma(float a, float b, float c)
-{
-#if defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__powerpc64__) || defined(__s390x__) || (defined(__riscv) && defined(__riscv_flen))
-    return __builtin_fmaf(a, b, c);
+#if !DL__REAL_IS_FLOAT
+DL__INLINE dl_real dl__fma(dl_real a, dl_real b, dl_real c) { return a * b + c; }
+#elif defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__powerpc64__) || defined(__s390x__) || (defined(__riscv) && defined(__riscv_flen))
+DL__INLINE float dl__fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 #elif defined(DLTRAIN_NO_EXACT_FMA)
-    return a * b + c;
+DL__INLINE float dl__fma(float a, float b, float c) { return a * b + c; }
 #else
+static DL__NOINLINE float dl__fma(float a, float b, float c)
+{
     double p = (double)a * b, s = p + c, t = s - p, e = (p - (s - t)) + (c - t);
     uint64_t u;
     memcpy(&u, &s, sizeof u);
@@ -720,10 +723,7 @@ DL__INLINE float dl__fma(float a, float b, float c)
         memcpy(&s, &u, sizeof s);
     }
     return (float)s;
-#endif
 }
-#else
-DL__INLINE dl_real dl__fma(dl_real a, dl_real b, dl_real c) { return a * b + c; }
 #endif
 
 /* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,
@@ -2454,7 +2454,11 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #endif
 
 #define E_FN E_TARGET static
+#if DL__LEVEL == 0
+#define E_IN static /* calls: the portable kernels are for size */
+#else
 #define E_IN E_TARGET DL__INLINE
+#endif
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
 #define E_LEAST(a, c) E_SEL(E_LT(a, E_K(c)), E_K(c), a)

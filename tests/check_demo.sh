@@ -24,12 +24,13 @@ if cmp -s "$dir/a.safetensors" "$dir/b.safetensors"; then echo "ok demo: same op
 score=$(sed -n 's/^test accuracy \([0-9.]*\)%$/\1/p' "$dir/load.log")
 if awk "BEGIN { exit !(${score:-0} >= 95) }"; then echo "ok demo: goes on from a checkpoint"; else echo "not ok demo: loaded, then $(tail -1 "$dir/load.log")"; fi
 "$digits" --epochs 4 --batch 16 --accumulate 4 --lr 0.004 --device cpu > "$dir/acc.log" 2>&1 && echo "ok demo: accumulates" || echo "not ok demo: --accumulate: $(tail -1 "$dir/acc.log")"
-# Labels of the training set permuted (rotated by a third of the set): nothing can be learnt.
+# The labels of the training set permuted: nothing can be learnt.
 mkdir -p "$dir/shuffled"
 cp examples/data/*.idx "$dir/shuffled"
-{ head -c 8 examples/data/digits-train-labels.idx; tail -c +488 examples/data/digits-train-labels.idx; tail -c +9 examples/data/digits-train-labels.idx | head -c 479; } > "$dir/shuffled/digits-train-labels.idx"
+labels=$(od -An -v -to1 -w1 -j8 examples/data/digits-train-labels.idx | shuf --random-source=dltrain.h | tr -d ' ' | sed 's/^/\\/' | tr -d '\n')
+{ head -c 8 examples/data/digits-train-labels.idx; printf "$labels"; } > "$dir/shuffled/digits-train-labels.idx"
 score=$("$digits" --data "$dir/shuffled" --epochs 3 | sed -n 's/^test accuracy \([0-9.]*\)%$/\1/p')
-if awk "BEGIN { exit !(${score:-99} < 25) }"; then echo "ok demo: permuted labels give ${score}%"; else echo "not ok demo: permuted labels give ${score}%"; fi
+if awk "BEGIN { exit !(${score:-99} > 2 && ${score:-99} < 20) }"; then echo "ok demo: permuted labels give ${score}%"; else echo "not ok demo: permuted labels give ${score}%"; fi
 refuse() { # NAME WORD ARGUMENTS...
     local name=$1 word=$2 status
     shift 2
