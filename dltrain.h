@@ -189,7 +189,8 @@ DL_API bool dl_fail(dl_context *ctx, const char *format, ...);
 DL_API dl_memory dl_memory_used(const dl_context *ctx);
 
 /* Runs `step` twice through the planner, without data, and says what each arena needs; a fixed block needs the sum. `pointer_size`:
-   4 or 8 bytes, of the machine that will run it; 0: this one. What the step reads are zeros. */
+   4 or 8 bytes, of the machine that will run it (a bound from above, a few hundred bytes high); 0: this one, exactly. What the step
+   reads are zeros. */
 DL_API bool dl_measure(const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out);
 
 DL_API bool dl_train(dl_context *ctx, bool training);    /* for dropout and batch_norm; true at first. Returns what it was */
@@ -7113,18 +7114,54 @@ static bool dl__json_is(dl__json *j, char c)
 
 static bool dl__json_need(dl__json *j, char c) { return dl__json_is(j, c) || dl__json_wrong(j, "its header is not the JSON of safetensors"); }
 
+/* Four hexadecimal digits after \u; 0 when there are none. */
+static uint32_t dl__json_hex(dl__json *j)
+{
+    uint32_t v = 0;
+    for (int i = 0; i < 4; i++) {
+        char c = *++j->at;
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (digit < 0) return j->at--, 0;
+        v = v << 4 | (uint32_t)digit;
+    }
+    return v;
+}
+
+/* \uXXXX, or two of them for what lies beyond 16 bits, as UTF-8: never longer than its text. */
+static char *dl__json_unicode(dl__json *j, char *to)
+{
+    uint32_t v = dl__json_hex(j);
+    if (v >= 0xd800 && v < 0xdc00 && j->at[1] == '\\' && j->at[2] == 'u') {
+        j->at += 2;
+        uint32_t low = dl__json_hex(j);
+        v = low >= 0xdc00 && low < 0xe000 ? 0x10000 + ((v - 0xd800) << 10) + (low - 0xdc00) : 0;
+    }
+    if (!v || (v >= 0xd800 && v < 0xe000)) return dl__json_wrong(j, "a string of its header has an escape that is no character"), (char *)NULL;
+    if (v < 0x80) *to++ = (char)v;
+    else if (v < 0x800) *to++ = (char)(0xc0 | v >> 6);
+    else if (v < 0x10000) *to++ = (char)(0xe0 | v >> 12);
+    else *to++ = (char)(0xf0 | v >> 18);
+    for (int shift = v < 0x80 ? -6 : v < 0x800 ? 0 : v < 0x10000 ? 6 : 12; shift >= 0; shift -= 6) *to++ = (char)(0x80 | (v >> shift & 63));
+    return to;
+}
+
 /* A string, decoded where it lies and ended with 0. NULL when there is none. */
 static char *dl__json_string(dl__json *j)
 {
+    static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
     if (!dl__json_need(j, '"')) return NULL;
     char *start = j->at, *to = start;
     for (; *j->at && *j->at != '"'; j->at++) {
         char c = *j->at;
         if ((unsigned char)c < 32) return dl__json_wrong(j, "a string of its header has a control character"), (char *)NULL;
+        if (c == '\\' && *++j->at == 'u') {
+            to = dl__json_unicode(j, to);
+            if (!to) return NULL;
+            continue;
+        }
         if (c == '\\') {
-            static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
-            const char *known = *++j->at ? strchr(from, *j->at) : NULL;
-            if (!known) return dl__json_wrong(j, "a string of its header has an escape that is not read here"), (char *)NULL;
+            const char *known = *j->at ? strchr(from, *j->at) : NULL;
+            if (!known) return dl__json_wrong(j, "a string of its header has an escape that JSON does not know"), (char *)NULL;
             c = into[known - from];
         }
         *to++ = c;

@@ -833,6 +833,19 @@ static void legal(void)
     }
 }
 
+static void escaped_names(void) /* JSON may write any character as \uXXXX */
+{
+    static const char json[] = "{" T("\\u0061\\u00e9\\u20AC\\ud83d\\ude00", "F32", "[2]", "0", "8") "}";
+    static const float two[2] = { 3, 4 };
+    const char *path = temp("escaped");
+    dl_context *c = context(1);
+    put_tensors(path, json, sizeof json - 1, two, sizeof two);
+    CHECK(dl_load(c, path), "%s", dl_error(c));
+    const float *v = (const float *)dl_data(param(c, "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", DL_SHAPE(2), false));
+    CHECK(v && v[0] == 3 && v[1] == 4 && !dl_load_pending(c), "the name was not understood: %s", dl_error(c));
+    dl_destroy(c);
+}
+
 /* ---- IDX ---- */
 static size_t put_idx(const char *path, int type, int dims, const uint32_t *size, size_t data)
 {
@@ -1164,6 +1177,7 @@ int main(int argc, char **argv)
     RUN(small_file_small_memory);
     RUN(many_loads_one_block);
     RUN(legal);
+    RUN(escaped_names);
     RUN(idx_good);
     RUN(idx_hostile);
     RUN(idx_gzip);
