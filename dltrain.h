@@ -676,11 +676,9 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #if defined(__GNUC__)
 #define DL__INLINE static inline __attribute__((always_inline))
 #define DL__NOINLINE __attribute__((noinline))
-#define DL__LIKELY(x) __builtin_expect(!!(x), 1)
 #else
 #define DL__INLINE static inline
 #define DL__NOINLINE
-#define DL__LIKELY(x) (x)
 #endif
 #define DL__COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -2653,13 +2651,15 @@ E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rul
     return lane[0];
 }
 
-E_FN dl_real DL__K(sum)(const dl_real *x, size_t n)
+E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) /* the sums of chunks go to lanes as they come */
 {
-    dl_real part[DL__LANES]; /* sums of chunks: more than 64 of them are chunked again by the caller, dl__sum_op */
-    size_t chunks = 0;
+    dl_real lane[DL__LANES];
+    size_t unit = DL__CHUNK;
     if (n <= DL__CHUNK) return DL__K(sum_chunk)(x, n);
-    for (size_t i = 0; i < n && chunks < DL__LANES; i += DL__CHUNK) part[chunks++] = DL__K(sum_chunk)(x + i, DL__MIN(n - i, (size_t)DL__CHUNK));
-    return DL__K(sum_chunk)(part, chunks);
+    while ((n - 1) / unit >= DL__CHUNK) unit *= DL__CHUNK;
+    memset(lane, 0, sizeof lane);
+    for (size_t i = 0, j = 0; i < n; i += unit, j++) lane[j % DL__LANES] += DL__K(sum)(x + i, DL__MIN(n - i, unit));
+    return DL__K(sum_chunk)(lane, DL__LANES);
 }
 
 /* out[j] (+)= sum over r of x[r * stride + j], j < n: rule 6 */
@@ -7547,6 +7547,7 @@ DL_API void dl_progress_done(dl_progress *p, const char *format, ...)
 #endif
 
 #if defined(__clang__)
+#pragma STDC FP_CONTRACT DEFAULT
 #pragma clang diagnostic pop
 #elif defined(__GNUC__)
 #pragma GCC diagnostic pop

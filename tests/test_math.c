@@ -155,9 +155,8 @@ static float canonical_dot(const float *a, const float *b, size_t k, size_t stri
 
 static float canonical_sum(const float *x, size_t n)
 {
-    static float part[4096];
+    float part[4096];
     size_t chunks = 0;
-    if (!n) return 0;
     for (size_t c = 0; c < n; c += 4096) {
         float lane[64] = { 0 };
         for (size_t i = c; i < n && i < c + 4096; i++) lane[(i - c) % 64] += x[i];
@@ -165,15 +164,12 @@ static float canonical_sum(const float *x, size_t n)
             for (int l = 0; l < h; l++) lane[l] += lane[l + h];
         part[chunks++] = lane[0];
     }
-    if (chunks == 1) return part[0];
-    float copy[64];
-    memcpy(copy, part, chunks * sizeof *copy);
-    return canonical_sum(copy, chunks);
+    return chunks == 0 ? 0 : chunks == 1 ? part[0] : canonical_sum(part, chunks);
 }
 
 static void canonical_rules(void)
 {
-    enum { MAX = 70000 };
+    enum { MAX = 600000 };
     static float a[MAX], b[MAX], y[MAX];
     static const int shapes[][3] = { { 1, 1, 1 }, { 7, 5, 3 }, { 6, 16, 256 }, { 13, 33, 257 }, { 97, 65, 64 }, { 5, 9, 1000 }, { 100, 3, 600 }, { 2, 4, 0 } };
     for (int i = 0; i < MAX; i++) a[i] = uniform(-1, 1), b[i] = uniform(-1, 1);
@@ -190,10 +186,12 @@ static void canonical_rules(void)
                 for (int j = 0; j < n; j++) CHECK(y[i * n + j] == canonical_dot(a + i * k, b + j, (size_t)k, (size_t)n), "matmul %d x %d x %d breaks the rule of blocks of 256 at [%d,%d]", m, n, k, i, j);
             dl_end(ctx);
         }
-        static const int lengths[] = { 0, 1, 63, 64, 65, 4095, 4096, 4097, 9000, 70000 };
+        static const int lengths[] = { 0, 1, 63, 64, 65, 4095, 4096, 4097, 9000, 70000, 262144, 262145, 600000 };
         for (size_t s = 0; s < sizeof lengths / sizeof *lengths; s++) {
             float got = (float)dl_item(dl_sum(dl_borrow(ctx, DL_F32, DL_SHAPE(lengths[s]), a)));
-            CHECK(got == canonical_sum(a, (size_t)lengths[s]), "the sum of %d numbers breaks the rule of lanes", lengths[s]);
+            float want = canonical_sum(a, (size_t)lengths[s]);
+            CHECK(got == want, "the sum of %d numbers breaks the rule of lanes", lengths[s]);
+            CHECK(DL__CALL(ctx->portable, sum, (a, (size_t)lengths[s])) == want, "the sum of %d numbers in a row breaks the rule of lanes", lengths[s]);
             dl_end(ctx);
         }
         dl_destroy(ctx);
