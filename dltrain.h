@@ -39,15 +39,15 @@
        >>api                     Declarations and their documentation, by topic
        >>platform                The compiler, the CPU, threads and exact arithmetic on single numbers
        >>arena                   The context: memory, sticky errors and random numbers
-       >>tape                    Shapes, recording, lifetimes of steps, parameters. Knows nothing of what an operation computes
-       >>cpu kernels             Plain pointers and sizes. This part of the file is read once for each SIMD level: it includes itself
-       >>elementwise operations  One row of >>cpu kernels each: here the rows are read as recording code, so every derivative is a program of the same operations
+       >>tape                    Shapes, recording, lifetimes of steps, names and parameters
+       >>cpu kernels             Plain pointers and sizes; read once for each SIMD level: the file includes itself
+       >>elementwise operations  The rows of the kernels read as recording code: derivatives are programs of the same operations
        >>moving operations       Views, strided copies, indices
        >>reductions              Sums by the canonical rules, winners by index, and what is made of them
        >>products                matmul, convolution, pooling, attention
        >>normalisation           softmax, normalisation, attention, segments
        >>losses                  Made of operations, but for the look at class indices
-       >>autodiff                Gradients are nodes like others: a walk over the tape from the result back asks each operation for its rule
+       >>autodiff                Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule
        >>planner                 From a segment of the tape to memory offsets and a list of launches
        >>executor                Runs a plan on the threads of the context
        >>layers                  Parameters by name with PyTorch's initialisation, handed to operations
@@ -168,9 +168,11 @@ typedef struct dl_config {
     void *(*alloc)(size_t bytes, void *user);            /* instead of malloc; NULL: malloc */
     void (*release)(void *block, void *user);            /* instead of free */
     void *alloc_user;
-    void (*log)(const char *sentence, void *user);       /* told of errors and, at the seal, of every parameter; NULL: nobody */
+    /* told of errors and, at the seal, of every parameter; NULL: nobody */
+    void (*log)(const char *sentence, void *user);
     void *log_user;
-    bool eager;                                          /* the debugger's mode: run each operation at once, stop at the first NaN */
+    /* the debugger's mode: run each operation at once, stop at the first NaN */
+    bool eager;
     bool no_reuse;                                       /* give every value memory of its own */
     bool no_fusion;                                      /* run elementwise operations one by one */
     bool portable;                                       /* take the portable kernels even where faster ones would run */
@@ -193,14 +195,17 @@ DL_API dl_memory dl_memory_used(const dl_context *ctx);
    reads are zeros. */
 DL_API bool dl_measure(const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out);
 
-DL_API bool dl_train(dl_context *ctx, bool training);    /* for dropout and batch_norm; true at first. Returns what it was */
+/* for dropout and batch_norm; true at first. Returns what it was */
+DL_API bool dl_train(dl_context *ctx, bool training);
 DL_API bool dl_set_grad(dl_context *ctx, bool recording); /* false: a no-grad region. Returns what it was */
 DL_API void dl_end(dl_context *ctx);                     /* runs what is recorded and ends the step */
 
 /* ---- tensors ---- */
 DL_API dl_tensor dl_input(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data);  /* copies */
-DL_API dl_tensor dl_borrow(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data); /* data stays put until the step has ended */
-DL_API dl_tensor dl_variable(dl_context *ctx, dl_shape shape, const dl_real *data);            /* copies; dl_grad may ask for its gradient */
+/* data stays put until the step has ended */
+DL_API dl_tensor dl_borrow(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data);
+/* copies; dl_grad may ask for its gradient */
+DL_API dl_tensor dl_variable(dl_context *ctx, dl_shape shape, const dl_real *data);
 DL_API dl_tensor dl_full(dl_context *ctx, dl_shape shape, float value);
 DL_API dl_tensor dl_rand(dl_context *ctx, dl_shape shape);                                     /* uniform in [0, 1) */
 DL_API dl_tensor dl_randn(dl_context *ctx, dl_shape shape);                                    /* standard normal */
@@ -215,7 +220,8 @@ DL_API dl_dtype dl_dtype_of(dl_tensor t);
 DL_API dl_tensor dl_keep(dl_tensor t);                   /* readable after the run; returns t */
 DL_API double dl_item(dl_tensor t);                      /* of a tensor with one element; NaN after an error */
 DL_API bool dl_read(dl_tensor t, void *out, size_t count); /* copies all `count` elements, in their dtype */
-DL_API const void *dl_data(dl_tensor t);                 /* in the arena, until the next operation is recorded; NULL after an error */
+/* in the arena, until the next operation is recorded; NULL after an error */
+DL_API const void *dl_data(dl_tensor t);
 
 /* ---- elementwise: y has the shape of x; binary ones broadcast as NumPy and PyTorch do ---- */
 DL_API dl_tensor dl_neg(dl_tensor x);
@@ -254,7 +260,8 @@ DL_API dl_tensor dl_div(dl_tensor a, dl_tensor b);
 DL_API dl_tensor dl_pow(dl_tensor a, dl_tensor b);       /* a^b */
 DL_API dl_tensor dl_maximum(dl_tensor a, dl_tensor b);   /* NaN wins; at a tie half the gradient each */
 DL_API dl_tensor dl_minimum(dl_tensor a, dl_tensor b);
-DL_API dl_tensor dl_eq(dl_tensor a, dl_tensor b);        /* comparisons give DL_F32: 1 where true, 0 elsewhere; no gradient */
+/* comparisons give DL_F32: 1 where true, 0 elsewhere; no gradient */
+DL_API dl_tensor dl_eq(dl_tensor a, dl_tensor b);
 DL_API dl_tensor dl_ne(dl_tensor a, dl_tensor b);
 DL_API dl_tensor dl_lt(dl_tensor a, dl_tensor b);
 DL_API dl_tensor dl_le(dl_tensor a, dl_tensor b);
@@ -269,9 +276,11 @@ DL_API dl_tensor dl_sum_dims(dl_tensor x, const int *dims, int n, bool keepdim);
 DL_API dl_tensor dl_mean_dims(dl_tensor x, const int *dims, int n, bool keepdim);
 DL_API dl_tensor dl_max_dims(dl_tensor x, const int *dims, int n, bool keepdim); /* the gradient goes to the first winner */
 DL_API dl_tensor dl_min_dims(dl_tensor x, const int *dims, int n, bool keepdim);
-DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, float correction); /* sum (x - mean)^2 / (count - correction) */
+/* sum (x - mean)^2 / (count - correction) */
+DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, float correction);
 DL_API dl_tensor dl_logsumexp_dims(dl_tensor x, const int *dims, int n, bool keepdim);
-DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim); /* sqrt(sum x^2); gradient 0 where it is 0 */
+/* sqrt(sum x^2); gradient 0 where it is 0 */
+DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim);
 DL_API dl_tensor dl_argmax(dl_tensor x, int dim, bool keepdim); /* DL_I32; the first winner, NaN wins */
 DL_API dl_tensor dl_argmin(dl_tensor x, int dim, bool keepdim);
 
@@ -280,13 +289,16 @@ DL_API dl_tensor dl_reshape(dl_tensor x, dl_shape shape); /* one size may be -1;
 DL_API dl_tensor dl_flatten(dl_tensor x, int start);     /* [a,b,c,d], 1 -> [a,bcd] */
 DL_API dl_tensor dl_permute(dl_tensor x, const int *dims); /* y's dimension i is x's dims[i] */
 DL_API dl_tensor dl_transpose(dl_tensor x, int a, int b);
-DL_API dl_tensor dl_slice(dl_tensor x, int dim, dl_index start, dl_index stop, dl_index step); /* Python's x[start:stop:step], step > 0 */
+/* Python's x[start:stop:step], step > 0 */
+DL_API dl_tensor dl_slice(dl_tensor x, int dim, dl_index start, dl_index stop, dl_index step);
 DL_API dl_tensor dl_concat(const dl_tensor *x, int n, int dim);
 DL_API dl_tensor dl_stack(const dl_tensor *x, int n, int dim); /* along a new dimension */
 DL_API dl_tensor dl_expand(dl_tensor x, dl_shape shape); /* broadcast to shape; -1 keeps a size */
-DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n, float value); /* before, after of the last dimension, then of the one before it... */
+/* before, after of the last dimension, then of the one before it... */
+DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n, float value);
 DL_API dl_tensor dl_index_select(dl_tensor x, int dim, dl_tensor index); /* index DL_I32 [K] */
-DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index); /* y[i][j] = x[index[i][j]][j] for dim 0; index DL_I32, no larger than x elsewhere */
+/* y[i][j] = x[index[i][j]][j] for dim 0; index DL_I32, no larger than x elsewhere */
+DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index);
 DL_API dl_tensor dl_one_hot(dl_tensor x, dl_index classes); /* DL_I32 [...] -> DL_F32 [...,classes] */
 DL_API dl_tensor dl_detach(dl_tensor x);                 /* the same values, no gradient */
 
@@ -313,7 +325,8 @@ typedef struct dl_attention_desc {
     float scale;                         /* 0: 1 / sqrt(width) */
 } dl_attention_desc;
 
-DL_API dl_tensor dl_matmul(dl_tensor a, dl_tensor b);    /* [...,M,K] x [...,K,N] -> [...,M,N]; 1-D as in PyTorch; dl_transpose of the last two is free */
+/* [...,M,K] x [...,K,N] -> [...,M,N]; 1-D as in PyTorch; dl_transpose of the last two is free */
+DL_API dl_tensor dl_matmul(dl_tensor a, dl_tensor b);
 DL_API dl_tensor dl_matmul_ex(dl_tensor a, dl_tensor b, const dl_matmul_desc *desc);
 DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b); /* x [...,K], w [N,K], b [N] or zero: x w' + b */
 DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc); /* x [N,C,H,W], w [O,C/groups,KH,KW] */
@@ -321,16 +334,20 @@ DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2
 DL_API dl_tensor dl_max_pool2d(dl_tensor x, const dl_pool2d_desc *desc); /* x [N,C,H,W] */
 DL_API dl_tensor dl_avg_pool2d(dl_tensor x, const dl_pool2d_desc *desc);
 DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index width);
-DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_tensor v, const dl_attention_desc *desc); /* softmax(q k' scale + mask) v; [...,L,E] [...,S,E] [...,S,V] */
+/* softmax(q k' scale + mask) v; [...,L,E] [...,S,E] [...,S,V] */
+DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_tensor v, const dl_attention_desc *desc);
 
 /* ---- normalisation, softmax, embedding ---- */
 DL_API dl_tensor dl_softmax(dl_tensor x, int dim);
 DL_API dl_tensor dl_log_softmax(dl_tensor x, int dim);
 /* x [N,C,...]; w, b zero or [C]; mean, var zero or buffers [C] that training updates: running = (1 - momentum) running + momentum batch */
 DL_API dl_tensor dl_batch_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps);
-DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float eps); /* over the last dimensions, as many as w has (zero: one) */
-DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps); /* x [N,C,...]; w, b [C] */
-DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index); /* weight [rows,width], index DL_I32 [...] -> [...,width] */
+/* over the last dimensions, as many as w has (zero: one) */
+DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float eps);
+/* x [N,C,...]; w, b [C] */
+DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps);
+/* weight [rows,width], index DL_I32 [...] -> [...,width] */
+DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index);
 
 /* ---- segments: variable-sized groups of rows. x [R,...], offsets DL_I32 [S+1]: 0 = offsets[0] <= ... <= offsets[S] = R ---- */
 DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets);     /* [S,...]; an empty segment gives 0 */
@@ -340,7 +357,8 @@ DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets); /* [R,...]:
 
 /* ---- losses. The formulas are PyTorch's. DL_BATCHMEAN divides the sum by the first dimension ---- */
 typedef struct dl_cross_entropy_desc {
-    dl_reduction reduction;              /* a mean is over the targets that are not ignored, weighted; 0 when all are ignored */
+    /* a mean is over the targets that are not ignored, weighted; 0 when all are ignored */
+    dl_reduction reduction;
     dl_tensor weight;                    /* of the classes, [C]; zero: 1 each. With class indices it takes no gradient */
     float label_smoothing;               /* 0 to 1 */
     bool set_ignore_index;               /* take the next field; otherwise -100 is ignored */
@@ -351,10 +369,14 @@ DL_API dl_tensor dl_l1(dl_tensor y, dl_tensor target, dl_reduction reduction);
 DL_API dl_tensor dl_huber(dl_tensor y, dl_tensor target, float delta, dl_reduction reduction);
 DL_API dl_tensor dl_bce(dl_tensor p, dl_tensor target, dl_reduction reduction); /* logarithms clamped at -100 */
 DL_API dl_tensor dl_bce_with_logits(dl_tensor z, dl_tensor target, dl_reduction reduction);
-DL_API dl_tensor dl_gaussian_nll(dl_tensor mean, dl_tensor target, dl_tensor var, float eps, dl_reduction reduction); /* 1/2 (log v + (y-t)^2/v), v = max(var, eps); eps 0: 1e-6 */
-DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduction); /* target (log target - log_p); DL_BATCHMEAN is the mathematical one */
-DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *desc); /* log_p [N,C,...], target DL_I32 [N,...] */
-DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target); /* logits [N,C,...] or [C]; target DL_I32 classes or DL_F32 probabilities */
+/* 1/2 (log v + (y-t)^2/v), v = max(var, eps); eps 0: 1e-6 */
+DL_API dl_tensor dl_gaussian_nll(dl_tensor mean, dl_tensor target, dl_tensor var, float eps, dl_reduction reduction);
+/* target (log target - log_p); DL_BATCHMEAN is the mathematical one */
+DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduction);
+/* log_p [N,C,...], target DL_I32 [N,...] */
+DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *desc);
+/* logits [N,C,...] or [C]; target DL_I32 classes or DL_F32 probabilities */
+DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target);
 DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const dl_cross_entropy_desc *desc);
 
 /* ---- parameters and scopes ---- */
@@ -369,7 +391,8 @@ typedef struct dl_param_info {
     const char *name;                    /* the context's */
     dl_shape shape;
     size_t numel;
-    dl_real *value;                      /* in the flat buffer; both NULL before the first run, and moved when the layout grows */
+    /* in the flat buffer; both NULL before the first run, and moved when the layout grows */
+    dl_real *value;
     dl_real *grad;                       /* NULL for a buffer */
     bool buffer, frozen, has_grad;
 } dl_param_info;
@@ -381,7 +404,8 @@ DL_API bool dl_param_get(dl_context *ctx, int index, dl_param_info *out);
 DL_API bool dl_param_find(dl_context *ctx, const char *name, dl_param_info *out);
 DL_API bool dl_param_set(dl_context *ctx, const char *name, const dl_real *values, size_t count);
 DL_API bool dl_freeze(dl_context *ctx, const char *pattern, bool frozen);
-DL_API bool dl_seal(dl_context *ctx);                    /* from here on an unknown name is an error; the first dl_step does it */
+/* from here on an unknown name is an error; the first dl_step does it */
+DL_API bool dl_seal(dl_context *ctx);
 DL_API bool dl_glob(const char *pattern, const char *name); /* '*' any run, '?' any character, '|' between alternatives */
 
 /* ---- layers: create their parameters at the first call, initialised as in PyTorch ---- */
@@ -398,13 +422,19 @@ typedef struct dl_mha_desc {
 } dl_mha_desc;
 DL_API dl_tensor dl_linear(dl_tensor x, const char *name, dl_index out_features); /* .weight [out,in], .bias [out] */
 DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_desc *desc);
-DL_API dl_tensor dl_conv2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc); /* .weight [O,C/groups,KH,KW], .bias [O] */
-DL_API dl_tensor dl_conv_transpose2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc); /* .weight [C,O/groups,KH,KW], .bias [O] */
-DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc *desc); /* .weight .bias .running_mean .running_var [C] */
-DL_API dl_tensor dl_layer_norm(dl_tensor x, const char *name, const dl_norm_desc *desc); /* over the last dimension; .weight .bias */
-DL_API dl_tensor dl_group_norm(dl_tensor x, const char *name, dl_index groups, const dl_norm_desc *desc); /* .weight .bias [C] */
+/* .weight [O,C/groups,KH,KW], .bias [O] */
+DL_API dl_tensor dl_conv2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc);
+/* .weight [C,O/groups,KH,KW], .bias [O] */
+DL_API dl_tensor dl_conv_transpose2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc);
+/* .weight .bias .running_mean .running_var [C] */
+DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc *desc);
+/* over the last dimension; .weight .bias */
+DL_API dl_tensor dl_layer_norm(dl_tensor x, const char *name, const dl_norm_desc *desc);
+/* .weight .bias [C] */
+DL_API dl_tensor dl_group_norm(dl_tensor x, const char *name, dl_index groups, const dl_norm_desc *desc);
 DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, dl_index width); /* .weight [rows,width] */
-DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc); /* q [N,L,E], k v [N,S,E]; .in_proj_weight [3E,E], .in_proj_bias, .out_proj.weight, .out_proj.bias */
+/* q [N,L,E], k v [N,S,E]; .in_proj_weight [3E,E], .in_proj_bias, .out_proj.weight, .out_proj.bias */
+DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc);
 
 /* ---- gradients ---- */
 typedef struct dl_backward_desc {
@@ -412,14 +442,18 @@ typedef struct dl_backward_desc {
     bool retain;                         /* the step goes on */
     float scale;                         /* of the gradient; 0: 1 */
 } dl_backward_desc;
-DL_API bool dl_backward(dl_tensor loss);                 /* loss: one element. Runs the step, adds to the gradients, ends the step */
+/* loss: one element. Runs the step, adds to the gradients, ends the step */
+DL_API bool dl_backward(dl_tensor loss);
 DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc);
-DL_API bool dl_grad(dl_tensor y, const dl_tensor *x, int n, dl_tensor *dx); /* dx[i] = dy/dx[i], recorded: may be differentiated again. y: one element */
+/* dx[i] = dy/dx[i], recorded: may be differentiated again. y: one element */
+DL_API bool dl_grad(dl_tensor y, const dl_tensor *x, int n, dl_tensor *dx);
 
 /* ---- optimizers. The formulas are PyTorch's; zero means PyTorch's default but for SGD's lr, which is required ---- */
 typedef struct dl_sgd_desc { dl_real lr, momentum, dampening, weight_decay; bool nesterov; } dl_sgd_desc;
-typedef struct dl_adam_desc { dl_real lr, beta1, beta2, eps, weight_decay; } dl_adam_desc; /* 1e-3, 0.9, 0.999, 1e-8, 0 (adamw: 1e-2; negative: none) */
-typedef struct dl_rmsprop_desc { dl_real lr, alpha, eps, weight_decay, momentum; bool centered; } dl_rmsprop_desc; /* 1e-2, 0.99, 1e-8, 0, 0 */
+/* 1e-3, 0.9, 0.999, 1e-8, 0 (adamw: 1e-2; negative: none) */
+typedef struct dl_adam_desc { dl_real lr, beta1, beta2, eps, weight_decay; } dl_adam_desc;
+/* 1e-2, 0.99, 1e-8, 0, 0 */
+typedef struct dl_rmsprop_desc { dl_real lr, alpha, eps, weight_decay, momentum; bool centered; } dl_rmsprop_desc;
 typedef struct dl_group_desc {
     dl_real lr_scale;                    /* times the optimizer's learning rate; 0: 1 */
     bool no_weight_decay;
@@ -433,9 +467,11 @@ DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc);
 /* Parameters whose names match get these settings; of several groups the first that matches. Example: "*.bias|*norm*", no decay. */
 DL_API bool dl_optimizer_group(dl_optimizer *opt, const char *pattern, const dl_group_desc *desc);
 DL_API bool dl_optimizer_select(dl_optimizer *opt, const char *pattern); /* this optimizer trains only these */
-DL_API bool dl_step(dl_optimizer *opt);                  /* updates every parameter that has a gradient; the gradients are fresh afterwards */
+/* updates every parameter that has a gradient; the gradients are fresh afterwards */
+DL_API bool dl_step(dl_optimizer *opt);
 DL_API bool dl_zero_grad(dl_context *ctx);               /* forgets all gradients */
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern); /* the total norm before; NaN after an error */
+/* the total norm before; NaN after an error */
+DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern);
 DL_API bool dl_scale_grad(dl_context *ctx, double factor);
 
@@ -450,7 +486,8 @@ typedef struct dl_schedule {
     dl_schedule_kind kind;
     dl_real lr, min_lr;
     dl_real gamma;                       /* 0: 0.1 */
-    int64_t warmup;                      /* first rise linearly from lr/warmup to lr over that many steps; then the schedule, from t = 0 */
+    /* first rise linearly from lr/warmup to lr over that many steps; then the schedule, from t = 0 */
+    int64_t warmup;
     int64_t total;                       /* steps, warm-up not counted */
     int64_t period;
     const int64_t *milestones;           /* rising; the caller's, for as long as the schedule is used */
@@ -458,23 +495,27 @@ typedef struct dl_schedule {
     dl_real up, div, final_div;          /* one-cycle: 0: 0.3, 25, 1e4 */
 } dl_schedule;
 DL_API double dl_schedule_lr(const dl_schedule *schedule, int64_t step); /* of step 0, 1, ... */
-DL_API bool dl_set_schedule(dl_optimizer *opt, const dl_schedule *schedule); /* dl_step follows it, from its next step on as step 0 */
+/* dl_step follows it, from its next step on as step 0 */
+DL_API bool dl_set_schedule(dl_optimizer *opt, const dl_schedule *schedule);
 DL_API void dl_set_lr(dl_optimizer *opt, double lr);     /* and forgets a schedule */
 DL_API double dl_get_lr(const dl_optimizer *opt);        /* of the next step */
 
 /* ---- gradient accumulation: exact by default. g = sum over the window of count_m grad(loss_m) / sum of count_m, for losses that
    are means over count_m samples: the gradient of one batch of all of them, whatever their sizes. BatchNorm still sees each
    micro-batch alone: its statistics, and so its gradients, are those of the micro-batches ---- */
-typedef enum dl_accumulation { DL_EXACT, DL_DIVIDE } dl_accumulation; /* DL_DIVIDE: the sum of loss / steps, as in most training loops */
+/* DL_DIVIDE: the sum of loss / steps, as in most training loops */
+typedef enum dl_accumulation { DL_EXACT, DL_DIVIDE } dl_accumulation;
 typedef struct dl_accumulator_desc {
     int steps;                           /* micro-batches of a window; 0: 1 */
     dl_accumulation mode;
     float clip_norm;                     /* clip_grad_norm before each step; 0: none */
 } dl_accumulator_desc;
 DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *opt, const dl_accumulator_desc *desc);
-DL_API bool dl_accumulate(dl_accumulator *acc, dl_tensor loss, size_t count); /* dl_backward, and dl_step when the window is full */
+/* dl_backward, and dl_step when the window is full */
+DL_API bool dl_accumulate(dl_accumulator *acc, dl_tensor loss, size_t count);
 DL_API bool dl_accumulator_stepped(const dl_accumulator *acc); /* did the last call step? */
-DL_API bool dl_accumulator_flush(dl_accumulator *acc);   /* steps a partial window with its true count (DL_DIVIDE: as it is) */
+/* steps a partial window with its true count (DL_DIVIDE: as it is) */
+DL_API bool dl_accumulator_flush(dl_accumulator *acc);
 
 /* ---- data ---- */
 typedef struct dl_dataset_desc {
@@ -483,7 +524,8 @@ typedef struct dl_dataset_desc {
     dl_shape x_shape, y_shape;           /* of one sample */
     bool no_y;
     const void *x, *y;                   /* in memory, the caller's until dl_destroy; or */
-    bool (*get)(void *user, size_t index, void *x, void *y); /* writes one sample; false: failed. With prefetch, called from another thread */
+    /* writes one sample; false: failed. With prefetch, called from another thread */
+    bool (*get)(void *user, size_t index, void *x, void *y);
     void *user;
 } dl_dataset_desc;
 typedef struct dl_loader_desc {
@@ -510,7 +552,8 @@ DL_API bool dl_loader_rewind(dl_loader *loader, uint64_t epoch); /* the next dl_
 DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's randperm of a CPU generator seeded so */
 
 #ifndef DLTRAIN_NO_FILES
-DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels); /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
+/* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
+DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels);
 /* Checkpoints are safetensors: PyTorch opens them. Written to a temporary name, synced, renamed; the same values give the same bytes. */
 DL_API bool dl_save(dl_context *ctx, const char *path);
 DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern);
@@ -525,7 +568,8 @@ DL_API bool dl_history_svg(const dl_history *history, const char *path, const ch
 #endif
 #ifndef DLTRAIN_NO_STDIO
 typedef struct dl_progress { int terminal, width; double next; } dl_progress; /* start with zeros */
-DL_API void dl_progress_show(dl_progress *line, const char *format, ...); /* rewrites the line of a terminal; elsewhere shows nothing */
+/* rewrites the line of a terminal; elsewhere shows nothing */
+DL_API void dl_progress_show(dl_progress *line, const char *format, ...);
 DL_API void dl_progress_done(dl_progress *line, const char *format, ...); /* the final text and a new line, anywhere */
 #endif
 
@@ -570,20 +614,23 @@ typedef struct dl_grad_args {
     dl_tensor *dx;                       /* fill dx[i] where want[i]; a larger broadcast shape is summed to that of x[i] */
 } dl_grad_args;
 enum {
-    DL_OP_ELEMENTWISE = 1,               /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
+    /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
+    DL_OP_ELEMENTWISE = 1,
     DL_OP_ACCUMULATES = 2                /* run obeys `accumulate` */
 };
 struct dl_op {
     const char *name;                    /* unique: plans are keyed by it */
     unsigned flags;
-    bool (*shape)(dl_context *ctx, dl_node *const *in, int n, const dl_attrs *attrs, dl_dtype *dtype, dl_shape *out); /* NULL: as the first input (elementwise: broadcast); false after dl_fail */
+    /* NULL: as the first input (elementwise: broadcast); false after dl_fail */
+    bool (*shape)(dl_context *ctx, dl_node *const *in, int n, const dl_attrs *attrs, dl_dtype *dtype, dl_shape *out);
     void (*run)(const dl_run_args *args);
     void (*grad)(const dl_grad_args *args); /* made of the functions above; NULL: not differentiable */
     size_t (*scratch)(const dl_node *node); /* bytes; NULL: none */
     const char *cuda;                    /* its CUDA kernel; NULL: none */
 };
 DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_attrs *attrs); /* op: static storage */
-DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part)); /* for run: fn(args, 0..parts-1), on the context's threads */
+/* for run: fn(args, 0..parts-1), on the context's threads */
+DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part));
 
 #ifdef __cplusplus
 }
@@ -779,7 +826,8 @@ static double dl__sin_d(double x, int quarter)
     double n = x * 0.63661977236758134308;
     int64_t k = (int64_t)(n < 0 ? n - 0.5 : n + 0.5);
     double m = (double)k; /* times pi/2 in four parts of 23 bits: the products are exact */
-    double r = (((x - m * 1.570796251296997) - m * 7.549789415861596e-08) - m * 5.39030083589187e-15) - m * 2.0222659584103533e-21;
+    double r = (((x - m * 1.570796251296997) - m * 7.549789415861596e-08) - m * 5.39030083589187e-15) -
+        m * 2.0222659584103533e-21;
     double z = r * r, sum = 0;
     int q = (int)((uint64_t)(k + quarter) & 3);
     for (int i = 17 - (q & 1); i > 1; i -= 2) sum = (sum + 1) * -z / (i * (i - 1));
@@ -789,7 +837,8 @@ static double dl__sin_d(double x, int quarter)
 
 static double dl__pow_d(double x, double y)
 {
-    bool whole = y < 9e15 && y > -9e15 ? y == (double)(int64_t)y : true, odd = whole && y < 9e15 && y > -9e15 && ((int64_t)y & 1);
+    bool whole = y < 9e15 && y > -9e15 ? y == (double)(int64_t)y : true,
+         odd = whole && y < 9e15 && y > -9e15 && ((int64_t)y & 1);
     if (y == 0 || x == 1) return 1;
     if (x != x || y != y) return x + y;
     if (x == 0) return y > 0 ? (odd ? x : 0) : (odd ? 1 / x : HUGE_VAL);
@@ -811,7 +860,10 @@ static dl_real dl__cos(dl_real x) { return cos(x); }
 static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }
 #endif
 
-static dl_real dl__sqrt(dl_real x) { return sizeof(dl_real) == sizeof(float) ? (dl_real)sqrtf((float)x) : (dl_real)sqrt((double)x); }
+static dl_real dl__sqrt(dl_real x)
+{
+    return sizeof(dl_real) == sizeof(float) ? (dl_real)sqrtf((float)x) : (dl_real)sqrt((double)x);
+}
 static dl_real dl__nan(void) { return (dl_real)(HUGE_VAL - HUGE_VAL); }
 
 /* Rounding to nearest with subnormals, whatever the program around us has set. Returns what was set. */
@@ -904,11 +956,15 @@ static void *dl__pool_main(void *argument)
         uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
         dl__pool_work(p, index);
         int spin = 0;
-        for (; spin < DL__SPIN && __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32 == seen && !__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE); spin++) dl__pause();
+        for (; spin < DL__SPIN && __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32 == seen &&
+             !__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE);
+             spin++)
+            dl__pause();
         if (spin < DL__SPIN) continue;
         pthread_mutex_lock(&p->mutex);
         __atomic_add_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 == seen && !__atomic_load_n(&p->quit, __ATOMIC_SEQ_CST)) pthread_cond_wait(&p->wake, &p->mutex);
+        while (__atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 == seen && !__atomic_load_n(&p->quit, __ATOMIC_SEQ_CST))
+            pthread_cond_wait(&p->wake, &p->mutex);
         __atomic_sub_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&p->mutex);
     }
@@ -961,7 +1017,8 @@ static void dl__pool_run(dl__pool *p, size_t parts, dl__job job, void *user)
     p->job = job;
     p->user = user;
     __atomic_store_n(&p->done, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)parts << 16, __ATOMIC_SEQ_CST);
+    __atomic_store_n(
+        &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)parts << 16, __ATOMIC_SEQ_CST);
     dl__pool_wake(p);
     dl__pool_work(p, 0);
     for (int spin = 0; __atomic_load_n(&p->done, __ATOMIC_ACQUIRE) != parts; spin++) {
@@ -1064,7 +1121,10 @@ DL_API bool dl_fail(dl_context *ctx, const char *format, ...)
 static size_t dl__round(size_t bytes) { return (bytes + DLTRAIN_ALIGN - 1) / DLTRAIN_ALIGN * DLTRAIN_ALIGN; }
 
 /* What a block of `bytes`, `words` pointers or sizes among them, takes on the machine that is measured for. */
-static size_t dl__counted(const dl_context *ctx, size_t bytes, size_t words) { return dl__round(bytes - words * sizeof(void *) + words * ctx->word); }
+static size_t dl__counted(const dl_context *ctx, size_t bytes, size_t words)
+{
+    return dl__round(bytes - words * sizeof(void *) + words * ctx->word);
+}
 
 static void *dl__system_alloc(const dl_config *config, size_t bytes)
 {
@@ -1128,7 +1188,10 @@ static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
     if (size < bytes) return dl_fail(ctx, "out of memory: asked for %zu bytes", bytes), (void *)NULL;
     if (ctx->bottom) {
         if (size > (size_t)(ctx->top - ctx->bottom)) {
-            dl_fail(ctx, "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much a program takes", ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
+            dl_fail(ctx,
+                "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much "
+                "a program takes",
+                ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
             return NULL;
         }
         p = ctx->bottom;
@@ -1201,7 +1264,10 @@ static void *dl__bump(dl_context *ctx, dl__arena *a, size_t bytes, size_t words,
     if (ctx->dry && a == &ctx->work) p = (char *)ctx; /* measured, never touched */
     else if (ctx->bottom) {
         if (size > (size_t)(ctx->top - ctx->bottom)) {
-            dl_fail(ctx, "the context's block of %zu bytes is too small: the step needs %zu more, %zu are left; dl_measure says how much a program takes", ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
+            dl_fail(ctx,
+                "the context's block of %zu bytes is too small: the step needs %zu more, %zu are left; dl_measure says how "
+                "much a program takes",
+                ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
             return NULL;
         }
         p = ctx->top -= size;
@@ -1226,7 +1292,10 @@ static void *dl__bump(dl_context *ctx, dl__arena *a, size_t bytes, size_t words,
     return p;
 }
 
-static void *dl__tape_alloc(dl_context *ctx, size_t bytes, size_t words) { return dl__bump(ctx, &ctx->tape, bytes, words, 16384); }
+static void *dl__tape_alloc(dl_context *ctx, size_t bytes, size_t words)
+{
+    return dl__bump(ctx, &ctx->tape, bytes, words, 16384);
+}
 
 static dl__mark dl__tape_mark(dl_context *ctx)
 {
@@ -1278,7 +1347,8 @@ typedef struct dl__text { char *at, *end; } dl__text;
 
 static void dl__put(dl__text *t, char c)
 {
-    if (t->at < t->end) *t->at++ = (unsigned char)c < 32 ? '?' : c; /* names may come from files: nothing that moves a terminal */
+    if (t->at < t->end)
+        *t->at++ = (unsigned char)c < 32 ? '?' : c; /* names may come from files: nothing that moves a terminal */
 }
 
 static void dl__puts(dl__text *t, const char *s)
@@ -1407,7 +1477,10 @@ static bool dl__vfail(dl_context *ctx, const char *format, va_list args)
 }
 
 DL_API bool dl_failed(const dl_context *ctx) { return !ctx || ctx->failed; }
-DL_API const char *dl_error(const dl_context *ctx) { return !ctx ? "there is no context: dl_create returned NULL, for want of memory" : ctx->failed ? ctx->error : ""; }
+DL_API const char *dl_error(const dl_context *ctx)
+{
+    return !ctx ? "there is no context: dl_create returned NULL, for want of memory" : ctx->failed ? ctx->error : "";
+}
 
 /* ---- random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter ---- */
 static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
@@ -1450,7 +1523,7 @@ static uint64_t dl__mix(uint64_t h, uint64_t v)
 static uint64_t dl__key(uint64_t seed, uint64_t salt) { return dl__mix(dl__mix(0, seed), salt); }
 
 /* ==== >>tape ====
-   Shapes, recording, lifetimes of steps, parameters. Knows nothing of what an operation computes.
+   Shapes, recording, lifetimes of steps, names and parameters.
    may use: arena */
 enum { /* flags of a node */
     DL__REQUIRES = 1,   /* differentiable with respect to something */
@@ -1465,7 +1538,10 @@ enum { /* flags of a node */
 enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
 
 static const char *const dl__dtype_names[3] = { "DL_F32", "DL_I32", "DL_U8" };
-static size_t dl__dtype_size(unsigned dtype) { return dtype == DL_F32 ? sizeof(dl_real) : dtype == DL_I32 ? sizeof(int32_t) : 1; }
+static size_t dl__dtype_size(unsigned dtype)
+{
+    return dtype == DL_F32 ? sizeof(dl_real) : dtype == DL_I32 ? sizeof(int32_t) : 1;
+}
 static size_t dl__bytes(const dl_node *n) { return n->numel * dl__dtype_size(n->dtype); }
 
 static dl_tensor dl__none(void)
@@ -1484,18 +1560,23 @@ static dl_shape dl__shape(const dl_node *n)
     return s;
 }
 
-static bool dl__same_shape(const dl_node *a, const dl_node *b) { return a->ndim == b->ndim && !memcmp(a->dim, b->dim, sizeof *a->dim * a->ndim); }
+static bool dl__same_shape(const dl_node *a, const dl_node *b)
+{
+    return a->ndim == b->ndim && !memcmp(a->dim, b->dim, sizeof *a->dim * a->ndim);
+}
 
 /* The product of the sizes; false after an error of operation `who`. The one place where products are checked. */
 static bool dl__count(dl_context *ctx, const char *who, const dl_shape *s, size_t *numel)
 {
     size_t n = 1, bound = (size_t)PTRDIFF_MAX / sizeof(double);
     bool zero = false;
-    if (s->ndim < 0 || s->ndim > DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_%s: %d dimensions; there can be 0 to %d (DLTRAIN_MAX_DIMS)", who, s->ndim, DLTRAIN_MAX_DIMS);
+    if (s->ndim < 0 || s->ndim > DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_%s: %d dimensions; there can be 0 to %d (DLTRAIN_MAX_DIMS)", who, s->ndim, DLTRAIN_MAX_DIMS);
     for (int i = 0; i < s->ndim; i++) {
         if (s->dim[i] < 0) return dl_fail(ctx, "dl_%s: a negative size in %H", who, s);
         if (s->dim[i] == 0) zero = true;
-        else if (n > bound / (size_t)s->dim[i]) return dl_fail(ctx, "dl_%s: %H has more elements than memory can hold", who, s);
+        else if (n > bound / (size_t)s->dim[i])
+            return dl_fail(ctx, "dl_%s: %H has more elements than memory can hold", who, s);
         else n *= (size_t)s->dim[i];
     }
     *numel = zero ? 0 : n;
@@ -1526,9 +1607,12 @@ static dl_context *dl__operands(const char *who, int n, const dl_tensor *in, dl_
     for (int i = 0; i < n; i++)
         if (!in[i].ctx || in[i].ctx->failed) return NULL;
     for (int i = 0; i < n; i++) {
-        if (in[i].ctx != ctx) return dl_fail(ctx, "dl_%s: operand %d is a tensor of another context", who, i + 1), (dl_context *)NULL;
+        if (in[i].ctx != ctx)
+            return dl_fail(ctx, "dl_%s: operand %d is a tensor of another context", who, i + 1), (dl_context *)NULL;
         if (in[i].step != ctx->step || ctx->ended || in[i].node >= ctx->nodes) {
-            dl_fail(ctx, "dl_%s: a stale tensor: node %u of step %u, which has ended; a tensor lives until the end of its step", who, in[i].node, in[i].step);
+            dl_fail(ctx,
+                "dl_%s: a stale tensor: node %u of step %u, which has ended; a tensor lives until the end of its step", who,
+                in[i].node, in[i].step);
             return NULL;
         }
         node[i] = ctx->node[in[i].node];
@@ -1538,7 +1622,8 @@ static dl_context *dl__operands(const char *who, int n, const dl_tensor *in, dl_
 
 static bool dl__is_float(dl_context *ctx, const char *who, const dl_node *n)
 {
-    return n->dtype == DL_F32 || dl_fail(ctx, "dl_%s: takes DL_F32, not %s; dl_to_float converts", who, dl__dtype_names[n->dtype]);
+    return n->dtype == DL_F32 ||
+        dl_fail(ctx, "dl_%s: takes DL_F32, not %s; dl_to_float converts", who, dl__dtype_names[n->dtype]);
 }
 
 /* A new step: the nodes and values of the last one are gone. */
@@ -1581,7 +1666,8 @@ static dl__extra dl__with(int n, const dl_index *i)
 }
 
 /* Appends a node. The caller has checked everything. */
-static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *const *in, unsigned dtype, const dl_shape *shape, const dl__extra *extra)
+static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *const *in, unsigned dtype,
+    const dl_shape *shape, const dl__extra *extra)
 {
     dl__extra none = dl__with(0, NULL);
     size_t numel;
@@ -1589,15 +1675,19 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     if (!extra) extra = &none;
     dl__begin_step(ctx);
     if (!dl__count(ctx, op->name, shape, &numel)) return dl__none();
-    if (ctx->nodes >= 0xfffff) return dl_fail(ctx, "dl_%s: a step of more than a million operations: is dl_backward or dl_end missing?", op->name), dl__none();
+    if (ctx->nodes >= 0xfffff)
+        return dl_fail(ctx, "dl_%s: a step of more than a million operations: is dl_backward or dl_end missing?", op->name),
+               dl__none();
     if (ctx->nodes == ctx->node_capacity) {
         uint32_t capacity = ctx->node_capacity ? 2 * ctx->node_capacity : 64;
-        dl_node **table = (dl_node **)dl__grow(ctx, ctx->node, ctx->nodes * sizeof *table, capacity * sizeof *table, capacity);
+        dl_node **table = (dl_node **)dl__grow(
+            ctx, ctx->node, ctx->nodes * sizeof *table, capacity * sizeof *table, capacity);
         if (!table) return dl__none();
         ctx->node = table;
         ctx->node_capacity = capacity;
     }
-    dl_node *y = (dl_node *)dl__tape_alloc(ctx, sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i, 5 + DLTRAIN_MAX_DIMS + (size_t)n + (size_t)extra->n);
+    dl_node *y = (dl_node *)dl__tape_alloc(ctx, sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i,
+        5 + DLTRAIN_MAX_DIMS + (size_t)n + (size_t)extra->n);
     if (!y) return dl__none();
     memset(y, 0, sizeof *y);
     y->in = (dl_node *const *)(y + 1);
@@ -1619,7 +1709,10 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     y->flags = (uint8_t)extra->flags;
     uint64_t h = dl__mix(ctx->hash, dl__hash_text(op->name));
     for (int k = 0; k < n; k++) {
-        if (in[k]->space == DL__GONE) return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name, in[k]->op->name, in[k]->id), dl__none();
+        if (in[k]->space == DL__GONE)
+            return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name,
+                       in[k]->op->name, in[k]->id),
+                   dl__none();
         if (ctx->recording && op->grad && in[k]->flags & DL__REQUIRES && dtype == DL_F32) y->flags |= DL__REQUIRES;
         h = dl__mix(h, in[k]->id + 1);
     }
@@ -1644,7 +1737,8 @@ static dl_tensor dl__leaf(dl_context *ctx, unsigned dtype, const dl_shape *shape
     return dl__record(ctx, &dl__leaf_op, 0, NULL, dtype, shape, &e);
 }
 
-static dl_tensor dl__input(dl_context *ctx, const char *who, dl_dtype dtype, dl_shape shape, const void *data, bool copy, unsigned flags)
+static dl_tensor dl__input(
+    dl_context *ctx, const char *who, dl_dtype dtype, dl_shape shape, const void *data, bool copy, unsigned flags)
 {
     size_t numel;
     if (!ctx || ctx->failed) return dl__none();
@@ -1661,8 +1755,14 @@ static dl_tensor dl__input(dl_context *ctx, const char *who, dl_dtype dtype, dl_
     return dl__leaf(ctx, dtype, &shape, data, flags);
 }
 
-DL_API dl_tensor dl_input(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data) { return dl__input(ctx, "input", dtype, shape, data, true, 0); }
-DL_API dl_tensor dl_borrow(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data) { return dl__input(ctx, "borrow", dtype, shape, data, false, 0); }
+DL_API dl_tensor dl_input(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data)
+{
+    return dl__input(ctx, "input", dtype, shape, data, true, 0);
+}
+DL_API dl_tensor dl_borrow(dl_context *ctx, dl_dtype dtype, dl_shape shape, const void *data)
+{
+    return dl__input(ctx, "borrow", dtype, shape, data, false, 0);
+}
 DL_API dl_tensor dl_variable(dl_context *ctx, dl_shape shape, const dl_real *data)
 {
     return dl__input(ctx, "variable", DL_F32, shape, data, true, DL__WANTED | DL__REQUIRES);
@@ -1738,7 +1838,10 @@ DL_API dl_tensor dl_keep(dl_tensor t)
 static void *dl__address(const dl_context *ctx, const dl_node *n)
 {
     if (n->space == DL__MEMORY) return (void *)(uintptr_t)n->offset;
-    dl_real *base = n->space == DL__VALUES ? ctx->values : n->space == DL__GRADS ? ctx->grads : n->space == DL__BUFFERS ? ctx->buffers : NULL;
+    dl_real *base = n->space == DL__VALUES ? ctx->values
+        : n->space == DL__GRADS            ? ctx->grads
+        : n->space == DL__BUFFERS          ? ctx->buffers
+                                           : NULL;
     return base ? base + n->offset : NULL;
 }
 
@@ -1762,7 +1865,9 @@ DL_API double dl_item(dl_tensor t)
     if (n && n->numel != 1) dl_fail(t.ctx, "dl_item: takes a tensor of one element, not %S", n);
     const void *p = dl__value(t, "item");
     if (!p || !n) return dl__nan();
-    return n->dtype == DL_F32 ? (double)*(const dl_real *)p : n->dtype == DL_I32 ? (double)*(const int32_t *)p : (double)*(const uint8_t *)p;
+    return n->dtype == DL_F32 ? (double)*(const dl_real *)p
+        : n->dtype == DL_I32  ? (double)*(const int32_t *)p
+                              : (double)*(const uint8_t *)p;
 }
 
 DL_API bool dl_read(dl_tensor t, void *out, size_t count)
@@ -1885,8 +1990,11 @@ static bool dl__check_name(dl_context *ctx, const char *who, const char *name)
 {
     if (!name) return dl_fail(ctx, "dl_%s: the name is NULL", who);
     if (!*name) return dl_fail(ctx, "dl_%s: the name is empty", who);
-    if (strpbrk(name, "*?|\"\\\n")) return dl_fail(ctx, "dl_%s: '%s' is not a name: * ? | \" and \\ are kept for patterns and files", who, name);
-    if (strlen(ctx->path) + strlen(name) + 20 > DLTRAIN_NAME_MAX) return dl_fail(ctx, "dl_%s: the name '%s' in '%s' is too long; DLTRAIN_NAME_MAX is %d", who, name, ctx->path, DLTRAIN_NAME_MAX);
+    if (strpbrk(name, "*?|\"\\\n"))
+        return dl_fail(ctx, "dl_%s: '%s' is not a name: * ? | \" and \\ are kept for patterns and files", who, name);
+    if (strlen(ctx->path) + strlen(name) + 20 > DLTRAIN_NAME_MAX)
+        return dl_fail(
+            ctx, "dl_%s: the name '%s' in '%s' is too long; DLTRAIN_NAME_MAX is %d", who, name, ctx->path, DLTRAIN_NAME_MAX);
     return true;
 }
 
@@ -1895,7 +2003,8 @@ DL_API bool dl_scope_begin(dl_context *ctx, const char *name)
     if (!ctx || ctx->failed) return false;
     dl__begin_step(ctx);
     if (!dl__check_name(ctx, "scope_begin", name)) return false;
-    if (ctx->depth == (int)DL__COUNT_OF(ctx->scope)) return dl_fail(ctx, "dl_scope_begin: %d scopes are open: is dl_scope_end missing?", ctx->depth);
+    if (ctx->depth == (int)DL__COUNT_OF(ctx->scope))
+        return dl_fail(ctx, "dl_scope_begin: %d scopes are open: is dl_scope_end missing?", ctx->depth);
     size_t length = strlen(ctx->path);
     ctx->scope[ctx->depth].opening = ctx->opening;
     ctx->scope[ctx->depth].length = (int)length;
@@ -1922,7 +2031,8 @@ static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_para
 {
     if (ctx->params == ctx->param_capacity) {
         int capacity = ctx->param_capacity ? 2 * ctx->param_capacity : 8;
-        dl__param *table = (dl__param *)dl__grow(ctx, ctx->param, (size_t)ctx->params * sizeof *table, (size_t)capacity * sizeof *table, (size_t)capacity * (4 + DLTRAIN_MAX_DIMS));
+        dl__param *table = (dl__param *)dl__grow(ctx, ctx->param, (size_t)ctx->params * sizeof *table,
+            (size_t)capacity * sizeof *table, (size_t)capacity * (4 + DLTRAIN_MAX_DIMS));
         if (!table) return NULL;
         ctx->param = table;
         ctx->param_capacity = capacity;
@@ -1942,7 +2052,8 @@ static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_para
     p->leaf_step = ctx->step - 1;
     for (dl__pending *q = ctx->pending; q; q = q->next)
         if (q->value && !strcmp(q->name, name)) {
-            if (q->shape.ndim != p->shape.ndim || memcmp(q->shape.dim, p->shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)) {
+            if (q->shape.ndim != p->shape.ndim ||
+                memcmp(q->shape.dim, p->shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)) {
                 dl_fail(ctx, "dl_load: '%s' is %H in the file and %H in the program", name, &q->shape, &p->shape);
                 return NULL;
             }
@@ -1954,7 +2065,8 @@ static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_para
 }
 
 /* The leaf of a parameter, created when it is unknown. `who` is the layer's or "parameter"; `layer`: a name used once in an opening. */
-static dl_tensor dl__parameter(dl_context *ctx, const char *who, const char *layer, const char *role, const dl_param_desc *desc)
+static dl_tensor dl__parameter(
+    dl_context *ctx, const char *who, const char *layer, const char *role, const dl_param_desc *desc)
 {
     char name[DLTRAIN_NAME_MAX];
     dl__text t;
@@ -1962,7 +2074,8 @@ static dl_tensor dl__parameter(dl_context *ctx, const char *who, const char *lay
     if (!ctx || ctx->failed) return dl__none();
     if (!desc) return dl_fail(ctx, "dl_%s: desc is NULL", who), dl__none();
     if (!dl__check_name(ctx, who, layer) || !dl__count(ctx, who, &desc->shape, &numel)) return dl__none();
-    if ((unsigned)desc->init > DL_INIT_CONSTANT) return dl_fail(ctx, "dl_%s: there is no initialiser %d", who, (int)desc->init), dl__none();
+    if ((unsigned)desc->init > DL_INIT_CONSTANT)
+        return dl_fail(ctx, "dl_%s: there is no initialiser %d", who, (int)desc->init), dl__none();
     dl__begin_step(ctx);
     t.at = name;
     t.end = name + sizeof name - 1;
@@ -1970,23 +2083,29 @@ static dl_tensor dl__parameter(dl_context *ctx, const char *who, const char *lay
     dl__puts(&t, layer);
     if (role) dl__put(&t, '.'), dl__puts(&t, role);
     *t.at = 0;
-    if (!strcmp(name, "__metadata__")) return dl_fail(ctx, "dl_%s: the name '%s' is taken: checkpoints use it", who, name), dl__none();
+    if (!strcmp(name, "__metadata__"))
+        return dl_fail(ctx, "dl_%s: the name '%s' is taken: checkpoints use it", who, name), dl__none();
     dl__param *p = dl__find(ctx, name);
     if (!p) {
         if (ctx->sealed) {
             const char *near_name = dl__nearest(ctx, name);
-            dl_fail(ctx, "dl_%s: there is no parameter '%s', and after the first dl_step none can be added; the nearest is '%s'", who, name, near_name ? near_name : "none");
+            dl_fail(ctx,
+                "dl_%s: there is no parameter '%s', and after the first dl_step none can be added; the nearest is '%s'", who,
+                name, near_name ? near_name : "none");
             return dl__none();
         }
         p = dl__new_param(ctx, name, desc, numel);
         if (!p) return dl__none();
-    } else if (p->shape.ndim != desc->shape.ndim || memcmp(p->shape.dim, desc->shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)) {
+    } else if (p->shape.ndim != desc->shape.ndim ||
+        memcmp(p->shape.dim, desc->shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)) {
         return dl_fail(ctx, "dl_%s: '%s' is %H, asked for as %H", who, name, &p->shape, &desc->shape), dl__none();
     } else if (p->init != desc->init || p->value != desc->value || p->buffer != desc->buffer)
         return dl_fail(ctx, "dl_%s: '%s' exists with another initialiser", who, name), dl__none();
     if (role) {
         if (p->opening == ctx->opening) {
-            if (ctx->depth) dl_fail(ctx, "dl_%s: '%s' is already used in '%s'; open a scope per call to share it", who, layer, ctx->path);
+            if (ctx->depth)
+                dl_fail(
+                    ctx, "dl_%s: '%s' is already used in '%s'; open a scope per call to share it", who, layer, ctx->path);
             else dl_fail(ctx, "dl_%s: '%s' is already used in this step; open a scope per call to share it", who, layer);
             return dl__none();
         }
@@ -2004,7 +2123,10 @@ static dl_tensor dl__parameter(dl_context *ctx, const char *who, const char *lay
     return dl__record(ctx, &dl__leaf_op, 0, NULL, DL_F32, &p->shape, &e);
 }
 
-DL_API dl_tensor dl_parameter(dl_context *ctx, const char *name, const dl_param_desc *desc) { return dl__parameter(ctx, "parameter", name, NULL, desc); }
+DL_API dl_tensor dl_parameter(dl_context *ctx, const char *name, const dl_param_desc *desc)
+{
+    return dl__parameter(ctx, "parameter", name, NULL, desc);
+}
 
 static bool dl__is_param(const dl_node *n) { return n->op == &dl__leaf_op && n->n_i == 1; }
 
@@ -2027,8 +2149,9 @@ static void dl__initialise(dl_context *ctx, const dl__param *p)
     }
     for (size_t i = 0; i < p->numel; i++) {
         if (p->init != DL_INIT_CONSTANT && i % 4 == 0) dl__philox(ctx->config.seed, i / 4, p->hash, u);
-        v[i] = p->init == DL_INIT_CONSTANT ? (dl_real)p->value :
-            p->init == DL_INIT_UNIFORM ? (dl_real)p->value * (2 * dl__uniform(u[i % 4]) - 1) : (dl_real)p->value * dl__normal(u, (int)(i % 4));
+        v[i] = p->init == DL_INIT_CONSTANT ? (dl_real)p->value
+            : p->init == DL_INIT_UNIFORM   ? (dl_real)p->value * (2 * dl__uniform(u[i % 4]) - 1)
+                                           : (dl_real)p->value * dl__normal(u, (int)(i % 4));
     }
 }
 
@@ -2079,7 +2202,8 @@ DL_API bool dl_param_get(dl_context *ctx, int index, dl_param_info *out)
 {
     if (!ctx || ctx->failed) return false;
     if (!out) return dl_fail(ctx, "dl_param_get: out is NULL");
-    if (index < 0 || index >= ctx->params) return dl_fail(ctx, "dl_param_get: there is no parameter %d; there are %d", index, ctx->params);
+    if (index < 0 || index >= ctx->params)
+        return dl_fail(ctx, "dl_param_get: there is no parameter %d; there are %d", index, ctx->params);
     const dl__param *p = &ctx->param[index];
     dl_real *base = p->buffer ? ctx->buffers : ctx->values;
     bool placed = p->offset != SIZE_MAX;
@@ -2100,7 +2224,8 @@ DL_API bool dl_param_find(dl_context *ctx, const char *name, dl_param_info *out)
     dl__param *p = name ? dl__find(ctx, name) : NULL;
     if (p) return dl_param_get(ctx, (int)(p - ctx->param), out);
     const char *near_name = name ? dl__nearest(ctx, name) : NULL;
-    return dl_fail(ctx, "dl_param_find: there is no parameter '%s'; the nearest is '%s'", name, near_name ? near_name : "none");
+    return dl_fail(
+        ctx, "dl_param_find: there is no parameter '%s'; the nearest is '%s'", name, near_name ? near_name : "none");
 }
 
 DL_API bool dl_param_set(dl_context *ctx, const char *name, const dl_real *values, size_t count)
@@ -2137,7 +2262,7 @@ DL_API bool dl_seal(dl_context *ctx)
 }
 
 /* ==== >>cpu kernels ====
-   Plain pointers and sizes. This part of the file is read once for each SIMD level: it includes itself.
+   Plain pointers and sizes; read once for each SIMD level: the file includes itself.
    may use: platform
 
    THE CANONICAL ARITHMETIC, from which every kernel gets the same bits at any vector width and any number of threads:
@@ -2200,18 +2325,22 @@ enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64 };
     ROW(div, E_DIV(X, Z), E_DIV(DY, Z), E_NEG(E_MUL(DY, E_DIV(Y, Z)))) \
     ROW(pow, E_POW(X, Z), E_SEL(E_EQ(Z, E_K(0)), E_K(0), E_MUL(DY, E_MUL(Z, E_POW(X, E_ADDS(Z, -1))))), \
         E_SEL(E_MUL(E_EQ(X, E_K(0)), E_GE(Z, E_K(0))), E_K(0), E_MUL(DY, E_MUL(Y, E_LOG(X))))) \
-    ROW(maximum, E_SEL(E_LT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), \
-        E_MUL(DY, E_ADD(E_GT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), E_MUL(DY, E_ADD(E_GT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
-    ROW(minimum, E_SEL(E_GT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), \
-        E_MUL(DY, E_ADD(E_LT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), E_MUL(DY, E_ADD(E_LT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
+    ROW(maximum, E_SEL(E_LT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), E_MUL(DY, E_ADD(E_GT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), \
+        E_MUL(DY, E_ADD(E_GT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
+    ROW(minimum, E_SEL(E_GT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), E_MUL(DY, E_ADD(E_LT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), \
+        E_MUL(DY, E_ADD(E_LT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
     ROW(bce, E_NEG(E_ADD(E_MUL(Z, E_LEAST(E_LOG(X), -100)), E_MUL(E_SUB(E_K(1), Z), E_LEAST(E_LOG1P(E_NEG(X)), -100)))), \
         E_MUL(DY, E_DIV(E_SUB(X, Z), E_LEAST(E_MUL(E_SUB(E_K(1), X), X), 1e-12f))), \
         E_MUL(DY, E_SUB(E_LEAST(E_LOG1P(E_NEG(X)), -100), E_LEAST(E_LOG(X), -100)))) \
     ROW(relu_back, E_SEL(E_LE(Z, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Z), E_NONE) \
-    ROW(gelu_back, E_ADD(E_MULS(E_ADDS(Z, 1), 0.5), \
-            E_MUL(E_MUL(E_MULS(X, 0.5), E_SUB(E_K(1), E_MUL(Z, Z))), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), \
-        E_MUL(DY, E_MUL(E_SUB(E_K(1), E_MUL(Z, Z)), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.402435), 1), 0.39894228040143268))), \
-        E_MUL(DY, E_ADDS(E_NEG(E_MUL(E_MUL(X, Z), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), 0.5)))
+    ROW(gelu_back, \
+        E_ADD(E_MULS(E_ADDS(Z, 1), 0.5), \
+            E_MUL(E_MUL(E_MULS(X, 0.5), E_SUB(E_K(1), E_MUL(Z, Z))), \
+                E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), \
+        E_MUL( \
+            DY, E_MUL(E_SUB(E_K(1), E_MUL(Z, Z)), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.402435), 1), 0.39894228040143268))), \
+        E_MUL(DY, \
+            E_ADDS(E_NEG(E_MUL(E_MUL(X, Z), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), 0.5)))
 #define DL__COMPARE_ROWS(ROW) \
     ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))
 
@@ -2221,7 +2350,8 @@ typedef struct dl__source {
     const dl_real *base;
     dl_index row, k; /* strides */
     /* dst[k * width + j] = element (r0 + j, k0 + k), +0 beyond the rows */
-    void (*pack)(const struct dl__gemm *g, const struct dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst);
+    void (*pack)(const struct dl__gemm *g, const struct dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+        dl_index k0, dl_index kc, int width, dl_real *dst);
 } dl__source;
 typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] */
     dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups;
@@ -2239,7 +2369,8 @@ typedef struct dl__gemm {
     dl__geometry geo;
 } dl__gemm;
 
-static void dl__pack_strided(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+static void dl__pack_strided(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+    dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     const dl_real *p = base + r0 * s->row + k0 * s->k;
     (void)g;
@@ -2252,7 +2383,8 @@ static void dl__pack_strided(const dl__gemm *g, const dl__source *s, const dl_re
 }
 
 /* Rows are output channels or, for the input gradient, input channels; k = (ky, kx, channel of the other side, s->k apart). */
-static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+    dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     dl_index taps = g->geo.kh * g->geo.kw, channels = g->kk / taps;
     if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
@@ -2263,7 +2395,8 @@ static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_rea
 }
 
 /* Rows are channels of dy; k = (image, pixel). */
-static void dl__pack_pixels(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+static void dl__pack_pixels(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+    dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     dl_index plane = g->geo.oh * g->geo.ow;
     if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
@@ -2277,7 +2410,8 @@ static void dl__pack_pixels(const dl__gemm *g, const dl__source *s, const dl_rea
 }
 
 /* Copies the pixels x, x + step, ... of a row of `size`, +0 outside it. */
-DL__INLINE void dl__copy_clipped(dl_real *dst, dl_index stride, const dl_real *row, dl_index x, dl_index step, dl_index size, dl_index run)
+DL__INLINE void dl__copy_clipped(
+    dl_real *dst, dl_index stride, const dl_real *row, dl_index x, dl_index step, dl_index size, dl_index run)
 {
     dl_index i = 0;
     for (; i < run && x < 0; i++, x += step) dst[i * stride] = 0;
@@ -2291,19 +2425,22 @@ DL__INLINE void dl__zeros(dl_real *dst, dl_index stride, dl_index run)
 }
 
 /* Rows are output pixels (image, y, x); k = (ky, kx, channel of x). */
-static void dl__pack_patches(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+static void dl__pack_patches(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+    dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     const dl__geometry *q = &g->geo;
     dl_index channels = q->c / q->groups;
     if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
     for (dl_index j = 0; j < rows;) { /* a run of pixels in one row of one image */
-        dl_index ox = (r0 + j) % q->ow, oy = (r0 + j) / q->ow % q->oh, image = (r0 + j) / (q->ow * q->oh), run = DL__MIN(q->ow - ox, rows - j);
+        dl_index ox = (r0 + j) % q->ow, oy = (r0 + j) / q->ow % q->oh, image = (r0 + j) / (q->ow * q->oh),
+                 run = DL__MIN(q->ow - ox, rows - j);
         dl_index c = k0 % channels, kx = k0 / channels % q->kw, ky = k0 / channels / q->kw;
         for (dl_index k = 0; k < kc; k++) {
             dl_index y = oy * q->sh + ky * q->dh - q->ph, x = ox * q->sw + kx * q->dw - q->pw;
             dl_real *d = dst + k * width + j;
             if (y < 0 || y >= q->h) dl__zeros(d, 1, run);
-            else if (q->sw == 1 && x >= 0 && x + run <= q->w) memcpy(d, base + image * s->k + c * q->h * q->w + y * q->w + x, sizeof *d * (size_t)run);
+            else if (q->sw == 1 && x >= 0 && x + run <= q->w)
+                memcpy(d, base + image * s->k + c * q->h * q->w + y * q->w + x, sizeof *d * (size_t)run);
             else dl__copy_clipped(d, 1, base + image * s->k + c * q->h * q->w + y * q->w, x, q->sw, q->w, run);
             if (++c == channels) {
                 c = 0;
@@ -2315,13 +2452,15 @@ static void dl__pack_patches(const dl__gemm *g, const dl__source *s, const dl_re
 }
 
 /* Rows are input pixels (image, y, x); k = (ky, kx, channel of y). */
-static void dl__pack_patches_back(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+static void dl__pack_patches_back(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+    dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     const dl__geometry *q = &g->geo;
     dl_index channels = q->o / q->groups;
     if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
     for (dl_index j = 0; j < rows;) {
-        dl_index ix = (r0 + j) % q->w, iy = (r0 + j) / q->w % q->h, image = (r0 + j) / (q->w * q->h), run = DL__MIN(q->w - ix, rows - j);
+        dl_index ix = (r0 + j) % q->w, iy = (r0 + j) / q->w % q->h, image = (r0 + j) / (q->w * q->h),
+                 run = DL__MIN(q->w - ix, rows - j);
         dl_index c = k0 % channels, kx = k0 / channels % q->kw, ky = k0 / channels / q->kw;
         for (dl_index k = 0; k < kc; k++) {
             dl_index y = iy + q->ph - ky * q->dh, x = ix + q->pw - kx * q->dw;
@@ -2330,7 +2469,8 @@ static void dl__pack_patches_back(const dl__gemm *g, const dl__source *s, const 
             if (y < 0 || y % q->sh || y / q->sh >= q->oh) dl__zeros(d, 1, run);
             else if (q->sw == 1) dl__copy_clipped(d, 1, row, x, 1, q->ow, run);
             else
-                for (dl_index i = 0; i < run; i++, x++) d[i] = x >= 0 && x % q->sw == 0 && x / q->sw < q->ow ? row[x / q->sw] : 0;
+                for (dl_index i = 0; i < run; i++, x++)
+                    d[i] = x >= 0 && x % q->sw == 0 && x / q->sw < q->ow ? row[x / q->sw] : 0;
             if (++c == channels) {
                 c = 0;
                 if (++kx == q->kw) kx = 0, ky++;
@@ -2341,17 +2481,21 @@ static void dl__pack_patches_back(const dl__gemm *g, const dl__source *s, const 
 }
 
 /* Rows are taps (channel of x, ky, kx); k = (image, y, x) of the output. */
-static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows, dl_index k0, dl_index kc, int width, dl_real *dst)
+static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+    dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     const dl__geometry *q = &g->geo;
     if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
     for (dl_index j = 0; j < rows; j++) {
         dl_index kx = (r0 + j) % q->kw, ky = (r0 + j) / q->kw % q->kh, c = (r0 + j) / (q->kw * q->kh);
         for (dl_index k = 0; k < kc;) {
-            dl_index ox = (k0 + k) % q->ow, oy = (k0 + k) / q->ow % q->oh, image = (k0 + k) / (q->ow * q->oh), run = DL__MIN(q->ow - ox, kc - k);
+            dl_index ox = (k0 + k) % q->ow, oy = (k0 + k) / q->ow % q->oh, image = (k0 + k) / (q->ow * q->oh),
+                     run = DL__MIN(q->ow - ox, kc - k);
             dl_index y = oy * q->sh + ky * q->dh - q->ph;
             if (y < 0 || y >= q->h) dl__zeros(dst + k * width + j, width, run);
-            else dl__copy_clipped(dst + k * width + j, width, base + image * s->k + c * q->h * q->w + y * q->w, ox * q->sw + kx * q->dw - q->pw, q->sw, q->w, run);
+            else
+                dl__copy_clipped(dst + k * width + j, width, base + image * s->k + c * q->h * q->w + y * q->w,
+                    ox * q->sw + kx * q->dw - q->pw, q->sw, q->w, run);
             k += run;
         }
     }
@@ -2478,7 +2622,8 @@ E_IN E_V DL__K(exp_tail)(E_V r)
 E_IN E_V DL__K(exp)(E_V x)
 {
     x = E_SEL(E_GT(x, E_K(89)), E_K(89), E_SEL(E_LT(x, E_K(-104)), E_K(-104), x)); /* NaN stays */
-    E_V t = E_FMA(x, E_K(1.44269504f), E_K(12582912.0f)), n = E_SUB(t, E_K(12582912.0f)); /* nearest whole number, in t's low bits too */
+    E_V t = E_FMA(x, E_K(1.44269504f), E_K(12582912.0f)),
+        n = E_SUB(t, E_K(12582912.0f)); /* nearest whole number, in t's low bits too */
     E_V r = E_FMA(n, E_K(-0.693359375f), x);
     r = E_FMA(n, E_K(2.12194440e-4f), r);
     E_V y = E_FMA(DL__K(exp_tail)(r), E_MUL(r, r), E_ADD(r, E_K(1)));
@@ -2496,8 +2641,10 @@ E_IN E_V DL__K(expm1)(E_V x)
 E_IN E_V DL__K(log)(E_V x)
 {
     E_V tiny = E_ONE(E_LT(x, E_K(FLT_MIN))), y = E_SEL(E_LT(x, E_K(FLT_MIN)), E_MUL(x, E_K(8388608.0f)), x);
-    E_I i = E_ISUB(E_BITS(y), E_IK(0x3f3504f3)), e = E_SAR(i, 23); /* the exponent, that the mantissa lies in [sqrt 1/2, sqrt 2) */
-    E_V f = E_SUB(E_FROM(E_ISUB(E_BITS(y), E_SHL(e, 23))), E_K(1)), n = E_SUB(E_TOF(e), E_MUL(tiny, E_K(23))), z = E_MUL(f, f);
+    E_I i = E_ISUB(E_BITS(y), E_IK(0x3f3504f3)),
+        e = E_SAR(i, 23); /* the exponent, that the mantissa lies in [sqrt 1/2, sqrt 2) */
+    E_V f = E_SUB(E_FROM(E_ISUB(E_BITS(y), E_SHL(e, 23))), E_K(1)), n = E_SUB(E_TOF(e), E_MUL(tiny, E_K(23))),
+        z = E_MUL(f, f);
     E_V p = E_FMA(E_K(0.0674660131f), f, E_K(-0.116756409f)); /* log(1+f) = f - f^2/2 + f^3 p */
     p = E_FMA(p, f, E_K(0.118881747f));
     p = E_FMA(p, f, E_K(-0.124055915f));
@@ -2693,7 +2840,8 @@ E_FN dl_real DL__K(max)(const dl_real *x, size_t n)
         dl_real lane[E_W];
         for (i = E_W; i + E_W <= n; i += E_W) {
             E_V v = E_LOAD(x + i);
-            m = E_SEL(E_LT(m, v), v, E_SEL(E_EQ(v, v), m, v)); /* a NaN in m never compares less, but a number must not replace it */
+            m = E_SEL(E_LT(m, v), v,
+                E_SEL(E_EQ(v, v), m, v)); /* a NaN in m never compares less, but a number must not replace it */
         }
         E_STORE(lane, m);
         for (int l = 0; l < E_W; l++)
@@ -2756,7 +2904,8 @@ DL__HOT E_FN void DL__K(tile)(dl_index kc, const dl_real *a, const dl_real *b, d
 /* Bytes of memory that one thread needs, and the number of units of work. */
 static size_t DL__K(gemm_scratch)(dl_index m, dl_index n, dl_index kk)
 {
-    dl_index mc = DL__MIN((m + E_MR - 1) / E_MR * E_MR, (dl_index)E_MC), nc = DL__MIN((n + E_NV * E_W - 1) / (E_NV * E_W) * E_NV * E_W, (dl_index)E_NC);
+    dl_index mc = DL__MIN((m + E_MR - 1) / E_MR * E_MR, (dl_index)E_MC),
+             nc = DL__MIN((n + E_NV * E_W - 1) / (E_NV * E_W) * E_NV * E_W, (dl_index)E_NC);
     return sizeof(dl_real) * (size_t)(mc * nc + (mc + nc) * DL__MIN(kk, (dl_index)DL__KB));
 }
 
@@ -2787,7 +2936,8 @@ static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
     if (!g->kk) memset(total, 0, sizeof *total * (size_t)(mt * nt));
     for (dl_index k0 = 0; k0 < g->kk; k0 += DL__KB) {
         dl_index kc = DL__MIN(g->kk - k0, (dl_index)DL__KB);
-        for (dl_index j = 0; j < nc; j += NR) g->b.pack(g, &g->b, base_b, n0 + j, DL__MIN(nc - j, (dl_index)NR), k0, kc, NR, pb + j * kc);
+        for (dl_index j = 0; j < nc; j += NR)
+            g->b.pack(g, &g->b, base_b, n0 + j, DL__MIN(nc - j, (dl_index)NR), k0, kc, NR, pb + j * kc);
         for (dl_index i = 0; i < mc; i += E_MR) {
             g->a.pack(g, &g->a, base_a, m0 + i, DL__MIN(mc - i, (dl_index)E_MR), k0, kc, E_MR, pa + i * kc);
             for (dl_index j = 0; j < nc; j += NR) DL__K(tile)(kc, pa + i * kc, pb + j * kc, total + i * nt + j, nt, k0 == 0);
@@ -2825,7 +2975,8 @@ E_FN void DL__K(sgd)(dl_real *p, const dl_real *g, dl_real *m, size_t n, const d
 
 E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size_t n, const dl_real *h)
 {
-    const dl_real rate = h[0], b1 = h[1], c1 = h[2], b2 = h[3], c2 = h[4], root = h[5], eps = h[6], decay = h[7], shrink = h[8];
+    const dl_real rate = h[0], b1 = h[1], c1 = h[2], b2 = h[3], c2 = h[4], root = h[5], eps = h[6], decay = h[7],
+                  shrink = h[8];
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) {
         E_V x = E_LOAD(p + i), d = E_LOAD(g + i);
@@ -2914,7 +3065,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #define DL__REST
 
 /* ==== >>elementwise operations ====
-   One row of >>cpu kernels each: here the rows are read as recording code, so every derivative is a program of the same operations.
+   The rows of the kernels read as recording code: derivatives are programs of the same operations.
    may use: tape, cpu kernels */
 
 /* The common shape of n operands after broadcasting; false after an error. */
@@ -2925,7 +3076,8 @@ static bool dl__broadcast(dl_context *ctx, const char *who, int n, dl_node *cons
         dl_shape s = dl__shape(in[k]), wide = s.ndim > out->ndim ? s : *out;
         for (int i = 1; i <= s.ndim && i <= out->ndim; i++) {
             dl_index a = out->dim[out->ndim - i], b = s.dim[s.ndim - i];
-            if (a != b && a != 1 && b != 1) return dl_fail(ctx, "dl_%s: shapes %H and %S do not broadcast: %td and %td differ", who, out, in[k], a, b);
+            if (a != b && a != 1 && b != 1)
+                return dl_fail(ctx, "dl_%s: shapes %H and %S do not broadcast: %td and %td differ", who, out, in[k], a, b);
             wide.dim[wide.ndim - i] = a == 1 ? b : a;
         }
         *out = wide;
@@ -2953,7 +3105,9 @@ static dl_tensor dl__binary(const dl_op *op, dl_tensor x, dl_tensor z)
     in[0] = x;
     in[1] = z;
     dl_context *ctx = dl__operands(op->name, 2, in, n);
-    if (!ctx || !dl__is_float(ctx, op->name, n[0]) || !dl__is_float(ctx, op->name, n[1]) || !dl__broadcast(ctx, op->name, 2, n, &s)) return dl__none();
+    if (!ctx || !dl__is_float(ctx, op->name, n[0]) || !dl__is_float(ctx, op->name, n[1]) ||
+        !dl__broadcast(ctx, op->name, 2, n, &s))
+        return dl__none();
     return dl__record(ctx, op, 2, n, DL_F32, &s, NULL);
 }
 
@@ -2975,20 +3129,24 @@ DL__COMPARE_ROWS(DL__OP0)
 #undef DL__OP2
 
 #define DL__UNARY(name) DL_API dl_tensor dl_##name(dl_tensor x) { return dl__unary(&dl__##name##_op, x, 0, 0); }
-DL__UNARY(neg) DL__UNARY(abs) DL__UNARY(exp) DL__UNARY(log) DL__UNARY(log1p) DL__UNARY(expm1) DL__UNARY(sqrt) DL__UNARY(rsqrt)
-DL__UNARY(square) DL__UNARY(reciprocal) DL__UNARY(sigmoid) DL__UNARY(tanh) DL__UNARY(sin) DL__UNARY(cos) DL__UNARY(erf)
-DL__UNARY(relu) DL__UNARY(gelu) DL__UNARY(gelu_tanh) DL__UNARY(silu) DL__UNARY(softplus)
+DL__UNARY(neg)
+DL__UNARY(abs) DL__UNARY(exp) DL__UNARY(log) DL__UNARY(log1p) DL__UNARY(expm1) DL__UNARY(sqrt) DL__UNARY(rsqrt)
+    DL__UNARY(square) DL__UNARY(reciprocal) DL__UNARY(sigmoid) DL__UNARY(tanh) DL__UNARY(sin) DL__UNARY(cos) DL__UNARY(erf)
+        DL__UNARY(relu) DL__UNARY(gelu) DL__UNARY(gelu_tanh) DL__UNARY(silu) DL__UNARY(softplus)
 #undef DL__UNARY
 #define DL__BINARY(name) DL_API dl_tensor dl_##name(dl_tensor a, dl_tensor b) { return dl__binary(&dl__##name##_op, a, b); }
-DL__BINARY(add) DL__BINARY(sub) DL__BINARY(mul) DL__BINARY(div) DL__BINARY(pow) DL__BINARY(maximum) DL__BINARY(minimum)
+            DL__BINARY(add) DL__BINARY(sub) DL__BINARY(mul) DL__BINARY(div) DL__BINARY(pow) DL__BINARY(maximum)
+                DL__BINARY(minimum)
 #undef DL__BINARY
 #define DL__SCALED(name) DL_API dl_tensor dl_##name(dl_tensor x, float a) { return dl__unary(&dl__##name##_op, x, a, 0); }
-DL__SCALED(add_scalar) DL__SCALED(mul_scalar) DL__SCALED(pow_scalar) DL__SCALED(leaky_relu) DL__SCALED(elu)
+                    DL__SCALED(add_scalar) DL__SCALED(mul_scalar) DL__SCALED(pow_scalar) DL__SCALED(leaky_relu)
+                        DL__SCALED(elu)
 #undef DL__SCALED
 
-DL_API dl_tensor dl_clamp(dl_tensor x, float low, float high)
+                            DL_API dl_tensor dl_clamp(dl_tensor x, float low, float high)
 {
-    if (x.ctx && !(low <= high)) return dl_fail(x.ctx, "dl_clamp: low %g is above high %g", (double)low, (double)high), dl__none();
+    if (x.ctx && !(low <= high))
+        return dl_fail(x.ctx, "dl_clamp: low %g is above high %g", (double)low, (double)high), dl__none();
     return dl__unary(&dl__clamp_op, x, low, high);
 }
 
@@ -3203,7 +3361,10 @@ static dl_tensor dl__dropout(dl_tensor x, dl_real p, dl_real scale, uint64_t cou
     e.counter = counter;
     return dl__record(ctx, &dl__dropout_op, 1, &n, DL_F32, &s, &e);
 }
-static void dl__dropout_grad(const dl_grad_args *g) { g->dx[0] = dl__dropout(g->dy, g->node->f[0], g->node->f[1], g->node->counter); }
+static void dl__dropout_grad(const dl_grad_args *g)
+{
+    g->dx[0] = dl__dropout(g->dy, g->node->f[0], g->node->f[1], g->node->counter);
+}
 
 /* The counter of the next random operation: step and ordinal, whatever was planned. */
 static uint64_t dl__next_counter(dl_context *ctx)
@@ -3258,14 +3419,23 @@ static dl_tensor dl__generate(dl_context *ctx, const dl_op *op, dl_shape shape, 
 }
 DL_API dl_tensor dl_rand(dl_context *ctx, dl_shape shape) { return dl__generate(ctx, &dl__rand_op, shape, 0, true); }
 DL_API dl_tensor dl_randn(dl_context *ctx, dl_shape shape) { return dl__generate(ctx, &dl__randn_op, shape, 0, true); }
-DL_API dl_tensor dl_full(dl_context *ctx, dl_shape shape, float value) { return dl__generate(ctx, &dl__full_op, shape, value, false); }
+DL_API dl_tensor dl_full(dl_context *ctx, dl_shape shape, float value)
+{
+    return dl__generate(ctx, &dl__full_op, shape, value, false);
+}
 
 /* ==== >>moving operations ====
    Views, strided copies, indices.
    may use: elementwise operations */
 
 /* Copies a block of sizes dim from src to dst with strides in elements; elements are 1, 4 or 8 bytes. */
-typedef struct dl__strided { int ndim; dl_index dim[DLTRAIN_MAX_DIMS], from[DLTRAIN_MAX_DIMS], to[DLTRAIN_MAX_DIMS]; size_t rows, per, size; const char *src; char *dst; } dl__strided;
+typedef struct dl__strided {
+    int ndim;
+    dl_index dim[DLTRAIN_MAX_DIMS], from[DLTRAIN_MAX_DIMS], to[DLTRAIN_MAX_DIMS];
+    size_t rows, per, size;
+    const char *src;
+    char *dst;
+} dl__strided;
 
 static void dl__strided_rows(const dl_run_args *r, size_t part)
 {
@@ -3285,7 +3455,8 @@ static void dl__strided_rows(const dl_run_args *r, size_t part)
         else if (s->size == 4)
             for (dl_index i = 0; i < n; i++) memcpy(dst + i * b * 4, src + i * a * 4, 4);
         else
-            for (dl_index i = 0; i < n; i++) memcpy(dst + i * b * (dl_index)s->size, src + i * a * (dl_index)s->size, s->size);
+            for (dl_index i = 0; i < n; i++)
+                memcpy(dst + i * b * (dl_index)s->size, src + i * a * (dl_index)s->size, s->size);
     }
 }
 
@@ -3295,7 +3466,8 @@ static void dl__strided_copy(const dl_run_args *r, dl__strided *s)
     int n = 0;
     for (int i = 0; i < s->ndim; i++) { /* join dimensions that lie together on both sides */
         if (s->dim[i] == 1) continue;
-        if (n && s->from[n - 1] == s->from[i] * s->dim[i] && s->to[n - 1] == s->to[i] * s->dim[i]) s->dim[n - 1] *= s->dim[i], s->from[n - 1] = s->from[i], s->to[n - 1] = s->to[i];
+        if (n && s->from[n - 1] == s->from[i] * s->dim[i] && s->to[n - 1] == s->to[i] * s->dim[i])
+            s->dim[n - 1] *= s->dim[i], s->from[n - 1] = s->from[i], s->to[n - 1] = s->to[i];
         else s->dim[n] = s->dim[i], s->from[n] = s->from[i], s->to[n] = s->to[i], n++;
     }
     if (!n) s->dim[0] = 1, s->from[0] = s->to[0] = 1, n = 1;
@@ -3340,15 +3512,20 @@ DL_API dl_tensor dl_reshape(dl_tensor x, dl_shape shape)
     if (shape.ndim < 0 || shape.ndim > DLTRAIN_MAX_DIMS) return dl__count(ctx, "reshape", &shape, &numel), dl__none();
     for (int i = 0; i < shape.ndim; i++) {
         if (shape.dim[i] == -1 && open < 0) open = i, shape.dim[i] = 1;
-        if (shape.dim[i] < 0) return dl_fail(ctx, "dl_reshape: %S cannot become %H: a size is negative; one may be -1", n, &wanted), dl__none();
+        if (shape.dim[i] < 0)
+            return dl_fail(ctx, "dl_reshape: %S cannot become %H: a size is negative; one may be -1", n, &wanted),
+                   dl__none();
     }
     if (!dl__count(ctx, "reshape", &shape, &known)) return dl__none();
     if (open >= 0) {
-        if (!known || n->numel % known) return dl_fail(ctx, "dl_reshape: %S cannot become %H: %zu elements do not divide", n, &wanted, n->numel), dl__none();
+        if (!known || n->numel % known)
+            return dl_fail(ctx, "dl_reshape: %S cannot become %H: %zu elements do not divide", n, &wanted, n->numel),
+                   dl__none();
         shape.dim[open] = (dl_index)(n->numel / known);
         known = n->numel;
     }
-    if (known != n->numel) return dl_fail(ctx, "dl_reshape: %S has %zu elements, %H has %zu", n, n->numel, &wanted, known), dl__none();
+    if (known != n->numel)
+        return dl_fail(ctx, "dl_reshape: %S has %zu elements, %H has %zu", n, n->numel, &wanted, known), dl__none();
     if (shape.ndim == n->ndim && !memcmp(shape.dim, n->dim, sizeof *n->dim * n->ndim)) return x;
     return dl__view(&dl__reshape_op, ctx, n, &shape);
 }
@@ -3429,7 +3606,8 @@ DL_API dl_tensor dl_transpose(dl_tensor x, int a, int b)
     dl_node *n;
     int order[DLTRAIN_MAX_DIMS + 1];
     dl_context *ctx = dl__operands("transpose", 1, &x, &n);
-    if (!ctx || (a = dl__axis(ctx, "transpose", a, n->ndim)) < 0 || (b = dl__axis(ctx, "transpose", b, n->ndim)) < 0) return dl__none();
+    if (!ctx || (a = dl__axis(ctx, "transpose", a, n->ndim)) < 0 || (b = dl__axis(ctx, "transpose", b, n->ndim)) < 0)
+        return dl__none();
     for (int i = 0; i < n->ndim; i++) order[i] = i == a ? b : i == b ? a : i;
     return dl_permute(x, order);
 }
@@ -3499,7 +3677,8 @@ static dl_tensor dl__crop(dl_context *ctx, dl_node *x, const dl_shape *shape, co
     return dl__record(ctx, &dl__crop_op, 1, &x, x->dtype, shape, &e);
 }
 
-static dl_tensor dl__place(dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step, dl_real value)
+static dl_tensor dl__place(
+    dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step, dl_real value)
 {
     dl_index i[1 + 2 * DLTRAIN_MAX_DIMS] = { 0 };
     dl__extra e = dl__with(1 + 2 * x->ndim, i);
@@ -3551,15 +3730,18 @@ DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n_pads, float val
     dl_index from[DLTRAIN_MAX_DIMS], by[DLTRAIN_MAX_DIMS];
     dl_context *ctx = dl__operands("pad", 1, &x, &n);
     if (!ctx) return dl__none();
-    if (n_pads < 0 || n_pads % 2 || n_pads / 2 > n->ndim) return dl_fail(ctx, "dl_pad: %d pads; %S takes two a dimension, at most %d", n_pads, n, 2 * n->ndim), dl__none();
+    if (n_pads < 0 || n_pads % 2 || n_pads / 2 > n->ndim)
+        return dl_fail(ctx, "dl_pad: %d pads; %S takes two a dimension, at most %d", n_pads, n, 2 * n->ndim), dl__none();
     if (!pads && n_pads) return dl_fail(ctx, "dl_pad: pads is NULL"), dl__none();
-    if (n->dtype != DL_F32 && (!(value >= 0 && value <= 255) || value != (float)(int)value) && !(n->dtype == DL_I32 && value >= -2147483648.0f && value < 2147483648.0f && value == (float)(int32_t)value))
+    if (n->dtype != DL_F32 && (!(value >= 0 && value <= 255) || value != (float)(int)value) &&
+        !(n->dtype == DL_I32 && value >= -2147483648.0f && value < 2147483648.0f && value == (float)(int32_t)value))
         return dl_fail(ctx, "dl_pad: %g is no value of %s", (double)value, dl__dtype_names[n->dtype]), dl__none();
     dl_shape s = dl__shape(n);
     for (int i = 0; i < n->ndim; i++) {
         int k = n->ndim - 1 - i;
         dl_index before = 2 * k < n_pads ? pads[2 * k] : 0, after = 2 * k < n_pads ? pads[2 * k + 1] : 0;
-        if (before < 0 || after < 0 || before > PTRDIFF_MAX / 4 || after > PTRDIFF_MAX / 4) return dl_fail(ctx, "dl_pad: cannot pad %S by %td and %td; dl_slice takes away", n, before, after), dl__none();
+        if (before < 0 || after < 0 || before > PTRDIFF_MAX / 4 || after > PTRDIFF_MAX / 4)
+            return dl_fail(ctx, "dl_pad: cannot pad %S by %td and %td; dl_slice takes away", n, before, after), dl__none();
         from[i] = before;
         by[i] = 1;
         s.dim[i] += before + after;
@@ -3578,7 +3760,8 @@ static void dl__concat_run(const dl_run_args *r)
     for (int i = 0; i < d; i++) outer *= (size_t)y->dim[i];
     for (int k = 0; k < y->n_in; k++) {
         size_t bytes = inner * (size_t)y->in[k]->dim[d], row = inner * (size_t)y->dim[d];
-        for (size_t o = 0; bytes && o < outer; o++) memcpy((char *)r->out + o * row + at, (const char *)r->in[k] + o * bytes, bytes);
+        for (size_t o = 0; bytes && o < outer; o++)
+            memcpy((char *)r->out + o * row + at, (const char *)r->in[k] + o * bytes, bytes);
         at += bytes;
     }
 }
@@ -3602,7 +3785,10 @@ static dl_context *dl__list(const char *who, const dl_tensor *x, int n, dl_node 
     if (n > max) return dl_fail(x->ctx, "dl_%s: %d tensors; at most %d at a time", who, n, max), (dl_context *)NULL;
     dl_context *ctx = dl__operands(who, n, x, node);
     for (int k = 1; ctx && k < n; k++)
-        if (node[k]->dtype != node[0]->dtype) return dl_fail(ctx, "dl_%s: dtypes differ: %s and %s", who, dl__dtype_names[node[0]->dtype], dl__dtype_names[node[k]->dtype]), (dl_context *)NULL;
+        if (node[k]->dtype != node[0]->dtype)
+            return dl_fail(ctx, "dl_%s: dtypes differ: %s and %s", who, dl__dtype_names[node[0]->dtype],
+                       dl__dtype_names[node[k]->dtype]),
+                   (dl_context *)NULL;
     return ctx;
 }
 
@@ -3616,7 +3802,8 @@ DL_API dl_tensor dl_concat(const dl_tensor *x, int n, int dim)
     for (int k = 1; k < n; k++) {
         bool fits = node[k]->ndim == s.ndim;
         for (int i = 0; fits && i < s.ndim; i++) fits = i == d || node[k]->dim[i] == s.dim[i];
-        if (!fits) return dl_fail(ctx, "dl_concat: %S and %S differ outside of dimension %d", node[0], node[k], d), dl__none();
+        if (!fits)
+            return dl_fail(ctx, "dl_concat: %S and %S differ outside of dimension %d", node[0], node[k], d), dl__none();
         s.dim[d] += node[k]->dim[d];
     }
     dl_index at = d;
@@ -3630,7 +3817,8 @@ DL_API dl_tensor dl_stack(const dl_tensor *x, int n, int dim)
     dl_tensor y[DLTRAIN_MAX_INPUTS];
     dl_context *ctx = dl__list("stack", x, n, node, DLTRAIN_MAX_INPUTS);
     if (!ctx) return dl__none();
-    if (node[0]->ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_stack: %S has DLTRAIN_MAX_DIMS dimensions already", node[0]), dl__none();
+    if (node[0]->ndim == DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_stack: %S has DLTRAIN_MAX_DIMS dimensions already", node[0]), dl__none();
     int d = dl__axis(ctx, "stack", dim, node[0]->ndim + 1);
     if (d < 0) return dl__none();
     dl_shape s = dl__shape(node[0]);
@@ -3638,7 +3826,8 @@ DL_API dl_tensor dl_stack(const dl_tensor *x, int n, int dim)
     for (int i = s.ndim - 1; i > d; i--) s.dim[i] = s.dim[i - 1];
     s.dim[d] = 1;
     for (int k = 0; k < n; k++) {
-        if (!dl__same_shape(node[k], node[0])) return dl_fail(ctx, "dl_stack: shapes differ: %S and %S", node[0], node[k]), dl__none();
+        if (!dl__same_shape(node[k], node[0]))
+            return dl_fail(ctx, "dl_stack: shapes differ: %S and %S", node[0], node[k]), dl__none();
         y[k] = dl_reshape(x[k], s);
     }
     return dl_concat(y, n, d);
@@ -3653,8 +3842,17 @@ static void dl__three(const dl_node *n, int d, dl_index *o) /* outer, rows, inne
     for (int i = d + 1; i < n->ndim; i++) o[2] *= n->dim[i];
 }
 
-static const char *const dl__index_who[] = { "index_select", "gather", "embedding", "embedding_op", "nll", "cross_entropy", "max_dims" };
-enum { DL__WHO_INDEX_SELECT, DL__WHO_GATHER, DL__WHO_EMBEDDING, DL__WHO_EMBEDDING_OP, DL__WHO_NLL, DL__WHO_CROSS_ENTROPY, DL__WHO_MAX };
+static const char *const dl__index_who[] = { "index_select", "gather", "embedding", "embedding_op", "nll", "cross_entropy",
+    "max_dims" };
+enum {
+    DL__WHO_INDEX_SELECT,
+    DL__WHO_GATHER,
+    DL__WHO_EMBEDDING,
+    DL__WHO_EMBEDDING_OP,
+    DL__WHO_NLL,
+    DL__WHO_CROSS_ENTROPY,
+    DL__WHO_MAX
+};
 
 /* Are all n indices in 0 .. rows - 1 (or -1 where allowed)? An error otherwise. */
 static bool dl__check_indices(const dl_run_args *r, const int32_t *index, size_t n)
@@ -3662,7 +3860,8 @@ static bool dl__check_indices(const dl_run_args *r, const int32_t *index, size_t
     dl_index rows = r->node->i[1], least = r->node->i[5] ? -1 : 0;
     for (size_t k = 0; k < n; k++)
         if (index[k] < least || index[k] >= rows)
-            return dl_fail(r->ctx, "dl_%s: index %d at position %zu is out of range for %td rows", dl__index_who[r->node->i[4]], (int)index[k], k, rows);
+            return dl_fail(r->ctx, "dl_%s: index %d at position %zu is out of range for %td rows",
+                dl__index_who[r->node->i[4]], (int)index[k], k, rows);
     return true;
 }
 
@@ -3674,14 +3873,16 @@ static void dl__index_select_run(const dl_run_args *r)
     char *y = (char *)r->out;
     if (!dl__check_indices(r, index, (size_t)i[3])) return;
     for (dl_index o = 0; o < i[0]; o++)
-        for (dl_index k = 0; k < i[3]; k++, y += bytes) memcpy(y, (const char *)r->in[0] + (size_t)(o * i[1] + index[k]) * bytes, bytes);
+        for (dl_index k = 0; k < i[3]; k++, y += bytes)
+            memcpy(y, (const char *)r->in[0] + (size_t)(o * i[1] + index[k]) * bytes, bytes);
 }
 
 /* y[o][index[k]] += x[o][k], in the order of k. A part is a block of columns. */
 enum { DL__COLUMNS = 64 };
 static void dl__index_add_part(const dl_run_args *r, size_t part)
 {
-    const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks, c = (dl_index)part % blocks * DL__COLUMNS;
+    const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks,
+                   c = (dl_index)part % blocks * DL__COLUMNS;
     const int32_t *index = (const int32_t *)r->in[1];
     size_t n = (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS);
     dl_real *y = (dl_real *)r->out + o * i[1] * i[2] + c;
@@ -3693,11 +3894,13 @@ static void dl__index_add_part(const dl_run_args *r, size_t part)
 static void dl__index_add_run(const dl_run_args *r)
 {
     const dl_index *i = r->node->i;
-    if (dl__check_indices(r, (const int32_t *)r->in[1], (size_t)i[3])) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__index_add_part);
+    if (dl__check_indices(r, (const int32_t *)r->in[1], (size_t)i[3]))
+        dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__index_add_part);
 }
 static void dl__index_select_grad(const dl_grad_args *g);
 static void dl__index_add_grad(const dl_grad_args *g);
-static const dl_op dl__index_select_op = { "index_select", 0, NULL, dl__index_select_run, dl__index_select_grad, NULL, NULL };
+static const dl_op dl__index_select_op = { "index_select", 0, NULL, dl__index_select_run, dl__index_select_grad, NULL,
+    NULL };
 static const dl_op dl__index_add_op = { "index_add", 0, NULL, dl__index_add_run, dl__index_add_grad, NULL, NULL };
 
 /* The same attributes serve an operation and its adjoint. */
@@ -3725,7 +3928,8 @@ static dl_tensor dl__index_select(const char *who, int who_index, dl_tensor x, i
     dl_context *ctx = dl__operands(who, 2, in, n);
     int d = ctx ? dl__axis(ctx, who, dim, n[0]->ndim) : -1;
     if (d < 0) return dl__none();
-    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_%s: index must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]), dl__none();
+    if (n[1]->dtype != DL_I32)
+        return dl_fail(ctx, "dl_%s: index must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]), dl__none();
     if (n[1]->ndim != 1) return dl_fail(ctx, "dl_%s: index must have one dimension, not %S", who, n[1]), dl__none();
     dl__three(n[0], d, i);
     i[3] = n[1]->dim[0];
@@ -3736,7 +3940,10 @@ static dl_tensor dl__index_select(const char *who, int who_index, dl_tensor x, i
     dl__extra e = dl__with(6, i);
     return dl__record(ctx, &dl__index_select_op, 2, n, n[0]->dtype, &s, &e);
 }
-DL_API dl_tensor dl_index_select(dl_tensor x, int dim, dl_tensor index) { return dl__index_select("index_select", DL__WHO_INDEX_SELECT, x, dim, index); }
+DL_API dl_tensor dl_index_select(dl_tensor x, int dim, dl_tensor index)
+{
+    return dl__index_select("index_select", DL__WHO_INDEX_SELECT, x, dim, index);
+}
 
 static dl_tensor dl__embed(const char *who, int who_index, dl_tensor weight, dl_tensor index)
 {
@@ -3747,13 +3954,18 @@ static dl_tensor dl__embed(const char *who, int who_index, dl_tensor weight, dl_
     dl_context *ctx = dl__operands(who, 2, in, n);
     if (!ctx) return dl__none();
     if (n[0]->ndim != 2) return dl_fail(ctx, "dl_%s: the weight must be [rows,width], not %S", who, n[0]), dl__none();
-    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_%s: index must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]), dl__none();
-    if (n[1]->ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_%s: index %S has DLTRAIN_MAX_DIMS dimensions already", who, n[1]), dl__none();
+    if (n[1]->dtype != DL_I32)
+        return dl_fail(ctx, "dl_%s: index must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]), dl__none();
+    if (n[1]->ndim == DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_%s: index %S has DLTRAIN_MAX_DIMS dimensions already", who, n[1]), dl__none();
     dl_shape s = dl__shape(n[1]);
     s.dim[s.ndim++] = n[0]->dim[1];
     return dl_reshape(dl__index_select(who, who_index, weight, 0, dl_reshape(index, DL_SHAPE((dl_index)n[1]->numel))), s);
 }
-DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index) { return dl__embed("embedding_op", DL__WHO_EMBEDDING_OP, weight, index); }
+DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index)
+{
+    return dl__embed("embedding_op", DL__WHO_EMBEDDING_OP, weight, index);
+}
 
 /* y[o][k][i] = x[o][index[o][k][i]][i]; an index of -1, where allowed, gives 0. */
 static void dl__gather_run(const dl_run_args *r)
@@ -3786,7 +3998,8 @@ static void dl__scatter_part(const dl_run_args *r, size_t part)
 static void dl__scatter_run(const dl_run_args *r)
 {
     const dl_index *i = r->node->i;
-    if (dl__check_indices(r, (const int32_t *)r->in[1], (size_t)(i[0] * i[3] * i[2]))) dl_parallel(r, (size_t)i[0], dl__scatter_part);
+    if (dl__check_indices(r, (const int32_t *)r->in[1], (size_t)(i[0] * i[3] * i[2])))
+        dl_parallel(r, (size_t)i[0], dl__scatter_part);
 }
 static void dl__gather_grad(const dl_grad_args *g);
 static void dl__scatter_grad(const dl_grad_args *g);
@@ -3822,10 +4035,14 @@ DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index)
     dl_context *ctx = dl__operands("gather", 2, in, n);
     int d = ctx ? dl__axis(ctx, "gather", dim, n[0]->ndim) : -1;
     if (d < 0) return dl__none();
-    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_gather: index must be DL_I32, not %s", dl__dtype_names[n[1]->dtype]), dl__none();
+    if (n[1]->dtype != DL_I32)
+        return dl_fail(ctx, "dl_gather: index must be DL_I32, not %s", dl__dtype_names[n[1]->dtype]), dl__none();
     bool fits = n[0]->ndim == n[1]->ndim;
     for (int i = 0; fits && i < n[0]->ndim; i++) fits = i == d || n[1]->dim[i] <= n[0]->dim[i];
-    if (!fits) return dl_fail(ctx, "dl_gather: index %S must have x's dimensions, no larger than x %S but in dimension %d", n[1], n[0], d), dl__none();
+    if (!fits)
+        return dl_fail(ctx, "dl_gather: index %S must have x's dimensions, no larger than x %S but in dimension %d", n[1],
+                   n[0], d),
+               dl__none();
     dl_shape s = dl__shape(n[1]);
     for (int i = 0; i < s.ndim; i++)
         if (i != d) x = dl_slice(x, i, 0, s.dim[i], 1);
@@ -3854,7 +4071,8 @@ DL_API dl_tensor dl_one_hot(dl_tensor x, dl_index classes)
     if (!ctx) return dl__none();
     if (n->dtype != DL_I32) return dl_fail(ctx, "dl_one_hot: takes DL_I32, not %s", dl__dtype_names[n->dtype]), dl__none();
     if (classes < 1) return dl_fail(ctx, "dl_one_hot: %td classes", classes), dl__none();
-    if (n->ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_one_hot: %S has DLTRAIN_MAX_DIMS dimensions already", n), dl__none();
+    if (n->ndim == DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_one_hot: %S has DLTRAIN_MAX_DIMS dimensions already", n), dl__none();
     dl_shape s = dl__shape(n);
     s.dim[s.ndim++] = classes;
     dl__extra e = dl__with(1, &classes);
@@ -3864,7 +4082,13 @@ DL_API dl_tensor dl_one_hot(dl_tensor x, dl_index classes)
 /* ==== >>reductions ====
    Sums by the canonical rules, winners by index, and what is made of them.
    may use: moving operations */
-typedef struct dl__reduced { dl_tensor x; dl_index o[3]; dl_shape keep, out; size_t count; int kept; } dl__reduced; /* x as [outer, reduced, inner] */
+typedef struct dl__reduced {
+    dl_tensor x;
+    dl_index o[3];
+    dl_shape keep, out;
+    size_t count;
+    int kept;
+} dl__reduced; /* x as [outer, reduced, inner] */
 
 /* Which dimensions are reduced, and x brought into a form where they lie together. NULL after an error. */
 static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, dl__reduced *r)
@@ -3919,7 +4143,8 @@ static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int
 static void dl__sum_rows(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i;
-    size_t n = (size_t)i[1], per = DL__MAX((size_t)1, (size_t)DL__CHUNK / DL__MAX(n, (size_t)1)), end = DL__MIN((part + 1) * per, (size_t)i[0]);
+    size_t n = (size_t)i[1], per = DL__MAX((size_t)1, (size_t)DL__CHUNK / DL__MAX(n, (size_t)1)),
+           end = DL__MIN((part + 1) * per, (size_t)i[0]);
     const dl_real *x = (const dl_real *)r->in[0];
     dl_real *y = (dl_real *)r->out;
     for (size_t k = part * per; k < end; k++) {
@@ -3961,8 +4186,11 @@ static dl_real dl__sum_long(const dl_run_args *r, const dl_real *x, size_t n, dl
 
 static void dl__sum_columns_part(const dl_run_args *r, size_t part)
 {
-    const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks, c = (dl_index)part % blocks * DL__COLUMNS;
-    DL__CALL(r->portable, sum_columns, ((dl_real *)r->out + o * i[2] + c, (const dl_real *)r->in[0] + o * i[1] * i[2] + c, (size_t)i[1], (size_t)i[2], (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS), r->accumulate));
+    const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks,
+                   c = (dl_index)part % blocks * DL__COLUMNS;
+    DL__CALL(r->portable, sum_columns,
+        ((dl_real *)r->out + o * i[2] + c, (const dl_real *)r->in[0] + o * i[1] * i[2] + c, (size_t)i[1], (size_t)i[2],
+            (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS), r->accumulate));
 }
 
 static void dl__sum_run(const dl_run_args *r)
@@ -3974,11 +4202,15 @@ static void dl__sum_run(const dl_run_args *r)
         dl_parallel(r, ((size_t)i[0] + per - 1) / per, dl__sum_rows);
     } else
         for (dl_index k = 0; k < i[0]; k++) {
-            dl_real s = dl__sum_long(r, (const dl_real *)r->in[0] + k * i[1], (size_t)i[1], (dl_real *)r->scratch), *y = (dl_real *)r->out + k;
+            dl_real s = dl__sum_long(r, (const dl_real *)r->in[0] + k * i[1], (size_t)i[1], (dl_real *)r->scratch),
+                    *y = (dl_real *)r->out + k;
             *y = r->accumulate ? *y + s : s;
         }
 }
-static size_t dl__sum_scratch(const dl_node *n) { return n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0; }
+static size_t dl__sum_scratch(const dl_node *n)
+{
+    return n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0;
+}
 
 static void dl__sum_grad(const dl_grad_args *g)
 {
@@ -3999,13 +4231,17 @@ static dl_tensor dl__sum(const char *who, dl_tensor x, const int *dims, int n, b
     memcpy(i, r.o, sizeof r.o);
     if (r.x.node == x.node) memcpy(i + 3, r.keep.dim, sizeof r.keep.dim);
     else
-        for (int d = 0; d < node->ndim; d++) i[3 + d] = d < r.kept ? node->dim[d] : 1; /* permuted: the kept ones come first */
+        for (int d = 0; d < node->ndim; d++)
+            i[3 + d] = d < r.kept ? node->dim[d] : 1; /* permuted: the kept ones come first */
     dl__extra e = dl__with(3 + node->ndim, i);
     return dl__record(ctx, &dl__sum_op, 1, &node, DL_F32, &r.out, &e);
 }
 
 DL_API dl_tensor dl_sum(dl_tensor x) { return dl__sum("sum", x, NULL, 0, false, NULL); }
-DL_API dl_tensor dl_sum_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__sum("sum_dims", x, dims, n, keepdim, NULL); }
+DL_API dl_tensor dl_sum_dims(dl_tensor x, const int *dims, int n, bool keepdim)
+{
+    return dl__sum("sum_dims", x, dims, n, keepdim, NULL);
+}
 
 /* x summed to a shape that broadcasts to x's. */
 static dl_tensor dl__sum_to(dl_tensor x, const dl_node *like)
@@ -4027,7 +4263,10 @@ static dl_tensor dl__mean(const char *who, dl_tensor x, const int *dims, int n, 
     return dl__unary(&dl__mul_scalar_op, s, (dl_real)(1.0 / (double)count), 0);
 }
 DL_API dl_tensor dl_mean(dl_tensor x) { return dl__mean("mean", x, NULL, 0, false); }
-DL_API dl_tensor dl_mean_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__mean("mean_dims", x, dims, n, keepdim); }
+DL_API dl_tensor dl_mean_dims(dl_tensor x, const int *dims, int n, bool keepdim)
+{
+    return dl__mean("mean_dims", x, dims, n, keepdim);
+}
 
 /* ---- winners; i = outer, count, inner, least wanted ---- */
 static void dl__arg_part(const dl_run_args *r, size_t o)
@@ -4054,7 +4293,8 @@ static dl_tensor dl__arg(const char *who, dl_tensor x, const dl_index *three, bo
     dl_context *ctx = dl__operands(who, 1, &x, &n);
     if (!ctx) return dl__none();
     if (!three[1]) return dl_fail(ctx, "dl_%s: no elements to choose from in %S", who, n), dl__none();
-    if (three[1] > INT32_MAX) return dl_fail(ctx, "dl_%s: %td elements are more than a DL_I32 index can tell", who, three[1]), dl__none();
+    if (three[1] > INT32_MAX)
+        return dl_fail(ctx, "dl_%s: %td elements are more than a DL_I32 index can tell", who, three[1]), dl__none();
     memcpy(i, three, 3 * sizeof *i);
     i[3] = least;
     dl__extra e = dl__with(4, i);
@@ -4076,22 +4316,34 @@ static dl_tensor dl__extreme(const char *who, dl_tensor x, const int *dims, int 
     if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
     dl_shape one = DL_SHAPE(r.o[0], 1, r.o[2]);
     dl_tensor index = dl__arg(who, r.x, r.o, least, &one);
-    return dl_reshape(dl__gather(DL__WHO_MAX, dl_reshape(r.x, DL_SHAPE(r.o[0], r.o[1], r.o[2])), 1, index, 1, &one, false), r.out);
+    return dl_reshape(
+        dl__gather(DL__WHO_MAX, dl_reshape(r.x, DL_SHAPE(r.o[0], r.o[1], r.o[2])), 1, index, 1, &one, false), r.out);
 }
-DL_API dl_tensor dl_max_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__extreme("max_dims", x, dims, n, keepdim, false); }
-DL_API dl_tensor dl_min_dims(dl_tensor x, const int *dims, int n, bool keepdim) { return dl__extreme("min_dims", x, dims, n, keepdim, true); }
+DL_API dl_tensor dl_max_dims(dl_tensor x, const int *dims, int n, bool keepdim)
+{
+    return dl__extreme("max_dims", x, dims, n, keepdim, false);
+}
+DL_API dl_tensor dl_min_dims(dl_tensor x, const int *dims, int n, bool keepdim)
+{
+    return dl__extreme("min_dims", x, dims, n, keepdim, true);
+}
 
 /* ---- made of the above ---- */
-static dl_tensor dl__var(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, float correction, dl_tensor *centred)
+static dl_tensor dl__var(
+    const char *who, dl_tensor x, const int *dims, int n, bool keepdim, float correction, dl_tensor *centred)
 {
     dl__reduced r;
     if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
     dl_tensor d = dl_sub(x, dl_mean_dims(x, dims, n, true));
     if (centred) *centred = d;
     double count = (double)r.count - (double)correction;
-    return dl__unary(&dl__mul_scalar_op, dl_sum_dims(dl_square(d), dims, n, keepdim), (dl_real)(1.0 / (count > 0 ? count : 0)), 0);
+    return dl__unary(
+        &dl__mul_scalar_op, dl_sum_dims(dl_square(d), dims, n, keepdim), (dl_real)(1.0 / (count > 0 ? count : 0)), 0);
 }
-DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, float correction) { return dl__var("var_dims", x, dims, n, keepdim, correction, NULL); }
+DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, float correction)
+{
+    return dl__var("var_dims", x, dims, n, keepdim, correction, NULL);
+}
 
 DL_API dl_tensor dl_logsumexp_dims(dl_tensor x, const int *dims, int n, bool keepdim)
 {
@@ -4099,21 +4351,26 @@ DL_API dl_tensor dl_logsumexp_dims(dl_tensor x, const int *dims, int n, bool kee
     dl_context *ctx = dl__reduce("logsumexp_dims", x, dims, n, keepdim, &r);
     if (!ctx) return dl__none();
     dl_tensor top = dl_detach(dl__extreme("logsumexp_dims", x, dims, n, true, false));
-    top = dl_where(dl_eq(dl_abs(top), dl__scalar(ctx, HUGE_VAL)), dl__scalar(ctx, 0), top); /* infinite: exp alone is right */
+    top = dl_where(
+        dl_eq(dl_abs(top), dl__scalar(ctx, HUGE_VAL)), dl__scalar(ctx, 0), top); /* infinite: exp alone is right */
     dl_tensor y = dl_add(dl_log(dl_sum_dims(dl_exp(dl_sub(x, top)), dims, n, true)), top);
     return dl_reshape(y, r.out);
 }
 
 DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim)
 {
-    dl_tensor s = dl__sum("norm_dims", dl_square(x), dims, n, keepdim, NULL), zero = dl__scalar(s.ctx, 0), none = dl_eq(s, zero);
+    dl_tensor s = dl__sum("norm_dims", dl_square(x), dims, n, keepdim, NULL), zero = dl__scalar(s.ctx, 0),
+              none = dl_eq(s, zero);
     return dl_where(none, zero, dl_sqrt(dl_where(none, dl__scalar(s.ctx, 1), s)));
 }
 
 /* ==== >>products ====
    matmul, convolution, pooling, attention.
    may use: reductions */
-static void dl__gemm_part(const dl_run_args *r, size_t part) { DL__CALL(r->portable, gemm_unit, ((const dl__gemm *)r->user, part, (dl_real *)r->scratch)); }
+static void dl__gemm_part(const dl_run_args *r, size_t part)
+{
+    DL__CALL(r->portable, gemm_unit, ((const dl__gemm *)r->user, part, (dl_real *)r->scratch));
+}
 
 static void dl__gemm_run(const dl_run_args *r, dl__gemm *g)
 {
@@ -4171,9 +4428,13 @@ static void dl__matmul_run(const dl_run_args *r)
     }
     dl__gemm_run(r, &g);
 }
-static size_t dl__matmul_scratch(const dl_node *y) { return dl__gemm_scratch(y->dim[y->ndim - 2], y->dim[y->ndim - 1], y->in[0]->dim[y->in[0]->ndim - (y->i[0] ? 2 : 1)]); }
+static size_t dl__matmul_scratch(const dl_node *y)
+{
+    return dl__gemm_scratch(y->dim[y->ndim - 2], y->dim[y->ndim - 1], y->in[0]->dim[y->in[0]->ndim - (y->i[0] ? 2 : 1)]);
+}
 static void dl__matmul_grad(const dl_grad_args *g);
-static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matmul_run, dl__matmul_grad, dl__matmul_scratch, NULL };
+static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matmul_run, dl__matmul_grad, dl__matmul_scratch,
+    NULL };
 
 /* Both have two dimensions or more; bias zero or [N]. */
 static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor bias, bool ta, bool tb)
@@ -4187,7 +4448,8 @@ static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor
     from[0] = n[0], from[1] = n[1];
     for (int k = 0; k < inputs; k++)
         if (!dl__is_float(ctx, who, n[k])) return dl__none();
-    if (n[0]->ndim < 2 || n[1]->ndim < 2) return dl_fail(ctx, "dl_%s: transposing takes two dimensions or more: %S x %S", who, n[0], n[1]), dl__none();
+    if (n[0]->ndim < 2 || n[1]->ndim < 2)
+        return dl_fail(ctx, "dl_%s: transposing takes two dimensions or more: %S x %S", who, n[0], n[1]), dl__none();
     for (int k = 0; k < 2; k++)
         if (dl__is_transpose(n[k]) && !ctx->config.eager) {
             n[k] = n[k]->in[0];
@@ -4195,17 +4457,21 @@ static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor
             else ta = !ta;
         }
     dl_index ka = n[0]->dim[n[0]->ndim - (ta ? 2 : 1)], kb = n[1]->dim[n[1]->ndim - (tb ? 1 : 2)];
-    if (ka != kb) return dl_fail(ctx, "dl_%s: inner dimensions differ: %S%s x %S%s", who, n[0], ta ? "'" : "", n[1], tb ? "'" : ""), dl__none();
+    if (ka != kb)
+        return dl_fail(ctx, "dl_%s: inner dimensions differ: %S%s x %S%s", who, n[0], ta ? "'" : "", n[1], tb ? "'" : ""),
+               dl__none();
     dl_shape s = n[0]->ndim > n[1]->ndim ? dl__shape(n[0]) : dl__shape(n[1]);
     for (int d = 0; d < s.ndim - 2; d++) {
         int da = d - (s.ndim - n[0]->ndim), db = d - (s.ndim - n[1]->ndim);
         dl_index na = da < 0 ? 1 : n[0]->dim[da], nb = db < 0 ? 1 : n[1]->dim[db];
-        if (na != nb && na != 1 && nb != 1) return dl_fail(ctx, "dl_%s: batch dimensions do not broadcast: %S x %S", who, n[0], n[1]), dl__none();
+        if (na != nb && na != 1 && nb != 1)
+            return dl_fail(ctx, "dl_%s: batch dimensions do not broadcast: %S x %S", who, n[0], n[1]), dl__none();
         s.dim[d] = na == 1 ? nb : na;
     }
     s.dim[s.ndim - 2] = n[0]->dim[n[0]->ndim - (ta ? 1 : 2)];
     s.dim[s.ndim - 1] = n[1]->dim[n[1]->ndim - (tb ? 2 : 1)];
-    if (inputs == 3 && (n[2]->ndim != 1 || n[2]->dim[0] != s.dim[s.ndim - 1])) return dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, s.dim[s.ndim - 1], n[2]), dl__none();
+    if (inputs == 3 && (n[2]->ndim != 1 || n[2]->dim[0] != s.dim[s.ndim - 1]))
+        return dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, s.dim[s.ndim - 1], n[2]), dl__none();
     for (int k = 0; k < 2; k++)
         if (n[k] != from[k]) from[k]->flags |= DL__BYPASSED;
     dl_index i[2];
@@ -4240,7 +4506,8 @@ DL_API dl_tensor dl_matmul(dl_tensor a, dl_tensor b)
     in[0] = a, in[1] = b;
     dl_context *ctx = dl__operands("matmul", 2, in, n);
     if (!ctx) return dl__none();
-    if (!n[0]->ndim || !n[1]->ndim) return dl_fail(ctx, "dl_matmul: takes one dimension or more: %S x %S", n[0], n[1]), dl__none();
+    if (!n[0]->ndim || !n[1]->ndim)
+        return dl_fail(ctx, "dl_matmul: takes one dimension or more: %S x %S", n[0], n[1]), dl__none();
     bool row = n[0]->ndim == 1, column = n[1]->ndim == 1;
     if (!row && !column) return dl__matmul("matmul", a, b, dl__none(), false, false);
     dl_index ka = n[0]->dim[n[0]->ndim - 1], kb = n[1]->dim[column ? 0 : n[1]->ndim - 2];
@@ -4263,7 +4530,8 @@ DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b)
     dl_context *ctx = dl__operands("affine", b.ctx ? 3 : 2, in, n);
     if (!ctx) return dl__none();
     if (n[1]->ndim != 2) return dl_fail(ctx, "dl_affine: the weight must be [out,in], not %S", n[1]), dl__none();
-    if (!n[0]->ndim || n[0]->dim[n[0]->ndim - 1] != n[1]->dim[1]) return dl_fail(ctx, "dl_affine: x %S does not end in the width of the weight %S", n[0], n[1]), dl__none();
+    if (!n[0]->ndim || n[0]->dim[n[0]->ndim - 1] != n[1]->dim[1])
+        return dl_fail(ctx, "dl_affine: x %S does not end in the width of the weight %S", n[0], n[1]), dl__none();
     dl_shape s = dl__shape(n[0]);
     dl_index k = n[1]->dim[1], rows = 1;
     for (int i = 0; i < s.ndim - 1; i++) rows *= s.dim[i];
@@ -4282,7 +4550,9 @@ static dl__geometry dl__geometry_of(const dl_node *n)
     return q;
 }
 
-static dl__source dl__conv_source(const void *base, dl_index row, dl_index k, void (*pack)(const dl__gemm *, const dl__source *, const dl_real *, dl_index, dl_index, dl_index, dl_index, int, dl_real *))
+static dl__source dl__conv_source(const void *base, dl_index row, dl_index k,
+    void (*pack)(
+        const dl__gemm *, const dl__source *, const dl_real *, dl_index, dl_index, dl_index, dl_index, int, dl_real *))
 {
     dl__source s = dl__strided_source(base, row, k);
     s.pack = pack;
@@ -4344,15 +4614,18 @@ static void dl__conv_weight_run(const dl_run_args *r)
 static size_t dl__conv_scratch(const dl_node *n)
 {
     dl__geometry q = dl__geometry_of(n);
-    dl_index m = DL__MAX(q.c, q.o) / q.groups, cols = DL__MAX(DL__MAX(q.h * q.w, q.oh * q.ow) * q.n, q.c / q.groups * q.kh * q.kw);
+    dl_index m = DL__MAX(q.c, q.o) / q.groups,
+             cols = DL__MAX(DL__MAX(q.h * q.w, q.oh * q.ow) * q.n, q.c / q.groups * q.kh * q.kw);
     return dl__gemm_scratch(m, cols, DL__MAX(m * q.kh * q.kw, q.n * q.oh * q.ow));
 }
 static void dl__conv_grad(const dl_grad_args *g);
 static void dl__conv_back_grad(const dl_grad_args *g);
 static void dl__conv_weight_grad(const dl_grad_args *g);
 static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
-static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES, NULL, dl__conv_back_run, dl__conv_back_grad, dl__conv_scratch, NULL };
-static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES, NULL, dl__conv_weight_run, dl__conv_weight_grad, dl__conv_scratch, NULL };
+static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES, NULL, dl__conv_back_run, dl__conv_back_grad,
+    dl__conv_scratch, NULL };
+static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES, NULL, dl__conv_weight_run,
+    dl__conv_weight_grad, dl__conv_scratch, NULL };
 
 /* One of the three, of a known geometry. */
 static dl_tensor dl__conv(const dl_op *op, dl_tensor a, dl_tensor b, dl_tensor bias, const dl_index *geometry)
@@ -4365,7 +4638,9 @@ static dl_tensor dl__conv(const dl_op *op, dl_tensor a, dl_tensor b, dl_tensor b
     dl_context *ctx = dl__operands(op->name, inputs, in, n);
     if (!ctx) return dl__none();
     memcpy(&q, geometry, sizeof q);
-    dl_shape s = op == &dl__conv_op ? DL_SHAPE(q.n, q.o, q.oh, q.ow) : op == &dl__conv_back_op ? DL_SHAPE(q.n, q.c, q.h, q.w) : DL_SHAPE(q.o, q.c / q.groups, q.kh, q.kw);
+    dl_shape s = op == &dl__conv_op ? DL_SHAPE(q.n, q.o, q.oh, q.ow)
+        : op == &dl__conv_back_op   ? DL_SHAPE(q.n, q.c, q.h, q.w)
+                                    : DL_SHAPE(q.o, q.c / q.groups, q.kh, q.kw);
     dl__extra e = dl__with(DL__GEOMETRY, geometry);
     return dl__record(ctx, op, inputs, n, DL_F32, &s, &e);
 }
@@ -4403,22 +4678,28 @@ static bool dl__conv_sizes(dl_context *ctx, const char *who, const dl_conv2d_des
     q->ph = d->padding, q->pw = d->padding_w ? d->padding_w : q->ph;
     q->dh = d->dilation ? d->dilation : 1, q->dw = d->dilation_w ? d->dilation_w : q->dh;
     q->groups = d->groups ? d->groups : 1;
-    if (q->sh < 1 || q->sw < 1 || q->dh < 1 || q->dw < 1 || q->groups < 1) return dl_fail(ctx, "dl_%s: stride %td, %td, dilation %td, %td and groups %td must be positive", who, q->sh, q->sw, q->dh, q->dw, q->groups);
+    if (q->sh < 1 || q->sw < 1 || q->dh < 1 || q->dw < 1 || q->groups < 1)
+        return dl_fail(ctx, "dl_%s: stride %td, %td, dilation %td, %td and groups %td must be positive", who, q->sh, q->sw,
+            q->dh, q->dw, q->groups);
     if (q->ph < 0 || q->pw < 0) return dl_fail(ctx, "dl_%s: padding %td, %td must not be negative", who, q->ph, q->pw);
-    return q->sh < 1 << 20 && q->sw < 1 << 20 && q->ph < 1 << 20 && q->pw < 1 << 20 && q->dh < 1 << 20 && q->dw < 1 << 20 ? true : dl_fail(ctx, "dl_%s: stride, padding and dilation must be below a million", who);
+    return q->sh < 1 << 20 && q->sw < 1 << 20 && q->ph < 1 << 20 && q->pw < 1 << 20 && q->dh < 1 << 20 && q->dw < 1 << 20
+        ? true
+        : dl_fail(ctx, "dl_%s: stride, padding and dilation must be below a million", who);
 }
 
 static bool dl__conv_operands(dl_context *ctx, const char *who, dl_node *const *n, int count)
 {
     for (int k = 0; k < count; k++)
         if (!dl__is_float(ctx, who, n[k])) return false;
-    if (n[0]->ndim != 4 || n[1]->ndim != 4) return dl_fail(ctx, "dl_%s: x and weight have four dimensions, not %S and %S", who, n[0], n[1]);
+    if (n[0]->ndim != 4 || n[1]->ndim != 4)
+        return dl_fail(ctx, "dl_%s: x and weight have four dimensions, not %S and %S", who, n[0], n[1]);
     return true;
 }
 
 static bool dl__conv_bias_fits(dl_context *ctx, const char *who, const dl_node *bias, dl_index channels)
 {
-    return (bias->ndim == 1 && bias->dim[0] == channels) || dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, channels, bias);
+    return (bias->ndim == 1 && bias->dim[0] == channels) ||
+        dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, channels, bias);
 }
 
 static dl_tensor dl__conv2d(const char *who, dl_tensor x, dl_tensor w, dl_tensor bias, const dl_conv2d_desc *desc)
@@ -4431,18 +4712,26 @@ static dl_tensor dl__conv2d(const char *who, dl_tensor x, dl_tensor w, dl_tensor
     memset(&zero, 0, sizeof zero);
     memset(&q, 0, sizeof q);
     dl_context *ctx = dl__operands(who, bias.ctx ? 3 : 2, in, n);
-    if (!ctx || !dl__conv_operands(ctx, who, n, bias.ctx ? 3 : 2) || !dl__conv_sizes(ctx, who, desc ? desc : &zero, &q)) return dl__none();
+    if (!ctx || !dl__conv_operands(ctx, who, n, bias.ctx ? 3 : 2) || !dl__conv_sizes(ctx, who, desc ? desc : &zero, &q))
+        return dl__none();
     q.n = n[0]->dim[0], q.c = n[0]->dim[1], q.h = n[0]->dim[2], q.w = n[0]->dim[3];
     q.o = n[1]->dim[0], q.kh = n[1]->dim[2], q.kw = n[1]->dim[3];
     if (q.c % q.groups || q.o % q.groups || n[1]->dim[1] * q.groups != q.c)
-        return dl_fail(ctx, "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [out,in/groups,height,width]", who, n[0], n[1], q.groups), dl__none();
+        return dl_fail(ctx,
+                   "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [out,in/groups,height,width]", who,
+                   n[0], n[1], q.groups),
+               dl__none();
     dl_index over_h = q.h + 2 * q.ph - q.dh * (q.kh - 1) - 1, over_w = q.w + 2 * q.pw - q.dw * (q.kw - 1) - 1;
-    if (over_h < 0 || over_w < 0 || !q.kh || !q.kw) return dl_fail(ctx, "dl_%s: the kernel of %S is larger than the padded image of %S", who, n[1], n[0]), dl__none();
+    if (over_h < 0 || over_w < 0 || !q.kh || !q.kw)
+        return dl_fail(ctx, "dl_%s: the kernel of %S is larger than the padded image of %S", who, n[1], n[0]), dl__none();
     q.oh = over_h / q.sh + 1, q.ow = over_w / q.sw + 1;
     if (bias.ctx && !dl__conv_bias_fits(ctx, who, n[2], q.o)) return dl__none();
     return dl__conv(&dl__conv_op, x, w, bias, (const dl_index *)&q);
 }
-DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc) { return dl__conv2d("conv2d_op", x, w, dl__none(), desc); }
+DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc)
+{
+    return dl__conv2d("conv2d_op", x, w, dl__none(), desc);
+}
 
 static dl_tensor dl__conv_transpose2d(const char *who, dl_tensor x, dl_tensor w, dl_tensor bias, const dl_conv2d_desc *desc)
 {
@@ -4458,20 +4747,31 @@ static dl_tensor dl__conv_transpose2d(const char *who, dl_tensor x, dl_tensor w,
     if (!ctx || !dl__conv_operands(ctx, who, n, bias.ctx ? 3 : 2) || !dl__conv_sizes(ctx, who, desc, &q)) return dl__none();
     q.n = n[0]->dim[0], q.o = n[0]->dim[1], q.oh = n[0]->dim[2], q.ow = n[0]->dim[3];
     q.c = n[1]->dim[1] * q.groups, q.kh = n[1]->dim[2], q.kw = n[1]->dim[3];
-    if (n[1]->dim[0] != q.o || q.o % q.groups) return dl_fail(ctx, "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [in,out/groups,height,width]", who, n[0], n[1], q.groups), dl__none();
+    if (n[1]->dim[0] != q.o || q.o % q.groups)
+        return dl_fail(ctx,
+                   "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [in,out/groups,height,width]", who,
+                   n[0], n[1], q.groups),
+               dl__none();
     dl_index oph = desc->output_padding, opw = desc->output_padding_w ? desc->output_padding_w : oph;
     if (oph < 0 || opw < 0 || (oph >= q.sh && oph >= q.dh) || (opw >= q.sw && opw >= q.dw))
-        return dl_fail(ctx, "dl_%s: output_padding %td, %td must be smaller than the stride or the dilation", who, oph, opw), dl__none();
+        return dl_fail(ctx, "dl_%s: output_padding %td, %td must be smaller than the stride or the dilation", who, oph, opw),
+               dl__none();
     q.h = (q.oh - 1) * q.sh - 2 * q.ph + q.dh * (q.kh - 1) + oph + 1;
     q.w = (q.ow - 1) * q.sw - 2 * q.pw + q.dw * (q.kw - 1) + opw + 1;
-    if (q.h < 1 || q.w < 1 || !q.kh || !q.kw) return dl_fail(ctx, "dl_%s: nothing is left of %S with weight %S and padding %td, %td", who, n[0], n[1], q.ph, q.pw), dl__none();
+    if (q.h < 1 || q.w < 1 || !q.kh || !q.kw)
+        return dl_fail(ctx, "dl_%s: nothing is left of %S with weight %S and padding %td, %td", who, n[0], n[1], q.ph, q.pw),
+               dl__none();
     if (bias.ctx && !dl__conv_bias_fits(ctx, who, n[2], q.c)) return dl__none();
     return dl__conv(&dl__conv_back_op, x, w, bias, (const dl_index *)&q);
 }
-DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc) { return dl__conv_transpose2d("conv_transpose2d_op", x, w, dl__none(), desc); }
+DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc)
+{
+    return dl__conv_transpose2d("conv_transpose2d_op", x, w, dl__none(), desc);
+}
 
 /* ---- pooling; i = the geometry, then: adaptive ---- */
-static void dl__window(const dl__geometry *q, bool adaptive, dl_index oy, dl_index ox, dl_index w[4]) /* y0, y1, x0, x1 within the image */
+static void dl__window(
+    const dl__geometry *q, bool adaptive, dl_index oy, dl_index ox, dl_index w[4]) /* y0, y1, x0, x1 within the image */
 {
     if (adaptive) {
         w[0] = oy * q->h / q->oh, w[1] = ((oy + 1) * q->h + q->oh - 1) / q->oh;
@@ -4500,7 +4800,10 @@ static void dl__max_index_part(const dl_run_args *r, size_t plane)
             *y++ = (int32_t)best;
         }
 }
-static void dl__max_index_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__max_index_part); }
+static void dl__max_index_run(const dl_run_args *r)
+{
+    dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__max_index_part);
+}
 static const dl_op dl__max_index_op = { "max_pool2d", 0, NULL, dl__max_index_run, NULL, NULL, NULL };
 
 static void dl__avg_part(const dl_run_args *r, size_t plane)
@@ -4537,7 +4840,10 @@ static void dl__avg_back_part(const dl_run_args *r, size_t plane)
         }
 }
 static void dl__avg_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_part); }
-static void dl__avg_back_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_back_part); }
+static void dl__avg_back_run(const dl_run_args *r)
+{
+    dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_back_part);
+}
 static void dl__avg_grad(const dl_grad_args *g);
 static void dl__avg_back_grad(const dl_grad_args *g);
 static const dl_op dl__avg_op = { "avg_pool2d", 0, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
@@ -4555,7 +4861,10 @@ static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, const dl_index *i, uns
     return dl__record(ctx, op, 1, &n, dtype, &s, &e);
 }
 static void dl__avg_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, g->node->i, DL_F32, true); }
-static void dl__avg_back_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_op, g->dy, g->node->i, DL_F32, false); }
+static void dl__avg_back_grad(const dl_grad_args *g)
+{
+    g->dx[0] = dl__pooled(&dl__avg_op, g->dy, g->node->i, DL_F32, false);
+}
 
 /* The geometry of a pooling; false quietly or after an error. */
 static bool dl__pool_geometry(const char *who, dl_tensor x, const dl_pool2d_desc *d, dl_index *i)
@@ -4571,9 +4880,12 @@ static bool dl__pool_geometry(const char *who, dl_tensor x, const dl_pool2d_desc
     q.kh = d->kernel, q.kw = d->kernel_w ? d->kernel_w : q.kh;
     q.sh = d->stride ? d->stride : q.kh, q.sw = d->stride_w ? d->stride_w : d->stride ? q.sh : q.kw;
     q.ph = d->padding, q.pw = d->padding_w ? d->padding_w : q.ph;
-    if (q.kh < 1 || q.kw < 1 || q.sh < 1 || q.sw < 1) return dl_fail(ctx, "dl_%s: kernel %td, %td and stride %td, %td must be positive", who, q.kh, q.kw, q.sh, q.sw);
-    if (q.ph < 0 || q.pw < 0 || q.ph > q.kh / 2 || q.pw > q.kw / 2) return dl_fail(ctx, "dl_%s: padding %td, %td must be at most half the kernel %td, %td", who, q.ph, q.pw, q.kh, q.kw);
-    if (q.h + 2 * q.ph < q.kh || q.w + 2 * q.pw < q.kw) return dl_fail(ctx, "dl_%s: the kernel %td, %td is larger than the padded image of %S", who, q.kh, q.kw, n);
+    if (q.kh < 1 || q.kw < 1 || q.sh < 1 || q.sw < 1)
+        return dl_fail(ctx, "dl_%s: kernel %td, %td and stride %td, %td must be positive", who, q.kh, q.kw, q.sh, q.sw);
+    if (q.ph < 0 || q.pw < 0 || q.ph > q.kh / 2 || q.pw > q.kw / 2)
+        return dl_fail(ctx, "dl_%s: padding %td, %td must be at most half the kernel %td, %td", who, q.ph, q.pw, q.kh, q.kw);
+    if (q.h + 2 * q.ph < q.kh || q.w + 2 * q.pw < q.kw)
+        return dl_fail(ctx, "dl_%s: the kernel %td, %td is larger than the padded image of %S", who, q.kh, q.kw, n);
     q.oh = (q.h + 2 * q.ph - q.kh) / q.sh + 1, q.ow = (q.w + 2 * q.pw - q.kw) / q.sw + 1;
     memcpy(i, &q, sizeof q);
     i[DL__GEOMETRY] = 0;
@@ -4588,7 +4900,8 @@ DL_API dl_tensor dl_max_pool2d(dl_tensor x, const dl_pool2d_desc *desc)
     memcpy(&q, i, sizeof q);
     dl_shape s = DL_SHAPE(q.n * q.c, q.oh * q.ow);
     dl_tensor index = dl__pooled(&dl__max_index_op, x, i, DL_I32, false);
-    dl_tensor y = dl__gather(DL__WHO_MAX, dl_reshape(x, DL_SHAPE(q.n * q.c, q.h * q.w)), 1, dl_reshape(index, s), s.dim[1], &s, false);
+    dl_tensor y = dl__gather(
+        DL__WHO_MAX, dl_reshape(x, DL_SHAPE(q.n * q.c, q.h * q.w)), 1, dl_reshape(index, s), s.dim[1], &s, false);
     return dl_reshape(y, DL_SHAPE(q.n, q.c, q.oh, q.ow));
 }
 
@@ -4606,9 +4919,11 @@ DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index w
     dl_context *ctx = dl__operands("adaptive_avg_pool2d", 1, &x, &n);
     if (!ctx || !dl__is_float(ctx, "adaptive_avg_pool2d", n)) return dl__none();
     if (n->ndim != 4) return dl_fail(ctx, "dl_adaptive_avg_pool2d: takes [N,C,H,W], not %S", n), dl__none();
-    if (height < 1 || width < 1) return dl_fail(ctx, "dl_adaptive_avg_pool2d: the sizes %td, %td must be positive", height, width), dl__none();
+    if (height < 1 || width < 1)
+        return dl_fail(ctx, "dl_adaptive_avg_pool2d: the sizes %td, %td must be positive", height, width), dl__none();
     memset(&q, 0, sizeof q);
-    q.n = n->dim[0], q.c = q.o = n->dim[1], q.h = n->dim[2], q.w = n->dim[3], q.oh = height, q.ow = width, q.kh = q.kw = q.groups = 1;
+    q.n = n->dim[0], q.c = q.o = n->dim[1], q.h = n->dim[2], q.w = n->dim[3], q.oh = height, q.ow = width,
+    q.kh = q.kw = q.groups = 1;
     if ((!q.h || !q.w) && q.n && q.c) return dl_fail(ctx, "dl_adaptive_avg_pool2d: an empty image %S", n), dl__none();
     memcpy(i, &q, sizeof q);
     i[DL__GEOMETRY] = 1;
@@ -4640,7 +4955,9 @@ static void dl__log_softmax_part(const dl_run_args *r, size_t part)
 static void dl__softmax_run(const dl_run_args *r)
 {
     const dl_node *y = r->node;
-    if (y->numel) dl_parallel(r, (y->numel / (size_t)y->dim[y->ndim - 1] + DL__SOFTMAX_ROWS - 1) / DL__SOFTMAX_ROWS, y->i[0] ? dl__log_softmax_part : dl__softmax_part);
+    if (y->numel)
+        dl_parallel(r, (y->numel / (size_t)y->dim[y->ndim - 1] + DL__SOFTMAX_ROWS - 1) / DL__SOFTMAX_ROWS,
+            y->i[0] ? dl__log_softmax_part : dl__softmax_part);
 }
 
 static void dl__softmax_grad(const dl_grad_args *g)
@@ -4723,7 +5040,8 @@ static void dl__track(dl_tensor buffer, dl_tensor batch, float momentum, double 
     dl__record(ctx, &dl__running_op, 2, n, DL_F32, &s, &e);
 }
 
-static dl_tensor dl__batch_norm(const char *who, dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
+static dl_tensor dl__batch_norm(
+    const char *who, dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
 {
     dl_node *n;
     int dims[DLTRAIN_MAX_DIMS], count = 0;
@@ -4732,7 +5050,9 @@ static dl_tensor dl__batch_norm(const char *who, dl_tensor x, dl_tensor w, dl_te
     if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
     if (n->ndim < 2) return dl_fail(ctx, "dl_%s: takes [N,C,...], not %S", who, n), dl__none();
     dl_index c = n->dim[1];
-    if (!dl__is_vector(ctx, who, "weight", w, c) || !dl__is_vector(ctx, who, "bias", b, c) || !dl__is_vector(ctx, who, "running_mean", mean, c) || !dl__is_vector(ctx, who, "running_var", var, c)) return dl__none();
+    if (!dl__is_vector(ctx, who, "weight", w, c) || !dl__is_vector(ctx, who, "bias", b, c) ||
+        !dl__is_vector(ctx, who, "running_mean", mean, c) || !dl__is_vector(ctx, who, "running_var", var, c))
+        return dl__none();
     dl_shape s = DL_SCALAR;
     s.ndim = n->ndim;
     for (int i = 0; i < n->ndim; i++) {
@@ -4741,7 +5061,11 @@ static dl_tensor dl__batch_norm(const char *who, dl_tensor x, dl_tensor w, dl_te
     }
     if (ctx->training || !mean.ctx || !var.ctx) {
         double per = c ? (double)n->numel / (double)c : 0;
-        if (ctx->training && per == 1) return dl_fail(ctx, "dl_%s: one value a channel in %S has no variance; train with more, or call dl_train(ctx, false)", who, n), dl__none();
+        if (ctx->training && per == 1)
+            return dl_fail(ctx,
+                       "dl_%s: one value a channel in %S has no variance; train with more, or call dl_train(ctx, false)",
+                       who, n),
+                   dl__none();
         y = dl__normalise(x, dims, count, eps, &m, &v);
         if (ctx->training && mean.ctx) dl__track(mean, dl_reshape(m, DL_SHAPE(c)), momentum, 1);
         if (ctx->training && var.ctx) dl__track(var, dl_reshape(v, DL_SHAPE(c)), momentum, per / (per - 1));
@@ -4749,7 +5073,8 @@ static dl_tensor dl__batch_norm(const char *who, dl_tensor x, dl_tensor w, dl_te
         y = dl_mul(dl_sub(x, dl_reshape(mean, s)), dl_rsqrt(dl_add_scalar(dl_reshape(var, s), eps)));
     return dl__scale_shift(y, w, b, s);
 }
-DL_API dl_tensor dl_batch_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
+DL_API dl_tensor dl_batch_norm_op(
+    dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
 {
     return dl__batch_norm("batch_norm_op", x, w, b, mean, var, momentum, eps);
 }
@@ -4765,11 +5090,16 @@ DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float e
     dl_context *ctx = dl__operands("layer_norm_op", count, in, n);
     if (!ctx || !dl__is_float(ctx, "layer_norm_op", n[0])) return dl__none();
     if (count > 1) last = n[1]->ndim;
-    if (!n[0]->ndim || last > n[0]->ndim || !last) return dl_fail(ctx, "dl_layer_norm_op: takes one dimension or more, and no more in the weight than in x %S", n[0]), dl__none();
+    if (!n[0]->ndim || last > n[0]->ndim || !last)
+        return dl_fail(ctx, "dl_layer_norm_op: takes one dimension or more, and no more in the weight than in x %S", n[0]),
+               dl__none();
     for (int k = 1; k < count; k++) {
         bool fits = n[k]->ndim == last;
         for (int i = 0; fits && i < last; i++) fits = n[k]->dim[i] == n[0]->dim[n[0]->ndim - last + i];
-        if (!fits && k == 1) return dl_fail(ctx, "dl_layer_norm_op: %s %S does not fit the last dimensions of x %S", w.ctx ? "weight" : "bias", n[1], n[0]), dl__none();
+        if (!fits && k == 1)
+            return dl_fail(ctx, "dl_layer_norm_op: %s %S does not fit the last dimensions of x %S",
+                       w.ctx ? "weight" : "bias", n[1], n[0]),
+                   dl__none();
         if (!fits) return dl_fail(ctx, "dl_layer_norm_op: bias %S differs from weight %S", n[2], n[1]), dl__none();
     }
     for (int i = 0; i < last; i++) dims[i] = n[0]->ndim - last + i;
@@ -4786,7 +5116,8 @@ static dl_tensor dl__group_norm(const char *who, dl_tensor x, dl_index groups, d
     if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
     if (n->ndim < 2) return dl_fail(ctx, "dl_%s: takes [N,C,...], not %S", who, n), dl__none();
     dl_index c = n->dim[1];
-    if (groups < 1 || c % groups) return dl_fail(ctx, "dl_%s: groups %td do not divide the channels %td", who, groups, c), dl__none();
+    if (groups < 1 || c % groups)
+        return dl_fail(ctx, "dl_%s: groups %td do not divide the channels %td", who, groups, c), dl__none();
     if (!dl__is_vector(ctx, who, "weight", w, c) || !dl__is_vector(ctx, who, "bias", b, c)) return dl__none();
     dl_shape whole = dl__shape(n), s = whole;
     for (int i = 0; i < s.ndim; i++) s.dim[i] = i == 1 ? c : 1;
@@ -4794,7 +5125,10 @@ static dl_tensor dl__group_norm(const char *who, dl_tensor x, dl_index groups, d
     dl_tensor y = dl__normalise(dl_reshape(x, DL_SHAPE(n->dim[0], groups, per)), dims, 1, eps, NULL, NULL);
     return dl__scale_shift(dl_reshape(y, whole), w, b, s);
 }
-DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps) { return dl__group_norm("group_norm_op", x, groups, w, b, eps); }
+DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps)
+{
+    return dl__group_norm("group_norm_op", x, groups, w, b, eps);
+}
 
 /* ---- attention ---- */
 /* y[..., l, s] = s > l ? fill : x */
@@ -4821,19 +5155,24 @@ DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_te
     if (!ctx) return dl__none();
     for (int i = 0; i < 3; i++)
         if (n[i]->ndim < 2) return dl_fail(ctx, "dl_%s: takes [...,length,width], not %S", who, n[i]), dl__none();
-    if (n[0]->dim[n[0]->ndim - 1] != n[1]->dim[n[1]->ndim - 1]) return dl_fail(ctx, "dl_%s: the widths of q %S and k %S differ", who, n[0], n[1]), dl__none();
-    if (n[1]->dim[n[1]->ndim - 2] != n[2]->dim[n[2]->ndim - 2]) return dl_fail(ctx, "dl_%s: the lengths of k %S and v %S differ", who, n[1], n[2]), dl__none();
+    if (n[0]->dim[n[0]->ndim - 1] != n[1]->dim[n[1]->ndim - 1])
+        return dl_fail(ctx, "dl_%s: the widths of q %S and k %S differ", who, n[0], n[1]), dl__none();
+    if (n[1]->dim[n[1]->ndim - 2] != n[2]->dim[n[2]->ndim - 2])
+        return dl_fail(ctx, "dl_%s: the lengths of k %S and v %S differ", who, n[1], n[2]), dl__none();
     double width = (double)n[0]->dim[n[0]->ndim - 1];
     dl_tensor scores = dl__matmul(who, q, k, dl__none(), false, true);
-    scores = dl__unary(&dl__mul_scalar_op, scores, desc && desc->scale != 0 ? (dl_real)desc->scale : (dl_real)(1 / sqrt(width)), 0);
+    scores = dl__unary(
+        &dl__mul_scalar_op, scores, desc && desc->scale != 0 ? (dl_real)desc->scale : (dl_real)(1 / sqrt(width)), 0);
     if (desc && desc->mask.ctx) {
         dl_tensor both[2];
         dl_node *m[2];
         dl_shape s;
         both[0] = scores, both[1] = desc->mask;
         if (!dl__operands(who, 2, both, m)) return dl__none();
-        bool fits = m[1]->ndim <= m[0]->ndim && dl__broadcast(ctx, who, 2, m, &s) && s.ndim == m[0]->ndim && !memcmp(s.dim, m[0]->dim, sizeof *s.dim * m[0]->ndim);
-        if (!fits) return dl_fail(ctx, "dl_%s: the mask %S does not broadcast to the scores %S", who, m[1], m[0]), dl__none();
+        bool fits = m[1]->ndim <= m[0]->ndim && dl__broadcast(ctx, who, 2, m, &s) && s.ndim == m[0]->ndim &&
+            !memcmp(s.dim, m[0]->dim, sizeof *s.dim * m[0]->ndim);
+        if (!fits)
+            return dl_fail(ctx, "dl_%s: the mask %S does not broadcast to the scores %S", who, m[1], m[0]), dl__none();
         scores = dl_add(scores, desc->mask);
     }
     if (desc && desc->causal) scores = dl__unary(&dl__causal_op, scores, -HUGE_VALF, 0);
@@ -4849,15 +5188,20 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
     const char *who = dl__segment_who[r->node->i[3]];
     if (offset[0] != 0) return dl_fail(r->ctx, "dl_%s: offsets[0] must be 0, not %d", who, (int)offset[0]);
     for (dl_index s = 0; s < segments; s++)
-        if (offset[s + 1] < offset[s]) return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s, (int)offset[s], s + 1, (int)offset[s + 1]);
-    return offset[segments] == rows || dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
+        if (offset[s + 1] < offset[s])
+            return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
+                (int)offset[s], s + 1, (int)offset[s + 1]);
+    return offset[segments] == rows ||
+        dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
 
 static void dl__segment_sum_part(const dl_run_args *r, size_t s)
 {
     const int32_t *offset = (const int32_t *)r->in[1];
     dl_index inner = r->node->i[2];
-    DL__CALL(r->portable, sum_columns, ((dl_real *)r->out + (dl_index)s * inner, (const dl_real *)r->in[0] + offset[s] * inner, (size_t)(offset[s + 1] - offset[s]), (size_t)inner, (size_t)inner, false));
+    DL__CALL(r->portable, sum_columns,
+        ((dl_real *)r->out + (dl_index)s * inner, (const dl_real *)r->in[0] + offset[s] * inner,
+            (size_t)(offset[s + 1] - offset[s]), (size_t)inner, (size_t)inner, false));
 }
 
 static void dl__segment_sum_run(const dl_run_args *r)
@@ -4872,13 +5216,15 @@ static void dl__segment_spread_run(const dl_run_args *r)
     if (!dl__check_offsets(r, offset)) return;
     for (dl_index s = 0; s < r->node->i[0]; s++)
         for (int32_t k = offset[s]; inner && k < offset[s + 1]; k++)
-            memcpy((dl_real *)r->out + (size_t)k * inner, (const dl_real *)r->in[0] + (size_t)s * inner, inner * sizeof(dl_real));
+            memcpy((dl_real *)r->out + (size_t)k * inner, (const dl_real *)r->in[0] + (size_t)s * inner,
+                inner * sizeof(dl_real));
 }
 
 static void dl__segment_inverse_run(const dl_run_args *r) /* 1 / length, 0 of an empty one */
 {
     const int32_t *offset = (const int32_t *)r->in[0];
-    for (dl_index s = 0; s < r->node->i[0]; s++) ((dl_real *)r->out)[s] = offset[s + 1] > offset[s] ? (dl_real)1 / (dl_real)(offset[s + 1] - offset[s]) : 0;
+    for (dl_index s = 0; s < r->node->i[0]; s++)
+        ((dl_real *)r->out)[s] = offset[s + 1] > offset[s] ? (dl_real)1 / (dl_real)(offset[s + 1] - offset[s]) : 0;
 }
 
 static void dl__segment_argmax_run(const dl_run_args *r) /* the row of x, -1 for an empty segment */
@@ -4900,7 +5246,8 @@ static void dl__segment_argmax_run(const dl_run_args *r) /* the row of x, -1 for
 static void dl__segment_sum_grad(const dl_grad_args *g);
 static void dl__segment_spread_grad(const dl_grad_args *g);
 static const dl_op dl__segment_sum_op = { "segment_sum", 0, NULL, dl__segment_sum_run, dl__segment_sum_grad, NULL, NULL };
-static const dl_op dl__segment_spread_op = { "segment_spread", 0, NULL, dl__segment_spread_run, dl__segment_spread_grad, NULL, NULL };
+static const dl_op dl__segment_spread_op = { "segment_spread", 0, NULL, dl__segment_spread_run, dl__segment_spread_grad,
+    NULL, NULL };
 static const dl_op dl__segment_inverse_op = { "segment_inverse", 0, NULL, dl__segment_inverse_run, NULL, NULL, NULL };
 static const dl_op dl__segment_argmax_op = { "segment_argmax", 0, NULL, dl__segment_argmax_run, NULL, NULL, NULL };
 static void dl__segment_sum_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__segment_spread_op, g); }
@@ -4914,7 +5261,8 @@ static bool dl__segments(int who_index, dl_tensor x, dl_tensor offsets, dl_node 
     in[0] = x, in[1] = offsets;
     dl_context *ctx = dl__operands(who, 2, in, n);
     if (!ctx || !dl__is_float(ctx, who, n[0])) return false;
-    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_%s: offsets must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]);
+    if (n[1]->dtype != DL_I32)
+        return dl_fail(ctx, "dl_%s: offsets must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]);
     if (n[1]->ndim != 1 || n[1]->dim[0] < 1) return dl_fail(ctx, "dl_%s: offsets must be [segments+1], not %S", who, n[1]);
     if (!n[0]->ndim) return dl_fail(ctx, "dl_%s: x needs rows; it is %S", who, n[0]);
     i[0] = n[1]->dim[0] - 1;
@@ -4936,7 +5284,10 @@ static dl_tensor dl__segment(const dl_op *op, int who, dl_tensor x, dl_tensor of
     dl__extra e = dl__with(4, i);
     return dl__record(x.ctx, op, 2, n, dtype, &s, &e);
 }
-DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets) { return dl__segment(&dl__segment_sum_op, 0, x, offsets, DL_F32); }
+DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets)
+{
+    return dl__segment(&dl__segment_sum_op, 0, x, offsets, DL_F32);
+}
 
 DL_API dl_tensor dl_segment_mean(dl_tensor x, dl_tensor offsets)
 {
@@ -5015,7 +5366,8 @@ static bool dl__pair(const char *who, dl_tensor y, dl_tensor target, dl_reductio
 
 DL_API dl_tensor dl_mse(dl_tensor y, dl_tensor target, dl_reduction reduction)
 {
-    return dl__pair("mse", y, target, reduction) ? dl__reduction("mse", dl_square(dl_sub(y, target)), reduction) : dl__none();
+    return dl__pair("mse", y, target, reduction) ? dl__reduction("mse", dl_square(dl_sub(y, target)), reduction)
+                                                 : dl__none();
 }
 
 DL_API dl_tensor dl_l1(dl_tensor y, dl_tensor target, dl_reduction reduction)
@@ -5023,23 +5375,29 @@ DL_API dl_tensor dl_l1(dl_tensor y, dl_tensor target, dl_reduction reduction)
     return dl__pair("l1", y, target, reduction) ? dl__reduction("l1", dl_abs(dl_sub(y, target)), reduction) : dl__none();
 }
 
-DL_API dl_tensor dl_huber(dl_tensor y, dl_tensor target, float delta, dl_reduction reduction) /* d^2/2 up to delta, then delta (|d| - delta/2) */
+DL_API dl_tensor dl_huber(
+    dl_tensor y, dl_tensor target, float delta, dl_reduction reduction) /* d^2/2 up to delta, then delta (|d| - delta/2) */
 {
     if (!dl__pair("huber", y, target, reduction)) return dl__none();
     if (!(delta > 0)) return dl_fail(y.ctx, "dl_huber: delta must be positive, not %g", (double)delta), dl__none();
     dl_tensor d = dl_sub(y, target), a = dl_abs(d);
     dl_tensor far_off = dl_mul_scalar(dl_add_scalar(a, -0.5f * delta), delta);
-    return dl__reduction("huber", dl_where(dl_gt(a, dl__scalar(y.ctx, delta)), far_off, dl_mul_scalar(dl_square(d), 0.5f)), reduction);
+    return dl__reduction(
+        "huber", dl_where(dl_gt(a, dl__scalar(y.ctx, delta)), far_off, dl_mul_scalar(dl_square(d), 0.5f)), reduction);
 }
 
 DL_API dl_tensor dl_bce(dl_tensor p, dl_tensor target, dl_reduction reduction)
 {
-    return dl__pair("bce", p, target, reduction) ? dl__reduction("bce", dl__binary(&dl__bce_op, p, target), reduction) : dl__none();
+    return dl__pair("bce", p, target, reduction) ? dl__reduction("bce", dl__binary(&dl__bce_op, p, target), reduction)
+                                                 : dl__none();
 }
 
-DL_API dl_tensor dl_bce_with_logits(dl_tensor z, dl_tensor target, dl_reduction reduction) /* softplus(z) - z t = max(z,0) - z t + log1p(exp(-|z|)) */
+DL_API dl_tensor dl_bce_with_logits(
+    dl_tensor z, dl_tensor target, dl_reduction reduction) /* softplus(z) - z t = max(z,0) - z t + log1p(exp(-|z|)) */
 {
-    return dl__pair("bce_with_logits", z, target, reduction) ? dl__reduction("bce_with_logits", dl_sub(dl_softplus(z), dl_mul(z, target)), reduction) : dl__none();
+    return dl__pair("bce_with_logits", z, target, reduction)
+        ? dl__reduction("bce_with_logits", dl_sub(dl_softplus(z), dl_mul(z, target)), reduction)
+        : dl__none();
 }
 
 DL_API dl_tensor dl_gaussian_nll(dl_tensor mean, dl_tensor target, dl_tensor var, float eps, dl_reduction reduction)
@@ -5052,11 +5410,14 @@ DL_API dl_tensor dl_gaussian_nll(dl_tensor mean, dl_tensor target, dl_tensor var
     if (!ctx || !dl__is_float(ctx, "gaussian_nll", n[1])) return dl__none();
     bool fits = n[1]->ndim == n[0]->ndim;
     for (int i = 0; fits && i < n[0]->ndim; i++) fits = n[1]->dim[i] == n[0]->dim[i] || n[1]->dim[i] == 1;
-    if (!fits) return dl_fail(ctx, "dl_gaussian_nll: the variance %S must have the shape %S, or sizes of 1", n[1], n[0]), dl__none();
+    if (!fits)
+        return dl_fail(ctx, "dl_gaussian_nll: the variance %S must have the shape %S, or sizes of 1", n[1], n[0]),
+               dl__none();
     if (!(eps >= 0)) return dl_fail(ctx, "dl_gaussian_nll: eps must be positive, not %g", (double)eps), dl__none();
     dl_tensor least = dl__scalar(ctx, eps != 0 ? eps : 1e-6f); /* the gradient passes below it, as PyTorch's does */
     dl_tensor v = dl_where(dl_lt(var, least), dl_add(dl_sub(var, dl_detach(var)), least), var);
-    return dl__reduction("gaussian_nll", dl_mul_scalar(dl_add(dl_log(v), dl_div(dl_square(dl_sub(mean, target)), v)), 0.5f), reduction);
+    return dl__reduction(
+        "gaussian_nll", dl_mul_scalar(dl_add(dl_log(v), dl_div(dl_square(dl_sub(mean, target)), v)), 0.5f), reduction);
 }
 
 DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduction) /* 0 log 0 is 0 */
@@ -5073,7 +5434,8 @@ static bool dl__targets_fit(const dl_run_args *r, const int32_t *y, size_t n)
     const dl_index *i = r->node->i;
     for (size_t k = 0; k < n; k++)
         if (y[k] != i[1] && (y[k] < 0 || y[k] >= i[0]))
-            return dl_fail(r->ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]], (int)y[k], k, i[0]);
+            return dl_fail(r->ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]],
+                (int)y[k], k, i[0]);
     return true;
 }
 
@@ -5089,7 +5451,8 @@ static void dl__target_weights_run(const dl_run_args *r)
     const int32_t *y = (const int32_t *)r->in[0];
     const dl_real *weight = r->node->n_in > 1 ? (const dl_real *)r->in[1] : NULL;
     if (!dl__targets_fit(r, y, r->node->numel)) return;
-    for (size_t k = 0; k < r->node->numel; k++) ((dl_real *)r->out)[k] = y[k] == r->node->i[1] ? 0 : weight ? weight[y[k]] : 1;
+    for (size_t k = 0; k < r->node->numel; k++)
+        ((dl_real *)r->out)[k] = y[k] == r->node->i[1] ? 0 : weight ? weight[y[k]] : 1;
 }
 static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL, NULL, NULL };
 static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
@@ -5110,7 +5473,8 @@ static dl_tensor dl__safe_div(dl_tensor loss, dl_tensor total)
 }
 
 /* log_p [N,C,...], target [N,...] of classes. */
-static dl_tensor dl__class_loss(const char *who, int who_index, dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *d)
+static dl_tensor dl__class_loss(
+    const char *who, int who_index, dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *d)
 {
     dl_node *n[3];
     dl_tensor in[3];
@@ -5122,7 +5486,8 @@ static dl_tensor dl__class_loss(const char *who, int who_index, dl_tensor log_p,
     for (int k = 1; k < rest.ndim - 1; k++) rest.dim[k] = rest.dim[k + 1];
     rest.ndim--;
     pick.dim[1] = 1;
-    if (rest.ndim != n[1]->ndim || memcmp(rest.dim, n[1]->dim, sizeof *rest.dim * n[1]->ndim)) return dl_fail(ctx, "dl_%s: logits %S need targets %H, not %S", who, n[0], &rest, n[1]), dl__none();
+    if (rest.ndim != n[1]->ndim || memcmp(rest.dim, n[1]->dim, sizeof *rest.dim * n[1]->ndim))
+        return dl_fail(ctx, "dl_%s: logits %S need targets %H, not %S", who, n[0], &rest, n[1]), dl__none();
     i[0] = n[0]->dim[1], i[1] = d->set_ignore_index ? d->ignore_index : -100, i[2] = who_index;
     dl__extra e = dl__with(3, i);
     dl_tensor safe = dl__record(ctx, &dl__targets_op, 1, n + 1, DL_I32, &rest, &e);
@@ -5143,7 +5508,8 @@ static dl_tensor dl__class_loss(const char *who, int who_index, dl_tensor log_p,
 }
 
 /* What cross_entropy and nll check alike; [C] becomes [1,C]. */
-static dl_context *dl__class_checks(const char *who, dl_tensor *x, dl_tensor *target, const dl_cross_entropy_desc *d, dl_node **n)
+static dl_context *dl__class_checks(
+    const char *who, dl_tensor *x, dl_tensor *target, const dl_cross_entropy_desc *d, dl_node **n)
 {
     dl_tensor in[3];
     in[0] = *x, in[1] = *target, in[2] = d->weight;
@@ -5152,13 +5518,19 @@ static dl_context *dl__class_checks(const char *who, dl_tensor *x, dl_tensor *ta
     if (!n[0]->ndim) return dl_fail(ctx, "dl_%s: takes [N,C,...] or [C], not %S", who, n[0]), (dl_context *)NULL;
     if (n[0]->ndim == 1) {
         bool soft = n[1]->dtype == DL_F32;
-        if (n[1]->ndim != (soft ? 1 : 0)) return dl_fail(ctx, "dl_%s: logits %S need a target %s, not %S", who, n[0], soft ? "of the same shape" : "[]", n[1]), (dl_context *)NULL;
+        if (n[1]->ndim != (soft ? 1 : 0))
+            return dl_fail(
+                       ctx, "dl_%s: logits %S need a target %s, not %S", who, n[0], soft ? "of the same shape" : "[]", n[1]),
+                   (dl_context *)NULL;
         *x = in[0] = dl_reshape(*x, DL_SHAPE(1, n[0]->dim[0]));
         *target = in[1] = soft ? dl_reshape(*target, DL_SHAPE(1, n[1]->dim[0])) : dl_reshape(*target, DL_SHAPE(1));
         if (!dl__operands(who, 2, in, n)) return NULL;
     }
-    if ((unsigned)d->reduction > DL_BATCHMEAN) return dl_fail(ctx, "dl_%s: there is no reduction %d", who, (int)d->reduction), (dl_context *)NULL;
-    if (!(d->label_smoothing >= 0 && d->label_smoothing <= 1)) return dl_fail(ctx, "dl_%s: label_smoothing %g is not between 0 and 1", who, (double)d->label_smoothing), (dl_context *)NULL;
+    if ((unsigned)d->reduction > DL_BATCHMEAN)
+        return dl_fail(ctx, "dl_%s: there is no reduction %d", who, (int)d->reduction), (dl_context *)NULL;
+    if (!(d->label_smoothing >= 0 && d->label_smoothing <= 1))
+        return dl_fail(ctx, "dl_%s: label_smoothing %g is not between 0 and 1", who, (double)d->label_smoothing),
+               (dl_context *)NULL;
     if (!dl__is_vector(ctx, who, "weight", d->weight, n[0]->dim[1])) return NULL;
     return ctx;
 }
@@ -5171,7 +5543,10 @@ static dl_cross_entropy_desc dl__class_desc(const dl_cross_entropy_desc *desc)
 }
 
 /* With reduction none a sample without batch has a loss of shape []. */
-static dl_tensor dl__unbatch(dl_tensor loss, bool single, dl_reduction reduction) { return single && reduction == DL_NONE ? dl_reshape(loss, DL_SCALAR) : loss; }
+static dl_tensor dl__unbatch(dl_tensor loss, bool single, dl_reduction reduction)
+{
+    return single && reduction == DL_NONE ? dl_reshape(loss, DL_SCALAR) : loss;
+}
 
 DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entropy_desc *desc)
 {
@@ -5180,7 +5555,8 @@ DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entrop
     dl_tensor x = log_p;
     dl_context *ctx = dl__class_checks("nll", &x, &target, &d, n);
     if (!ctx) return dl__none();
-    if (n[1]->dtype != DL_I32) return dl_fail(ctx, "dl_nll: targets must be DL_I32, not %s", dl__dtype_names[n[1]->dtype]), dl__none();
+    if (n[1]->dtype != DL_I32)
+        return dl_fail(ctx, "dl_nll: targets must be DL_I32, not %s", dl__dtype_names[n[1]->dtype]), dl__none();
     if (d.label_smoothing > 0) return dl_fail(ctx, "dl_nll: label_smoothing belongs to dl_cross_entropy_ex"), dl__none();
     return dl__unbatch(dl__class_loss("nll", DL__WHO_NLL, x, target, &d), x.node != log_p.node, d.reduction);
 }
@@ -5194,12 +5570,20 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
     dl_context *ctx = dl__class_checks(who, &x, &target, &d, n);
     if (!ctx) return dl__none();
     bool single = x.node != logits.node;
-    if (n[1]->dtype == DL_U8) return dl_fail(ctx, "dl_cross_entropy: targets must be DL_I32 classes or DL_F32 probabilities, not DL_U8"), dl__none();
+    if (n[1]->dtype == DL_U8)
+        return dl_fail(ctx, "dl_cross_entropy: targets must be DL_I32 classes or DL_F32 probabilities, not DL_U8"),
+               dl__none();
     if (n[1]->dtype == DL_I32) {
-        if (n[1]->ndim != n[0]->ndim - 1) return dl_fail(ctx, "dl_cross_entropy: logits %S need targets [%td%s], not %S", n[0], n[0]->dim[0], n[0]->ndim > 2 ? ",..." : "", n[1]), dl__none();
-        return dl__unbatch(dl__class_loss(who, DL__WHO_CROSS_ENTROPY, dl__softmax(who, x, 1, true), target, &d), single, d.reduction);
+        if (n[1]->ndim != n[0]->ndim - 1)
+            return dl_fail(ctx, "dl_cross_entropy: logits %S need targets [%td%s], not %S", n[0], n[0]->dim[0],
+                       n[0]->ndim > 2 ? ",..." : "", n[1]),
+                   dl__none();
+        return dl__unbatch(
+            dl__class_loss(who, DL__WHO_CROSS_ENTROPY, dl__softmax(who, x, 1, true), target, &d), single, d.reduction);
     }
-    if (!dl__same_shape(n[0], n[1])) return dl_fail(ctx, "dl_cross_entropy: probabilities must have the shape of the logits: %S and %S", n[0], n[1]), dl__none();
+    if (!dl__same_shape(n[0], n[1]))
+        return dl_fail(ctx, "dl_cross_entropy: probabilities must have the shape of the logits: %S and %S", n[0], n[1]),
+               dl__none();
     static const int one = 1;
     double classes = (double)n[0]->dim[1], samples = classes > 0 ? (double)n[0]->numel / classes : 0;
     dl_tensor log_p = dl__softmax(who, x, 1, true);
@@ -5216,7 +5600,7 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target) { return dl_cross_entropy_ex(logits, target, NULL); }
 
 /* ==== >>autodiff ====
-   Gradients are nodes like others: a walk over the tape from the result back asks each operation for its rule.
+   Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule.
    may use: elementwise operations (to add) and reductions (to undo broadcasting) */
 
 /* Marks in reach[] the nodes up to `end` that depend on a marked leaf. */
@@ -5307,10 +5691,15 @@ static bool dl__grad_arrays(dl_context *ctx, uint32_t n, bool **reach, dl_tensor
 static dl_node *dl__loss_node(dl_tensor y, const char *who)
 {
     dl_node *n;
-    if (y.ctx && !y.ctx->failed && y.step == y.ctx->step && y.ctx->ended) return dl_fail(y.ctx, "dl_%s: the step has ended already; dl_backward_ex with .retain keeps it open", who), (dl_node *)NULL;
+    if (y.ctx && !y.ctx->failed && y.step == y.ctx->step && y.ctx->ended)
+        return dl_fail(y.ctx, "dl_%s: the step has ended already; dl_backward_ex with .retain keeps it open", who),
+               (dl_node *)NULL;
     dl_context *ctx = dl__operands(who, 1, &y, &n);
     if (!ctx || !dl__is_float(ctx, who, n)) return NULL;
-    return n->numel == 1 ? n : (dl_fail(ctx, "dl_%s: takes a tensor of one element, not %S; dl_mean or dl_sum makes one", who, n), (dl_node *)NULL);
+    return n->numel == 1
+        ? n
+        : (dl_fail(ctx, "dl_%s: takes a tensor of one element, not %S; dl_mean or dl_sum makes one", who, n),
+              (dl_node *)NULL);
 }
 
 DL_API bool dl_grad(dl_tensor y, const dl_tensor *x, int n, dl_tensor *dx)
@@ -5324,7 +5713,10 @@ DL_API bool dl_grad(dl_tensor y, const dl_tensor *x, int n, dl_tensor *dx)
     if (!dl__grad_arrays(ctx, node->id + 1, &reach, &grad)) return false;
     for (int k = 0; k < n; k++) {
         if (!dl__operands("grad", 1, &x[k], &leaf)) return false;
-        if (!(leaf->flags & DL__REQUIRES)) return dl_fail(ctx, "dl_grad: x[%d] (%s, node %u) takes no gradient; dl_variable and parameters do, and what is made of them", k, leaf->op->name, leaf->id);
+        if (!(leaf->flags & DL__REQUIRES))
+            return dl_fail(ctx,
+                "dl_grad: x[%d] (%s, node %u) takes no gradient; dl_variable and parameters do, and what is made of them", k,
+                leaf->op->name, leaf->id);
         if (leaf->id <= node->id) reach[leaf->id] = true;
     }
     if (!dl__differentiate(ctx, node->id, dl_full(ctx, dl__shape(node), 1), reach, grad, false)) return false;
@@ -5342,15 +5734,19 @@ DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc)
     dl_tensor *grad;
     bool *reach, any = false;
     const char *pattern = desc ? desc->pattern : NULL;
-    if (!node || !dl__matches(ctx, "backward", pattern) || !dl__lay_out_grads(ctx) || !dl__grad_arrays(ctx, node->id + 1, &reach, &grad)) return false;
+    if (!node || !dl__matches(ctx, "backward", pattern) || !dl__lay_out_grads(ctx) ||
+        !dl__grad_arrays(ctx, node->id + 1, &reach, &grad))
+        return false;
     for (uint32_t i = 0; i <= node->id; i++) {
         const dl_node *n = ctx->node[i];
-        if (!dl__is_param(n) || !(n->flags & DL__WANTED) || (pattern && !dl_glob(pattern, ctx->param[n->i[0]].name))) continue;
+        if (!dl__is_param(n) || !(n->flags & DL__WANTED) || (pattern && !dl_glob(pattern, ctx->param[n->i[0]].name)))
+            continue;
         any = reach[i] = true;
     }
     if (!any) return dl_fail(ctx, "dl_backward: no parameter that can be trained is used in this step");
     bool recording = dl_set_grad(ctx, false);
-    bool ok = dl__differentiate(ctx, node->id, dl_full(ctx, dl__shape(node), desc && desc->scale != 0 ? desc->scale : 1), reach, grad, true);
+    bool ok = dl__differentiate(
+        ctx, node->id, dl_full(ctx, dl__shape(node), desc && desc->scale != 0 ? desc->scale : 1), reach, grad, true);
     dl_set_grad(ctx, recording);
     if (!ok || ctx->failed) return false;
     any = false;
@@ -5442,10 +5838,16 @@ static bool dl__stays(const dl__planning *p, const dl_node *n)
     return !p->recycle || n->flags & DL__KEPT || dl__bytes(n) <= 64 || (!l->readers && !(n->flags & DL__BYPASSED));
 }
 
-static bool dl__runs(const dl_node *n) { return !(n->flags & DL__LEAF) && (!(n->flags & DL__VIEW) || n->flags & DL__EFFECT); }
+static bool dl__runs(const dl_node *n)
+{
+    return !(n->flags & DL__LEAF) && (!(n->flags & DL__VIEW) || n->flags & DL__EFFECT);
+}
 
 /* A transposed tensor that products have read through, and nobody else. */
-static bool dl__skipped(const dl__planning *p, const dl_node *n) { return n->flags & DL__BYPASSED && !(n->flags & DL__KEPT) && !p->life[n->id].readers && !p->ctx->config.eager; }
+static bool dl__skipped(const dl__planning *p, const dl_node *n)
+{
+    return n->flags & DL__BYPASSED && !(n->flags & DL__KEPT) && !p->life[n->id].readers && !p->ctx->config.eager;
+}
 
 static void dl__find_lives(dl__planning *p)
 {
@@ -5483,7 +5885,8 @@ static void dl__find_launches(dl__planning *p)
         const dl_node *n = ctx->node[i];
         dl__launch *l = &p->plan->launch[count];
         if (!dl__runs(n) || dl__skipped(p, n)) continue;
-        bool elementwise = n->op->flags & DL_OP_ELEMENTWISE, joins = elementwise && open != UINT32_MAX && !ctx->config.no_fusion;
+        bool elementwise = n->op->flags & DL_OP_ELEMENTWISE,
+             joins = elementwise && open != UINT32_MAX && !ctx->config.no_fusion;
         if (joins) {
             const dl__launch *group = &p->plan->launch[open];
             joins = dl__same_shape(n, ctx->node[p->start + group->first]) && i - (p->start + group->first) < DL__GROUP;
@@ -5513,7 +5916,8 @@ static void dl__fold(dl__planning *p)
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
         const dl_node *from = n->in[0], *root = dl__root(from);
-        bool whole = root->numel == from->numel && root->id >= p->start && dl__runs(root) && !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op;
+        bool whole = root->numel == from->numel && root->id >= p->start && dl__runs(root) &&
+            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op;
         if (!whole || p->life[root->id].readers != 1 || p->plan->space[root->id - p->start] == DL__GRADS) continue;
         bool add = n->i[1] != 0;
         if (add && !(root->op->flags & DL_OP_ACCUMULATES)) continue;
@@ -5531,8 +5935,11 @@ enum { DL__GONE_AFTER = 2 };       /* beside `accumulate` in a plan */
 /* May node n of this launch write over its input x? x dies here and the group reads it element by element. */
 static bool dl__in_place(const dl__planning *p, const dl__launch *l, const dl_node *n, const dl_node *x)
 {
-    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || x->flags & DL__VIEW || p->life[x->id].last != n->id || p->life[x->id].slot == DL__FREED) return false;
-    if (!dl__same_shape(x, n) || x->dtype != n->dtype || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x)) return false;
+    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || x->flags & DL__VIEW || p->life[x->id].last != n->id ||
+        p->life[x->id].slot == DL__FREED)
+        return false;
+    if (!dl__same_shape(x, n) || x->dtype != n->dtype || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x))
+        return false;
     for (uint32_t i = p->start + l->first; i <= n->id; i++) {
         const dl_node *m = p->ctx->node[i];
         for (int k = 0; dl__runs(m) && k < m->n_in; k++)
@@ -5545,7 +5952,10 @@ static void dl__free_dead(dl__planning *p, const dl_node *n)
 {
     for (int k = 0; k < n->n_in; k++) {
         const dl_node *x = dl__root(n->in[k]);
-        if (x->id < p->start || p->life[x->id].last != n->id || !dl__runs(x) || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse || p->life[x->id].slot == DL__FREED) continue;
+        if (x->id < p->start || p->life[x->id].last != n->id || !dl__runs(x) ||
+            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse ||
+            p->life[x->id].slot == DL__FREED)
+            continue;
         p->life[x->id].slot = DL__FREED;
         dl__give(p, p->plan->offset[x->id - p->start], dl__round(dl__bytes(x)));
     }
@@ -5562,7 +5972,8 @@ static void dl__place_launch(dl__planning *p, dl__launch *l, uint32_t number)
         const dl_node *n = ctx->node[i];
         uint32_t x = i - p->start;
         if (p->life[i].launch != number) continue;
-        bool local = l->count > 1 && !dl__stays(p, n) && p->life[i].readers && p->life[i].last < end && p->life[p->life[i].last].launch == number && p->plan->space[x] != DL__GRADS;
+        bool local = l->count > 1 && !dl__stays(p, n) && p->life[i].readers && p->life[i].last < end &&
+            p->life[p->life[i].last].launch == number && p->plan->space[x] != DL__GRADS;
         if (n->flags & DL__EFFECT || n->op == &dl__accumulate_op || p->plan->space[x] == DL__GRADS) continue;
         if (local) {
             uint32_t slot = 0;
@@ -5584,7 +5995,8 @@ static void dl__place_launch(dl__planning *p, dl__launch *l, uint32_t number)
         }
         for (int k = 0; k < n->n_in; k++) { /* tiles that are read for the last time */
             const dl_node *in = n->in[k];
-            if (in->id >= p->start && p->plan->space[in->id - p->start] == DL__TILE && p->life[in->id].last == i) taken[p->plan->offset[in->id - p->start]] = 0;
+            if (in->id >= p->start && p->plan->space[in->id - p->start] == DL__TILE && p->life[in->id].last == i)
+                taken[p->plan->offset[in->id - p->start]] = 0;
         }
     }
     for (uint32_t i = first; i < end; i++)
@@ -5596,7 +6008,8 @@ static size_t dl__launch_scratch(dl_context *ctx, uint32_t start, const dl__laun
     const dl_node *first = ctx->node[start + l->first];
     if (!(first->op->flags & DL_OP_ELEMENTWISE)) return first->op->scratch ? dl__round(first->op->scratch(first)) : 0;
     size_t tile = DL__MIN((size_t)DLTRAIN_TILE, first->numel), stretched = 0;
-    for (uint32_t i = start + l->first; i < start + l->first + l->count; i++) { /* inputs that have to be stretched take a tile each */
+    for (uint32_t i = start + l->first; i < start + l->first + l->count;
+         i++) { /* inputs that have to be stretched take a tile each */
         const dl_node *n = ctx->node[i];
         size_t now = 0;
         if (!dl__runs(n) || !(n->op->flags & DL_OP_ELEMENTWISE)) continue;
@@ -5625,7 +6038,8 @@ static void dl__make_plan(dl__planning *p)
         p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(ctx, p->start, &p->plan->launch[i]));
     }
     for (uint32_t i = p->start; i < p->end; i++)
-        if (p->life[i].slot == DL__FREED || p->plan->space[i - p->start] == DL__TILE) p->plan->accumulate[i - p->start] |= DL__GONE_AFTER;
+        if (p->life[i].slot == DL__FREED || p->plan->space[i - p->start] == DL__TILE)
+            p->plan->accumulate[i - p->start] |= DL__GONE_AFTER;
     p->plan->work = p->top;
 }
 
@@ -5667,7 +6081,8 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
     planning.recycle = recycle;
     dl__mark mark = dl__tape_mark(ctx);
     planning.life = (dl__life *)dl__tape_alloc(ctx, end * sizeof *planning.life, 0);
-    planning.gap = planning.life ? (dl__gap *)dl__tape_alloc(ctx, (n + 1) * sizeof *planning.gap, 2 * (size_t)(n + 1)) : NULL;
+    planning.gap = planning.life ? (dl__gap *)dl__tape_alloc(ctx, (n + 1) * sizeof *planning.gap, 2 * (size_t)(n + 1))
+                                 : NULL;
     if (planning.gap) dl__make_plan(&planning);
     if (!eager) dl__tape_release(ctx, mark);
     if (planning.gap) return p;
@@ -5679,7 +6094,14 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
 /* ==== >>executor ====
    Runs a plan on the threads of the context.
    may use: planner, platform */
-typedef struct dl__task { dl_context *ctx; const dl__launch *launch; uint32_t start; char *scratch; const dl_run_args *args; void (*fn)(const dl_run_args *args, size_t part); } dl__task;
+typedef struct dl__task {
+    dl_context *ctx;
+    const dl__launch *launch;
+    uint32_t start;
+    char *scratch;
+    const dl_run_args *args;
+    void (*fn)(const dl_run_args *args, size_t part);
+} dl__task;
 
 static void dl__parallel_part(void *user, size_t part, int thread)
 {
@@ -5696,7 +6118,8 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
     t.ctx = args->ctx;
     t.args = args;
     t.fn = fn;
-    if (parts <= DL__MAX_PARTS && args->ctx->pool.threads > 1 && parts > 1) dl__pool_run(&args->ctx->pool, parts, dl__parallel_part, &t);
+    if (parts <= DL__MAX_PARTS && args->ctx->pool.threads > 1 && parts > 1)
+        dl__pool_run(&args->ctx->pool, parts, dl__parallel_part, &t);
     else
         for (size_t i = 0; i < parts; i++) fn(args, i);
 }
@@ -5766,7 +6189,8 @@ static void dl__group_part(void *user, size_t part, int thread)
             }
         }
         a.node = y;
-        a.out = y->space == DL__TILE ? slots + y->offset * bytes : (char *)dl__address(t->ctx, y) + a.first * dl__dtype_size(y->dtype);
+        a.out = y->space == DL__TILE ? slots + y->offset * bytes
+                                     : (char *)dl__address(t->ctx, y) + a.first * dl__dtype_size(y->dtype);
         y->op->run(&a);
     }
 }
@@ -5837,7 +6261,8 @@ static bool dl__check_nan(dl_context *ctx, const dl_node *n)
     if (n->dtype != DL_F32 || !dl__runs(n) || ctx->dry) return true;
     const dl_real *p = (const dl_real *)dl__address(ctx, n);
     for (size_t i = 0; i < n->numel; i++)
-        if (p[i] != p[i]) return dl_fail(ctx, "dl_%s (node %u): the first NaN, at element %zu of %S", n->op->name, n->id, i, n);
+        if (p[i] != p[i])
+            return dl_fail(ctx, "dl_%s (node %u): the first NaN, at element %zu of %S", n->op->name, n->id, i, n);
     return true;
 }
 
@@ -5849,7 +6274,8 @@ static bool dl__run(dl_context *ctx, bool final)
     if (ctx->failed) return false;
     if (start == ctx->nodes) return true;
     bool recycle = final || !ctx->recording;
-    for (uint32_t i = start; !final && recycle && i < ctx->nodes; i++) recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
+    for (uint32_t i = start; !final && recycle && i < ctx->nodes; i++)
+        recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
     recycle = recycle && !ctx->config.eager;
     if (!dl__lay_out(ctx)) return false;
     memset(&eager, 0, sizeof eager);
@@ -5863,7 +6289,8 @@ static bool dl__run(dl_context *ctx, bool final)
     dl__bind(ctx, plan, start, work);
     unsigned fp = dl__fp_enter();
     ctx->running = true;
-    for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
+    for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++)
+        dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
     ctx->running = false;
     dl__fp_leave(fp);
     ctx->done = ctx->nodes;
@@ -5905,8 +6332,10 @@ DL_API dl_context *dl_create(const dl_config *config)
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
-    if (c.device && !strncmp(c.device, "cuda", 4)) dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", c.device);
-    else if (c.device && strcmp(c.device, "cpu")) dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", c.device);
+    if (c.device && !strncmp(c.device, "cuda", 4))
+        dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", c.device);
+    else if (c.device && strcmp(c.device, "cpu"))
+        dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", c.device);
     dl__begin_step(ctx);
     return ctx;
 }
@@ -5929,7 +6358,8 @@ DL_API void dl_destroy(dl_context *ctx)
     dl__system_free(&c, raw);
 }
 
-DL_API bool dl_measure(const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out)
+DL_API bool dl_measure(
+    const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out)
 {
     dl_config c;
     memset(&c, 0, sizeof c);
@@ -5966,14 +6396,18 @@ DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_
     dl_shape s;
     if (!in || n < 1 || !in[0].ctx) return dl__none();
     dl_context *ctx = in[0].ctx;
-    if (!op || !op->name || !*op->name || !op->run) return dl_fail(ctx, "dl_apply: the operation needs a name and a run function"), dl__none();
-    if (n > (int)DL__COUNT_OF(node)) return dl_fail(ctx, "dl_%s: %d inputs; at most %d", op->name, n, (int)DL__COUNT_OF(node)), dl__none();
+    if (!op || !op->name || !*op->name || !op->run)
+        return dl_fail(ctx, "dl_apply: the operation needs a name and a run function"), dl__none();
+    if (n > (int)DL__COUNT_OF(node))
+        return dl_fail(ctx, "dl_%s: %d inputs; at most %d", op->name, n, (int)DL__COUNT_OF(node)), dl__none();
     if (!dl__operands(op->name, n, in, node)) return dl__none();
-    if (attrs && (attrs->n < 0 || attrs->n > 255 || (attrs->n && !attrs->i))) return dl_fail(ctx, "dl_%s: %d integer attributes; 0 to 255, and not NULL", op->name, attrs->n), dl__none();
+    if (attrs && (attrs->n < 0 || attrs->n > 255 || (attrs->n && !attrs->i)))
+        return dl_fail(ctx, "dl_%s: %d integer attributes; 0 to 255, and not NULL", op->name, attrs->n), dl__none();
     dtype = (dl_dtype)node[0]->dtype;
     s = dl__shape(node[0]);
     if (op->shape) {
-        if (!op->shape(ctx, node, n, attrs, &dtype, &s)) return dl_fail(ctx, "dl_%s: the shape rule refused its inputs", op->name), dl__none();
+        if (!op->shape(ctx, node, n, attrs, &dtype, &s))
+            return dl_fail(ctx, "dl_%s: the shape rule refused its inputs", op->name), dl__none();
     } else if (op->flags & DL_OP_ELEMENTWISE && !dl__broadcast(ctx, op->name, n, node, &s)) return dl__none();
     dl__extra e = dl__with(attrs ? attrs->n : 0, attrs ? attrs->i : NULL);
     if (attrs) memcpy(e.f, attrs->f, sizeof e.f);
@@ -6009,9 +6443,12 @@ DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_des
     dl_context *ctx = dl__operands("linear", 1, &x, &n);
     if (!ctx || !dl__is_float(ctx, "linear", n)) return dl__none();
     if (!n->ndim) return dl_fail(ctx, "dl_linear: takes [...,in], not %S", n), dl__none();
-    if (!desc || desc->out_features < 1) return dl_fail(ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0), dl__none();
+    if (!desc || desc->out_features < 1)
+        return dl_fail(ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0),
+               dl__none();
     dl_index in = n->dim[n->ndim - 1], out = desc->out_features;
-    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), dl__fan_bound((double)in)), b = dl__uniform_param(DL_SHAPE(out), dl__fan_bound((double)in));
+    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), dl__fan_bound((double)in)),
+                  b = dl__uniform_param(DL_SHAPE(out), dl__fan_bound((double)in));
     dl_tensor weight = dl__parameter(ctx, "linear", name, "weight", &w);
     dl_tensor bias = desc->no_bias || !weight.ctx ? dl__none() : dl__parameter(ctx, "linear", name, "bias", &b);
     return dl_affine(x, weight, bias);
@@ -6031,19 +6468,33 @@ static dl_tensor dl__conv_layer(const char *who, bool transposed, dl_tensor x, c
     dl_context *ctx = dl__operands(who, 1, &x, &n);
     if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
     if (n->ndim != 4) return dl_fail(ctx, "dl_%s: takes [N,C,H,W], not %S", who, n), dl__none();
-    if (!d || d->out_channels < 1 || d->kernel < 1 || d->kernel_w < 0) return dl_fail(ctx, "dl_%s: the desc needs out_channels and kernel; they are %td and %td", who, d ? d->out_channels : (dl_index)0, d ? d->kernel : (dl_index)0), dl__none();
+    if (!d || d->out_channels < 1 || d->kernel < 1 || d->kernel_w < 0)
+        return dl_fail(ctx, "dl_%s: the desc needs out_channels and kernel; they are %td and %td", who,
+                   d ? d->out_channels : (dl_index)0, d ? d->kernel : (dl_index)0),
+               dl__none();
     dl_index groups = d->groups ? d->groups : 1, c = n->dim[1], kw = d->kernel_w ? d->kernel_w : d->kernel;
-    if (groups < 1 || c % groups || d->out_channels % groups) return dl_fail(ctx, "dl_%s: groups %td must divide the channels, %td in and %td out", who, groups, c, d->out_channels), dl__none();
+    if (groups < 1 || c % groups || d->out_channels % groups)
+        return dl_fail(
+                   ctx, "dl_%s: groups %td must divide the channels, %td in and %td out", who, groups, c, d->out_channels),
+               dl__none();
     dl_index fan_channels = transposed ? d->out_channels : c;
     double bound = dl__fan_bound((double)(fan_channels / groups) * (double)d->kernel * (double)kw);
-    dl_param_desc w = dl__uniform_param(transposed ? DL_SHAPE(c, d->out_channels / groups, d->kernel, kw) : DL_SHAPE(d->out_channels, c / groups, d->kernel, kw), bound);
+    dl_param_desc w = dl__uniform_param(transposed ? DL_SHAPE(c, d->out_channels / groups, d->kernel, kw)
+                                                   : DL_SHAPE(d->out_channels, c / groups, d->kernel, kw),
+        bound);
     dl_param_desc b = dl__uniform_param(DL_SHAPE(d->out_channels), bound);
     dl_tensor weight = dl__parameter(ctx, who, name, "weight", &w);
     dl_tensor bias = d->no_bias || !weight.ctx ? dl__none() : dl__parameter(ctx, who, name, "bias", &b);
     return transposed ? dl__conv_transpose2d(who, x, weight, bias, d) : dl__conv2d(who, x, weight, bias, d);
 }
-DL_API dl_tensor dl_conv2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc) { return dl__conv_layer("conv2d", false, x, name, desc); }
-DL_API dl_tensor dl_conv_transpose2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc) { return dl__conv_layer("conv_transpose2d", true, x, name, desc); }
+DL_API dl_tensor dl_conv2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc)
+{
+    return dl__conv_layer("conv2d", false, x, name, desc);
+}
+DL_API dl_tensor dl_conv_transpose2d(dl_tensor x, const char *name, const dl_conv2d_desc *desc)
+{
+    return dl__conv_layer("conv_transpose2d", true, x, name, desc);
+}
 
 static dl_norm_desc dl__norm_defaults(const dl_norm_desc *desc)
 {
@@ -6056,7 +6507,8 @@ static dl_norm_desc dl__norm_defaults(const dl_norm_desc *desc)
 }
 
 /* weight of ones and bias of zeros, unless the desc wants none */
-static bool dl__affine_params(dl_context *ctx, const char *who, const char *name, const dl_norm_desc *d, dl_shape shape, dl_tensor *w, dl_tensor *b)
+static bool dl__affine_params(
+    dl_context *ctx, const char *who, const char *name, const dl_norm_desc *d, dl_shape shape, dl_tensor *w, dl_tensor *b)
 {
     dl_param_desc ones = dl__constant_param(shape, 1, false), zeros = dl__constant_param(shape, 0, false);
     *w = *b = dl__none();
@@ -6102,7 +6554,8 @@ DL_API dl_tensor dl_group_norm(dl_tensor x, const char *name, dl_index groups, c
     dl_context *ctx = dl__operands("group_norm", 1, &x, &n);
     if (!ctx) return dl__none();
     if (n->ndim < 2) return dl_fail(ctx, "dl_group_norm: takes [N,C,...], not %S", n), dl__none();
-    if (groups < 1 || n->dim[1] % groups) return dl_fail(ctx, "dl_group_norm: groups %td do not divide the channels %td", groups, n->dim[1]), dl__none();
+    if (groups < 1 || n->dim[1] % groups)
+        return dl_fail(ctx, "dl_group_norm: groups %td do not divide the channels %td", groups, n->dim[1]), dl__none();
     if (!dl__affine_params(ctx, "group_norm", name, &d, DL_SHAPE(n->dim[1]), &w, &b)) return dl__none();
     return dl__group_norm("group_norm", x, groups, w, b, d.eps);
 }
@@ -6112,8 +6565,10 @@ DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, 
     dl_node *n;
     dl_context *ctx = dl__operands("embedding", 1, &index, &n);
     if (!ctx) return dl__none();
-    if (n->dtype != DL_I32) return dl_fail(ctx, "dl_embedding: index must be DL_I32, not %s", dl__dtype_names[n->dtype]), dl__none();
-    if (rows < 1 || width < 1) return dl_fail(ctx, "dl_embedding: %td rows of width %td; both must be positive", rows, width), dl__none();
+    if (n->dtype != DL_I32)
+        return dl_fail(ctx, "dl_embedding: index must be DL_I32, not %s", dl__dtype_names[n->dtype]), dl__none();
+    if (rows < 1 || width < 1)
+        return dl_fail(ctx, "dl_embedding: %td rows of width %td; both must be positive", rows, width), dl__none();
     dl_param_desc d = dl__uniform_param(DL_SHAPE(rows, width), 1);
     d.init = DL_INIT_NORMAL;
     dl_tensor w = dl__parameter(ctx, "embedding", name, "weight", &d);
@@ -6138,10 +6593,14 @@ DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, 
     for (int i = 0; i < 3; i++)
         if (n[i]->ndim != 3) return dl_fail(ctx, "dl_%s: takes [N,length,width], not %S", who, n[i]), dl__none();
     dl_index e = n[0]->dim[2], heads = desc ? desc->heads : 0;
-    if (heads < 1 || e % heads) return dl_fail(ctx, "dl_%s: heads %td do not divide the width %td", who, heads, e), dl__none();
-    if (n[1]->dim[2] != e || n[2]->dim[2] != e || n[1]->dim[0] != n[0]->dim[0] || !dl__same_shape(n[1], n[2])) return dl_fail(ctx, "dl_%s: q %S, k %S and v %S do not fit together", who, n[0], n[1], n[2]), dl__none();
-    dl_param_desc w = dl__uniform_param(DL_SHAPE(3 * e, e), sqrt(6.0 / (4.0 * (double)e))), b = dl__constant_param(DL_SHAPE(3 * e), 0, false); /* Xavier */
-    dl_param_desc ow = dl__uniform_param(DL_SHAPE(e, e), dl__fan_bound((double)e)), ob = dl__constant_param(DL_SHAPE(e), 0, false);
+    if (heads < 1 || e % heads)
+        return dl_fail(ctx, "dl_%s: heads %td do not divide the width %td", who, heads, e), dl__none();
+    if (n[1]->dim[2] != e || n[2]->dim[2] != e || n[1]->dim[0] != n[0]->dim[0] || !dl__same_shape(n[1], n[2]))
+        return dl_fail(ctx, "dl_%s: q %S, k %S and v %S do not fit together", who, n[0], n[1], n[2]), dl__none();
+    dl_param_desc w = dl__uniform_param(DL_SHAPE(3 * e, e), sqrt(6.0 / (4.0 * (double)e))),
+                  b = dl__constant_param(DL_SHAPE(3 * e), 0, false); /* Xavier */
+    dl_param_desc ow = dl__uniform_param(DL_SHAPE(e, e), dl__fan_bound((double)e)),
+                  ob = dl__constant_param(DL_SHAPE(e), 0, false);
     dl_tensor weight = dl__parameter(ctx, who, name, "in_proj_weight", &w);
     if (weight.ctx && !desc->no_bias) bias = dl__parameter(ctx, who, name, "in_proj_bias", &b);
     dl_tensor out = ctx->failed ? dl__none() : dl__parameter(ctx, who, name, "out_proj.weight", &ow);
@@ -6151,7 +6610,9 @@ DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, 
         dl_tensor all = dl_affine(q, weight, bias);
         for (int i = 0; i < 3; i++) part[i] = dl_slice(all, 2, i * e, (i + 1) * e, 1);
     } else
-        for (int i = 0; i < 3; i++) part[i] = dl_affine(in[i], dl_slice(weight, 0, i * e, (i + 1) * e, 1), bias.ctx ? dl_slice(bias, 0, i * e, (i + 1) * e, 1) : bias);
+        for (int i = 0; i < 3; i++)
+            part[i] = dl_affine(in[i], dl_slice(weight, 0, i * e, (i + 1) * e, 1),
+                bias.ctx ? dl_slice(bias, 0, i * e, (i + 1) * e, 1) : bias);
     dl_attention_desc a;
     memset(&a, 0, sizeof a);
     a.mask = desc->mask;
@@ -6197,16 +6658,20 @@ static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl
 
 static bool dl__in_range(dl_context *ctx, const char *who, const char *what, double value, double low, double high)
 {
-    return (value >= low && value < high) || dl_fail(ctx, "dl_%s: %s %g must be at least %g and below %g", who, what, value, low, high);
+    return (value >= low && value < high) ||
+        dl_fail(ctx, "dl_%s: %s %g must be at least %g and below %g", who, what, value, low, high);
 }
 
 DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc)
 {
     if (!ctx || ctx->failed) return NULL;
     if (!desc || desc->lr == 0) return dl_fail(ctx, "dl_sgd: lr is required"), (dl_optimizer *)NULL;
-    if (!dl__in_range(ctx, "sgd", "lr", (double)desc->lr, 0, HUGE_VAL) || !dl__in_range(ctx, "sgd", "momentum", (double)desc->momentum, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "sgd", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL)) return NULL;
-    if (desc->nesterov && (desc->momentum == 0 || desc->dampening != 0)) return dl_fail(ctx, "dl_sgd: nesterov needs momentum and no dampening"), (dl_optimizer *)NULL;
+    if (!dl__in_range(ctx, "sgd", "lr", (double)desc->lr, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "momentum", (double)desc->momentum, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+        return NULL;
+    if (desc->nesterov && (desc->momentum == 0 || desc->dampening != 0))
+        return dl_fail(ctx, "dl_sgd: nesterov needs momentum and no dampening"), (dl_optimizer *)NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__SGD, (double)desc->lr, desc->weight_decay);
     if (!o) return NULL;
     o->momentum = desc->momentum;
@@ -6215,7 +6680,8 @@ DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc)
     return o;
 }
 
-static dl_optimizer *dl__adam(dl_context *ctx, const char *who, dl__rule rule, const dl_adam_desc *desc, dl_real default_decay)
+static dl_optimizer *dl__adam(
+    dl_context *ctx, const char *who, dl__rule rule, const dl_adam_desc *desc, dl_real default_decay)
 {
     dl_adam_desc d;
     if (!ctx || ctx->failed) return NULL;
@@ -6227,8 +6693,11 @@ static dl_optimizer *dl__adam(dl_context *ctx, const char *who, dl__rule rule, c
     if (d.eps == 0) d.eps = (dl_real)1e-8;
     if (d.weight_decay == 0) d.weight_decay = default_decay;
     else if (d.weight_decay < 0 && rule == DL__ADAMW) d.weight_decay = 0;
-    if (!dl__in_range(ctx, who, "lr", (double)d.lr, 0, HUGE_VAL) || !dl__in_range(ctx, who, "beta1", (double)d.beta1, 0, 1) || !dl__in_range(ctx, who, "beta2", (double)d.beta2, 0, 1) ||
-        !dl__in_range(ctx, who, "eps", (double)d.eps, 0, HUGE_VAL) || !dl__in_range(ctx, who, "weight_decay", (double)d.weight_decay, 0, HUGE_VAL)) return NULL;
+    if (!dl__in_range(ctx, who, "lr", (double)d.lr, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "beta1", (double)d.beta1, 0, 1) || !dl__in_range(ctx, who, "beta2", (double)d.beta2, 0, 1) ||
+        !dl__in_range(ctx, who, "eps", (double)d.eps, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+        return NULL;
     dl_optimizer *o = dl__optimizer(ctx, rule, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
     o->beta1 = d.beta1;
@@ -6237,7 +6706,10 @@ static dl_optimizer *dl__adam(dl_context *ctx, const char *who, dl__rule rule, c
     return o;
 }
 DL_API dl_optimizer *dl_adam(dl_context *ctx, const dl_adam_desc *desc) { return dl__adam(ctx, "adam", DL__ADAM, desc, 0); }
-DL_API dl_optimizer *dl_adamw(dl_context *ctx, const dl_adam_desc *desc) { return dl__adam(ctx, "adamw", DL__ADAMW, desc, (dl_real)1e-2); }
+DL_API dl_optimizer *dl_adamw(dl_context *ctx, const dl_adam_desc *desc)
+{
+    return dl__adam(ctx, "adamw", DL__ADAMW, desc, (dl_real)1e-2);
+}
 
 DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc)
 {
@@ -6248,8 +6720,12 @@ DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc)
     if (d.lr == 0) d.lr = (dl_real)1e-2;
     if (d.alpha == 0) d.alpha = (dl_real)0.99;
     if (d.eps == 0) d.eps = (dl_real)1e-8;
-    if (!dl__in_range(ctx, "rmsprop", "lr", (double)d.lr, 0, HUGE_VAL) || !dl__in_range(ctx, "rmsprop", "alpha", (double)d.alpha, 0, 1) || !dl__in_range(ctx, "rmsprop", "eps", (double)d.eps, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "momentum", (double)d.momentum, 0, HUGE_VAL) || !dl__in_range(ctx, "rmsprop", "weight_decay", (double)d.weight_decay, 0, HUGE_VAL)) return NULL;
+    if (!dl__in_range(ctx, "rmsprop", "lr", (double)d.lr, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "alpha", (double)d.alpha, 0, 1) ||
+        !dl__in_range(ctx, "rmsprop", "eps", (double)d.eps, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "momentum", (double)d.momentum, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+        return NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__RMSPROP, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
     o->alpha = d.alpha;
@@ -6263,7 +6739,9 @@ DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc)
 static bool dl__keep_pattern(dl_optimizer *o, const char *who, const char *pattern, char *to)
 {
     if (!pattern) return dl_fail(o->ctx, "dl_%s: the pattern is NULL", who);
-    if (strlen(pattern) >= DLTRAIN_NAME_MAX) return dl_fail(o->ctx, "dl_%s: the pattern '%s' is too long; DLTRAIN_NAME_MAX is %d", who, pattern, DLTRAIN_NAME_MAX);
+    if (strlen(pattern) >= DLTRAIN_NAME_MAX)
+        return dl_fail(
+            o->ctx, "dl_%s: the pattern '%s' is too long; DLTRAIN_NAME_MAX is %d", who, pattern, DLTRAIN_NAME_MAX);
     if (o->ctx->sealed && !dl__matches(o->ctx, who, pattern)) return false;
     memcpy(to, pattern, strlen(pattern) + 1);
     return true;
@@ -6273,8 +6751,11 @@ DL_API bool dl_optimizer_group(dl_optimizer *o, const char *pattern, const dl_gr
 {
     if (!o || o->ctx->failed) return false;
     if (!desc) return dl_fail(o->ctx, "dl_optimizer_group: desc is NULL");
-    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", (double)desc->lr_scale, 0, HUGE_VAL) || !dl__in_range(o->ctx, "optimizer_group", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL)) return false;
-    if (o->groups == DL__GROUPS) return dl_fail(o->ctx, "dl_optimizer_group: at most %d groups; '|' joins patterns", (int)DL__GROUPS);
+    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", (double)desc->lr_scale, 0, HUGE_VAL) ||
+        !dl__in_range(o->ctx, "optimizer_group", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+        return false;
+    if (o->groups == DL__GROUPS)
+        return dl_fail(o->ctx, "dl_optimizer_group: at most %d groups; '|' joins patterns", (int)DL__GROUPS);
     if (!dl__keep_pattern(o, "optimizer_group", pattern, o->group[o->groups].pattern)) return false;
     o->group[o->groups++].desc = *desc;
     return true;
@@ -6286,7 +6767,10 @@ DL_API bool dl_optimizer_select(dl_optimizer *o, const char *pattern)
 }
 
 /* ---- gradients as a whole ---- */
-static dl_real *dl__grad_of(const dl_context *ctx, const dl__param *p) { return p->buffer || p->fresh || !ctx->grads ? NULL : ctx->grads + p->offset; }
+static dl_real *dl__grad_of(const dl_context *ctx, const dl__param *p)
+{
+    return p->buffer || p->fresh || !ctx->grads ? NULL : ctx->grads + p->offset;
+}
 
 DL_API bool dl_zero_grad(dl_context *ctx)
 {
@@ -6305,7 +6789,10 @@ static bool dl__scale_grads(dl_context *ctx, const char *pattern, dl_real factor
     return true;
 }
 
-DL_API bool dl_scale_grad(dl_context *ctx, double factor) { return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor); }
+DL_API bool dl_scale_grad(dl_context *ctx, double factor)
+{
+    return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor);
+}
 
 DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
 {
@@ -6338,7 +6825,10 @@ DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pa
 }
 
 /* ---- schedules ---- */
-static double dl__cosine(double from, double to, double t) { return to + (from - to) * (1 + dl__sin_d(3.14159265358979323846 * t, 1)) / 2; } /* t from 0 to 1 */
+static double dl__cosine(double from, double to, double t)
+{
+    return to + (from - to) * (1 + dl__sin_d(3.14159265358979323846 * t, 1)) / 2;
+} /* t from 0 to 1 */
 
 DL_API double dl_schedule_lr(const dl_schedule *s, int64_t step)
 {
@@ -6373,15 +6863,21 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (!o || o->ctx->failed) return false;
     dl_context *ctx = o->ctx;
     if (!s) return dl_fail(ctx, "dl_set_schedule: the schedule is NULL");
-    if ((unsigned)s->kind > DL_SCHEDULE_ONE_CYCLE) return dl_fail(ctx, "dl_set_schedule: there is no schedule %d", (int)s->kind);
-    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL) || !dl__in_range(ctx, "set_schedule", "min_lr", (double)s->min_lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "gamma", (double)s->gamma, 0, HUGE_VAL) || !dl__in_range(ctx, "set_schedule", "up", (double)s->up, 0, 1)) return false;
+    if ((unsigned)s->kind > DL_SCHEDULE_ONE_CYCLE)
+        return dl_fail(ctx, "dl_set_schedule: there is no schedule %d", (int)s->kind);
+    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "min_lr", (double)s->min_lr, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "gamma", (double)s->gamma, 0, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "up", (double)s->up, 0, 1))
+        return false;
     if (s->warmup < 0) return dl_fail(ctx, "dl_set_schedule: warmup must not be negative");
-    if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1) return dl_fail(ctx, "dl_set_schedule: this kind needs its total of steps");
+    if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1)
+        return dl_fail(ctx, "dl_set_schedule: this kind needs its total of steps");
     if (s->kind == DL_SCHEDULE_STEP && s->period < 1) return dl_fail(ctx, "dl_set_schedule: this kind needs its period");
     for (int i = 1; s->kind == DL_SCHEDULE_MULTI_STEP && s->milestones && i < s->n_milestones; i++)
         if (s->milestones[i] < s->milestones[i - 1]) return dl_fail(ctx, "dl_set_schedule: the milestones must rise");
-    if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones)) return dl_fail(ctx, "dl_set_schedule: this kind needs its milestones");
+    if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones))
+        return dl_fail(ctx, "dl_set_schedule: this kind needs its milestones");
     o->schedule = *s;
     o->scheduled = true;
     o->schedule_start = o->steps;
@@ -6396,7 +6892,10 @@ DL_API void dl_set_lr(dl_optimizer *o, double lr)
     o->scheduled = false;
 }
 
-DL_API double dl_get_lr(const dl_optimizer *o) { return !o ? 0 : o->scheduled ? dl_schedule_lr(&o->schedule, o->steps - o->schedule_start) : o->lr; }
+DL_API double dl_get_lr(const dl_optimizer *o)
+{
+    return !o ? 0 : o->scheduled ? dl_schedule_lr(&o->schedule, o->steps - o->schedule_start) : o->lr;
+}
 
 /* ---- the step ---- */
 /* How many flat arrays of state the rule needs. */
@@ -6428,7 +6927,8 @@ typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl
 static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
 {
     const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
-    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL, *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
+    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL,
+            *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
     for (size_t i = 0; i < n; i++) {
         dl_real g = u->g[at + i] + decay * p[i], d;
         v[i] = alpha * v[i] + (1 - alpha) * g * g;
@@ -6548,7 +7048,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
 {
     if (!o || o->ctx->failed) return NULL;
     if (!desc) return dl_fail(o->ctx, "dl_accumulator_create: desc is NULL"), (dl_accumulator *)NULL;
-    if (desc->steps < 0) return dl_fail(o->ctx, "dl_accumulator_create: a window of %d micro-batches", desc->steps), (dl_accumulator *)NULL;
+    if (desc->steps < 0)
+        return dl_fail(o->ctx, "dl_accumulator_create: a window of %d micro-batches", desc->steps), (dl_accumulator *)NULL;
     dl_accumulator *a = (dl_accumulator *)dl__alloc(o->ctx, sizeof *a, 1);
     if (!a) return NULL;
     a->o = o;
@@ -6587,7 +7088,9 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     if (loss.ctx != a->o->ctx) return dl_fail(a->o->ctx, "dl_accumulate: the loss is a tensor of another context");
     a->stepped = false;
     if (*a->o->select) d.pattern = a->o->select;
-    if (a->steps > 1) d.scale = a->mode == DL_EXACT ? (float)count : 1.0f / (float)a->steps; /* the mean's gradient times its count: the sum's */
+    if (a->steps > 1)
+        d.scale = a->mode == DL_EXACT ? (float)count
+                                      : 1.0f / (float)a->steps; /* the mean's gradient times its count: the sum's */
     if (a->mode == DL_EXACT && !count) dl_end(loss.ctx); /* no sample: no gradient */
     else if (!dl_backward_ex(loss, &d)) return false;
     a->count += (double)count;
@@ -6611,11 +7114,20 @@ DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *des
     memset(&d, 0, sizeof d);
     d.ctx = ctx;
     d.desc = *desc;
-    if ((unsigned)desc->x_dtype > DL_U8 || (unsigned)desc->y_dtype > DL_U8) return dl_fail(ctx, "dl_dataset_create: there is no dtype %d", (int)((unsigned)desc->x_dtype > DL_U8 ? desc->x_dtype : desc->y_dtype)), (dl_dataset *)NULL;
-    if (!dl__count(ctx, "dataset_create", &desc->x_shape, &d.x_numel) || (!desc->no_y && !dl__count(ctx, "dataset_create", &desc->y_shape, &d.y_numel))) return NULL;
-    if (desc->x_shape.ndim == DLTRAIN_MAX_DIMS || desc->y_shape.ndim == DLTRAIN_MAX_DIMS) return dl_fail(ctx, "dl_dataset_create: a batch of samples needs one dimension more; DLTRAIN_MAX_DIMS is %d", DLTRAIN_MAX_DIMS), (dl_dataset *)NULL;
+    if ((unsigned)desc->x_dtype > DL_U8 || (unsigned)desc->y_dtype > DL_U8)
+        return dl_fail(ctx, "dl_dataset_create: there is no dtype %d",
+                   (int)((unsigned)desc->x_dtype > DL_U8 ? desc->x_dtype : desc->y_dtype)),
+               (dl_dataset *)NULL;
+    if (!dl__count(ctx, "dataset_create", &desc->x_shape, &d.x_numel) ||
+        (!desc->no_y && !dl__count(ctx, "dataset_create", &desc->y_shape, &d.y_numel)))
+        return NULL;
+    if (desc->x_shape.ndim == DLTRAIN_MAX_DIMS || desc->y_shape.ndim == DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_dataset_create: a batch of samples needs one dimension more; DLTRAIN_MAX_DIMS is %d",
+                   DLTRAIN_MAX_DIMS),
+               (dl_dataset *)NULL;
     if (!desc->get && !desc->x) return dl_fail(ctx, "dl_dataset_create: neither x nor get is given"), (dl_dataset *)NULL;
-    if (!desc->get && !desc->y && !desc->no_y) return dl_fail(ctx, "dl_dataset_create: y is NULL; set no_y for data without targets"), (dl_dataset *)NULL;
+    if (!desc->get && !desc->y && !desc->no_y)
+        return dl_fail(ctx, "dl_dataset_create: y is NULL; set no_y for data without targets"), (dl_dataset *)NULL;
     dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 12 + 2 * DLTRAIN_MAX_DIMS);
     if (p) *p = d;
     return p;
@@ -6771,11 +7283,17 @@ DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
     l->data = data;
     if (desc) l->desc = *desc;
     if (!l->desc.batch) l->desc.batch = 1;
-    if (l->desc.drop_last && l->desc.batch > data->desc.count) return dl_fail(ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none", l->desc.batch, data->desc.count), (dl_loader *)NULL;
+    if (l->desc.drop_last && l->desc.batch > data->desc.count)
+        return dl_fail(ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none",
+                   l->desc.batch, data->desc.count),
+               (dl_loader *)NULL;
     l->desc.batch = DL__MIN(l->desc.batch, DL__MAX(data->desc.count, (size_t)1));
-    size_t x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype), y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
+    size_t x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype),
+           y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
     size_t most = (size_t)PTRDIFF_MAX / 16 / l->desc.batch;
-    if (data->x_numel > most || data->y_numel > most) return dl_fail(ctx, "dl_loader_create: batches of %zu samples are larger than memory", l->desc.batch), (dl_loader *)NULL;
+    if (data->x_numel > most || data->y_numel > most)
+        return dl_fail(ctx, "dl_loader_create: batches of %zu samples are larger than memory", l->desc.batch),
+               (dl_loader *)NULL;
     l->order = (size_t *)dl__alloc(ctx, data->desc.count * sizeof *l->order, data->desc.count);
     if (!l->order) return NULL;
     bool two = false;
@@ -6784,14 +7302,16 @@ DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
 #endif
     for (int i = 0; i < (two ? 2 : 1); i++) {
         l->buffer[i].x = (char *)dl__alloc(ctx, l->desc.batch * data->x_numel * x_size, 0);
-        if (l->buffer[i].x && !data->desc.no_y) l->buffer[i].y = (char *)dl__alloc(ctx, l->desc.batch * data->y_numel * y_size, 0);
+        if (l->buffer[i].x && !data->desc.no_y)
+            l->buffer[i].y = (char *)dl__alloc(ctx, l->desc.batch * data->y_numel * y_size, 0);
         if (ctx->failed) return NULL;
     }
 #ifndef DLTRAIN_NO_THREADS
     if (two) {
         pthread_mutex_init(&l->mutex, NULL);
         pthread_cond_init(&l->changed, NULL);
-        l->threaded = !pthread_create(&l->thread, NULL, dl__prefetch, l); /* without a thread the loader works, one batch at a time */
+        l->threaded = !pthread_create(
+            &l->thread, NULL, dl__prefetch, l); /* without a thread the loader works, one batch at a time */
         if (l->threaded && !dl__on_destroy(ctx, dl__prefetch_stop, l)) return dl__prefetch_stop(l), (dl_loader *)NULL;
     }
 #endif
@@ -6844,7 +7364,8 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
         if (!l->coming) dl__prefetch_ask(l, l->at, n);
         dl__prefetch_take(l);
         size_t next = dl__batch_size(l, l->at + n);
-        l->coming = next && l->buffer[l->current].ok; /* after a failure the thread rests, and the same batch is asked for again */
+        l->coming = next &&
+            l->buffer[l->current].ok; /* after a failure the thread rests, and the same batch is asked for again */
         if (l->coming) dl__prefetch_ask(l, l->at + n, next);
     } else
 #endif
@@ -6856,7 +7377,9 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
     const dl__fill *f = &l->buffer[l->current];
     if (!f->ok) return dl_fail(ctx, "dl_next: the dataset could not give sample %zu", f->failed);
     b->x = dl__batch_tensor(ctx, n, &d->desc.x_shape, d->desc.x_dtype == DL_U8 ? DL_F32 : d->desc.x_dtype, f->x);
-    b->y = d->desc.no_y ? dl__none() : dl__batch_tensor(ctx, n, &d->desc.y_shape, d->desc.y_dtype == DL_U8 ? DL_I32 : d->desc.y_dtype, f->y);
+    b->y = d->desc.no_y
+        ? dl__none()
+        : dl__batch_tensor(ctx, n, &d->desc.y_shape, d->desc.y_dtype == DL_U8 ? DL_I32 : d->desc.y_dtype, f->y);
     b->count = n;
     b->index = l->order + l->at;
     l->at += n;
@@ -6866,7 +7389,9 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
 
 DL_API size_t dl_loader_batches(const dl_loader *l)
 {
-    return !l ? 0 : l->desc.drop_last ? l->data->desc.count / l->desc.batch : (l->data->desc.count + l->desc.batch - 1) / l->desc.batch;
+    return !l               ? 0
+        : l->desc.drop_last ? l->data->desc.count / l->desc.batch
+                            : (l->data->desc.count + l->desc.batch - 1) / l->desc.batch;
 }
 
 DL_API bool dl_loader_rewind(dl_loader *l, uint64_t epoch)
@@ -6963,7 +7488,9 @@ DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *
     d.no_y = !labels;
     if (labels) {
         if (!dl__read_idx(ctx, labels, true, &y)) return NULL;
-        if (y.count != x.count) return dl_fail(ctx, "dl_open_idx: '%s' has %zu images, '%s' %zu labels", images, x.count, labels, y.count), (dl_dataset *)NULL;
+        if (y.count != x.count)
+            return dl_fail(ctx, "dl_open_idx: '%s' has %zu images, '%s' %zu labels", images, x.count, labels, y.count),
+                   (dl_dataset *)NULL;
         d.y = y.bytes;
     }
     return dl_dataset_create(ctx, &d);
@@ -7017,8 +7544,10 @@ static bool dl__write_params(dl_context *ctx, FILE *f, const char *pattern)
                 const dl__param *p = &ctx->param[i];
                 if (!dl_glob(pattern, p->name)) continue;
                 n = snprintf(entry, sizeof entry, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", comma, p->name, dl__real_name);
-                for (int d = 0; d < p->shape.ndim; d++) n += snprintf(entry + n, sizeof entry - (size_t)n, d ? ",%lld" : "%lld", (long long)p->shape.dim[d]);
-                n += snprintf(entry + n, sizeof entry - (size_t)n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)(at + p->numel * sizeof(dl_real)));
+                for (int d = 0; d < p->shape.ndim; d++)
+                    n += snprintf(entry + n, sizeof entry - (size_t)n, d ? ",%lld" : "%lld", (long long)p->shape.dim[d]);
+                n += snprintf(entry + n, sizeof entry - (size_t)n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
+                    (unsigned long long)(at + p->numel * sizeof(dl_real)));
                 at += p->numel * sizeof(dl_real);
             } else if (i == ctx->params) n = snprintf(entry, sizeof entry, "}");
             if (pass && fwrite(entry, 1, (size_t)n, f) != (size_t)n) return false;
@@ -7070,7 +7599,8 @@ static bool dl__commit(dl_context *ctx, const char *who, FILE *f, bool ok, const
 
 static FILE *dl__open_temporary(dl_context *ctx, const char *who, const char *path, char *temporary, size_t size)
 {
-    if (path && (size_t)snprintf(temporary, size, "%s.tmp", path) >= size) return dl_fail(ctx, "dl_%s: the path '%s' is too long", who, path), (FILE *)NULL;
+    if (path && (size_t)snprintf(temporary, size, "%s.tmp", path) >= size)
+        return dl_fail(ctx, "dl_%s: the path '%s' is too long", who, path), (FILE *)NULL;
     FILE *f = path ? fopen(temporary, "wb") : NULL;
     if (!path) dl_fail(ctx, "dl_%s: the path is NULL", who);
     else if (!f) dl_fail(ctx, "dl_%s: cannot write '%s': is its folder there?", who, path);
@@ -7088,9 +7618,19 @@ static bool dl__save(dl_context *ctx, const char *who, const char *path, const c
     return f && dl__commit(ctx, who, f, dl__write_params(ctx, f, pattern), temporary, path);
 }
 DL_API bool dl_save(dl_context *ctx, const char *path) { return dl__save(ctx, "save", path, "*"); }
-DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern) { return dl__save(ctx, "save_matching", path, pattern); }
+DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern)
+{
+    return dl__save(ctx, "save_matching", path, pattern);
+}
 
-typedef struct dl__entry { const char *name; dl_shape shape; uint64_t begin, end; size_t numel; char kind; int size; } dl__entry;
+typedef struct dl__entry {
+    const char *name;
+    dl_shape shape;
+    uint64_t begin, end;
+    size_t numel;
+    char kind;
+    int size;
+} dl__entry;
 typedef struct dl__json { char *at; const char *wrong; } dl__json;
 
 static bool dl__json_wrong(dl__json *j, const char *why)
@@ -7112,7 +7652,10 @@ static bool dl__json_is(dl__json *j, char c)
     return true;
 }
 
-static bool dl__json_need(dl__json *j, char c) { return dl__json_is(j, c) || dl__json_wrong(j, "its header is not the JSON of safetensors"); }
+static bool dl__json_need(dl__json *j, char c)
+{
+    return dl__json_is(j, c) || dl__json_wrong(j, "its header is not the JSON of safetensors");
+}
 
 /* Four hexadecimal digits after \u; 0 when there are none. */
 static uint32_t dl__json_hex(dl__json *j)
@@ -7120,7 +7663,10 @@ static uint32_t dl__json_hex(dl__json *j)
     uint32_t v = 0;
     for (int i = 0; i < 4; i++) {
         char c = *++j->at;
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9' ? c - '0'
+            : c >= 'a' && c <= 'f'       ? c - 'a' + 10
+            : c >= 'A' && c <= 'F'       ? c - 'A' + 10
+                                         : -1;
         if (digit < 0) return j->at--, 0;
         v = v << 4 | (uint32_t)digit;
     }
@@ -7136,12 +7682,14 @@ static char *dl__json_unicode(dl__json *j, char *to)
         uint32_t low = dl__json_hex(j);
         v = low >= 0xdc00 && low < 0xe000 ? 0x10000 + ((v - 0xd800) << 10) + (low - 0xdc00) : 0;
     }
-    if (!v || (v >= 0xd800 && v < 0xe000)) return dl__json_wrong(j, "a string of its header has an escape that is no character"), (char *)NULL;
+    if (!v || (v >= 0xd800 && v < 0xe000))
+        return dl__json_wrong(j, "a string of its header has an escape that is no character"), (char *)NULL;
     if (v < 0x80) *to++ = (char)v;
     else if (v < 0x800) *to++ = (char)(0xc0 | v >> 6);
     else if (v < 0x10000) *to++ = (char)(0xe0 | v >> 12);
     else *to++ = (char)(0xf0 | v >> 18);
-    for (int shift = v < 0x80 ? -6 : v < 0x800 ? 0 : v < 0x10000 ? 6 : 12; shift >= 0; shift -= 6) *to++ = (char)(0x80 | (v >> shift & 63));
+    for (int shift = v < 0x80 ? -6 : v < 0x800 ? 0 : v < 0x10000 ? 6 : 12; shift >= 0; shift -= 6)
+        *to++ = (char)(0x80 | (v >> shift & 63));
     return to;
 }
 
@@ -7161,7 +7709,8 @@ static char *dl__json_string(dl__json *j)
         }
         if (c == '\\') {
             const char *known = *j->at ? strchr(from, *j->at) : NULL;
-            if (!known) return dl__json_wrong(j, "a string of its header has an escape that JSON does not know"), (char *)NULL;
+            if (!known)
+                return dl__json_wrong(j, "a string of its header has an escape that JSON does not know"), (char *)NULL;
             c = into[known - from];
         }
         *to++ = c;
@@ -7186,9 +7735,23 @@ static bool dl__json_number(dl__json *j, uint64_t *out)
 
 static bool dl__json_kind(dl__json *j, const char *name, dl__entry *e)
 {
-    static const struct { const char *name; char kind; int size; } kinds[] = {
-        { "F64", 'd', 8 }, { "F32", 'f', 4 }, { "F16", 'h', 2 }, { "BF16", 'b', 2 }, { "I64", 0, 8 }, { "U64", 0, 8 }, { "I32", 0, 4 }, { "U32", 0, 4 },
-        { "I16", 0, 2 }, { "U16", 0, 2 }, { "I8", 0, 1 }, { "U8", 0, 1 }, { "BOOL", 0, 1 }, { "F8_E5M2", 0, 1 }, { "F8_E4M3", 0, 1 },
+    static const struct { const char *name; char kind; int size;
+    } kinds[] = {
+        { "F64", 'd', 8 },
+        { "F32", 'f', 4 },
+        { "F16", 'h', 2 },
+        { "BF16", 'b', 2 },
+        { "I64", 0, 8 },
+        { "U64", 0, 8 },
+        { "I32", 0, 4 },
+        { "U32", 0, 4 },
+        { "I16", 0, 2 },
+        { "U16", 0, 2 },
+        { "I8", 0, 1 },
+        { "U8", 0, 1 },
+        { "BOOL", 0, 1 },
+        { "F8_E5M2", 0, 1 },
+        { "F8_E4M3", 0, 1 },
     };
     for (size_t i = 0; name && i < DL__COUNT_OF(kinds); i++)
         if (!strcmp(name, kinds[i].name)) {
@@ -7208,26 +7771,34 @@ static bool dl__json_tensor(dl__json *j, dl__entry *e)
         const char *key = dl__json_string(j);
         if (!key || !dl__json_need(j, ':')) return false;
         unsigned bit = !strcmp(key, "dtype") ? 1u : !strcmp(key, "shape") ? 2u : !strcmp(key, "data_offsets") ? 4u : 0u;
-        if (!bit || seen & bit) return dl__json_wrong(j, "a tensor of its header has a field twice or one that is not known");
+        if (!bit || seen & bit)
+            return dl__json_wrong(j, "a tensor of its header has a field twice or one that is not known");
         seen |= bit;
         if (bit == 1 && !dl__json_kind(j, dl__json_string(j), e)) return false;
         if (bit == 2) {
             if (!dl__json_need(j, '[')) return false;
             while (!dl__json_is(j, ']')) {
                 if (e->shape.ndim && !dl__json_need(j, ',')) return false;
-                if (e->shape.ndim == DLTRAIN_MAX_DIMS) return dl__json_wrong(j, "a tensor has more dimensions than DLTRAIN_MAX_DIMS");
+                if (e->shape.ndim == DLTRAIN_MAX_DIMS)
+                    return dl__json_wrong(j, "a tensor has more dimensions than DLTRAIN_MAX_DIMS");
                 if (!dl__json_number(j, &n)) return false;
-                if (n > (uint64_t)PTRDIFF_MAX || (n && numel > (uint64_t)PTRDIFF_MAX / 8 / n)) return dl__json_wrong(j, "a tensor is larger than memory");
+                if (n > (uint64_t)PTRDIFF_MAX || (n && numel > (uint64_t)PTRDIFF_MAX / 8 / n))
+                    return dl__json_wrong(j, "a tensor is larger than memory");
                 e->shape.dim[e->shape.ndim++] = (dl_index)n;
                 numel *= n;
             }
         }
-        if (bit == 4 && !(dl__json_need(j, '[') && dl__json_number(j, &e->begin) && dl__json_need(j, ',') && dl__json_number(j, &e->end) && dl__json_need(j, ']'))) return false;
+        if (bit == 4 &&
+            !(dl__json_need(j, '[') && dl__json_number(j, &e->begin) && dl__json_need(j, ',') &&
+                dl__json_number(j, &e->end) && dl__json_need(j, ']')))
+            return false;
     } while (dl__json_is(j, ','));
     e->numel = (size_t)numel;
     if (!dl__json_need(j, '}')) return false;
     if (seen != 7) return dl__json_wrong(j, "a tensor of its header lacks dtype, shape or data_offsets");
-    return e->end >= e->begin && e->end - e->begin == numel * (uint64_t)e->size ? true : dl__json_wrong(j, "the offsets of a tensor do not fit its shape and dtype");
+    return e->end >= e->begin && e->end - e->begin == numel * (uint64_t)e->size
+        ? true
+        : dl__json_wrong(j, "the offsets of a tensor do not fit its shape and dtype");
 }
 
 /* Reads the header into entries (at most `most`) and counts them. */
@@ -7264,7 +7835,10 @@ static bool dl__json_header(dl__json *j, dl__entry *entry, size_t most, size_t *
     return !dl__json_peek(j) || dl__json_wrong(j, "its header goes on after its end");
 }
 
-static int dl__by_name(const void *a, const void *b) { return strcmp(((const dl__entry *)a)->name, ((const dl__entry *)b)->name); }
+static int dl__by_name(const void *a, const void *b)
+{
+    return strcmp(((const dl__entry *)a)->name, ((const dl__entry *)b)->name);
+}
 static int dl__by_offset(const void *a, const void *b)
 {
     const dl__entry *x = (const dl__entry *)a, *y = (const dl__entry *)b;
@@ -7290,16 +7864,22 @@ static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl
     uint8_t buffer[4096];
     for (size_t i = 0; i < n; i++) {
         const dl__param *p = e[i].kind ? dl__find(ctx, e[i].name) : NULL;
-        if (p && (p->shape.ndim != e[i].shape.ndim || memcmp(p->shape.dim, e[i].shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)))
-            return dl_fail(ctx, "dl_load: '%s': '%s' is %H in the file and %H in the program", path, e[i].name, &e[i].shape, &p->shape);
-        if (strlen(e[i].name) >= DLTRAIN_NAME_MAX) return dl_fail(ctx, "dl_load: '%s': the name '%s' is longer than DLTRAIN_NAME_MAX allows", path, e[i].name);
+        if (p &&
+            (p->shape.ndim != e[i].shape.ndim ||
+                memcmp(p->shape.dim, e[i].shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)))
+            return dl_fail(
+                ctx, "dl_load: '%s': '%s' is %H in the file and %H in the program", path, e[i].name, &e[i].shape, &p->shape);
+        if (strlen(e[i].name) >= DLTRAIN_NAME_MAX)
+            return dl_fail(ctx, "dl_load: '%s': the name '%s' is longer than DLTRAIN_NAME_MAX allows", path, e[i].name);
     }
     for (size_t i = 0; i < n; i++) {
         const dl__param *p = e[i].kind ? dl__find(ctx, e[i].name) : NULL;
         dl_real *to = p ? (p->buffer ? ctx->buffers : ctx->values) + p->offset : NULL;
         if (!p && e[i].kind) { /* waits for its first use */
             dl__pending *q = (dl__pending *)dl__alloc(ctx, sizeof *q, 4 + DLTRAIN_MAX_DIMS);
-            if (!q || !(q->name = dl__copy_text(ctx, e[i].name)) || !(to = (dl_real *)dl__alloc(ctx, e[i].numel * sizeof *to, 0))) return false;
+            if (!q || !(q->name = dl__copy_text(ctx, e[i].name)) ||
+                !(to = (dl_real *)dl__alloc(ctx, e[i].numel * sizeof *to, 0)))
+                return false;
             q->shape = e[i].shape;
             q->value = to;
             for (dl__pending *old = ctx->pending; old; old = old->next) /* what an earlier file has for it is forgotten */
@@ -7312,7 +7892,8 @@ static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl
         }
         for (size_t k = 0, chunk; k < e[i].numel; k += chunk) {
             chunk = DL__MIN(e[i].numel - k, sizeof buffer / (size_t)e[i].size);
-            if (fread(buffer, (size_t)e[i].size, chunk, f) != chunk) return dl_fail(ctx, "dl_load: '%s' could not be read to its end", path);
+            if (fread(buffer, (size_t)e[i].size, chunk, f) != chunk)
+                return dl_fail(ctx, "dl_load: '%s' could not be read to its end", path);
             for (size_t c = 0; to && c < chunk; c++) to[k + c] = dl__decode_real(buffer + c * (size_t)e[i].size, e[i].kind);
         }
     }
@@ -7331,17 +7912,21 @@ DL_API bool dl_load(dl_context *ctx, const char *path)
     dl__entry *entry = NULL;
     size_t count = 0, most = 0;
     memset(&j, 0, sizeof j);
-    if (size == UINT64_MAX || size < 8 || length > 100000000 || length > size - 8) j.wrong = "it is too short for a safetensors file, or not one";
+    if (size == UINT64_MAX || size < 8 || length > 100000000 || length > size - 8)
+        j.wrong = "it is too short for a safetensors file, or not one";
     else {
         most = (size_t)length / 48 + 1; /* the shortest tensor has 49 characters */
-        entry = (dl__entry *)dl__alloc(ctx, most * sizeof *entry + (size_t)length + 1, 0); /* one piece: a fixed block takes it back */
+        entry = (dl__entry *)dl__alloc(
+            ctx, most * sizeof *entry + (size_t)length + 1, 0); /* one piece: a fixed block takes it back */
         text = entry ? (char *)(entry + most) : NULL;
         if (text && fread(text, 1, (size_t)length, f) != length) j.wrong = "it could not be read";
         if (text && !j.wrong && strlen(text) != length) j.wrong = "its header contains a zero byte";
         j.at = text;
-        if (text && !j.wrong && dl__json_header(&j, entry, most, &count)) j.wrong = dl__entries_wrong(entry, count, size - 8 - length);
+        if (text && !j.wrong && dl__json_header(&j, entry, most, &count))
+            j.wrong = dl__entries_wrong(entry, count, size - 8 - length);
     }
-    bool ok = j.wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, j.wrong) : !ctx->failed && dl__lay_out(ctx) && dl__load_values(ctx, path, f, entry, count);
+    bool ok = j.wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, j.wrong)
+                      : !ctx->failed && dl__lay_out(ctx) && dl__load_values(ctx, path, f, entry, count);
     fclose(f);
     dl__release(ctx, entry);
     return ok;
@@ -7370,7 +7955,9 @@ DL_API bool dl_history_add(dl_history *h, const char *name, double x, double y)
     int i = 0;
     if (!h || h->ctx->failed) return false;
     if (!name) return dl_fail(h->ctx, "dl_history_add: the series is NULL");
-    if (strlen(name) >= sizeof h->series->name) return dl_fail(h->ctx, "dl_history_add: the name '%s' has more than %zu characters", name, sizeof h->series->name - 1);
+    if (strlen(name) >= sizeof h->series->name)
+        return dl_fail(
+            h->ctx, "dl_history_add: the name '%s' has more than %zu characters", name, sizeof h->series->name - 1);
     while (i < h->n && strcmp(h->series[i].name, name)) i++;
     if (i == h->capacity) {
         int capacity = i ? 2 * i : 4;
@@ -7448,7 +8035,10 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
     if (!h || h->ctx->failed) return false;
     FILE *f = dl__open_temporary(h->ctx, "history_svg", path, temporary, sizeof temporary);
     if (!f) return false;
-    fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"24\" font-size=\"16\">",
+    fprintf(f,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
+        "font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"24\" "
+        "font-size=\"16\">",
         WIDTH, TOP + h->n * PANEL + 8, LEFT);
     dl__xml(f, title);
     fprintf(f, "</text>\n");
@@ -7472,17 +8062,21 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
             double t = yt * (ceil(y0 / yt - 1e-3) + k);
             if (t > y1 + yt * 1e-3) break;
             double y = base - PLOT * (t - y0) / (y1 - y0);
-            fprintf(f, "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", LEFT, y, plot, LEFT - 6, y + 4, t);
+            fprintf(f,
+                "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", LEFT,
+                y, plot, LEFT - 6, y + 4, t);
         }
         for (int k = 0; k < 8; k++) {
             double t = xt * (ceil(x0 / xt - 1e-3) + k);
             if (t > x1 + xt * 1e-3) break;
-            fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n", LEFT + plot * (t - x0) / (x1 - x0), base + 16, t);
+            fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n", LEFT + plot * (t - x0) / (x1 - x0),
+                base + 16, t);
         }
         fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour[i % 5]);
         for (size_t k = 0; k < s->n; k++)
             if (dl__drawable(s->xy[2 * k]) && dl__drawable(s->xy[2 * k + 1]))
-                fprintf(f, "%.1f,%.1f ", LEFT + plot * (s->xy[2 * k] - x0) / (x1 - x0), base - PLOT * (s->xy[2 * k + 1] - y0) / (y1 - y0));
+                fprintf(f, "%.1f,%.1f ", LEFT + plot * (s->xy[2 * k] - x0) / (x1 - x0),
+                    base - PLOT * (s->xy[2 * k + 1] - y0) / (y1 - y0));
         fprintf(f, "\"/>\n");
     }
     fprintf(f, "</svg>\n");

@@ -202,6 +202,21 @@ static void test_gold(void)
     test__end();
 }
 
+/* An empty batch, the rest of some queue: PyTorch leaves the running statistics as they are. */
+static void batch_norm_empty(void)
+{
+    dl_context *c = dl_create(&(dl_config){ .threads = 1 });
+    dl_param_info p;
+    dl_tensor y = dl_batch_norm(dl_input(c, DL_F32, DL_SHAPE(0, 3), NULL), "bn", NULL);
+    CHECK(dl_ok(y) && dl_dim(y, 0) == 0 && dl_dim(y, 1) == 3, "%s", dl_error(c));
+    dl_end(c);
+    for (int i = 0; i < 3; i++) {
+        CHECK(dl_param_find(c, "bn.running_mean", &p) && p.value[i] == 0, "the mean is %g", (double)p.value[i]);
+        CHECK(dl_param_find(c, "bn.running_var", &p) && p.value[i] == 1, "the variance is %g", (double)p.value[i]);
+    }
+    dl_destroy(c);
+}
+
 /* ---- how parameters start ---- */
 static void create_all(dl_context *c)
 {
@@ -350,6 +365,7 @@ static void init_names_and_seeds(void)
 int main(void)
 {
     test_gold();
+    RUN(batch_norm_empty);
     RUN(init_bounds);
     RUN(init_embedding);
     RUN(init_norms);
