@@ -27,6 +27,7 @@
        Step        from the first recorded operation to dl_backward or dl_end; a later dl_next on a loader ends one too.
        Reading     mid-step reading (dl_item, dl_read, dl_data) runs what is recorded. After dl_backward, until the next operation is
                    recorded, one may read: values of at most 64 bytes, values nobody consumed, and what dl_keep marked before.
+                   In a no-grad region reading recycles too what was used up before: keep what is read later.
        Gradients   dl_step makes them fresh: the next dl_backward overwrites, later ones add. Parameters without one are skipped.
        Names       a parameter is called scope.layer.role, in PyTorch's spelling: "net.conv1.weight". It is created at its first use.
                    From the first dl_step on (dl_seal does so earlier) an unknown name is an error.
@@ -625,11 +626,11 @@ struct dl_op {
     bool (*shape)(dl_context *ctx, dl_node *const *in, int n, const dl_attrs *attrs, dl_dtype *dtype, dl_shape *out);
     void (*run)(const dl_run_args *args);
     void (*grad)(const dl_grad_args *args); /* made of the functions above; NULL: not differentiable */
-    size_t (*scratch)(const dl_node *node); /* bytes; NULL: none */
+    size_t (*scratch)(const dl_node *node); /* bytes for each thread; NULL: none, as it must be for an elementwise operation */
     const char *cuda;                    /* its CUDA kernel; NULL: none */
 };
 DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_attrs *attrs); /* op: static storage */
-/* for run: fn(args, 0..parts-1), on the context's threads */
+/* for run: fn(args, 0..parts-1), on the context's threads; not from fn itself */
 DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part));
 
 #ifdef __cplusplus
@@ -5067,8 +5068,9 @@ static dl_tensor dl__batch_norm(
                        who, n),
                    dl__none();
         y = dl__normalise(x, dims, count, eps, &m, &v);
-        if (ctx->training && mean.ctx) dl__track(mean, dl_reshape(m, DL_SHAPE(c)), momentum, 1);
-        if (ctx->training && var.ctx) dl__track(var, dl_reshape(v, DL_SHAPE(c)), momentum, per / (per - 1));
+        bool tracks = ctx->training && per > 1; /* an empty batch leaves the statistics */
+        if (tracks && mean.ctx) dl__track(mean, dl_reshape(m, DL_SHAPE(c)), momentum, 1);
+        if (tracks && var.ctx) dl__track(var, dl_reshape(v, DL_SHAPE(c)), momentum, per / (per - 1));
     } else
         y = dl_mul(dl_sub(x, dl_reshape(mean, s)), dl_rsqrt(dl_add_scalar(dl_reshape(var, s), eps)));
     return dl__scale_shift(y, w, b, s);
@@ -5634,8 +5636,17 @@ static void dl__accumulate(dl_context *ctx, const dl_node *leaf, dl_tensor grad)
     dl_shape s = dl__shape(leaf);
     e.space = DL__GRADS;
     e.offset = p->offset;
-    p->fresh = false;
-    dl__record(ctx, &dl__accumulate_op, 1, &g, DL_F32, &s, &e);
+    if (dl__record(ctx, &dl__accumulate_op, 1, &g, DL_F32, &s, &e).ctx) p->fresh = false;
+}
+
+/* After an error: what was to be overwritten was perhaps not written, so it is no gradient. */
+static bool dl__no_gradients(dl_context *ctx, uint32_t from)
+{
+    for (uint32_t i = from; i < ctx->nodes; i++) {
+        const dl_node *n = ctx->node[i];
+        if (n->op == &dl__accumulate_op && !n->i[1]) ctx->param[n->i[0]].fresh = true;
+    }
+    return false;
 }
 
 /* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters go to the
@@ -5744,15 +5755,16 @@ DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc)
         any = reach[i] = true;
     }
     if (!any) return dl_fail(ctx, "dl_backward: no parameter that can be trained is used in this step");
+    uint32_t from = ctx->nodes;
     bool recording = dl_set_grad(ctx, false);
     bool ok = dl__differentiate(
         ctx, node->id, dl_full(ctx, dl__shape(node), desc && desc->scale != 0 ? desc->scale : 1), reach, grad, true);
     dl_set_grad(ctx, recording);
-    if (!ok || ctx->failed) return false;
+    if (!ok || ctx->failed) return dl__no_gradients(ctx, from);
     any = false;
     for (uint32_t i = 0; i <= node->id && !any; i++) any = grad[i].ctx && dl__is_param(ctx->node[i]);
     if (!any) return dl_fail(ctx, "dl_backward: the loss depends on no parameter that can be trained");
-    if (!dl__run(ctx, !(desc && desc->retain))) return false;
+    if (!dl__run(ctx, !(desc && desc->retain))) return dl__no_gradients(ctx, from);
     if (!(desc && desc->retain)) ctx->ended = true;
     return true;
 }
@@ -5869,9 +5881,9 @@ static void dl__find_lives(dl__planning *p)
             }
         }
     }
-    for (uint32_t i = p->end; i-- > p->start;) { /* a view nobody reads keeps what it shows */
+    for (uint32_t i = p->end; i-- > p->start;) { /* a view nobody reads keeps what it shows, and so does a small one */
         const dl_node *n = p->ctx->node[i], *root = dl__root(n);
-        if (root != n && !p->life[i].readers && !(n->flags & DL__EFFECT)) p->ctx->node[root->id]->flags |= DL__KEPT;
+        if (root != n && (!p->life[i].readers || dl__bytes(n) <= 64) && !(n->flags & DL__EFFECT)) p->ctx->node[root->id]->flags |= DL__KEPT;
     }
 }
 
@@ -6118,7 +6130,8 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
     t.ctx = args->ctx;
     t.args = args;
     t.fn = fn;
-    if (parts <= DL__MAX_PARTS && args->ctx->pool.threads > 1 && parts > 1)
+    bool tile = args->node->op->flags & DL_OP_ELEMENTWISE; /* the threads are at work on the others */
+    if (!tile && parts <= DL__MAX_PARTS && args->ctx->pool.threads > 1 && parts > 1)
         dl__pool_run(&args->ctx->pool, parts, dl__parallel_part, &t);
     else
         for (size_t i = 0; i < parts; i++) fn(args, i);
@@ -6398,6 +6411,8 @@ DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_
     dl_context *ctx = in[0].ctx;
     if (!op || !op->name || !*op->name || !op->run)
         return dl_fail(ctx, "dl_apply: the operation needs a name and a run function"), dl__none();
+    if (op->flags & DL_OP_ELEMENTWISE && op->scratch)
+        return dl_fail(ctx, "dl_%s: an elementwise operation gets no scratch", op->name), dl__none();
     if (n > (int)DL__COUNT_OF(node))
         return dl_fail(ctx, "dl_%s: %d inputs; at most %d", op->name, n, (int)DL__COUNT_OF(node)), dl__none();
     if (!dl__operands(op->name, n, in, node)) return dl__none();

@@ -15,7 +15,7 @@
 #ifdef __SANITIZE_ADDRESS__
 enum { PROGRAMS = 300 };
 #else
-enum { PROGRAMS = 2000 };
+enum { PROGRAMS = 3000 };
 #endif
 
 /* ---- random numbers, one stream for each thing that varies by itself ---- */
@@ -512,7 +512,7 @@ static void product(machine *m)
         }
     } else {
         bool q;
-        b = leaf(m, one_in(&m->shape, 2) ? DL_SHAPE(k, 3) : DL_SHAPE(k), &q);
+        b = leaf(m, k * 3 <= MOST && one_in(&m->shape, 2) ? DL_SHAPE(k, 3) : DL_SHAPE(k), &q);
         r = r || q;
         bound = x.bound * (double)k;
     }
