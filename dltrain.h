@@ -155,7 +155,7 @@ static inline dl_shape dl__make_shape(int n, dl_index a, dl_index b, dl_index c,
 
 /* Bytes of the three arenas. */
 typedef struct dl_memory {
-    size_t persistent; /* the context, parameters, gradients, optimizer state, buffers, plans, loaders */
+    size_t persistent; /* the context, parameters, gradients, optimizer state, buffers, plans, loaders: the most so far */
     size_t tape;       /* the nodes of a step and copied inputs: the largest so far */
     size_t work;       /* the values of a step: the largest so far */
 } dl_memory;
@@ -326,9 +326,9 @@ typedef struct dl_attention_desc {
     float scale;                         /* 0: 1 / sqrt(width) */
 } dl_attention_desc;
 
-/* [...,M,K] x [...,K,N] -> [...,M,N]; 1-D as in PyTorch; dl_transpose of the last two is free */
+/* [...,M,K] x [...,K,N] -> [...,M,N]; 1-D as in PyTorch */
 DL_API dl_tensor dl_matmul(dl_tensor a, dl_tensor b);
-DL_API dl_tensor dl_matmul_ex(dl_tensor a, dl_tensor b, const dl_matmul_desc *desc);
+DL_API dl_tensor dl_matmul_ex(dl_tensor a, dl_tensor b, const dl_matmul_desc *desc); /* transposed operands without a copy */
 DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b); /* x [...,K], w [N,K], b [N] or zero: x w' + b */
 DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc); /* x [N,C,H,W], w [O,C/groups,KH,KW] */
 DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc); /* w [C,O/groups,KH,KW] */
@@ -600,7 +600,7 @@ typedef struct dl_run_args {
     dl_context *ctx;
     const dl_node *node;
     const void *const *in;               /* contiguous; of an elementwise operation the tile's part */
-    void *out;
+    void *out;                           /* may be one of in, when the operation is elementwise */
     size_t n, first;                     /* elementwise: elements of this tile, and the first one's position */
     void *scratch;
     const void *user;                    /* for fn of dl_parallel */
@@ -1084,7 +1084,7 @@ struct dl_context {
     char *bottom, *top, *end;       /* of a fixed block: free between bottom and top */
     dl__block *blocks;              /* of a growable context */
     void *last;                     /* the latest persistent block: the one that can be given back to a fixed block */
-    size_t last_size, persistent, word;
+    size_t last_size, persistent, persistent_peak, word;
     dl__arena tape, work;
     dl__hook *hooks;
     /* the tape */
@@ -1206,6 +1206,7 @@ static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
         p = (char *)b + DL__HEADER;
     }
     ctx->persistent += counted;
+    ctx->persistent_peak = DL__MAX(ctx->persistent_peak, ctx->persistent);
     ctx->last = p;
     ctx->last_size = counted;
     memset(p, 0, bytes);
@@ -1337,7 +1338,7 @@ static char *dl__copy_text(dl_context *ctx, const char *text)
 DL_API dl_memory dl_memory_used(const dl_context *ctx)
 {
     dl_memory m;
-    m.persistent = ctx ? ctx->persistent : 0;
+    m.persistent = ctx ? DL__MAX(ctx->persistent, ctx->persistent_peak) : 0;
     m.tape = ctx ? ctx->tape.peak : 0;
     m.work = ctx ? ctx->work.peak : 0;
     return m;
@@ -1532,8 +1533,7 @@ enum { /* flags of a node */
     DL__LEAF = 4,       /* has its value already */
     DL__VIEW = 8,       /* lies in its first input's memory, i[0] elements on */
     DL__WANTED = 16,    /* a leaf whose gradient can be asked for */
-    DL__EFFECT = 32,    /* a view that is run: it changes its first input */
-    DL__BYPASSED = 64   /* its consumers took its input instead: run only when kept */
+    DL__EFFECT = 32     /* a view that is run: it changes its first input */
 };
 /* Where the value of a node is. MEMORY: at the address `offset`. Flat buffers: `offset` elements in. TILE: in a tile of its group. */
 enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
@@ -1645,6 +1645,14 @@ static void dl__begin_step(dl_context *ctx)
 }
 
 static bool dl__run(dl_context *ctx, bool final);
+
+/* Before parameters change: what was recorded has their old values. */
+static bool dl__run_recorded(dl_context *ctx)
+{
+    for (uint32_t i = ctx->done; i < ctx->nodes; i++)
+        if (!(ctx->node[i]->flags & DL__LEAF)) return dl__run(ctx, false);
+    return !ctx->failed;
+}
 
 /* What a node is made of, beyond operation, inputs and shape. */
 typedef struct dl__extra {
@@ -1850,7 +1858,8 @@ static const void *dl__value(dl_tensor t, const char *who)
 {
     static const dl_real nothing[1] = { 0 };
     dl_node *n = dl__peek(t, who);
-    if (!n || (n->id >= t.ctx->done && !dl__run(t.ctx, false))) return NULL;
+    bool waits = n && (n->id >= t.ctx->done || n->space == DL__BUFFERS); /* batch_norm changes buffers */
+    if (!n || (waits && !dl__run(t.ctx, false))) return NULL;
     if (n->space == DL__GONE || n->space == DL__TILE || n->space == DL__UNPLACED) {
         dl_fail(t.ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before dl_backward", who, n->op->name, n->id);
         return NULL;
@@ -2234,7 +2243,7 @@ DL_API bool dl_param_set(dl_context *ctx, const char *name, const dl_real *value
     dl_param_info p;
     if (!ctx || ctx->failed) return false;
     if (!values) return dl_fail(ctx, "dl_param_set: values is NULL");
-    if (!dl_param_find(ctx, name, &p) || !dl__lay_out(ctx) || !dl_param_find(ctx, name, &p)) return false;
+    if (!dl_param_find(ctx, name, &p) || !dl__run_recorded(ctx) || !dl__lay_out(ctx) || !dl_param_find(ctx, name, &p)) return false;
     if (count != p.numel) return dl_fail(ctx, "dl_param_set: '%s' has %zu elements, not %zu", name, p.numel, count);
     if (count && !ctx->dry) memcpy(p.value, values, count * sizeof *values);
     return true;
@@ -3613,15 +3622,6 @@ DL_API dl_tensor dl_transpose(dl_tensor x, int a, int b)
     return dl_permute(x, order);
 }
 
-/* Is n the transpose of its input's last two dimensions? Products read such an input directly. */
-static bool dl__is_transpose(const dl_node *n)
-{
-    if (n->op != &dl__permute_op || n->ndim < 2) return false;
-    for (int i = 0; i < n->ndim - 2; i++)
-        if (n->i[i] != i) return false;
-    return true;
-}
-
 /* ---- crop and place: out of a larger block, and into one. i = offset of a view, starts, steps ---- */
 static void dl__copy_block(const dl_run_args *r, const dl_node *small, const dl_node *large, bool crop)
 {
@@ -4440,23 +4440,16 @@ static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matm
 /* Both have two dimensions or more; bias zero or [N]. */
 static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor bias, bool ta, bool tb)
 {
-    dl_node *n[3], *from[2];
+    dl_node *n[3];
     dl_tensor in[3];
     in[0] = a, in[1] = b, in[2] = bias;
     int inputs = bias.ctx ? 3 : 2;
     dl_context *ctx = dl__operands(who, inputs, in, n);
     if (!ctx) return dl__none();
-    from[0] = n[0], from[1] = n[1];
     for (int k = 0; k < inputs; k++)
         if (!dl__is_float(ctx, who, n[k])) return dl__none();
     if (n[0]->ndim < 2 || n[1]->ndim < 2)
         return dl_fail(ctx, "dl_%s: transposing takes two dimensions or more: %S x %S", who, n[0], n[1]), dl__none();
-    for (int k = 0; k < 2; k++)
-        if (dl__is_transpose(n[k]) && !ctx->config.eager) {
-            n[k] = n[k]->in[0];
-            if (k) tb = !tb;
-            else ta = !ta;
-        }
     dl_index ka = n[0]->dim[n[0]->ndim - (ta ? 2 : 1)], kb = n[1]->dim[n[1]->ndim - (tb ? 1 : 2)];
     if (ka != kb)
         return dl_fail(ctx, "dl_%s: inner dimensions differ: %S%s x %S%s", who, n[0], ta ? "'" : "", n[1], tb ? "'" : ""),
@@ -4473,8 +4466,6 @@ static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor
     s.dim[s.ndim - 1] = n[1]->dim[n[1]->ndim - (tb ? 2 : 1)];
     if (inputs == 3 && (n[2]->ndim != 1 || n[2]->dim[0] != s.dim[s.ndim - 1]))
         return dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, s.dim[s.ndim - 1], n[2]), dl__none();
-    for (int k = 0; k < 2; k++)
-        if (n[k] != from[k]) from[k]->flags |= DL__BYPASSED;
     dl_index i[2];
     i[0] = ta, i[1] = tb;
     dl__extra e = dl__with(2, i);
@@ -5054,6 +5045,12 @@ static dl_tensor dl__batch_norm(
     if (!dl__is_vector(ctx, who, "weight", w, c) || !dl__is_vector(ctx, who, "bias", b, c) ||
         !dl__is_vector(ctx, who, "running_mean", mean, c) || !dl__is_vector(ctx, who, "running_var", var, c))
         return dl__none();
+    dl_tensor track[2];
+    track[0] = mean, track[1] = var;
+    for (int k = 0; k < 2 && ctx->training; k++)
+        if (track[k].ctx && ctx->node[track[k].node]->space != DL__BUFFERS)
+            return dl_fail(ctx, "dl_%s: training changes running statistics: they must be buffers, dl_parameter with .buffer", who),
+                   dl__none();
     dl_shape s = DL_SCALAR;
     s.ndim = n->ndim;
     for (int i = 0; i < n->ndim; i++) {
@@ -5847,18 +5844,12 @@ static void dl__give(dl__planning *p, size_t at, size_t size)
 static bool dl__stays(const dl__planning *p, const dl_node *n)
 {
     const dl__life *l = &p->life[n->id];
-    return !p->recycle || n->flags & DL__KEPT || dl__bytes(n) <= 64 || (!l->readers && !(n->flags & DL__BYPASSED));
+    return !p->recycle || n->flags & DL__KEPT || dl__bytes(n) <= 64 || !l->readers;
 }
 
 static bool dl__runs(const dl_node *n)
 {
     return !(n->flags & DL__LEAF) && (!(n->flags & DL__VIEW) || n->flags & DL__EFFECT);
-}
-
-/* A transposed tensor that products have read through, and nobody else. */
-static bool dl__skipped(const dl__planning *p, const dl_node *n)
-{
-    return n->flags & DL__BYPASSED && !(n->flags & DL__KEPT) && !p->life[n->id].readers && !p->ctx->config.eager;
 }
 
 static void dl__find_lives(dl__planning *p)
@@ -5896,7 +5887,7 @@ static void dl__find_launches(dl__planning *p)
     for (uint32_t i = p->start; i < p->end; i++) {
         const dl_node *n = ctx->node[i];
         dl__launch *l = &p->plan->launch[count];
-        if (!dl__runs(n) || dl__skipped(p, n)) continue;
+        if (!dl__runs(n)) continue;
         bool elementwise = n->op->flags & DL_OP_ELEMENTWISE,
              joins = elementwise && open != UINT32_MAX && !ctx->config.no_fusion;
         if (joins) {
@@ -5932,7 +5923,7 @@ static void dl__fold(dl__planning *p)
             !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op;
         if (!whole || p->life[root->id].readers != 1 || p->plan->space[root->id - p->start] == DL__GRADS) continue;
         bool add = n->i[1] != 0;
-        if (add && !(root->op->flags & DL_OP_ACCUMULATES)) continue;
+        if (add && (!(root->op->flags & DL_OP_ACCUMULATES) || root->op->flags & DL_OP_ELEMENTWISE)) continue; /* tiles overwrite */
         for (const dl_node *v = from; whole && v != root; v = v->in[0]) whole = v->numel == root->numel;
         if (!whole) continue;
         p->plan->space[root->id - p->start] = DL__GRADS;
@@ -6190,7 +6181,7 @@ static void dl__group_part(void *user, size_t part, int thread)
     for (uint32_t i = t->start + l->first; i < t->start + l->first + l->count; i++) {
         const dl_node *y = t->ctx->node[i];
         size_t stretched = l->slots;
-        if (!dl__runs(y) || !(y->op->flags & DL_OP_ELEMENTWISE)) continue; /* what stands between them is not run */
+        if (!dl__runs(y)) continue;
         for (int k = 0; k < y->n_in; k++) {
             const dl_node *x = y->in[k];
             if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
@@ -7035,7 +7026,7 @@ DL_API bool dl_step(dl_optimizer *o)
         for (int i = 0; i < o->groups; i++)
             if (!dl__matches(ctx, "optimizer_group", o->group[i].pattern)) return false;
     if (*o->select && !dl__matches(ctx, "optimizer_select", o->select)) return false;
-    if (!dl_seal(ctx) || !dl__make_state(o)) return false;
+    if (!dl__run_recorded(ctx) || !dl_seal(ctx) || !dl__make_state(o)) return false;
     double lr = dl_get_lr(o);
     unsigned fp = dl__fp_enter();
     for (int i = 0; i < ctx->params; i++) {
@@ -7941,7 +7932,7 @@ DL_API bool dl_load(dl_context *ctx, const char *path)
             j.wrong = dl__entries_wrong(entry, count, size - 8 - length);
     }
     bool ok = j.wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, j.wrong)
-                      : !ctx->failed && dl__lay_out(ctx) && dl__load_values(ctx, path, f, entry, count);
+                      : !ctx->failed && dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__load_values(ctx, path, f, entry, count);
     fclose(f);
     dl__release(ctx, entry);
     return ok;
