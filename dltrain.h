@@ -715,7 +715,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
-/* gcc unrolls the loops of constant length of the one kernel that needs it at -O3 only. */
+/* What gcc makes fast at -O3 only. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define DL__HOT __attribute__((optimize("O3", "fp-contract=off")))
 #else
@@ -2286,7 +2286,7 @@ DL_API bool dl_seal(dl_context *ctx)
      6. A sum down columns is rule 2 with factors 1. A variance takes two passes.
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
      8. exp, log, tanh, erf are the polynomials below. No compiler may contract a multiplication and an addition. */
-enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64 };
+enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
    >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's
@@ -2368,7 +2368,7 @@ typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] 
 } dl__geometry;
 enum { DL__BATCH_DIMS = DLTRAIN_MAX_DIMS };
 typedef struct dl__gemm {
-    dl_index m, n, kk;
+    dl_index m, n, kk, mc, nc; /* mc x nc of C are one unit of work */
     dl__source a, b;
     dl_real *c;
     dl_index c_row, c_per, c_image; /* element (m, n) lies at m * c_row + n / c_per * c_image + n % c_per */
@@ -2379,21 +2379,25 @@ typedef struct dl__gemm {
     dl__geometry geo;
 } dl__gemm;
 
-static void dl__pack_strided(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+DL__HOT static void dl__pack_strided(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
     dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     const dl_real *p = base + r0 * s->row + k0 * s->k;
     (void)g;
     if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    if (s->row == 1)
-        for (dl_index k = 0; k < kc; k++) memcpy(dst + k * width, p + k * s->k, sizeof *dst * (size_t)rows);
-    else
-        for (dl_index j = 0; j < rows; j++)
-            for (dl_index k = 0; k < kc; k++) dst[k * width + j] = p[j * s->row + k * s->k];
+    for (dl_index at = 0, end; at < kc; at = end) { /* a few k at a time: what they touch stays in the cache */
+        end = DL__MIN(kc, at + DL__PACK);
+        if (s->row == 1)
+            for (dl_index k = at; k < end; k++)
+                for (dl_index j = 0; j < rows; j++) dst[k * width + j] = p[k * s->k + j];
+        else
+            for (dl_index j = 0; j < rows; j++)
+                for (dl_index k = at; k < end; k++) dst[k * width + j] = p[j * s->row + k * s->k];
+    }
 }
 
 /* Rows are output channels or, for the input gradient, input channels; k = (ky, kx, channel of the other side, s->k apart). */
-static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+DL__HOT static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
     dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     dl_index taps = g->geo.kh * g->geo.kw, channels = g->kk / taps;
@@ -2405,27 +2409,31 @@ static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_rea
 }
 
 /* Rows are channels of dy; k = (image, pixel). */
-static void dl__pack_pixels(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
+DL__HOT static void dl__pack_pixels(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
     dl_index k0, dl_index kc, int width, dl_real *dst)
 {
     dl_index plane = g->geo.oh * g->geo.ow;
     if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    for (dl_index j = 0; j < rows; j++)
-        for (dl_index k = 0; k < kc;) {
-            dl_index pixel = (k0 + k) % plane, run = DL__MIN(plane - pixel, kc - k);
-            const dl_real *p = base + (k0 + k) / plane * s->k + (r0 + j) * s->row + pixel;
-            for (dl_index i = 0; i < run; i++) dst[(k + i) * width + j] = p[i];
-            k += run;
-        }
+    for (dl_index k = 0; k < kc;) {
+        dl_index pixel = (k0 + k) % plane, run = DL__MIN(DL__MIN(plane - pixel, kc - k), (dl_index)DL__PACK);
+        const dl_real *p = base + (k0 + k) / plane * s->k + r0 * s->row + pixel;
+        for (dl_index j = 0; j < rows; j++)
+            for (dl_index i = 0; i < run; i++) dst[(k + i) * width + j] = p[j * s->row + i];
+        k += run;
+    }
 }
 
 /* Copies the pixels x, x + step, ... of a row of `size`, +0 outside it. */
-DL__INLINE void dl__copy_clipped(
-    dl_real *dst, dl_index stride, const dl_real *row, dl_index x, dl_index step, dl_index size, dl_index run)
+DL__INLINE void dl__copy_clipped(dl_real *dst, dl_index stride, const dl_real *row, dl_index x, dl_index step, dl_index size, dl_index run)
 {
     dl_index i = 0;
     for (; i < run && x < 0; i++, x += step) dst[i * stride] = 0;
-    for (; i < run && x < size; i++, x += step) dst[i * stride] = row[x];
+    if (stride == 1 && step == 1 && x < size) {
+        dl_index n = DL__MIN(run - i, size - x);
+        memcpy(dst + i, row + x, sizeof *dst * (size_t)DL__MAX(n, (dl_index)0));
+        i += DL__MAX(n, (dl_index)0);
+    } else
+        for (; i < run && x < size; i++, x += step) dst[i * stride] = row[x];
     for (; i < run; i++) dst[i * stride] = 0;
 }
 
@@ -2572,7 +2580,7 @@ static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real 
 #define E_MR 6
 #define E_NV 2
 #define E_MC 96
-#define E_NC 64
+#define E_NC 256
 #define E_LOAD(p) _mm256_loadu_ps(p)
 #define E_STORE(p, v) _mm256_storeu_ps(p, v)
 #define E_MASK(n) _mm256_loadu_si256((const __m256i *)(dl__tail_mask + 8 - (n)))
@@ -2921,17 +2929,29 @@ static size_t DL__K(gemm_scratch)(dl_index m, dl_index n, dl_index kk)
 
 static size_t DL__K(gemm_units)(const dl__gemm *g)
 {
-    size_t units = (size_t)((g->m + E_MC - 1) / E_MC) * (size_t)((g->n + E_NC - 1) / E_NC);
+    size_t units = (size_t)((g->m + g->mc - 1) / g->mc) * (size_t)((g->n + g->nc - 1) / g->nc);
     for (int i = 0; i < g->batch_dims; i++) units *= (size_t)g->batch[i].count;
     return units;
+}
+
+/* Chooses the units: large ones pack less, but each thread shall have one. */
+static void DL__K(gemm_split)(dl__gemm *g, int threads)
+{
+    enum { NR = E_NV * E_W };
+    g->mc = E_MC;
+    g->nc = E_NC;
+    while (DL__K(gemm_units)(g) < (size_t)threads && (g->mc > E_MR || g->nc > NR)) {
+        if (g->nc == NR || (g->mc > E_MR && DL__MIN(g->m, g->mc) >= DL__MIN(g->n, g->nc))) g->mc = (g->mc / 2 + E_MR - 1) / E_MR * E_MR;
+        else g->nc = (g->nc / 2 + NR - 1) / NR * NR;
+    }
 }
 
 static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
 {
     enum { NR = E_NV * E_W };
-    dl_index across = (g->n + E_NC - 1) / E_NC, down = (g->m + E_MC - 1) / E_MC, u = (dl_index)unit;
-    dl_index n0 = u % across * E_NC, m0 = u / across % down * E_MC, b = u / across / down;
-    dl_index nc = DL__MIN(g->n - n0, (dl_index)E_NC), mc = DL__MIN(g->m - m0, (dl_index)E_MC);
+    dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
+    dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, b = u / across / down;
+    dl_index nc = DL__MIN(g->n - n0, g->nc), mc = DL__MIN(g->m - m0, g->mc);
     dl_index nt = (nc + NR - 1) / NR * NR, mt = (mc + E_MR - 1) / E_MR * E_MR, kb = DL__MIN(g->kk, (dl_index)DL__KB);
     const dl_real *base_a = g->a.base, *base_b = g->b.base, *bias = g->bias;
     dl_real *c = g->c, *total = scratch, *pa = total + mt * nt, *pb = pa + mt * kb;
@@ -2973,7 +2993,18 @@ static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
 E_FN void DL__K(sgd)(dl_real *p, const dl_real *g, dl_real *m, size_t n, const dl_real *h)
 {
     const dl_real lr = h[0], momentum = h[1], keep = h[2], decay = h[3], nesterov = h[4];
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) {
+        E_V x = E_LOAD(p + i), d = E_LOAD(g + i);
+        if (decay != 0) d = E_ADD(d, E_MUL(E_K(decay), x));
+        if (m) {
+            E_V buffer = E_ADD(E_MUL(E_K(momentum), E_LOAD(m + i)), E_MUL(E_K(keep), d));
+            E_STORE(m + i, buffer);
+            d = nesterov != 0 ? E_ADD(d, E_MUL(E_K(momentum), buffer)) : buffer;
+        }
+        E_STORE(p + i, E_SUB(x, E_MUL(E_K(lr), d)));
+    }
+    for (; i < n; i++) {
         dl_real d = decay != 0 ? g[i] + decay * p[i] : g[i];
         if (m) {
             m[i] = momentum * m[i] + keep * d;
@@ -4379,6 +4410,7 @@ static void dl__gemm_run(const dl_run_args *r, dl__gemm *g)
     g->c = (dl_real *)r->out;
     g->accumulate = r->accumulate;
     a.user = g;
+    DL__CALL(r->portable, gemm_split, (g, r->ctx->pool.threads));
     if (r->node->numel) dl_parallel(&a, DL__CALL(r->portable, gemm_units, (g)), dl__gemm_part);
 }
 
