@@ -1463,7 +1463,7 @@ static void dl__say(dl_context *ctx, const char *format, ...)
     va_start(args, format);
     dl__format(&t, format, args);
     va_end(args);
-    ctx->config.log(line, ctx->config.log_user);
+    (ctx->config.log)(line, ctx->config.log_user);
 }
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args)

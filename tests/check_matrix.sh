@@ -70,6 +70,13 @@ config small -DDLTRAIN_MAX_DIMS=4 -DDLTRAIN_NAME_MAX=48 -DDLTRAIN_ERROR_MAX=128 
 config static -DDLTRAIN_STATIC
 config native -march=native
 
+# After every header of the C library and POSIX, whatever macros they bring.
+printf '#include <%s>\n' assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio stdlib string tgmath time \
+    wchar wctype dirent fcntl netdb poll pthread pwd regex sched sys/mman sys/socket sys/stat sys/time sys/types sys/wait termios unistd netinet/in | sed 's/>/.h>/' > $dir/after.c
+cat $dir/alone.c >> $dir/after.c
+${CC:-cc} -std=gnu11 -O1 -Wall -Wextra -Werror -c $dir/after.c -o $dir/after.o > $dir/after.log 2>&1
+report "after every system header" $? $dir/after.log
+
 # -ffast-math is refused with a reason.
 ${CC:-cc} -std=c99 -ffast-math -c $dir/alone.c -o $dir/fast.o > $dir/fast.log 2>&1
 grep -q 'ffast-math' $dir/fast.log
