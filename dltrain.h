@@ -716,7 +716,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #endif
 
 /* What gcc makes fast at -O3 only. */
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
 #define DL__HOT __attribute__((optimize("O3", "fp-contract=off")))
 #else
 #define DL__HOT

@@ -104,6 +104,7 @@ hashes() { # NAME COMMAND...
     report "same bits with $name" $? "$dir/hash-$name.log"
 }
 hashes gcc-O0 gcc -O0
+hashes gcc-Os gcc -Os
 hashes gcc-O3-native gcc -O3 -march=native
 hashes gcc-no-simd gcc -O2 -DDLTRAIN_NO_SIMD
 hashes gcc-no-simd-native gcc -O3 -march=native -DDLTRAIN_NO_SIMD
