@@ -3,20 +3,9 @@
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
+#include "numbers.h"
 #include "gold_layers.h"
 #define COUNT(array) (sizeof (array) / sizeof *(array))
-
-/* The numbers of gold_layers.py: in [-1, 1), 16 bits each. */
-static dl_real *numbers(size_t n, int salt)
-{
-    static dl_real buffer[4096];
-    uint32_t state = 12345u + (uint32_t)salt * 7919u;
-    for (size_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        buffer[i] = (dl_real)(state >> 16) / 32768 - 1;
-    }
-    return buffer;
-}
 
 static size_t size_of(const int *dim, int ndim)
 {

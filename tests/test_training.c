@@ -3,19 +3,8 @@
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
+#include "numbers.h"
 #include "gold_training.h"
-
-/* The numbers of gold_training.py: in [-1, 1), 16 bits each. */
-static dl_real *numbers(size_t n, int salt)
-{
-    static dl_real buffer[4096];
-    uint32_t state = 12345u + (uint32_t)salt * 7919u;
-    for (size_t i = 0; i < n; i++) {
-        state = state * 1664525u + 1013904223u;
-        buffer[i] = (dl_real)(state >> 16) / 32768 - 1;
-    }
-    return buffer;
-}
 
 static dl_tensor classes(dl_context *ctx, dl_shape shape, int count, int salt, int ignored)
 {
