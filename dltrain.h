@@ -45,12 +45,12 @@
        >>elementwise operations  The rows of the kernels read as recording code: derivatives are programs of the same operations
        >>moving operations       Views, strided copies, indices
        >>reductions              Sums by the canonical rules, winners by index, and what is made of them
-       >>products                matmul, convolution, pooling, attention
+       >>products                matmul, convolution, pooling
        >>normalisation           softmax, normalisation, attention, segments
        >>losses                  Made of operations, but for the look at class indices
        >>autodiff                Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule
        >>planner                 From a segment of the tape to memory offsets and a list of launches
-       >>executor                Runs a plan on the threads of the context
+       >>executor                Runs a plan on the threads; contexts, measuring and your own operations
        >>layers                  Parameters by name with PyTorch's initialisation, handed to operations
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
        >>data                    Datasets and the loader
@@ -4397,7 +4397,7 @@ DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim)
 }
 
 /* ==== >>products ====
-   matmul, convolution, pooling, attention.
+   matmul, convolution, pooling.
    may use: reductions */
 static void dl__gemm_part(const dl_run_args *r, size_t part)
 {
@@ -6047,7 +6047,7 @@ static size_t dl__launch_scratch(dl_context *ctx, uint32_t start, const dl__laun
          i++) { /* inputs that have to be stretched take a tile each */
         const dl_node *n = ctx->node[i];
         size_t now = 0;
-        if (!dl__runs(n) || !(n->op->flags & DL_OP_ELEMENTWISE)) continue;
+        if (!dl__runs(n)) continue;
         for (int k = 0; k < n->n_in; k++) now += n->in[k]->numel != first->numel;
         stretched = DL__MAX(stretched, now);
     }
@@ -6127,7 +6127,7 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
 }
 
 /* ==== >>executor ====
-   Runs a plan on the threads of the context.
+   Runs a plan on the threads; contexts, measuring and your own operations.
    may use: planner, platform */
 typedef struct dl__task {
     dl_context *ctx;
