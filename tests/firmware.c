@@ -1,5 +1,6 @@
 /* A microcontroller learns the digits: an MLP 64-32-10 with Adam in one static block, without files, threads, stdio or malloc.
-   tests/check_firmware.sh makes samples.h (train_x, train_y, test_x, test_y) and runs this on a simulated Cortex-M4F. Status: 0 learnt. */
+   tests/check_firmware.sh makes samples.h (train_x, train_y, test_x, test_y) and runs this on a simulated Cortex-M4F. Status: 0 learnt.
+   PRINT_HASH: on the computer, the hash of the weights; EXPECT: what it must be. */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "samples.h"
@@ -9,6 +10,22 @@ static char memory[MEMORY];
 static dl_tensor net(dl_tensor x) /* [N,64] -> [N,10] */
 {
     return dl_linear(dl_relu(dl_linear(x, "fc1", 32)), "fc2", 10);
+}
+
+#ifdef PRINT_HASH
+#include <stdio.h>
+#endif
+
+static inline uint32_t hash(dl_context *ctx) /* FNV-1a over the bits of the weights */
+{
+    uint32_t h = 2166136261u, u;
+    dl_param_info p;
+    for (int i = 0; i < dl_param_count(ctx) && dl_param_get(ctx, i, &p); i++)
+        for (size_t k = 0; k < p.numel; k++) {
+            memcpy(&u, &p.value[k], 4);
+            for (int b = 0; b < 32; b += 8) h = (h ^ (u >> b & 255)) * 16777619u;
+        }
+    return h;
 }
 
 #ifdef HOSTED /* on the computer: how much memory does it take there? */
@@ -53,6 +70,13 @@ int main(void)
             dl_step(opt);
             if (dl_failed(ctx)) return 2;
         }
+#ifdef PRINT_HASH
+    printf("%uu\n", (unsigned)hash(ctx));
+    return 0;
+#endif
+#ifdef EXPECT
+    if (hash(ctx) != EXPECT) return 5;
+#endif
     int right = 0;
     dl_set_grad(ctx, false);
     for (int i = 0; i < TEST; i++) {
