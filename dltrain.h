@@ -728,6 +728,11 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #define DL__INLINE static inline
 #define DL__NOINLINE
 #endif
+#if defined(__GNUC__)
+#define DL__PREFETCH(p) __builtin_prefetch(p, 1)
+#else
+#define DL__PREFETCH(p) ((void)0)
+#endif
 #define DL__COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define DL__MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -2375,6 +2380,8 @@ typedef struct dl__products {
     void (*panel)(const dl__panel *p);
     /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
     void (*turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
+    /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
+    void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
 } dl__products;
 
 /* ---- the levels ---- */
@@ -2438,7 +2445,7 @@ typedef struct dl__products {
 #define E_MR 6
 #define E_NV 2
 #define E_MC DL__MC
-#define E_NC 256
+#define E_NC 1024
 #define E_LOAD(p) _mm256_loadu_ps(p)
 #define E_STORE(p, v) _mm256_storeu_ps(p, v)
 #define E_MASK(n) _mm256_loadu_si256((const __m256i *)(dl__tail_mask + 8 - (n)))
@@ -2762,7 +2769,9 @@ DL__HOT E_FN void DL__K(panel)(const dl__panel *p) /* rule 2 */
         E_V acc[E_MR][E_NV];
         const dl_real *a[E_MR], *b = p->b;
         for (int i = 0; i < E_MR; i++) {
-            a[i] = p->a + p->row[DL__MIN(first + i, p->rows - 1)];
+            dl_index r = DL__MIN(first + i, p->rows - 1);
+            a[i] = p->a + p->row[r];
+            DL__PREFETCH(p->out + r * p->out_row);
             for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
         }
         for (dl_index k = 0, n = p->kc, step = p->b_step; k < n; k++, b += step) {
@@ -2833,7 +2842,32 @@ DL__HOT E_FN void DL__K(turn)(const dl_real *src, dl_index src_row, dl_index row
     for (; i < rows; i++)
         for (dl_index j = 0; j < cols; j++) dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
 }
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn) };
+DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
+{
+    enum { NR = E_NV * E_W };
+    if (row == 1) {
+        for (dl_index k = 0; k < kc; k++, src += step, dst += NR) {
+            dl_real *to = dst;
+            dl_index j = 0;
+            for (; j + NR <= cols; j += NR, to += kc * NR)
+                for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(src + j + v * E_W));
+            for (int v = 0; v < E_NV && j < cols; v++) {
+                int n = (int)DL__MIN(cols - j - v * E_W, (dl_index)E_W);
+                E_STORE(to + v * E_W, n == E_W ? E_LOAD(src + j + v * E_W) : n > 0 ? E_LOADN(src + j + v * E_W, n) : E_K(0));
+            }
+        }
+        return;
+    }
+    for (dl_index j = 0; j < cols; j += NR, src += NR * row, dst += kc * NR) {
+        dl_index some = DL__MIN(cols - j, (dl_index)NR);
+        if (some < NR) memset(dst, 0, sizeof *dst * (size_t)(kc * NR));
+        if (step == 1) DL__K(turn)(src, row, some, kc, dst, NR, false);
+        else
+            for (dl_index k = 0; k < kc; k++)
+                for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
+    }
+}
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4290,11 +4324,11 @@ static void dl__gemm_plan(dl__gemm *g, int threads)
             g->batch[d].a = g->batch[d].b, g->batch[d].b = step;
         }
     }
-    g->mc = DL__MIN(dl__round_up(DL__MAX(g->m, (dl_index)1), e->mr), e->mc);
-    g->nc = DL__MIN(dl__round_up(DL__MAX(g->n, (dl_index)1), e->nr), e->nc);
-    g->pack_a = g->n >= 12 * e->nr;
-    g->pack_b = g->b_row != 1 || g->m > 8 * e->mr || g->n % e->nr;
     g->total = g->turned || (g->accumulate && g->kk > DL__KB);
+    g->mc = DL__MIN(dl__round_up(DL__MAX(g->m, (dl_index)1), e->mr), g->total ? e->mc : 32 * e->mc);
+    g->nc = DL__MIN(dl__round_up(DL__MAX(g->n, (dl_index)1), e->nr), g->total ? e->mc : e->nc);
+    g->pack_a = g->n >= 12 * e->nr && g->kk;
+    g->pack_b = g->b_row != 1 || g->m > 8 * e->mr || g->n % e->nr;
     dl_index batch = 1;
     for (int d = 0; d < g->batch_dims; d++) batch *= g->batch[d].count;
     for (;;) { /* each thread shall have a unit, and none much more than the others */
@@ -4312,23 +4346,29 @@ static size_t dl__gemm_units(const dl__gemm *g)
     return units;
 }
 
+static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
+
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
     dl_index kc = DL__MIN(g->kk, (dl_index)DL__KB);
-    return (size_t)(kc * g->e->nr + (g->pack_a ? g->mc * kc : 0) + (g->total ? g->mc * g->nc : 0));
+    return (size_t)((g->pack_b ? g->nc * kc : 0) + (g->pack_a ? DL__MIN(g->mc, g->e->mc) / g->e->mr * dl__packed_row(g->e) * kc : 0) + (g->total ? g->mc * g->nc : 0));
 }
 
-/* dst[k * width + j] = src[j * row + k * step], 0 from column `cols` on: a panel of B. */
-static void dl__pack(const dl__products *e, const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
+/* Rows of A as the kernel goes through them: mr rows at a time, their numbers of one k together, `wide` apart for whole vectors. */
+static void dl__pack_rows(const dl__products *e, const dl_real *a, dl_index a_row, dl_index a_k, dl_index rows, dl_index kc, dl_real *dst)
 {
-    dl_index width = e->nr;
-    if (cols < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    if (step == 1 && row != 1) e->turn(src, row, cols, kc, dst, width, false);
-    else if (row == 1 && cols == width)
-        for (dl_index k = 0; k < kc; k++) memcpy(dst + k * width, src + k * step, sizeof *dst * (size_t)width);
-    else
-        for (dl_index k = 0; k < kc; k++)
-            for (dl_index j = 0; j < cols; j++) dst[k * width + j] = src[j * row + k * step];
+    dl_index wide = dl__packed_row(e);
+    for (dl_index i = 0; i < rows; i += e->mr, dst += kc * wide) {
+        dl_index some = DL__MIN(wide, rows - i);
+        const dl_real *from = a + i * a_row;
+        if (a_k == 1) e->turn(from, a_row, some, kc, dst, wide, false);
+        else if (a_row == 1 && some == wide)
+            for (dl_index k = 0; k < kc; k++)
+                for (dl_index l = 0; l < wide; l++) dst[k * wide + l] = from[k * a_k + l];
+        else
+            for (dl_index k = 0; k < kc; k++)
+                for (dl_index l = 0; l < some; l++) dst[k * wide + l] = from[k * a_k + l * a_row];
+    }
 }
 
 static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
@@ -4337,10 +4377,11 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
     dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
     dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, at_batch = u / across / down;
     dl_index nc = DL__MIN(g->n - n0, g->nc), mc = DL__MIN(g->m - m0, g->mc), at[DL__KB], row[DL__MC];
+    dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = DL__MIN(g->mc, e->mc);
     const dl_real *a0 = g->a + m0 * g->a_row, *b0 = g->b + n0 * g->b_row;
     dl_real *c = g->c + (g->turned ? n0 * g->c_row + m0 : m0 * g->c_row + n0);
-    dl_real *packed_b = scratch, *packed_a = packed_b + DL__MIN(g->kk, (dl_index)DL__KB) * e->nr;
-    dl_real *total = packed_a + (g->pack_a ? g->mc * DL__MIN(g->kk, (dl_index)DL__KB) : 0);
+    dl_real *packed_b = scratch, *packed_a = packed_b + (g->pack_b ? g->nc * most : 0);
+    dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
     dl__panel p;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
         dl_index i = at_batch % g->batch[d].count;
@@ -4349,45 +4390,38 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
         b0 += i * g->batch[d].b;
         c += i * g->batch[d].c;
     }
-    p.rows = mc;
     p.row = row;
     p.at = at;
+    p.b_step = g->pack_b ? e->nr : g->b_k;
     p.bias_by_row = g->bias_by_row;
     p.add = g->accumulate && !g->total;
     p.out_row = g->total ? g->nc : g->c_row;
     for (dl_index k0 = 0; k0 == 0 || k0 < g->kk; k0 += DL__KB) {
-        dl_index kc = DL__MIN(g->kk - k0, (dl_index)DL__KB), a_row = g->a_row, a_k = g->a_k;
-        const dl_real *a = a0 + k0 * a_k;
-        bool last = k0 + kc == g->kk;
-        if (g->pack_a) { /* side by side, in the order that they are in */
-            bool by_k = a_row == 1;
-            dl_index run = by_k ? mc : kc, runs = by_k ? kc : mc;
-            for (dl_index i = 0; i < runs; i++) {
-                const dl_real *from = a + i * (by_k ? a_k : a_row);
-                dl_index step = by_k ? a_row : a_k;
-                if (step == 1) memcpy(packed_a + i * run, from, sizeof *from * (size_t)run);
-                else
-                    for (dl_index j = 0; j < run; j++) packed_a[i * run + j] = from[j * step];
-            }
-            a = packed_a, a_row = by_k ? 1 : kc, a_k = by_k ? mc : 1;
-        }
-        for (dl_index k = 0; k < kc; k++) at[k] = k * a_k;
-        for (dl_index i = 0; i < mc; i++) row[i] = i * a_row;
-        p.kc = kc;
-        p.a = a;
+        const dl_real *b = b0 + k0 * g->b_k;
+        bool bias = g->bias && k0 + DL__KB >= g->kk;
+        p.kc = DL__MIN(g->kk - k0, (dl_index)DL__KB);
         p.more = k0 > 0;
-        for (dl_index j = 0; j < nc; j += e->nr) {
-            p.cols = DL__MIN(nc - j, e->nr);
-            p.b = b0 + j * g->b_row + k0 * g->b_k;
-            p.b_step = g->b_k;
-            if (g->pack_b) {
-                dl__pack(e, p.b, g->b_row, g->b_k, p.cols, kc, packed_b);
-                p.b = packed_b;
-                p.b_step = e->nr;
+        if (g->pack_b) e->pack(b, g->b_row, g->b_k, nc, p.kc, packed_b), b = packed_b;
+        for (dl_index i = 0; i < mc; i += block) {
+            dl_index a_row = g->a_row, a_k = g->a_k;
+            p.rows = DL__MIN(mc - i, block);
+            p.a = a0 + i * a_row + k0 * a_k;
+            if (g->pack_a) {
+                dl_index wide = dl__packed_row(e);
+                dl__pack_rows(e, p.a, a_row, a_k, p.rows, p.kc, packed_a);
+                p.a = packed_a;
+                for (dl_index k = 0; k < p.rows; k++) row[k] = k / e->mr * wide * p.kc + k % e->mr;
+                a_k = wide;
+            } else
+                for (dl_index k = 0; k < p.rows; k++) row[k] = k * a_row;
+            for (dl_index k = 0; k < p.kc; k++) at[k] = k * a_k;
+            for (dl_index j = 0; j < nc; j += e->nr) {
+                p.cols = DL__MIN(nc - j, e->nr);
+                p.b = b + (g->pack_b ? j * p.kc : j * g->b_row);
+                p.out = (g->total ? total : c) + i * p.out_row + j;
+                p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
+                e->panel(&p);
             }
-            p.out = (g->total ? total : c) + j;
-            p.bias = !g->bias || !last ? NULL : g->bias + (g->bias_by_row ? m0 : n0 + j);
-            e->panel(&p);
         }
     }
     if (g->turned) e->turn(total, g->nc, mc, nc, c, g->c_row, g->accumulate);
@@ -4854,7 +4888,7 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
                 dl_index image = (k0 + k) / plane, pixel = (k0 + k) % plane;
                 run = DL__MIN(plane - pixel, kc - k);
                 const dl_real *dy = s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel;
-                dl__pack(e, dy, plane, 1, p.cols, run, packed + k * e->nr);
+                e->pack(dy, plane, 1, p.cols, run, packed + k * e->nr);
             }
             p.out = total + j;
             e->panel(&p);
