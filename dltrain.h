@@ -2382,6 +2382,9 @@ typedef struct dl__products {
     void (*turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
+    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart */
+    void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw, dl_real *dst,
+        dl_index plane);
 } dl__products;
 
 /* ---- the levels ---- */
@@ -2783,23 +2786,24 @@ DL__HOT E_FN void DL__K(panel)(const dl__panel *p) /* rule 2 */
                 for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
             }
         }
+        bool whole = first + E_MR <= p->rows && p->cols == E_NV * E_W;
         for (int i = 0; i < E_MR; i++)
             for (int v = 0; v < E_NV; v++) {
                 dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
                 E_V y = acc[i][v];
-                int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
-                if (first + i >= p->rows || n <= 0) continue;
-                if (n == E_W) {
+                if (whole) {
                     if (p->more) y = E_ADD(E_LOAD(out), y);
                     if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOAD(p->bias + v * E_W));
                     if (p->add) y = E_ADD(E_LOAD(out), y);
                     E_STORE(out, y);
-                } else {
-                    if (p->more) y = E_ADD(E_LOADN(out, n), y);
-                    if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
-                    if (p->add) y = E_ADD(E_LOADN(out, n), y);
-                    E_STOREN(out, y, n);
+                    continue;
                 }
+                int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
+                if (first + i >= p->rows || n <= 0) continue;
+                if (p->more) y = E_ADD(E_LOADN(out, n), y);
+                if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
+                if (p->add) y = E_ADD(E_LOADN(out, n), y);
+                E_STOREN(out, y, n);
             }
     }
 }
@@ -2867,7 +2871,27 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack) };
+DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw,
+    dl_real *dst, dl_index plane)
+{
+    dl_index left = DL__MIN(DL__MAX(-x, (dl_index)0), fw), from = DL__MAX(x, (dl_index)0);
+    dl_index run = DL__MAX(DL__MIN(fw - left, w - from), (dl_index)0), right = fw - left - run;
+    for (dl_index c = 0; c < planes; c++, src += h * w, dst += plane)
+        for (dl_index r = 0; r < fh; r++) {
+            dl_real *to = dst + r * fw;
+            if (y + r < 0 || y + r >= h) {
+                memset(to, 0, sizeof *to * (size_t)fw);
+                continue;
+            }
+            const dl_real *row = src + (y + r) * w + from;
+            dl_index i = 0;
+            for (; i < left; i++) *to++ = 0;
+            for (i = 0; i + E_W <= run; i += E_W) E_STORE(to + i, E_LOAD(row + i));
+            if (E_W > 1 && i < run) E_STOREN(to + i, E_LOADN(row + i, (int)(run - i)), (int)(run - i));
+            for (i = 0; i < right; i++) to[run + i] = 0;
+        }
+}
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack), DL__K(frame) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4401,7 +4425,8 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
         bool bias = g->bias && k0 + DL__KB >= g->kk;
         p.kc = DL__MIN(g->kk - k0, (dl_index)DL__KB);
         p.more = k0 > 0;
-        if (g->pack_b) e->pack(b, g->b_row, g->b_k, nc, p.kc, packed_b), b = packed_b;
+        if (g->pack_b && p.kc) e->pack(b, g->b_row, g->b_k, nc, p.kc, packed_b);
+        if (g->pack_b) b = packed_b;
         for (dl_index i = 0; i < mc; i += block) {
             dl_index a_row = g->a_row, a_k = g->a_k;
             p.rows = DL__MIN(mc - i, block);
@@ -4582,12 +4607,11 @@ DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b)
     return dl_reshape(dl__matmul("affine", dl_reshape(x, DL_SHAPE(rows, k)), w, b, false, true), s);
 }
 
+/* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the others.
+   i = the geometry ---- */
 typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] */
     dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups;
 } dl__geometry;
-
-/* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the others.
-   i = the geometry. The first two slide a window over an image: output pixels are the rows of A, channels of the output lie in vectors. ---- */
 enum { DL__GEOMETRY = sizeof(dl__geometry) / sizeof(dl_index), DL__STRIP = 512 };
 
 static dl__geometry dl__geometry_of(const dl_node *n)
@@ -4597,171 +4621,180 @@ static dl__geometry dl__geometry_of(const dl_node *n)
     return q;
 }
 
-/* A window of kh x kw taps, dh and dw apart, over `channels` planes of h x w; output pixel (y, x) has its first tap at row y * sh - ph,
-   column x * sw - pw. For the input gradient the image is dy, spread out with up - 1 zeros between its pixels, and the last tap of the
-   weight lies first. */
-typedef struct dl__windows {
-    dl_index channels, h, w, up_h, up_w, ph, pw, sh, sw, kh, kw, dh, dw, out_h, out_w;
-    bool back;
-} dl__windows;
+static dl_index dl__floor_div(dl_index a, dl_index b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
-static dl__windows dl__window_of(const dl__geometry *q, bool back)
+/* The part of the source planes that is looked at, with the zeros around them: rows y .. y + h, columns x .. x + w. */
+typedef struct dl__frame { dl_index y, x, h, w; bool inside; } dl__frame; /* inside: it lies in the plane; no zeros, no copy */
+
+/* What rows y0 .. y1 of the result are made of: conv reads x at y * sh - ph + ky * dh, back reads dy at (y + ph - ky * dh) / sh where
+   this is whole. */
+static dl__frame dl__frame_of(const dl__geometry *q, bool back, dl_index y0, dl_index y1)
 {
-    dl__windows v;
-    v.channels = (back ? q->o : q->c) / q->groups;
-    v.h = back ? q->oh : q->h, v.w = back ? q->ow : q->w;
-    v.up_h = back ? q->sh : 1, v.up_w = back ? q->sw : 1;
-    v.ph = back ? (q->kh - 1) * q->dh - q->ph : q->ph, v.pw = back ? (q->kw - 1) * q->dw - q->pw : q->pw;
-    v.sh = back ? 1 : q->sh, v.sw = back ? 1 : q->sw;
-    v.kh = q->kh, v.kw = q->kw, v.dh = q->dh, v.dw = q->dw;
-    v.out_h = back ? q->h : q->oh, v.out_w = back ? q->w : q->ow;
-    v.back = back;
-    return v;
+    dl__frame f;
+    if (back) {
+        f.y = dl__floor_div(y0 + q->ph - (q->kh - 1) * q->dh, q->sh);
+        f.x = dl__floor_div(q->pw - (q->kw - 1) * q->dw, q->sw);
+        f.h = dl__floor_div(y1 - 1 + q->ph, q->sh) + 1 - f.y;
+        f.w = dl__floor_div(q->w - 1 + q->pw, q->sw) + 1 - f.x;
+    } else {
+        f.y = y0 * q->sh - q->ph;
+        f.x = -q->pw;
+        f.h = (y1 - 1 - y0) * q->sh + (q->kh - 1) * q->dh + 1;
+        f.w = (q->ow - 1) * q->sw + (q->kw - 1) * q->dw + 1;
+    }
+    f.inside = f.y >= 0 && f.x >= 0 && f.y + f.h <= (back ? q->oh : q->h) && f.x + f.w <= (back ? q->ow : q->w);
+    return f;
 }
 
-/* Does every window lie within the image as it is in memory? */
-static bool dl__window_inside(const dl__windows *v)
-{
-    return v->up_h == 1 && v->up_w == 1 && v->ph == 0 && v->pw == 0 && (v->out_h - 1) * v->sh + (v->kh - 1) * v->dh < v->h &&
-        (v->out_w - 1) * v->sw + (v->kw - 1) * v->dw < v->w;
-}
-static dl_index dl__window_rows(const dl__windows *v, dl_index rows) { return (rows - 1) * v->sh + (v->kh - 1) * v->dh + 1; }
-static dl_index dl__window_width(const dl__windows *v) { return (v->out_w - 1) * v->sw + (v->kw - 1) * v->dw + 1; }
-
-/* The part of the image that output rows from `row` on look at, of some channels, with its zeros. */
-static void dl__frame(const dl__windows *v, const dl_real *image, dl_index channels, dl_index row, dl_index rows, dl_real *dst)
-{
-    dl_index width = dl__window_width(v), first = v->pw > 0 ? DL__MIN(v->pw, width) : 0; /* columns of zeros, then those of the image */
-    dl_index in_w = (v->w - 1) * v->up_w + 1, from = v->pw < 0 ? -v->pw : 0, run = DL__MAX(DL__MIN(width - first, in_w - from), (dl_index)0);
-    for (dl_index c = 0; c < channels; c++)
-        for (dl_index r = 0; r < rows; r++, dst += width) {
-            dl_index y = row * v->sh - v->ph + r;
-            if (y < 0 || y % v->up_h || y / v->up_h >= v->h) {
-                memset(dst, 0, sizeof *dst * (size_t)width);
-                continue;
-            }
-            const dl_real *src = image + (c * v->h + y / v->up_h) * v->w;
-            for (dl_index x = 0; x < first; x++) dst[x] = 0;
-            if (v->up_w == 1)
-                for (dl_index x = 0; x < run; x++) dst[first + x] = src[from + x];
-            else
-                for (dl_index x = 0; x < run; x++) dst[first + x] = (from + x) % v->up_w ? 0 : src[(from + x) / v->up_w];
-            for (dl_index x = first + run; x < width; x++) dst[x] = 0;
-        }
-}
-
-/* at[k] of k = (ky, kx, channel), from the first tap. */
-static void dl__window_at(const dl__windows *v, dl_index plane, dl_index width, dl_index *at)
-{
-    for (dl_index ky = 0; ky < v->kh; ky++)
-        for (dl_index kx = 0; kx < v->kw; kx++)
-            for (dl_index c = 0; c < v->channels; c++)
-                *at++ = (v->back ? v->kh - 1 - ky : ky) * v->dh * width + (v->back ? v->kw - 1 - kx : kx) * v->dw + c * plane;
-}
-
+/* conv and back slide a window over images. Pixels of the result are the rows of A, its channels lie in vectors; k = (ky, kx, channel of the
+   source). With strides, pixels of back fall into sh * sw classes by the taps that reach them: each is a product of its own. */
 typedef struct dl__slide {
     const dl__products *e;
-    dl__windows v;
-    const dl_real *x, *bias;        /* images [n, groups * channels, h, w] */
-    dl_real *packed, *y;            /* the weight, panel by panel; images [n, groups * outs, out_h, out_w] */
-    dl_index groups, outs, kk, rows, strips; /* `rows` output rows of an image are one unit of work */
-    dl_index mc, w_row, w_channel;  /* strides of the weight */
-    const dl_real *weight;
-    bool inside, accumulate;
+    dl__geometry q;
+    bool back, accumulate, inside;
+    dl_index in, out, groups;       /* channels of a group */
+    dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
+    dl_index kk, blocks, classes, rows, strips, mc, frame; /* `rows` rows of a result are one unit of work; numbers of a frame */
+    const dl_real *x, *weight, *bias;
+    dl_real *packed, *y;            /* the weight: by group, class, panel */
 } dl__slide;
 
 static dl__slide dl__slide_plan(const dl_node *n, bool portable, bool back, int threads)
 {
-    dl__geometry q = dl__geometry_of(n);
     dl__slide s;
     memset(&s, 0, sizeof s);
+    dl__geometry q = s.q = dl__geometry_of(n);
     s.e = dl__products_of(portable);
-    s.v = dl__window_of(&q, back);
+    s.back = back;
     s.groups = q.groups;
-    s.outs = (back ? q.c : q.o) / q.groups;
-    s.kk = q.kh * q.kw * s.v.channels;
-    dl_index taps = q.kh * q.kw, cg = q.c / q.groups;
-    s.w_row = back ? taps : cg * taps, s.w_channel = back ? cg * taps : taps;
-    s.inside = dl__window_inside(&s.v);
-    dl_index strip = s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP;
-    s.rows = DL__MIN(DL__MAX(strip / DL__MAX(s.v.out_w, (dl_index)1), (dl_index)1), DL__MAX(s.v.out_h, (dl_index)1));
-    while (s.rows > 1 && q.n * q.groups * ((s.v.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
-    s.strips = (s.v.out_h + s.rows - 1) / s.rows;
-    s.mc = DL__MIN(dl__round_up(DL__MAX(s.rows * s.v.out_w, (dl_index)1), s.e->mr), s.e->mc);
+    s.in = (back ? q.o : q.c) / q.groups, s.out = (back ? q.c : q.o) / q.groups;
+    s.h = back ? q.oh : q.h, s.w = back ? q.ow : q.w, s.out_h = back ? q.h : q.oh, s.out_w = back ? q.w : q.ow;
+    s.kk = q.kh * q.kw * s.in;
+    s.blocks = DL__MAX((s.kk + DL__KB - 1) / DL__KB, (dl_index)1);
+    s.classes = back ? q.sh * q.sw : 1;
+    s.rows = DL__MAX(DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h), (dl_index)1);
+    while (s.rows > 1 && q.n * q.groups * ((s.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
+    s.strips = (s.out_h + s.rows - 1) / s.rows;
+    s.mc = DL__MIN(dl__round_up(DL__MAX(s.rows * s.out_w, (dl_index)1), s.e->mr), s.e->mc);
+    s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside;
+    for (dl_index y0 = 0; !s.inside && y0 < s.out_h; y0 += s.rows) {
+        dl__frame f = dl__frame_of(&q, back, y0, DL__MIN(y0 + s.rows, s.out_h));
+        s.frame = DL__MAX(s.frame, f.h * f.w * s.in);
+    }
     return s;
 }
 
-static size_t dl__slide_packed(const dl__slide *s) /* numbers */
+static size_t dl__slide_packed(const dl__slide *s) /* numbers, even */
 {
-    return (size_t)(s->groups * dl__round_up(s->outs, s->e->nr) * s->kk);
+    return (size_t)dl__round_up(s->groups * dl__round_up(s->out, s->e->nr) * s->kk, 2);
 }
-
+static dl_index dl__slide_tables(const dl__slide *s) { return s->kk + s->classes * (s->blocks + 1) + 2 * s->mc; }
 static size_t dl__slide_scratch(const dl__slide *s) /* bytes */
 {
-    dl_index frame = s->inside ? 0 : s->v.channels * dl__window_rows(&s->v, s->rows) * dl__window_width(&s->v);
-    return sizeof(dl_real) * (dl__slide_packed(s) + (size_t)(frame + s->mc * dl__round_up(s->outs, s->e->nr))) +
-        sizeof(dl_index) * (size_t)(s->kk + s->mc + 2);
+    return sizeof(dl_real) * (dl__slide_packed(s) + (size_t)(s->frame + s->mc * dl__round_up(s->out, s->e->nr))) +
+        sizeof(dl_index) * (size_t)dl__slide_tables(s);
 }
 
-/* A panel of the weight: outputs of one group in vectors. */
+/* Does tap k of the dimension reach class r of the result's pixels? */
+static bool dl__reaches(const dl__slide *s, dl_index r, dl_index pad, dl_index tap, dl_index stride)
+{
+    return !s->back || (r + pad - tap) % stride == 0;
+}
+
+/* The canonical order of k, class by class: where a class's elements lie from the pixel, and where its blocks begin; or a panel of the
+   weight in that order. Either may be NULL. */
+static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, dl_index *at, dl_index *start, const dl_real *w, dl_index cols,
+    dl_real *packed)
+{
+    const dl__geometry *q = &s->q;
+    dl_index nr = s->e->nr, taps = q->kh * q->kw, row = s->back ? taps : s->in * taps, channel = s->back ? s->out * taps : taps, n = 0;
+    for (dl_index c = 0; c < s->classes; c++) {
+        dl_index ry = c / q->sw, rx = c % q->sw, k = 0;
+        for (dl_index tap = 0; tap < taps; tap++) {
+            dl_index ky = tap / q->kw * q->dh, kx = tap % q->kw * q->dw;
+            bool reached = dl__reaches(s, ry, q->ph, ky, q->sh) && dl__reaches(s, rx, q->pw, kx, q->sw);
+            dl_index first = s->back ? (ry + q->ph - ky) / q->sh * width + (rx + q->pw - kx) / q->sw : ky * width + kx;
+            for (dl_index i = 0; i < s->in; i++, k++) {
+                if (start && k % DL__KB == 0) start[c * (s->blocks + 1) + k / DL__KB] = n;
+                if (!reached) continue;
+                if (at) at[n] = first + i * plane;
+                for (dl_index j = 0; j < nr && packed; j++) packed[n * nr + j] = j < cols ? w[j * row + i * channel + tap] : 0;
+                n++;
+            }
+        }
+        for (dl_index b = (k + DL__KB - 1) / DL__KB; start && b <= s->blocks; b++) start[c * (s->blocks + 1) + b] = n;
+        if (start && !k) start[c * (s->blocks + 1)] = n;
+    }
+}
+
 static void dl__slide_pack(const dl_run_args *r, size_t part)
 {
     const dl__slide *s = (const dl__slide *)r->user;
-    dl_index nr = s->e->nr, panels = (s->outs + nr - 1) / nr, group = (dl_index)part / panels, j0 = (dl_index)part % panels * nr;
-    dl_index cols = DL__MIN(nr, s->outs - j0), taps = s->v.kh * s->v.kw;
-    const dl_real *w = s->weight + group * (s->v.back ? s->v.channels * s->w_channel : s->outs * s->w_row) + j0 * s->w_row;
-    dl_real *dst = s->packed + (dl_index)part * nr * s->kk;
-    memset(dst, 0, sizeof *dst * (size_t)(nr * s->kk));
-    for (dl_index tap = 0; tap < taps; tap++)
-        for (dl_index c = 0; c < s->v.channels; c++, dst += nr)
-            for (dl_index j = 0; j < cols; j++) dst[j] = w[j * s->w_row + c * s->w_channel + tap];
+    dl_index nr = s->e->nr, panels = (s->out + nr - 1) / nr, group = (dl_index)part / panels, j = (dl_index)part % panels * nr;
+    dl_index taps = s->q.kh * s->q.kw, per_group = s->in * s->out * taps;
+    dl__slide_order(s, 0, 0, NULL, NULL, s->weight + group * per_group + j * (s->back ? taps : s->in * taps), DL__MIN(nr, s->out - j),
+        s->packed + (dl_index)part * nr * s->kk);
 }
 
 static void dl__slide_part(const dl_run_args *r, size_t part)
 {
     const dl__slide *s = (const dl__slide *)r->user;
-    const dl__windows *v = &s->v;
+    const dl__geometry *q = &s->q;
     const dl__products *e = s->e;
-    dl_index unit = (dl_index)part, oy = unit % s->strips * s->rows, group = unit / s->strips % s->groups, image = unit / s->strips / s->groups;
-    dl_index rows = DL__MIN(s->rows, v->out_h - oy), nt = dl__round_up(s->outs, e->nr), plane_out = v->out_h * v->out_w;
-    dl_index *at = (dl_index *)(void *)((dl_real *)r->scratch + dl__round_up((dl_index)dl__slide_packed(s), 2)), *pixel = at + s->kk;
-    dl_real *total = (dl_real *)(void *)(pixel + s->mc), *frame = total + s->mc * nt;
-    const dl_real *x = s->x + (image * s->groups + group) * v->channels * v->h * v->w, *packed = s->packed + group * nt * s->kk;
-    dl_index width = v->w, plane = v->h * v->w;
+    dl_index unit = (dl_index)part, y0 = unit % s->strips * s->rows, group = unit / s->strips % s->groups, image = unit / s->strips / s->groups;
+    dl_index y1 = DL__MIN(y0 + s->rows, s->out_h), nt = dl__round_up(s->out, e->nr), plane_y = s->out_h * s->out_w;
+    dl_index *at = (dl_index *)(void *)((dl_real *)r->scratch + dl__slide_packed(s)), *start = at + s->kk;
+    dl_index *pixel = start + s->classes * (s->blocks + 1), *place = pixel + s->mc;
+    dl_real *total = (dl_real *)(void *)(place + s->mc), *y = s->y + (image * s->groups + group) * s->out * plane_y;
+    const dl_real *x = s->x + (image * s->groups + group) * s->in * s->h * s->w, *packed = s->packed + group * nt * s->kk;
+    dl__frame f = dl__frame_of(q, s->back, y0, y1);
+    dl_index width = s->w, plane = s->h * s->w;
     dl__panel p;
-    if (s->inside) x += oy * v->sh * width;
+    if (s->inside) f.y = f.x = 0;
     else {
-        dl_index tall = dl__window_rows(v, rows);
-        dl__frame(v, x, v->channels, oy, tall, frame);
-        x = frame, width = dl__window_width(v), plane = tall * width;
+        width = f.w, plane = f.h * f.w;
+        e->frame(x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane);
+        x = total + s->mc * nt;
     }
-    dl__window_at(v, plane, width, at);
+    dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
     p.a = x;
     p.row = pixel;
     p.b_step = e->nr;
     p.out_row = nt;
     p.bias_by_row = p.add = false;
-    for (dl_index p0 = 0; p0 < rows * v->out_w; p0 += s->mc) {
-        dl_index mc = DL__MIN(s->mc, rows * v->out_w - p0), py = p0 / v->out_w, px = p0 % v->out_w;
-        for (dl_index i = 0; i < mc; i++) {
-            pixel[i] = py * v->sh * width + px * v->sw;
-            if (++px == v->out_w) px = 0, py++;
-        }
-        p.rows = mc;
-        for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
-            p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
-            p.at = at + k0;
-            p.more = k0 > 0;
-            for (dl_index j = 0; j < s->outs; j += e->nr) {
-                p.cols = DL__MIN(s->outs - j, e->nr);
-                p.b = packed + j * s->kk + k0 * e->nr;
-                p.out = total + j;
-                p.bias = s->bias && k0 + p.kc == s->kk ? s->bias + group * s->outs + j : NULL;
-                e->panel(&p);
+    for (dl_index c = 0; c < s->classes; c++) {
+        dl_index step_y = s->back ? q->sh : 1, step_x = s->back ? q->sw : 1, rx = c % step_x;
+        dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
+        const dl_index *begin = start + c * (s->blocks + 1);
+        while (py < y1 && rx < s->out_w) {
+            dl_index mc = 0;
+            for (; mc < s->mc && py < y1; mc++) {
+                place[mc] = py * s->out_w + px;
+                pixel[mc] = s->back ? (py / step_y - f.y) * width + px / step_x - f.x
+                                    : (py * q->sh - (s->inside ? 0 : q->ph) - f.y) * width + px * q->sw - (s->inside ? 0 : q->pw) - f.x;
+                if ((px += step_x) >= s->out_w) px = rx, py += step_y;
             }
+            p.rows = mc;
+            for (dl_index b = 0; b < s->blocks; b++) {
+                p.kc = begin[b + 1] - begin[b];
+                p.at = at + begin[b];
+                p.more = b > 0;
+                for (dl_index j = 0; j < s->out; j += e->nr) {
+                    p.cols = DL__MIN(s->out - j, e->nr);
+                    p.b = packed + j * s->kk + begin[b] * e->nr;
+                    p.out = total + j;
+                    p.bias = s->bias && b == s->blocks - 1 ? s->bias + group * s->out + j : NULL;
+                    e->panel(&p);
+                }
+            }
+            if (s->classes == 1) e->turn(total, nt, mc, s->out, y + place[0], plane_y, s->accumulate);
+            else
+                for (dl_index j = 0; j < s->out; j++)
+                    for (dl_index i = 0; i < mc; i++) {
+                        dl_real *to = y + j * plane_y + place[i];
+                        *to = s->accumulate ? *to + total[i * nt + j] : total[i * nt + j];
+                    }
         }
-        dl_real *y = s->y + (image * s->groups + group) * s->outs * plane_out + oy * v->out_w + p0;
-        e->turn(total, nt, mc, s->outs, y, plane_out, s->accumulate);
     }
 }
 
@@ -4777,18 +4810,17 @@ static void dl__slide_run(const dl_run_args *r, bool back)
     s.packed = (dl_real *)r->scratch;
     s.accumulate = r->accumulate;
     a.user = &s;
-    dl_parallel(&a, (size_t)(s.groups * ((s.outs + s.e->nr - 1) / s.e->nr)), dl__slide_pack);
-    dl_parallel(&a, (size_t)(r->node->dim[0] * s.groups * s.strips), dl__slide_part);
+    dl_parallel(&a, (size_t)(s.groups * ((s.out + s.e->nr - 1) / s.e->nr)), dl__slide_pack);
+    dl_parallel(&a, (size_t)(s.q.n * s.groups * s.strips), dl__slide_part);
 }
 
 /* The weight gradient: taps of x (channel, ky, kx) are the rows of A, output channels lie in vectors, k = (image, y, x) of dy. */
 typedef struct dl__taps {
     const dl__products *e;
     dl__geometry q;
-    dl__windows v;
     const dl_real *x, *dy;
     dl_real *dw;
-    dl_index m, n, kk, mc, nc, slots, tall; /* a block of k touches at most `slots` images, of each at most `tall` rows */
+    dl_index channels, m, n, kk, mc, nc, slots, frame_h, frame_w; /* a block of k touches at most `slots` images */
     bool inside, accumulate;
 } dl__taps;
 
@@ -4796,56 +4828,49 @@ static dl__taps dl__taps_plan(const dl_node *n, bool portable, int threads)
 {
     dl__taps s;
     memset(&s, 0, sizeof s);
+    dl__geometry q = s.q = dl__geometry_of(n);
     s.e = dl__products_of(portable);
-    s.q = dl__geometry_of(n);
-    s.v = dl__window_of(&s.q, false);
-    s.inside = dl__window_inside(&s.v);
-    dl_index plane = s.q.oh * s.q.ow, taps = s.q.kh * s.q.kw;
-    s.m = s.v.channels * taps;
-    s.n = s.q.o / s.q.groups;
-    s.kk = s.q.n * plane;
-    s.slots = plane ? DL__MIN(s.q.n, (DL__KB + plane - 2) / plane + 1) : 1;
-    s.tall = s.q.ow ? dl__window_rows(&s.v, DL__MIN(s.q.oh, (DL__KB + s.q.ow - 2) / s.q.ow + 1)) : 0;
+    dl_index plane = q.oh * q.ow, rows = q.ow ? DL__MIN(q.oh, (DL__KB + q.ow - 2) / q.ow + 1) : 0;
+    dl__frame f = dl__frame_of(&q, false, 0, DL__MAX(rows, (dl_index)1));
+    s.inside = dl__frame_of(&q, false, 0, DL__MAX(q.oh, (dl_index)1)).inside;
+    s.frame_h = f.h, s.frame_w = f.w;
+    s.slots = plane ? DL__MIN(q.n, (DL__KB + plane - 2) / plane + 1) : 1;
+    s.channels = q.c / q.groups;
+    s.m = s.channels * q.kh * q.kw;
+    s.n = q.o / q.groups;
+    s.kk = q.n * plane;
     s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr), s.e->mc);
-    s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->nc);
-    while (s.q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
+    s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->mc);
+    while (q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
         if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
         else s.nc = dl__round_up(s.nc / 2, s.e->nr);
     }
     return s;
 }
 
-static dl_index dl__taps_channels(const dl__taps *s) /* that a unit of work looks at, at most */
-{
-    return DL__MIN(s->v.channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2);
-}
-
 static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 {
-    dl_index frames = s->inside ? 0 : s->slots * dl__taps_channels(s) * s->tall * dl__window_width(&s->v);
-    return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)(s->mc + 2);
+    dl_index channels = DL__MIN(s->channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2); /* that a unit of work looks at, at most */
+    dl_index frames = s->inside ? 0 : s->slots * channels * s->frame_h * s->frame_w;
+    return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)s->mc;
 }
 
-/* The pixels k0 .. k0 + kc of dy, in pieces that lie in one image: where they are from the first tap on, and what they look at. Returns
-   the base that at[] counts from. */
-static const dl_real *dl__taps_frame(const dl__taps *s, dl_index group, dl_index c0, dl_index channels, dl_index k0, dl_index kc,
-    dl_real *frames, dl_index *at)
+/* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
+static const dl_real *dl__taps_frame(const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
-    dl_index plane = q->oh * q->ow, image_x = q->c * q->h * q->w, width = s->inside ? q->w : dl__window_width(&s->v);
-    const dl_real *x = s->x + (group * s->v.channels + c0) * q->h * q->w;
+    dl_index plane = q->oh * q->ow, plane_f = s->frame_h * s->frame_w;
     for (dl_index k = 0, slot = 0; k < kc; slot++) {
-        dl_index image = (k0 + k) / plane, p = (k0 + k) % plane, run = DL__MIN(plane - p, kc - k);
-        dl_index oy = p / q->ow, ox = p % q->ow, first = oy, base = slot * channels * s->tall * width;
-        if (s->inside) base = image * image_x, first = 0;
+        dl_index image = (k0 + k) / plane, pixel = (k0 + k) % plane, run = DL__MIN(plane - pixel, kc - k);
+        dl_index y = pixel / q->ow, ox = pixel % q->ow, base = slot * channels * plane_f, width = s->frame_w, top = y;
+        if (s->inside) base = image * q->c * q->h * q->w, width = q->w, top = 0;
         else {
-            dl_index rows = (p + run - 1) / q->ow - oy + 1, tall = dl__window_rows(&s->v, rows);
-            for (dl_index c = 0; c < channels; c++)
-                dl__frame(&s->v, x + image * image_x + c * q->h * q->w, 1, oy, tall, frames + base + c * s->tall * width);
+            dl__frame f = dl__frame_of(q, false, y, (pixel + run - 1) / q->ow + 1);
+            s->e->frame(x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f);
         }
         for (dl_index i = 0; i < run; i++, k++) {
-            at[k] = base + (oy - first) * q->sh * width + ox * q->sw;
-            if (++ox == q->ow) ox = 0, oy++;
+            at[k] = base + (y - top) * q->sh * width + ox * q->sw;
+            if (++ox == q->ow) ox = 0, y++;
         }
     }
     return s->inside ? x : frames;
@@ -4860,9 +4885,10 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     dl_index m0 = unit % down * s->mc, n0 = unit / down % across * s->nc, group = unit / down / across;
     dl_index mc = DL__MIN(s->mc, s->m - m0), nc = DL__MIN(s->nc, s->n - n0), taps = q->kh * q->kw, plane = q->oh * q->ow;
     dl_index c0 = m0 / taps, channels = (m0 + mc - 1) / taps - c0 + 1, at[DL__KB];
-    dl_index width = s->inside ? q->w : dl__window_width(&s->v), plane_x = s->inside ? q->h * q->w : s->tall * width;
+    dl_index width = s->inside ? q->w : s->frame_w, plane_x = s->inside ? q->h * q->w : s->frame_h * width;
     dl_index *tap = (dl_index *)r->scratch;
     dl_real *total = (dl_real *)(void *)(tap + s->mc), *packed = total + s->mc * s->nc, *frames = packed + DL__KB * e->nr;
+    const dl_real *x = s->x + (group * s->channels + c0) * q->h * q->w;
     dl__panel p;
     for (dl_index i = 0; i < mc; i++) {
         dl_index row = m0 + i, kx = row % q->kw, ky = row / q->kw % q->kh, c = row / taps - c0;
@@ -4877,18 +4903,15 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     p.bias = NULL;
     p.bias_by_row = p.add = false;
     for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
-        dl_index kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
-        const dl_real *x = dl__taps_frame(s, group, c0, channels, k0, kc, frames, at);
-        p.kc = kc;
-        p.a = x;
+        p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
+        p.a = dl__taps_frame(s, x, channels, k0, p.kc, frames, at);
         p.more = k0 > 0;
         for (dl_index j = 0; j < nc; j += e->nr) {
             p.cols = DL__MIN(nc - j, e->nr);
-            for (dl_index k = 0, run; k < kc; k += run) { /* dy, pixel by pixel */
+            for (dl_index k = 0, run; k < p.kc; k += run) { /* dy, pixel by pixel */
                 dl_index image = (k0 + k) / plane, pixel = (k0 + k) % plane;
-                run = DL__MIN(plane - pixel, kc - k);
-                const dl_real *dy = s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel;
-                e->pack(dy, plane, 1, p.cols, run, packed + k * e->nr);
+                run = DL__MIN(plane - pixel, p.kc - k);
+                e->pack(s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel, plane, 1, p.cols, run, packed + k * e->nr);
             }
             p.out = total + j;
             e->panel(&p);
