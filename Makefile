@@ -18,8 +18,8 @@ build/digits: examples/digits.c dltrain.h
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
 
-build/bench: tools/bench.c tools/workloads.h tools/peak.h dltrain.h
-build/bench_gemm: tools/bench_gemm.c tools/peak.h dltrain.h
+build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
+build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
 build/bench build/bench_gemm:
 	@mkdir -p build
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS) -ldl

@@ -5,7 +5,7 @@
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "workloads.h"
-#include "peak.h"
+#include "measure.h"
 #include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -14,7 +14,7 @@
 #include <sched.h>
 #endif
 
-enum { MOST_ROUNDS = 99, MAINS = sizeof workloads / sizeof *workloads, VARIANTS = sizeof workload_variants / sizeof *workload_variants };
+enum { MAINS = sizeof workloads / sizeof *workloads, VARIANTS = sizeof workload_variants / sizeof *workload_variants };
 static const double torch_start = 120, torch_trial = 90; /* seconds until a worker is ready; until the next result of a trial (torch.compile) */
 static const char help[] =
     "usage: build/bench [OPTIONS], from the top folder of dltrain\n"
@@ -36,22 +36,6 @@ static const workload *find_workload(const char *name)
     for (int i = 0; i < VARIANTS; i++) if (!strcmp(workload_variants[i].name, name)) return &workload_variants[i];
     return NULL;
 }
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(const double *values, int n)
-{
-    double v[MOST_ROUNDS];
-    memcpy(v, values, (size_t)n * sizeof *v);
-    qsort(v, (size_t)n, sizeof *v, ascending);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
-static void pause_ms(int ms) { nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL); }
 
 /* ---- the dltrain side, in a process of its own ---- */
 static double peak_resident_mb(void)
@@ -86,10 +70,10 @@ static int be_worker(const workload *w, int threads, double seconds)
     while (step < 4) wl_step(ctx, w, opt, data, step++);
     if (!dl_failed(ctx)) puts("ready"), fflush(stdout);
     while (!dl_failed(ctx) && fgets(line, sizeof line, stdin)) {
-        double start = peak_now(), took;
+        double start = now(), took;
         int first = step;
         dl_tensor loss;
-        do loss = wl_step(ctx, w, opt, data, step++), took = peak_now() - start;
+        do loss = wl_step(ctx, w, opt, data, step++), took = now() - start;
         while (took < seconds);
         dl_item(loss);
         printf("%.1f %.1f\n", (double)(step - first) * w->samples / took, peak_resident_mb());
@@ -142,10 +126,10 @@ static bool child_start(child *c, const char *const *argv)
 /* The next line, without its end, in c->line; NULL after the end, or when none comes within so many seconds. */
 static const char *child_line(child *c, double seconds)
 {
-    double until = peak_now() + seconds;
+    double until = now() + seconds;
     for (size_t n = 0; n + 1 < sizeof c->line;) {
         struct pollfd p = { .fd = c->from, .events = POLLIN };
-        double left = until - peak_now();
+        double left = until - now();
         if (left <= 0 || poll(&p, 1, (int)(left * 1000) + 1) <= 0) return NULL;
         ssize_t got = read(c->from, c->line + n, 1);
         c->line[n + (got == 1)] = 0;
@@ -256,7 +240,7 @@ static double seconds_of(const char *const *argv, double *user) /* until the chi
 {
     struct rusage usage;
     int status = 0;
-    double start = peak_now();
+    double start = now();
     pid_t pid = fork();
     if (pid == 0) {
         execvp(argv[0], (char *const *)argv);
@@ -264,7 +248,7 @@ static double seconds_of(const char *const *argv, double *user) /* until the chi
     }
     if (pid < 0 || wait4(pid, &status, 0, &usage) != pid || status != 0) return -1;
     if (user) *user = (double)usage.ru_utime.tv_sec + 1e-6 * (double)usage.ru_utime.tv_usec;
-    return peak_now() - start;
+    return now() - start;
 }
 
 static bool first_step(void)

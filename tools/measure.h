@@ -1,9 +1,9 @@
-/* What the arithmetic units can do at most, in GFLOP/s: independent fused multiply-adds with the widest SIMD that the CPU has, on several
-   threads at once. Enough accumulators that none waits for its own last result. */
-#ifndef PEAK_H
-#define PEAK_H
+/* What the benchmarks measure with: the clock, medians, and the peak of the arithmetic units. */
+#ifndef MEASURE_H
+#define MEASURE_H
 #include <pthread.h>
-#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -11,13 +11,33 @@
 #include <arm_neon.h>
 #endif
 
-static double peak_now(void)
+enum { MOST_ROUNDS = 99 };
+
+static double now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static inline void pause_ms(int ms) { nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL); }
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static inline double median(const double *values, int n)
+{
+    double v[MOST_ROUNDS];
+    memcpy(v, values, (size_t)n * sizeof *v);
+    qsort(v, (size_t)n, sizeof *v, ascending);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+/* ---- the peak, in GFLOP/s: independent fused multiply-adds with the widest SIMD that the CPU has, on several threads at once; enough
+   accumulators that none waits for its own last result ---- */
 static volatile float peak_sink; /* what is read from it and written to it, the compiler must not drop */
 
 #define PEAK_12(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
@@ -72,8 +92,8 @@ static void *peak_run(void *arg)
 {
     peak_thread *p = (peak_thread *)arg;
     pthread_barrier_wait(p->start);
-    p->from = peak_now();
-    do p->flops += p->kernel(20000), p->to = peak_now();
+    p->from = now();
+    do p->flops += p->kernel(20000), p->to = now();
     while (p->to < p->from + p->seconds);
     return NULL;
 }
