@@ -18,7 +18,7 @@ struct workload {
 static double wl_product(double m, double n, double k) { return 2 * m * n * k; }
 
 /* Forward, weight gradient, input gradient: 2 a multiply-add, products alone, causal attention by half. */
-static double wl_flops(const workload *w)
+static inline double wl_flops(const workload *w)
 {
     double first = 0, forward = w->forward(w, &first);
     return 3 * forward - first;
