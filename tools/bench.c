@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #ifdef __linux__
 #include <sched.h>
+#include <sys/prctl.h>
 #endif
 
 enum { MAINS = sizeof workloads / sizeof *workloads, VARIANTS = sizeof workload_variants / sizeof *workload_variants };
@@ -98,6 +99,13 @@ static int take_first_step(const workload *w)
 }
 
 /* ---- child processes that answer line by line ---- */
+static void die_with_parent(void)
+{
+#ifdef __linux__
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+}
+
 typedef struct child {
     pid_t pid;
     int to, from;
@@ -112,6 +120,7 @@ static bool child_start(child *c, const char *const *argv)
     for (int i = 0; i < 2; i++) fcntl(in[i], F_SETFD, FD_CLOEXEC), fcntl(out[i], F_SETFD, FD_CLOEXEC);
     c->pid = fork();
     if (c->pid == 0) {
+        die_with_parent();
         int log = open("build/bench.log", O_WRONLY | O_CREAT | O_APPEND, 0644);
         dup2(in[0], 0), dup2(out[1], 1);
         if (log >= 0) dup2(log, 2);
@@ -264,10 +273,10 @@ static bool first_step(void)
 static pid_t start_busy(void)
 {
     pid_t parent = getpid(), pid = fork();
-    if (pid == 0)
-        while (getppid() == parent) peak_plain(100000);
-    if (pid == 0) _exit(0);
-    return pid;
+    if (pid != 0) return pid;
+    die_with_parent();
+    while (getppid() == parent) peak_plain(100000);
+    _exit(0);
 }
 
 /* The median of rounds of `a`, alternating with `b`; with foreign processes busy during those of b. a and b may be the same. */
