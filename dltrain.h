@@ -606,6 +606,9 @@ typedef struct dl_run_args {
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
     bool portable;
+    /* DL_OP_FINISHES: when not NULL, to be called with the args at hand */
+    void (*finished)(const struct dl_run_args *args, size_t first, size_t n);
+    const void *group;                   /* the executor's */
 } dl_run_args;
 typedef struct dl_grad_args {
     const dl_node *node;
@@ -617,7 +620,10 @@ typedef struct dl_grad_args {
 enum {
     /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
     DL_OP_ELEMENTWISE = 1,
-    DL_OP_ACCUMULATES = 2                /* run obeys `accumulate` */
+    DL_OP_ACCUMULATES = 2,               /* run obeys `accumulate` */
+    /* run calls `finished` once elements first .. first + n of out are complete, each exactly once, from any thread: the elementwise
+       operations that follow are then run on them, and may write over them */
+    DL_OP_FINISHES = 4
 };
 struct dl_op {
     const char *name;                    /* unique: plans are keyed by it */
@@ -1064,8 +1070,9 @@ typedef struct dl__param {
 } dl__param;
 typedef struct dl__pending { struct dl__pending *next; const char *name; dl_shape shape; dl_real *value; } dl__pending;
 
-/* A launch runs nodes first .. first + count of the segment; of an elementwise group `slots` tiles are scratch. */
-typedef struct dl__launch { uint32_t first, count, slots; } dl__launch;
+/* A launch runs nodes order[first .. first + count) of the segment: an operation, and elementwise ones on what it has made, tile by tile.
+   `slots` tiles are scratch, `tiles` bytes into it. */
+typedef struct dl__launch { uint32_t first, count, slots; size_t tiles; } dl__launch;
 typedef struct dl__plan {
     uint64_t key, used_at;
     uint32_t nodes, launches;
@@ -1073,7 +1080,8 @@ typedef struct dl__plan {
     char *memory;
     size_t *offset;                 /* of each node */
     dl__launch *launch;
-    uint8_t *space, *accumulate;
+    uint32_t *order;                /* the nodes that run */
+    uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
 struct dl_context {
@@ -2271,6 +2279,12 @@ DL_API bool dl_seal(dl_context *ctx)
     return true;
 }
 
+/* For an operation of DL_OP_FINISHES: elements first .. first + n of its output are complete. */
+static void dl__finished(const dl_run_args *r, size_t first, size_t n)
+{
+    if (r->finished) r->finished(r, first, n);
+}
+
 /* ==== >>cpu kernels ====
    Plain pointers and sizes; read once for each SIMD level: the file includes itself.
    may use: platform
@@ -2946,15 +2960,16 @@ static void DL__K(gemm_split)(dl__gemm *g, int threads)
     }
 }
 
-static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
+static void DL__K(gemm_unit)(const dl_run_args *r, size_t unit)
 {
     enum { NR = E_NV * E_W };
+    const dl__gemm *g = (const dl__gemm *)r->user;
     dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
     dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, b = u / across / down;
     dl_index nc = DL__MIN(g->n - n0, g->nc), mc = DL__MIN(g->m - m0, g->mc);
     dl_index nt = (nc + NR - 1) / NR * NR, mt = (mc + E_MR - 1) / E_MR * E_MR, kb = DL__MIN(g->kk, (dl_index)DL__KB);
     const dl_real *base_a = g->a.base, *base_b = g->b.base, *bias = g->bias;
-    dl_real *c = g->c, *total = scratch, *pa = total + mt * nt, *pb = pa + mt * kb;
+    dl_real *c = g->c, *total = (dl_real *)r->scratch, *pa = total + mt * nt, *pb = pa + mt * kb;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
         dl_index at = b % g->batch[d].count;
         b /= g->batch[d].count;
@@ -2973,6 +2988,7 @@ static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
             for (dl_index j = 0; j < nc; j += NR) DL__K(tile)(kc, pa + i * kc, pb + j * kc, total + i * nt + j, nt, k0 == 0);
         }
     }
+    bool rows = nc == g->n && nc == g->c_row && nc == g->c_per; /* the unit is one piece of C */
     for (dl_index i = 0; i < mc; i++)
         for (dl_index j = 0; j < nc;) { /* a run of columns that lie together */
             dl_index at = (n0 + j) % g->c_per, run = DL__MIN(g->c_per - at, nc - j);
@@ -2985,8 +3001,10 @@ static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
                 for (dl_index k = 0; k < run; k++) p[k] = t[k] + bias[m0 + i];
             else
                 for (dl_index k = 0; k < run; k++) p[k] = t[k] + bias[n0 + j + k];
+            if (!rows) dl__finished(r, (size_t)(p - g->c), (size_t)run);
             j += run;
         }
+    if (rows) dl__finished(r, (size_t)(c + m0 * g->c_row - g->c), (size_t)(mc * nc));
 }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4401,7 +4419,7 @@ DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim)
    may use: reductions */
 static void dl__gemm_part(const dl_run_args *r, size_t part)
 {
-    DL__CALL(r->portable, gemm_unit, ((const dl__gemm *)r->user, part, (dl_real *)r->scratch));
+    DL__CALL(r->portable, gemm_unit, (r, part));
 }
 
 static void dl__gemm_run(const dl_run_args *r, dl__gemm *g)
@@ -4466,8 +4484,8 @@ static size_t dl__matmul_scratch(const dl_node *y)
     return dl__gemm_scratch(y->dim[y->ndim - 2], y->dim[y->ndim - 1], y->in[0]->dim[y->in[0]->ndim - (y->i[0] ? 2 : 1)]);
 }
 static void dl__matmul_grad(const dl_grad_args *g);
-static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matmul_run, dl__matmul_grad, dl__matmul_scratch,
-    NULL };
+static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__matmul_run, dl__matmul_grad,
+    dl__matmul_scratch, NULL };
 
 /* Both have two dimensions or more; bias zero or [N]. */
 static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor bias, bool ta, bool tb)
@@ -4645,10 +4663,11 @@ static size_t dl__conv_scratch(const dl_node *n)
 static void dl__conv_grad(const dl_grad_args *g);
 static void dl__conv_back_grad(const dl_grad_args *g);
 static void dl__conv_weight_grad(const dl_grad_args *g);
-static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
-static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES, NULL, dl__conv_back_run, dl__conv_back_grad,
+static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_run, dl__conv_grad,
     dl__conv_scratch, NULL };
-static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES, NULL, dl__conv_weight_run,
+static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_back_run,
+    dl__conv_back_grad, dl__conv_scratch, NULL };
+static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_weight_run,
     dl__conv_weight_grad, dl__conv_scratch, NULL };
 
 /* One of the three, of a known geometry. */
@@ -5647,11 +5666,10 @@ static void dl__reach(const dl_context *ctx, uint32_t end, bool *reach)
    write there itself where it can. */
 static void dl__accumulate_run(const dl_run_args *r)
 {
-    if (r->in[0] == r->out) return;
-    if (r->node->i[1]) DL__CALL(r->portable, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->node->numel));
-    else memcpy(r->out, r->in[0], dl__bytes(r->node));
+    if (r->node->i[1]) DL__CALL(r->portable, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->n));
+    else memcpy(r->out, r->in[0], r->n * sizeof(dl_real));
 }
-static const dl_op dl__accumulate_op = { "accumulate", 0, NULL, dl__accumulate_run, NULL, NULL, NULL };
+static const dl_op dl__accumulate_op = { "accumulate", DL_OP_ELEMENTWISE, NULL, dl__accumulate_run, NULL, NULL, NULL };
 
 static void dl__accumulate(dl_context *ctx, const dl_node *leaf, dl_tensor grad)
 {
@@ -5810,12 +5828,17 @@ static const dl_node *dl__root(const dl_node *n)
     return n;
 }
 
+/* Does the view show all of its root, element by element? */
+static bool dl__whole(const dl_node *n) { return n->numel == dl__root(n)->numel; }
+
+enum { DL__ADDS = 1, DL__GONE_AFTER = 2, DL__FOLDED = 4 }; /* adds to its output; is gone after the run; its input's node does its work */
+
 /* What the planner knows of each node of the tape while it works. */
 typedef struct dl__life {
-    uint32_t last;       /* the last node that reads it; its own number when nobody does */
+    uint32_t last;       /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
     uint32_t launch;     /* where it is computed */
-    uint32_t slot;
     uint32_t readers;
+    bool freed;          /* its memory was given back, or passed on */
 } dl__life;
 typedef struct dl__gap { size_t at, size; } dl__gap;
 typedef struct dl__planning {
@@ -5884,13 +5907,15 @@ static bool dl__runs(const dl_node *n)
     return !(n->flags & DL__LEAF) && (!(n->flags & DL__VIEW) || n->flags & DL__EFFECT);
 }
 
+/* Node `place` in the order of execution. */
+static const dl_node *dl__in_order(const dl__planning *p, uint32_t place) { return p->ctx->node[p->start + p->plan->order[place]]; }
+
 static void dl__find_lives(dl__planning *p)
 {
     for (uint32_t i = 0; i < p->end; i++) {
         dl__life *l = &p->life[i];
+        memset(l, 0, sizeof *l);
         l->last = i;
-        l->launch = l->slot = UINT32_MAX;
-        l->readers = 0;
     }
     for (uint32_t i = p->start; i < p->end; i++) {
         const dl_node *n = p->ctx->node[i];
@@ -5910,40 +5935,7 @@ static void dl__find_lives(dl__planning *p)
     }
 }
 
-/* Runs of consecutive elementwise nodes of one shape become one launch. */
-enum { DL__GROUP = 48 };
-static void dl__find_launches(dl__planning *p)
-{
-    dl_context *ctx = p->ctx;
-    uint32_t count = 0, open = UINT32_MAX; /* the launch that can still grow */
-    for (uint32_t i = p->start; i < p->end; i++) {
-        const dl_node *n = ctx->node[i];
-        dl__launch *l = &p->plan->launch[count];
-        if (!dl__runs(n)) continue;
-        bool elementwise = n->op->flags & DL_OP_ELEMENTWISE,
-             joins = elementwise && open != UINT32_MAX && !ctx->config.no_fusion;
-        if (joins) {
-            const dl__launch *group = &p->plan->launch[open];
-            joins = dl__same_shape(n, ctx->node[p->start + group->first]) && i - (p->start + group->first) < DL__GROUP;
-            for (int k = 0; joins && k < n->n_in; k++) { /* an element of the group is read as it is, not through a view */
-                const dl_node *root = dl__root(n->in[k]);
-                joins = root == n->in[k] || root->id < p->start || p->life[root->id].launch != open;
-            }
-        }
-        if (joins) p->plan->launch[open].count = i - p->start - p->plan->launch[open].first + 1;
-        else {
-            l->first = i - p->start;
-            l->count = 1;
-            l->slots = 0;
-            open = elementwise ? count : UINT32_MAX;
-            count++;
-        }
-        p->life[i].launch = count - 1;
-    }
-    p->plan->launches = count;
-}
-
-/* Would dst's accumulate node be served by its producer writing into the flat gradients? */
+/* Lets the producers of gradients write into the flat gradients themselves where they can. */
 static void dl__fold(dl__planning *p)
 {
     dl_context *ctx = p->ctx;
@@ -5951,107 +5943,167 @@ static void dl__fold(dl__planning *p)
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
         const dl_node *from = n->in[0], *root = dl__root(from);
-        bool whole = root->numel == from->numel && root->id >= p->start && dl__runs(root) &&
-            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op;
-        if (!whole || p->life[root->id].readers != 1 || p->plan->space[root->id - p->start] == DL__GRADS) continue;
-        bool add = n->i[1] != 0;
-        if (add && (!(root->op->flags & DL_OP_ACCUMULATES) || root->op->flags & DL_OP_ELEMENTWISE)) continue; /* tiles overwrite */
-        for (const dl_node *v = from; whole && v != root; v = v->in[0]) whole = v->numel == root->numel;
-        if (!whole) continue;
-        p->plan->space[root->id - p->start] = DL__GRADS;
-        p->plan->offset[root->id - p->start] = n->offset;
-        p->plan->accumulate[root->id - p->start] = add;
+        uint32_t x = root->id - p->start;
+        bool add = n->i[1] != 0, can = root->id >= p->start && dl__runs(root) && dl__whole(from) &&
+            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op && p->life[root->id].readers == 1 &&
+            (!add || root->op->flags & DL_OP_ACCUMULATES);
+        if (!can) continue;
+        p->plan->space[x] = DL__GRADS;
+        p->plan->offset[x] = n->offset;
+        p->plan->does[x] = add ? DL__ADDS : 0;
+        p->plan->does[i - p->start] = DL__FOLDED;
     }
 }
 
-enum { DL__GONE_AFTER = 2 };       /* beside `accumulate` in a plan */
-#define DL__FREED 0xfffffffeu      /* as a slot: its memory was given back, or passed on */
-
-/* May node n of this launch write over its input x? x dies here and the group reads it element by element. */
-static bool dl__in_place(const dl__planning *p, const dl__launch *l, const dl_node *n, const dl_node *x)
+enum { DL__GROUP = 48 }; /* nodes of a launch, at most */
+/* Can node n be run with those of this launch: behind all it reads, and tile by tile with what it reads of the launch? */
+static bool dl__joins(const dl__planning *p, const dl_node *n, const dl__launch *l)
 {
-    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || x->flags & DL__VIEW || p->life[x->id].last != n->id ||
-        p->life[x->id].slot == DL__FREED)
+    const dl_node *head = p->ctx->node[p->start + l->first];
+    uint32_t launch = (uint32_t)(l - p->plan->launch);
+    bool joins = l->count < DL__GROUP && head->numel == n->numel && head->op->flags & (DL_OP_ELEMENTWISE | DL_OP_FINISHES);
+    for (int k = 0; joins && k < n->n_in; k++) {
+        const dl_node *x = dl__root(n->in[k]);
+        if (x->id >= p->start && dl__runs(x))
+            joins = p->life[x->id].launch < launch || (p->life[x->id].launch == launch && dl__whole(n->in[k]));
+    }
+    return joins;
+}
+
+/* The launch that elementwise node n goes to: one whose value it reads as the last, so that nothing is kept for longer than as it was
+   recorded; or the latest; or one of its own. What reads buffers stays behind what changes them. */
+static dl__launch *dl__launch_for(const dl__planning *p, const dl_node *n)
+{
+    dl__launch *latest = p->plan->launch + p->plan->launches;
+    if (!(n->op->flags & DL_OP_ELEMENTWISE) || p->ctx->config.no_fusion) return latest;
+    bool moves = true;
+    for (int k = 0; k < n->n_in; k++) moves = moves && dl__root(n->in[k])->space != DL__BUFFERS;
+    for (int k = 0; moves && k < n->n_in; k++) {
+        const dl_node *x = dl__root(n->in[k]);
+        if (x->id < p->start || !dl__runs(x) || p->life[x->id].last != n->id) continue;
+        dl__launch *l = p->plan->launch + p->life[x->id].launch;
+        if (dl__joins(p, n, l)) return l;
+    }
+    return latest > p->plan->launch && dl__joins(p, n, latest - 1) ? latest - 1 : latest;
+}
+
+/* Nodes become launches, and these the order of execution. */
+static void dl__find_launches(dl__planning *p)
+{
+    dl__plan *plan = p->plan;
+    uint32_t place = 0;
+    plan->launches = 0;
+    for (uint32_t i = p->start; i < p->end; i++) {
+        const dl_node *n = p->ctx->node[i];
+        if (!dl__runs(n) || plan->does[i - p->start] & DL__FOLDED) continue;
+        dl__launch *l = dl__launch_for(p, n);
+        p->life[i].launch = (uint32_t)(l - plan->launch);
+        if (p->life[i].launch == plan->launches) {
+            memset(l, 0, sizeof *l);
+            l->first = i - p->start;
+            plan->launches++;
+        }
+        l->count++;
+    }
+    for (uint32_t i = 0; i < plan->launches; i++) {
+        plan->launch[i].first = place;
+        place += plan->launch[i].count;
+        plan->launch[i].count = 0;
+    }
+    for (uint32_t i = p->start; i < p->end; i++) {
+        dl__launch *l = &plan->launch[p->life[i].launch];
+        if (dl__runs(p->ctx->node[i]) && !(plan->does[i - p->start] & DL__FOLDED)) plan->order[l->first + l->count++] = i - p->start;
+    }
+    for (uint32_t at = 0; at < place; at++) {
+        const dl_node *n = dl__in_order(p, at);
+        p->life[n->id].last = at;
+        for (int k = 0; k < n->n_in; k++) p->life[dl__root(n->in[k])->id].last = at;
+    }
+}
+
+/* May the node at `place` of this launch write over x? Its last reader has been, and the launch reads it element by element. */
+static bool dl__in_place(const dl__planning *p, const dl__launch *l, uint32_t place, const dl_node *x)
+{
+    const dl_node *n = dl__in_order(p, place);
+    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || !dl__runs(x) || p->life[x->id].last > place ||
+        p->life[x->id].freed || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x))
         return false;
-    if (!dl__same_shape(x, n) || x->dtype != n->dtype || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x))
-        return false;
-    for (uint32_t i = p->start + l->first; i <= n->id; i++) {
-        const dl_node *m = p->ctx->node[i];
-        for (int k = 0; dl__runs(m) && k < m->n_in; k++)
-            if (m->in[k] != x && dl__root(m->in[k]) == x) return false;
+    if (x->numel != n->numel || x->dtype != n->dtype) return false;
+    for (uint32_t i = l->first; i <= place; i++) {
+        const dl_node *m = dl__in_order(p, i);
+        for (int k = 0; k < m->n_in; k++)
+            if (dl__root(m->in[k]) == x && !(m->op->flags & DL_OP_ELEMENTWISE && dl__whole(m->in[k]))) return false;
     }
     return true;
 }
 
-static void dl__free_dead(dl__planning *p, const dl_node *n)
+/* Where the node at `place` of a launch writes: over something that is of no more use, or to new memory. */
+static size_t dl__place_value(dl__planning *p, const dl__launch *l, uint32_t place)
 {
+    const dl_node *n = dl__in_order(p, place);
+    for (uint32_t i = place + 1; n->op->flags & DL_OP_ELEMENTWISE && i-- > l->first;)
+        for (int k = 0; k < dl__in_order(p, i)->n_in; k++) {
+            const dl_node *x = dl__root(dl__in_order(p, i)->in[k]);
+            if (!dl__in_place(p, l, place, x)) continue;
+            p->life[x->id].freed = true;
+            return p->plan->offset[x->id - p->start];
+        }
+    return dl__take(p, dl__round(dl__bytes(n)));
+}
+
+static void dl__free_dead(dl__planning *p, uint32_t place)
+{
+    const dl_node *n = dl__in_order(p, place);
     for (int k = 0; k < n->n_in; k++) {
         const dl_node *x = dl__root(n->in[k]);
-        if (x->id < p->start || p->life[x->id].last != n->id || !dl__runs(x) ||
-            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse ||
-            p->life[x->id].slot == DL__FREED)
+        if (x->id < p->start || p->life[x->id].last != place || !dl__runs(x) ||
+            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse || p->life[x->id].freed)
             continue;
-        p->life[x->id].slot = DL__FREED;
+        p->life[x->id].freed = true;
         dl__give(p, p->plan->offset[x->id - p->start], dl__round(dl__bytes(x)));
     }
 }
 
-/* Places every value of a launch; a value that lives and dies in its group takes a tile. */
-static void dl__place_launch(dl__planning *p, dl__launch *l, uint32_t number)
+/* Places every value of a launch; one that lives and dies in it takes a tile, but for that of a head that is not elementwise. */
+static void dl__place_launch(dl__planning *p, dl__launch *l)
 {
-    dl_context *ctx = p->ctx;
     uint8_t taken[DL__GROUP + 1];
-    uint32_t first = p->start + l->first, end = first + l->count;
+    uint32_t end = l->first + l->count;
     memset(taken, 0, sizeof taken);
-    for (uint32_t i = first; i < end; i++) {
-        const dl_node *n = ctx->node[i];
-        uint32_t x = i - p->start;
-        if (p->life[i].launch != number) continue;
-        bool local = l->count > 1 && !dl__stays(p, n) && p->life[i].readers && p->life[i].last < end &&
-            p->life[p->life[i].last].launch == number && p->plan->space[x] != DL__GRADS;
-        if (n->flags & DL__EFFECT || n->op == &dl__accumulate_op || p->plan->space[x] == DL__GRADS) continue;
-        if (local) {
-            uint32_t slot = 0;
-            while (taken[slot]) slot++;
-            taken[slot] = 1;
-            p->plan->space[x] = DL__TILE;
-            p->plan->offset[x] = slot;
-            if (slot + 1 > l->slots) l->slots = slot + 1;
-        } else {
-            size_t at = SIZE_MAX;
-            for (int k = 0; k < n->n_in && at == SIZE_MAX; k++) {
-                const dl_node *in = n->in[k];
-                if (!(n->op->flags & DL_OP_ELEMENTWISE) || !dl__in_place(p, l, n, in)) continue;
-                at = p->plan->offset[in->id - p->start];
-                p->life[in->id].slot = DL__FREED;
-            }
-            p->plan->space[x] = DL__MEMORY;
-            p->plan->offset[x] = at != SIZE_MAX ? at : dl__take(p, dl__round(dl__bytes(n)));
+    for (uint32_t i = l->first; i < end; i++) {
+        const dl_node *n = dl__in_order(p, i);
+        uint8_t *space = &p->plan->space[n->id - p->start];
+        size_t *offset = &p->plan->offset[n->id - p->start];
+        if (!(n->flags & DL__EFFECT) && *space != DL__GRADS) {
+            bool local = n->op->flags & DL_OP_ELEMENTWISE && !dl__stays(p, n) && p->life[n->id].last < end;
+            if (local)
+                for (*offset = 0; taken[*offset];) ++*offset;
+            else *offset = dl__place_value(p, l, i);
+            *space = local ? DL__TILE : DL__MEMORY;
+            if (local) taken[*offset] = 1, l->slots = DL__MAX(l->slots, (uint32_t)*offset + 1);
         }
         for (int k = 0; k < n->n_in; k++) { /* tiles that are read for the last time */
-            const dl_node *in = n->in[k];
-            if (in->id >= p->start && p->plan->space[in->id - p->start] == DL__TILE && p->life[in->id].last == i)
-                taken[p->plan->offset[in->id - p->start]] = 0;
+            const dl_node *x = dl__root(n->in[k]);
+            if (x->id >= p->start && p->plan->space[x->id - p->start] == DL__TILE && p->life[x->id].last == i)
+                taken[p->plan->offset[x->id - p->start]] = 0;
         }
     }
-    for (uint32_t i = first; i < end; i++)
-        if (p->life[i].launch == number) dl__free_dead(p, ctx->node[i]);
+    for (uint32_t i = l->first; i < end; i++) dl__free_dead(p, i);
 }
 
-static size_t dl__launch_scratch(dl_context *ctx, uint32_t start, const dl__launch *l)
+/* Scratch of a launch: that of its head, then the tiles. */
+static size_t dl__launch_scratch(const dl__planning *p, dl__launch *l)
 {
-    const dl_node *first = ctx->node[start + l->first];
-    if (!(first->op->flags & DL_OP_ELEMENTWISE)) return first->op->scratch ? dl__round(first->op->scratch(first)) : 0;
-    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, first->numel), stretched = 0;
-    for (uint32_t i = start + l->first; i < start + l->first + l->count;
-         i++) { /* inputs that have to be stretched take a tile each */
-        const dl_node *n = ctx->node[i];
+    const dl_node *head = dl__in_order(p, l->first);
+    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, head->numel), stretched = 0;
+    for (uint32_t i = l->first; i < l->first + l->count; i++) { /* inputs that have to be stretched take a tile each */
+        const dl_node *n = dl__in_order(p, i);
         size_t now = 0;
-        if (!dl__runs(n)) continue;
-        for (int k = 0; k < n->n_in; k++) now += n->in[k]->numel != first->numel;
+        for (int k = 0; n->op->flags & DL_OP_ELEMENTWISE && k < n->n_in; k++) now += n->in[k]->numel != n->numel;
         stretched = DL__MAX(stretched, now);
     }
-    return dl__round((l->slots + stretched) * tile * sizeof(dl_real));
+    l->tiles = head->op->scratch ? dl__round(head->op->scratch(head)) : 0;
+    return l->tiles + dl__round((l->slots + stretched) * tile * sizeof(dl_real));
 }
 
 /* Fills a plan whose arrays are there. */
@@ -6063,18 +6115,17 @@ static void dl__make_plan(dl__planning *p)
     for (uint32_t i = p->start; i < p->end; i++) {
         p->plan->space[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? DL__GRADS : DL__GONE;
         p->plan->offset[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? ctx->node[i]->offset : 0;
-        p->plan->accumulate[i - p->start] = 0;
+        p->plan->does[i - p->start] = 0;
     }
-    dl__find_launches(p);
     dl__fold(p);
+    dl__find_launches(p);
     p->plan->scratch = 0;
     for (uint32_t i = 0; i < p->plan->launches; i++) {
-        dl__place_launch(p, &p->plan->launch[i], i);
-        p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(ctx, p->start, &p->plan->launch[i]));
+        dl__place_launch(p, &p->plan->launch[i]);
+        p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(p, &p->plan->launch[i]));
     }
     for (uint32_t i = p->start; i < p->end; i++)
-        if (p->life[i].slot == DL__FREED || p->plan->space[i - p->start] == DL__TILE)
-            p->plan->accumulate[i - p->start] |= DL__GONE_AFTER;
+        if (p->life[i].freed || p->plan->space[i - p->start] == DL__TILE) p->plan->does[i - p->start] |= DL__GONE_AFTER;
     p->plan->work = p->top;
 }
 
@@ -6085,7 +6136,7 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
     uint64_t key = dl__mix(dl__mix(dl__mix(ctx->hash, (uint64_t)start << 32 | end), ctx->layout), (uint64_t)recycle);
     dl__plan *p = eager;
     dl__planning planning;
-    size_t need = n * (sizeof *p->offset + sizeof *p->launch + 2);
+    size_t need = n * (sizeof *p->offset + sizeof *p->launch + sizeof *p->order + 2);
     if (!eager) {
         p = &ctx->plan[0];
         for (int i = 0; i < DLTRAIN_PLANS; i++) {
@@ -6096,15 +6147,16 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
         if (need > p->capacity) {
             dl__release(ctx, p->memory);
             p->capacity = 0;
-            p->memory = (char *)dl__alloc(ctx, need, n);
+            p->memory = (char *)dl__alloc(ctx, need, 2 * (size_t)n);
             if (!p->memory) return NULL;
             p->capacity = need;
         }
-    } else if (!(p->memory = (char *)dl__tape_alloc(ctx, need, n))) return NULL;
+    } else if (!(p->memory = (char *)dl__tape_alloc(ctx, need, 2 * (size_t)n))) return NULL;
     p->offset = (size_t *)(void *)p->memory;
     p->launch = (dl__launch *)(p->offset + n);
-    p->space = (uint8_t *)(p->launch + n);
-    p->accumulate = p->space + n;
+    p->order = (uint32_t *)(p->launch + n);
+    p->space = (uint8_t *)(p->order + n);
+    p->does = p->space + n;
     p->nodes = n;
     p->key = key;
     p->used_at = ++ctx->clock;
@@ -6131,9 +6183,9 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
    may use: planner, platform */
 typedef struct dl__task {
     dl_context *ctx;
+    const dl__plan *plan;
     const dl__launch *launch;
     uint32_t start;
-    char *scratch;
     const dl_run_args *args;
     void (*fn)(const dl_run_args *args, size_t part);
 } dl__task;
@@ -6197,58 +6249,73 @@ static void dl__stretch(const dl_node *y, const dl_node *x, const void *from, vo
     }
 }
 
-/* One tile of a group: elements part * DLTRAIN_TILE on. */
+/* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
+static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots)
+{
+    const dl__launch *l = t->launch;
+    const uint32_t *order = t->plan->order + l->first;
+    size_t bytes = DL__MIN((size_t)DLTRAIN_TILE, t->args->node->numel) * sizeof(dl_real);
+    uint32_t skip = !(t->args->node->op->flags & DL_OP_ELEMENTWISE);
+    const void *in[8];
+    dl_run_args a = *t->args;
+    a.in = in;
+    for (size_t end = first + n; first < end; first += a.n) {
+        a.first = first;
+        a.n = DL__MIN((size_t)DLTRAIN_TILE, end - first);
+        for (uint32_t i = skip; i < l->count; i++) {
+            const dl_node *y = t->ctx->node[t->start + order[i]];
+            size_t stretched = l->slots;
+            for (int k = 0; k < y->n_in; k++) {
+                const dl_node *x = y->in[k];
+                if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
+                else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
+                else {
+                    char *own = slots + stretched++ * bytes;
+                    dl__stretch(y, x, dl__address(t->ctx, x), own, first, a.n);
+                    in[k] = own;
+                }
+            }
+            a.node = y;
+            a.out = y->space == DL__TILE ? slots + y->offset * bytes
+                                         : (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
+            y->op->run(&a);
+        }
+    }
+}
+
 static void dl__group_part(void *user, size_t part, int thread)
 {
     const dl__task *t = (const dl__task *)user;
-    const dl__launch *l = t->launch;
-    const dl_node *head = t->ctx->node[t->start + l->first];
-    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, head->numel), bytes = tile * sizeof(dl_real);
-    char *slots = t->scratch + (size_t)thread * t->ctx->scratch_stride;
-    const void *in[8];
-    dl_run_args a = *t->args;
-    a.first = part * DLTRAIN_TILE;
-    a.n = DL__MIN((size_t)DLTRAIN_TILE, head->numel - a.first);
-    a.in = in;
-    for (uint32_t i = t->start + l->first; i < t->start + l->first + l->count; i++) {
-        const dl_node *y = t->ctx->node[i];
-        size_t stretched = l->slots;
-        if (!dl__runs(y)) continue;
-        for (int k = 0; k < y->n_in; k++) {
-            const dl_node *x = y->in[k];
-            if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
-            else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + a.first * dl__dtype_size(x->dtype);
-            else {
-                char *own = slots + stretched++ * bytes;
-                dl__stretch(y, x, dl__address(t->ctx, x), own, a.first, a.n);
-                in[k] = own;
-            }
-        }
-        a.node = y;
-        a.out = y->space == DL__TILE ? slots + y->offset * bytes
-                                     : (char *)dl__address(t->ctx, y) + a.first * dl__dtype_size(y->dtype);
-        y->op->run(&a);
-    }
+    size_t first = part * DLTRAIN_TILE;
+    dl__run_group(t, first, DL__MIN((size_t)DLTRAIN_TILE, t->args->node->numel - first),
+        (char *)t->args->scratch + (size_t)thread * t->ctx->scratch_stride);
+}
+
+/* The head of a launch has finished a part of its output. */
+static void dl__run_tail(const dl_run_args *r, size_t first, size_t n)
+{
+    const dl__task *t = (const dl__task *)r->group;
+    dl__run_group(t, first, n, (char *)r->scratch + t->launch->tiles);
 }
 
 static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan, char *scratch)
 {
-    const dl_node *y = ctx->node[start + l->first];
+    const dl_node *y = ctx->node[start + plan->order[l->first]];
     const void *in[DLTRAIN_MAX_INPUTS];
     dl_run_args a;
     dl__task t;
     memset(&a, 0, sizeof a);
+    memset(&t, 0, sizeof t);
     a.ctx = ctx;
     a.node = y;
     a.portable = ctx->portable;
     a.scratch = scratch;
+    t.ctx = ctx;
+    t.plan = plan;
+    t.launch = l;
+    t.start = start;
+    t.args = &a;
     if (y->op->flags & DL_OP_ELEMENTWISE) {
-        memset(&t, 0, sizeof t);
-        t.ctx = ctx;
-        t.launch = l;
-        t.start = start;
-        t.scratch = scratch;
-        t.args = &a;
         size_t parts = (y->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE;
         if (parts <= DL__MAX_PARTS) dl__pool_run(&ctx->pool, parts, dl__group_part, &t);
         else
@@ -6259,7 +6326,9 @@ static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l,
     a.in = in;
     a.out = dl__address(ctx, y);
     a.n = y->numel;
-    a.accumulate = plan->accumulate[l->first] & 1;
+    a.accumulate = plan->does[plan->order[l->first]] & DL__ADDS;
+    a.group = &t;
+    if (l->count > 1) a.finished = dl__run_tail;
     y->op->run(&a);
 }
 
@@ -6272,7 +6341,7 @@ static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char
         if (n->flags & DL__LEAF) continue;
         if (n->flags & DL__VIEW) {
             const dl_node *x = n->in[0];
-            n->space = x->space == DL__TILE ? (uint8_t)DL__GONE : x->space;
+            n->space = x->space;
             n->offset = x->offset + (size_t)n->i[0] * (x->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
             continue;
         }
@@ -6286,7 +6355,7 @@ static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
 {
     for (uint32_t i = 0; i < plan->nodes; i++) {
         dl_node *n = ctx->node[start + i];
-        if (plan->accumulate[i] & DL__GONE_AFTER) n->space = DL__GONE;
+        if (plan->does[i] & DL__GONE_AFTER) n->space = DL__GONE;
         if (n->flags & DL__VIEW && n->in[0]->space == DL__GONE) n->space = DL__GONE;
     }
 }
