@@ -1530,6 +1530,16 @@ static uint64_t dl__mix(uint64_t h, uint64_t v)
 }
 
 /* Splits seed and a salt into a key of its own. */
+/* Of a name as part of a key: eight characters at a time. */
+static uint64_t dl__mix_text(uint64_t h, const char *s)
+{
+    uint64_t v = 0;
+    for (int i = 1; *s; i++) {
+        v = v << 8 | (uint8_t)*s++;
+        if (i % 8 == 0) h = dl__mix(h, v), v = 0;
+    }
+    return dl__mix(h, v);
+}
 static uint64_t dl__key(uint64_t seed, uint64_t salt) { return dl__mix(dl__mix(0, seed), salt); }
 
 /* ==== >>tape ====
@@ -1563,7 +1573,7 @@ static dl_tensor dl__none(void)
 
 static dl_shape dl__shape(const dl_node *n)
 {
-    dl_shape s = DL_SCALAR;
+    dl_shape s;
     s.ndim = n->ndim;
     memcpy(s.dim, n->dim, sizeof s.dim);
     return s;
@@ -1706,25 +1716,27 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     dl_node *y = (dl_node *)dl__tape_alloc(ctx, sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i,
         5 + DLTRAIN_MAX_DIMS + (size_t)n + (size_t)extra->n);
     if (!y) return dl__none();
-    memset(y, 0, sizeof *y);
-    y->in = (dl_node *const *)(y + 1);
-    y->i = (const dl_index *)(y->in + n);
-    if (n) memcpy((void *)(y + 1), in, (size_t)n * sizeof *in);
-    if (extra->n) memcpy((dl_node **)(y + 1) + n, extra->i, (size_t)extra->n * sizeof *extra->i);
+    dl_node **inputs = (dl_node **)(y + 1);
+    dl_index *integers = (dl_index *)(inputs + n);
+    for (int k = 0; k < n; k++) inputs[k] = in[k];
+    for (int k = 0; k < extra->n; k++) integers[k] = extra->i[k];
     y->op = op;
+    y->in = inputs;
+    y->i = integers;
     y->numel = numel;
-    y->ndim = (uint8_t)shape->ndim;
-    memcpy(y->dim, shape->dim, sizeof *y->dim * (size_t)shape->ndim);
+    memcpy(y->dim, shape->dim, sizeof y->dim);
     memcpy(y->f, extra->f, sizeof y->f);
     y->counter = extra->counter;
     y->id = ctx->nodes;
+    y->ndim = (uint8_t)shape->ndim;
     y->dtype = (uint8_t)dtype;
     y->n_in = (uint8_t)n;
     y->n_i = (uint8_t)extra->n;
     y->space = (uint8_t)extra->space;
-    y->offset = extra->offset;
     y->flags = (uint8_t)extra->flags;
-    uint64_t h = dl__mix(ctx->hash, dl__hash_text(op->name));
+    y->uses = 0;
+    y->offset = extra->offset;
+    uint64_t h = dl__mix_text(ctx->hash, op->name);
     for (int k = 0; k < n; k++) {
         if (in[k]->space == DL__GONE)
             return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name,
@@ -5837,8 +5849,9 @@ enum { DL__ADDS = 1, DL__GONE_AFTER = 2, DL__FOLDED = 4 }; /* adds to its output
 typedef struct dl__life {
     uint32_t last;       /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
     uint32_t launch;     /* where it is computed */
-    uint32_t readers;
-    bool freed;          /* its memory was given back, or passed on */
+    uint32_t read;       /* the latest launch that reads it, so far */
+    unsigned readers : 31;
+    unsigned freed : 1;  /* its memory was given back, or passed on */
 } dl__life;
 typedef struct dl__gap { size_t at, size; } dl__gap;
 typedef struct dl__planning {
@@ -5970,8 +5983,8 @@ static bool dl__joins(const dl__planning *p, const dl_node *n, const dl__launch 
     return joins;
 }
 
-/* The launch that elementwise node n goes to: one whose value it reads as the last, so that nothing is kept for longer than as it was
-   recorded; or the latest; or one of its own. What reads buffers stays behind what changes them. */
+/* The launch that elementwise node n goes to: one of whose values nothing is left then, so that no more is kept than as it was recorded;
+   or the latest; or one of its own. What reads buffers stays behind what changes them. */
 static dl__launch *dl__launch_for(const dl__planning *p, const dl_node *n)
 {
     dl__launch *latest = p->plan->launch + p->plan->launches;
@@ -5980,8 +5993,9 @@ static dl__launch *dl__launch_for(const dl__planning *p, const dl_node *n)
     for (int k = 0; k < n->n_in; k++) moves = moves && dl__root(n->in[k])->space != DL__BUFFERS;
     for (int k = 0; moves && k < n->n_in; k++) {
         const dl_node *x = dl__root(n->in[k]);
-        if (x->id < p->start || !dl__runs(x) || p->life[x->id].last != n->id) continue;
-        dl__launch *l = p->plan->launch + p->life[x->id].launch;
+        const dl__life *life = &p->life[x->id];
+        if (x->id < p->start || !dl__runs(x) || life->last != n->id || life->read > life->launch) continue;
+        dl__launch *l = p->plan->launch + life->launch;
         if (dl__joins(p, n, l)) return l;
     }
     return latest > p->plan->launch && dl__joins(p, n, latest - 1) ? latest - 1 : latest;
@@ -6004,6 +6018,10 @@ static void dl__find_launches(dl__planning *p)
             plan->launches++;
         }
         l->count++;
+        for (int k = 0; k < n->n_in; k++) {
+            dl__life *x = &p->life[dl__root(n->in[k])->id];
+            x->read = DL__MAX(x->read, p->life[i].launch);
+        }
     }
     for (uint32_t i = 0; i < plan->launches; i++) {
         plan->launch[i].first = place;
@@ -6045,7 +6063,7 @@ static size_t dl__place_value(dl__planning *p, const dl__launch *l, uint32_t pla
         for (int k = 0; k < dl__in_order(p, i)->n_in; k++) {
             const dl_node *x = dl__root(dl__in_order(p, i)->in[k]);
             if (!dl__in_place(p, l, place, x)) continue;
-            p->life[x->id].freed = true;
+            p->life[x->id].freed = 1;
             return p->plan->offset[x->id - p->start];
         }
     return dl__take(p, dl__round(dl__bytes(n)));
@@ -6059,7 +6077,7 @@ static void dl__free_dead(dl__planning *p, uint32_t place)
         if (x->id < p->start || p->life[x->id].last != place || !dl__runs(x) ||
             p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse || p->life[x->id].freed)
             continue;
-        p->life[x->id].freed = true;
+        p->life[x->id].freed = 1;
         dl__give(p, p->plan->offset[x->id - p->start], dl__round(dl__bytes(x)));
     }
 }
