@@ -6204,6 +6204,7 @@ typedef struct dl__task {
     const dl__plan *plan;
     const dl__launch *launch;
     uint32_t start;
+    size_t per;          /* elements of a part of a group */
     const dl_run_args *args;
     void (*fn)(const dl_run_args *args, size_t part);
 } dl__task;
@@ -6230,41 +6231,66 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
         for (size_t i = 0; i < parts; i++) fn(args, i);
 }
 
-/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. */
-static void dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+/* n times the element of `size` bytes. */
+DL__HOT static void dl__repeat(char *to, const char *element, size_t size, size_t n)
 {
-    size_t size = dl__dtype_size(x->dtype), left = n, at[DLTRAIN_MAX_DIMS], rest = first;
-    dl_index stride[DLTRAIN_MAX_DIMS], s = 1, offset = 0;
-    char *to = (char *)out;
-    int extra = y->ndim - x->ndim, last = y->ndim - 1;
-    for (int d = last; d >= 0; d--) {
-        dl_index dim = d >= extra ? x->dim[d - extra] : 1;
-        stride[d] = dim == 1 ? 0 : s;
-        s *= dim;
-        at[d] = rest % (size_t)y->dim[d];
-        rest /= (size_t)y->dim[d];
-        offset += (dl_index)at[d] * stride[d];
+    uint32_t v;
+    if (size != sizeof v) {
+        for (size_t i = 0; i < n; i++) memcpy(to + i * size, element, size);
+        return;
     }
-    while (left) {
-        size_t run = DL__MIN(left, (size_t)y->dim[last] - at[last]);
-        const char *p = (const char *)from + offset * (dl_index)size;
-        if (stride[last]) memcpy(to, p, run * size);
-        else if (size == 4) {
-            uint32_t v;
-            memcpy(&v, p, 4);
-            for (size_t i = 0; i < run; i++) memcpy(to + 4 * i, &v, 4);
-        } else
-            for (size_t i = 0; i < run; i++) memcpy(to + i * size, p, size);
+    memcpy(&v, element, size);
+    for (size_t i = 0; i < n; i++) memcpy(to + i * sizeof v, &v, sizeof v);
+}
+
+/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours of one kind joined. */
+static int dl__levels(const dl_node *y, const dl_node *x, size_t *dim, size_t *stride)
+{
+    int n = 0, extra = y->ndim - x->ndim;
+    size_t inner = 1;
+    for (int d = y->ndim - 1; d >= 0; d--) {
+        size_t wide = d >= extra ? (size_t)x->dim[d - extra] : 1, step = wide == 1 ? 0 : inner;
+        inner *= wide;
+        if (y->dim[d] == 1) continue;
+        if (n && !stride[n - 1] == !step) dim[n - 1] *= (size_t)y->dim[d];
+        else dim[n] = (size_t)y->dim[d], stride[n++] = step;
+    }
+    return n;
+}
+
+/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. After how many they repeat; 0: they do not. */
+static size_t dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+{
+    size_t size = dl__dtype_size(x->dtype), dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS], at[DLTRAIN_MAX_DIMS], period = 1;
+    int levels = dl__levels(y, x, dim, stride);
+    const char *p = (const char *)from;
+    char *to = (char *)out;
+    for (int d = 0; d < levels; d++) {
+        at[d] = first % dim[d];
+        first /= dim[d];
+        p += at[d] * stride[d] * size;
+        if (d < levels - 1) period *= dim[d];
+    }
+    if (stride[levels - 1]) period = 0;
+    size_t once = levels > 1 && period ? DL__MIN(n, period) : n; /* the rest repeats it */
+    for (size_t left = once; left;) {
+        size_t run = DL__MIN(left, dim[0] - at[0]);
+        if (stride[0]) memcpy(to, p, run * size), p += run * size;
+        else dl__repeat(to, p, size, run);
         to += run * size;
         left -= run;
-        offset += (dl_index)run * stride[last];
-        at[last] += run;
-        for (int d = last; d > 0 && at[d] == (size_t)y->dim[d]; d--) {
+        at[0] += run;
+        for (int d = 0; d < levels - 1 && at[d] == dim[d]; d++) {
             at[d] = 0;
-            offset += stride[d - 1] - stride[d] * y->dim[d];
-            at[d - 1]++;
+            at[d + 1]++;
+            p += (stride[d + 1] - stride[d] * dim[d]) * size; /* modulo 2^n: may step back */
         }
     }
+    for (size_t done = once, more; done < n; done += more) {
+        more = DL__MIN(done, n - done);
+        memcpy((char *)out + done * size, out, more * size);
+    }
+    return period;
 }
 
 /* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
@@ -6275,22 +6301,31 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
     size_t bytes = DL__MIN((size_t)DLTRAIN_TILE, t->args->node->numel) * sizeof(dl_real);
     uint32_t skip = !(t->args->node->op->flags & DL_OP_ELEMENTWISE);
     const void *in[8];
+    struct { const dl_node *y; size_t first, period; } held[8]; /* what the tiles of stretched inputs hold */
     dl_run_args a = *t->args;
     a.in = in;
+    memset(held, 0, sizeof held);
     for (size_t end = first + n; first < end; first += a.n) {
         a.first = first;
         a.n = DL__MIN((size_t)DLTRAIN_TILE, end - first);
         for (uint32_t i = skip; i < l->count; i++) {
             const dl_node *y = t->ctx->node[t->start + order[i]];
-            size_t stretched = l->slots;
+            size_t stretched = 0;
             for (int k = 0; k < y->n_in; k++) {
                 const dl_node *x = y->in[k];
                 if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
                 else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
                 else {
-                    char *own = slots + stretched++ * bytes;
-                    dl__stretch(y, x, dl__address(t->ctx, x), own, first, a.n);
+                    char *own = slots + (l->slots + stretched) * bytes;
+                    bool holds = held[stretched].y == y && held[stretched].period &&
+                        (first - held[stretched].first) % held[stretched].period == 0;
+                    if (!holds) {
+                        held[stretched].y = y;
+                        held[stretched].first = first;
+                        held[stretched].period = dl__stretch(y, x, dl__address(t->ctx, x), own, first, a.n);
+                    }
                     in[k] = own;
+                    stretched++;
                 }
             }
             a.node = y;
@@ -6304,9 +6339,20 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
 static void dl__group_part(void *user, size_t part, int thread)
 {
     const dl__task *t = (const dl__task *)user;
-    size_t first = part * DLTRAIN_TILE;
-    dl__run_group(t, first, DL__MIN((size_t)DLTRAIN_TILE, t->args->node->numel - first),
+    size_t first = part * t->per;
+    dl__run_group(t, first, DL__MIN(t->per, t->args->node->numel - first),
         (char *)t->args->scratch + (size_t)thread * t->ctx->scratch_stride);
+}
+
+/* A group of elementwise nodes alone. A part is worth the waking of a thread, and there are some for each. */
+static void dl__run_parts(dl__task *t)
+{
+    enum { WORTH = 16, MOST = 16 }; /* tiles: of nodes, of a part */
+    size_t tiles = (t->args->node->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE,
+           per = DL__MIN(tiles / (4 * (size_t)t->ctx->pool.threads), (size_t)MOST);
+    per = DL__MAX(DL__MAX(per, (size_t)(WORTH / t->launch->count)), tiles / DL__MAX_PARTS + 1);
+    t->per = per * DLTRAIN_TILE;
+    dl__pool_run(&t->ctx->pool, (tiles + per - 1) / per, dl__group_part, t);
 }
 
 /* The head of a launch has finished a part of its output. */
@@ -6334,10 +6380,7 @@ static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l,
     t.start = start;
     t.args = &a;
     if (y->op->flags & DL_OP_ELEMENTWISE) {
-        size_t parts = (y->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE;
-        if (parts <= DL__MAX_PARTS) dl__pool_run(&ctx->pool, parts, dl__group_part, &t);
-        else
-            for (size_t i = 0; i < parts; i++) dl__group_part(&t, i, 0);
+        dl__run_parts(&t);
         return;
     }
     for (int k = 0; k < y->n_in; k++) in[k] = dl__address(ctx, y->in[k]);
