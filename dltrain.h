@@ -5959,7 +5959,7 @@ static void dl__fold(dl__planning *p)
         uint32_t x = root->id - p->start;
         bool add = n->i[1] != 0, can = root->id >= p->start && dl__runs(root) && dl__whole(from) &&
             !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op && p->life[root->id].readers == 1 &&
-            (!add || root->op->flags & DL_OP_ACCUMULATES);
+            (!add || (root->op->flags & (DL_OP_ACCUMULATES | DL_OP_ELEMENTWISE)) == DL_OP_ACCUMULATES); /* tiles overwrite */
         if (!can) continue;
         p->plan->space[x] = DL__GRADS;
         p->plan->offset[x] = n->offset;
