@@ -606,6 +606,9 @@ typedef struct dl_run_args {
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
     bool portable;
+    /* DL_OP_FINISHES: when not NULL, to be called with the args at hand */
+    void (*finished)(const struct dl_run_args *args, size_t first, size_t n);
+    const void *group;                   /* the executor's */
 } dl_run_args;
 typedef struct dl_grad_args {
     const dl_node *node;
@@ -617,7 +620,10 @@ typedef struct dl_grad_args {
 enum {
     /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
     DL_OP_ELEMENTWISE = 1,
-    DL_OP_ACCUMULATES = 2                /* run obeys `accumulate` */
+    DL_OP_ACCUMULATES = 2,               /* run obeys `accumulate` */
+    /* run calls `finished` once elements first .. first + n of out are complete, each exactly once, from any thread: the elementwise
+       operations that follow are then run on them, and may write over them */
+    DL_OP_FINISHES = 4
 };
 struct dl_op {
     const char *name;                    /* unique: plans are keyed by it */
@@ -1069,8 +1075,9 @@ typedef struct dl__param {
 } dl__param;
 typedef struct dl__pending { struct dl__pending *next; const char *name; dl_shape shape; dl_real *value; } dl__pending;
 
-/* A launch runs nodes first .. first + count of the segment; of an elementwise group `slots` tiles are scratch. */
-typedef struct dl__launch { uint32_t first, count, slots; } dl__launch;
+/* A launch runs nodes order[first .. first + count) of the segment: an operation, and elementwise ones on what it has made, tile by tile.
+   `slots` tiles are scratch, `tiles` bytes into it. */
+typedef struct dl__launch { uint32_t first, count, slots; size_t tiles; } dl__launch;
 typedef struct dl__plan {
     uint64_t key, used_at;
     uint32_t nodes, launches;
@@ -1078,7 +1085,8 @@ typedef struct dl__plan {
     char *memory;
     size_t *offset;                 /* of each node */
     dl__launch *launch;
-    uint8_t *space, *accumulate;
+    uint32_t *order;                /* the nodes that run */
+    uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
 struct dl_context {
@@ -1527,6 +1535,16 @@ static uint64_t dl__mix(uint64_t h, uint64_t v)
 }
 
 /* Splits seed and a salt into a key of its own. */
+/* Of a name as part of a key: eight characters at a time. */
+static uint64_t dl__mix_text(uint64_t h, const char *s)
+{
+    uint64_t v = 0;
+    for (int i = 1; *s; i++) {
+        v = v << 8 | (uint8_t)*s++;
+        if (i % 8 == 0) h = dl__mix(h, v), v = 0;
+    }
+    return dl__mix(h, v);
+}
 static uint64_t dl__key(uint64_t seed, uint64_t salt) { return dl__mix(dl__mix(0, seed), salt); }
 
 /* ==== >>tape ====
@@ -1560,7 +1578,7 @@ static dl_tensor dl__none(void)
 
 static dl_shape dl__shape(const dl_node *n)
 {
-    dl_shape s = DL_SCALAR;
+    dl_shape s;
     s.ndim = n->ndim;
     memcpy(s.dim, n->dim, sizeof s.dim);
     return s;
@@ -1703,25 +1721,27 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     dl_node *y = (dl_node *)dl__tape_alloc(ctx, sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i,
         5 + DLTRAIN_MAX_DIMS + (size_t)n + (size_t)extra->n);
     if (!y) return dl__none();
-    memset(y, 0, sizeof *y);
-    y->in = (dl_node *const *)(y + 1);
-    y->i = (const dl_index *)(y->in + n);
-    if (n) memcpy((void *)(y + 1), in, (size_t)n * sizeof *in);
-    if (extra->n) memcpy((dl_node **)(y + 1) + n, extra->i, (size_t)extra->n * sizeof *extra->i);
+    dl_node **inputs = (dl_node **)(y + 1);
+    dl_index *integers = (dl_index *)(inputs + n);
+    for (int k = 0; k < n; k++) inputs[k] = in[k];
+    for (int k = 0; k < extra->n; k++) integers[k] = extra->i[k];
     y->op = op;
+    y->in = inputs;
+    y->i = integers;
     y->numel = numel;
-    y->ndim = (uint8_t)shape->ndim;
-    memcpy(y->dim, shape->dim, sizeof *y->dim * (size_t)shape->ndim);
+    memcpy(y->dim, shape->dim, sizeof y->dim);
     memcpy(y->f, extra->f, sizeof y->f);
     y->counter = extra->counter;
     y->id = ctx->nodes;
+    y->ndim = (uint8_t)shape->ndim;
     y->dtype = (uint8_t)dtype;
     y->n_in = (uint8_t)n;
     y->n_i = (uint8_t)extra->n;
     y->space = (uint8_t)extra->space;
-    y->offset = extra->offset;
     y->flags = (uint8_t)extra->flags;
-    uint64_t h = dl__mix(ctx->hash, dl__hash_text(op->name));
+    y->uses = 0;
+    y->offset = extra->offset;
+    uint64_t h = dl__mix_text(ctx->hash, op->name);
     for (int k = 0; k < n; k++) {
         if (in[k]->space == DL__GONE)
             return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name,
@@ -2274,6 +2294,18 @@ DL_API bool dl_seal(dl_context *ctx)
     for (dl__pending *q = ctx->pending; q; q = q->next)
         if (q->value) dl__say(ctx, "dl_load: '%s' of the file belongs to no parameter", q->name);
     return true;
+}
+
+/* For an operation of DL_OP_FINISHES: elements first .. first + n of its output are complete. */
+static void dl__finished(const dl_run_args *r, size_t first, size_t n)
+{
+    if (r->finished) r->finished(r, first, n);
+}
+/* Rows of n elements, `stride` apart. */
+static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, size_t n, size_t stride)
+{
+    if (n == stride) n *= rows, rows = 1;
+    for (size_t i = 0; r->finished && i < rows; i++) r->finished(r, first + i * stride, n);
 }
 
 /* ==== >>cpu kernels ====
@@ -4395,8 +4427,9 @@ static void dl__pack_rows(const dl__products *e, const dl_real *a, dl_index a_ro
     }
 }
 
-static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
+static void dl__gemm_part(const dl_run_args *r, size_t unit)
 {
+    const dl__gemm *g = (const dl__gemm *)r->user;
     const dl__products *e = g->e;
     dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
     dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, at_batch = u / across / down;
@@ -4404,7 +4437,7 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
     dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = DL__MIN(g->mc, e->mc);
     const dl_real *a0 = g->a + m0 * g->a_row, *b0 = g->b + n0 * g->b_row;
     dl_real *c = g->c + (g->turned ? n0 * g->c_row + m0 : m0 * g->c_row + n0);
-    dl_real *packed_b = scratch, *packed_a = packed_b + (g->pack_b ? g->nc * most : 0);
+    dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc * most : 0);
     dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
     dl__panel p;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
@@ -4447,15 +4480,17 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
                 p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
                 e->panel(&p);
             }
+            if (!g->total && k0 + DL__KB >= g->kk)
+                dl__finished_rows(r, (size_t)(c + i * g->c_row - g->c), (size_t)p.rows, (size_t)nc, (size_t)g->c_row);
         }
     }
+    if (!g->total) return;
     if (g->turned) e->turn(total, g->nc, mc, nc, c, g->c_row, g->accumulate);
-    else if (g->total)
+    else
         for (dl_index i = 0; i < mc; i++)
             for (dl_index j = 0; j < nc; j++) c[i * g->c_row + j] += total[i * g->nc + j];
+    dl__finished_rows(r, (size_t)(c - g->c), (size_t)(g->turned ? nc : mc), (size_t)(g->turned ? mc : nc), (size_t)g->c_row);
 }
-
-static void dl__gemm_part(const dl_run_args *r, size_t part) { dl__gemm_unit((const dl__gemm *)r->user, part, (dl_real *)r->scratch); }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
 static dl__gemm dl__matmul_gemm(const dl_node *y, bool portable, bool accumulate)
@@ -4510,8 +4545,8 @@ static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level ne
     return most;
 }
 static void dl__matmul_grad(const dl_grad_args *g);
-static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matmul_run, dl__matmul_grad, dl__matmul_scratch,
-    NULL };
+static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__matmul_run, dl__matmul_grad,
+    dl__matmul_scratch, NULL };
 
 /* Both have two dimensions or more; bias zero or [N]. */
 static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor bias, bool ta, bool tb)
@@ -4796,6 +4831,7 @@ static void dl__slide_part(const dl_run_args *r, size_t part)
                     }
         }
     }
+    dl__finished_rows(r, (size_t)(y - s->y + y0 * s->out_w), (size_t)s->out, (size_t)((y1 - y0) * s->out_w), (size_t)plane_y);
 }
 
 static void dl__slide_run(const dl_run_args *r, bool back)
@@ -4917,7 +4953,9 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
             e->panel(&p);
         }
     }
-    e->turn(total, s->nc, mc, nc, s->dw + (group * s->n + n0) * s->m + m0, s->m, s->accumulate);
+    dl_real *dw = s->dw + (group * s->n + n0) * s->m + m0;
+    e->turn(total, s->nc, mc, nc, dw, s->m, s->accumulate);
+    dl__finished_rows(r, (size_t)(dw - s->dw), (size_t)nc, (size_t)mc, (size_t)s->m);
 }
 
 static void dl__conv_run(const dl_run_args *r) { dl__slide_run(r, false); }
@@ -4953,10 +4991,10 @@ static size_t dl__conv_weight_scratch(const dl_node *n)
 static void dl__conv_grad(const dl_grad_args *g);
 static void dl__conv_back_grad(const dl_grad_args *g);
 static void dl__conv_weight_grad(const dl_grad_args *g);
-static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
-static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES, NULL, dl__conv_back_run, dl__conv_back_grad,
+static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
+static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_back_run, dl__conv_back_grad,
     dl__conv_back_scratch, NULL };
-static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES, NULL, dl__conv_weight_run,
+static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_weight_run,
     dl__conv_weight_grad, dl__conv_weight_scratch, NULL };
 
 /* One of the three, of a known geometry. */
@@ -5955,11 +5993,10 @@ static void dl__reach(const dl_context *ctx, uint32_t end, bool *reach)
    write there itself where it can. */
 static void dl__accumulate_run(const dl_run_args *r)
 {
-    if (r->in[0] == r->out) return;
-    if (r->node->i[1]) DL__CALL(r->portable, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->node->numel));
-    else memcpy(r->out, r->in[0], dl__bytes(r->node));
+    if (r->node->i[1]) DL__CALL(r->portable, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->n));
+    else memcpy(r->out, r->in[0], r->n * sizeof(dl_real));
 }
-static const dl_op dl__accumulate_op = { "accumulate", 0, NULL, dl__accumulate_run, NULL, NULL, NULL };
+static const dl_op dl__accumulate_op = { "accumulate", DL_OP_ELEMENTWISE, NULL, dl__accumulate_run, NULL, NULL, NULL };
 
 static void dl__accumulate(dl_context *ctx, const dl_node *leaf, dl_tensor grad)
 {
@@ -6118,12 +6155,18 @@ static const dl_node *dl__root(const dl_node *n)
     return n;
 }
 
+/* Does the view show all of its root, element by element? */
+static bool dl__whole(const dl_node *n) { return n->numel == dl__root(n)->numel; }
+
+enum { DL__ADDS = 1, DL__GONE_AFTER = 2, DL__FOLDED = 4 }; /* adds to its output; is gone after the run; its input's node does its work */
+
 /* What the planner knows of each node of the tape while it works. */
 typedef struct dl__life {
-    uint32_t last;       /* the last node that reads it; its own number when nobody does */
+    uint32_t last;       /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
     uint32_t launch;     /* where it is computed */
-    uint32_t slot;
-    uint32_t readers;
+    uint32_t read;       /* the latest launch that reads it, so far */
+    unsigned readers : 31;
+    unsigned freed : 1;  /* its memory was given back, or passed on */
 } dl__life;
 typedef struct dl__gap { size_t at, size; } dl__gap;
 typedef struct dl__planning {
@@ -6192,13 +6235,15 @@ static bool dl__runs(const dl_node *n)
     return !(n->flags & DL__LEAF) && (!(n->flags & DL__VIEW) || n->flags & DL__EFFECT);
 }
 
+/* Node `place` in the order of execution. */
+static const dl_node *dl__in_order(const dl__planning *p, uint32_t place) { return p->ctx->node[p->start + p->plan->order[place]]; }
+
 static void dl__find_lives(dl__planning *p)
 {
     for (uint32_t i = 0; i < p->end; i++) {
         dl__life *l = &p->life[i];
+        memset(l, 0, sizeof *l);
         l->last = i;
-        l->launch = l->slot = UINT32_MAX;
-        l->readers = 0;
     }
     for (uint32_t i = p->start; i < p->end; i++) {
         const dl_node *n = p->ctx->node[i];
@@ -6218,40 +6263,7 @@ static void dl__find_lives(dl__planning *p)
     }
 }
 
-/* Runs of consecutive elementwise nodes of one shape become one launch. */
-enum { DL__GROUP = 48 };
-static void dl__find_launches(dl__planning *p)
-{
-    dl_context *ctx = p->ctx;
-    uint32_t count = 0, open = UINT32_MAX; /* the launch that can still grow */
-    for (uint32_t i = p->start; i < p->end; i++) {
-        const dl_node *n = ctx->node[i];
-        dl__launch *l = &p->plan->launch[count];
-        if (!dl__runs(n)) continue;
-        bool elementwise = n->op->flags & DL_OP_ELEMENTWISE,
-             joins = elementwise && open != UINT32_MAX && !ctx->config.no_fusion;
-        if (joins) {
-            const dl__launch *group = &p->plan->launch[open];
-            joins = dl__same_shape(n, ctx->node[p->start + group->first]) && i - (p->start + group->first) < DL__GROUP;
-            for (int k = 0; joins && k < n->n_in; k++) { /* an element of the group is read as it is, not through a view */
-                const dl_node *root = dl__root(n->in[k]);
-                joins = root == n->in[k] || root->id < p->start || p->life[root->id].launch != open;
-            }
-        }
-        if (joins) p->plan->launch[open].count = i - p->start - p->plan->launch[open].first + 1;
-        else {
-            l->first = i - p->start;
-            l->count = 1;
-            l->slots = 0;
-            open = elementwise ? count : UINT32_MAX;
-            count++;
-        }
-        p->life[i].launch = count - 1;
-    }
-    p->plan->launches = count;
-}
-
-/* Would dst's accumulate node be served by its producer writing into the flat gradients? */
+/* Lets the producers of gradients write into the flat gradients themselves where they can. */
 static void dl__fold(dl__planning *p)
 {
     dl_context *ctx = p->ctx;
@@ -6259,107 +6271,172 @@ static void dl__fold(dl__planning *p)
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
         const dl_node *from = n->in[0], *root = dl__root(from);
-        bool whole = root->numel == from->numel && root->id >= p->start && dl__runs(root) &&
-            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op;
-        if (!whole || p->life[root->id].readers != 1 || p->plan->space[root->id - p->start] == DL__GRADS) continue;
-        bool add = n->i[1] != 0;
-        if (add && (!(root->op->flags & DL_OP_ACCUMULATES) || root->op->flags & DL_OP_ELEMENTWISE)) continue; /* tiles overwrite */
-        for (const dl_node *v = from; whole && v != root; v = v->in[0]) whole = v->numel == root->numel;
-        if (!whole) continue;
-        p->plan->space[root->id - p->start] = DL__GRADS;
-        p->plan->offset[root->id - p->start] = n->offset;
-        p->plan->accumulate[root->id - p->start] = add;
+        uint32_t x = root->id - p->start;
+        bool add = n->i[1] != 0, can = root->id >= p->start && dl__runs(root) && dl__whole(from) &&
+            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op && p->life[root->id].readers == 1 &&
+            (!add || (root->op->flags & (DL_OP_ACCUMULATES | DL_OP_ELEMENTWISE)) == DL_OP_ACCUMULATES); /* tiles overwrite */
+        if (!can) continue;
+        p->plan->space[x] = DL__GRADS;
+        p->plan->offset[x] = n->offset;
+        p->plan->does[x] = add ? DL__ADDS : 0;
+        p->plan->does[i - p->start] = DL__FOLDED;
     }
 }
 
-enum { DL__GONE_AFTER = 2 };       /* beside `accumulate` in a plan */
-#define DL__FREED 0xfffffffeu      /* as a slot: its memory was given back, or passed on */
-
-/* May node n of this launch write over its input x? x dies here and the group reads it element by element. */
-static bool dl__in_place(const dl__planning *p, const dl__launch *l, const dl_node *n, const dl_node *x)
+enum { DL__GROUP = 48 }; /* nodes of a launch, at most */
+/* Can node n be run with those of this launch: behind all it reads, and tile by tile with what it reads of the launch? */
+static bool dl__joins(const dl__planning *p, const dl_node *n, const dl__launch *l)
 {
-    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || x->flags & DL__VIEW || p->life[x->id].last != n->id ||
-        p->life[x->id].slot == DL__FREED)
+    const dl_node *head = p->ctx->node[p->start + l->first];
+    uint32_t launch = (uint32_t)(l - p->plan->launch);
+    bool joins = l->count < DL__GROUP && head->numel == n->numel && head->op->flags & (DL_OP_ELEMENTWISE | DL_OP_FINISHES);
+    for (int k = 0; joins && k < n->n_in; k++) {
+        const dl_node *x = dl__root(n->in[k]);
+        if (x->id >= p->start && dl__runs(x))
+            joins = p->life[x->id].launch < launch || (p->life[x->id].launch == launch && dl__whole(n->in[k]));
+    }
+    return joins;
+}
+
+/* The launch that elementwise node n goes to: one of whose values nothing is left then, so that no more is kept than as it was recorded;
+   or the latest; or one of its own. What reads buffers stays behind what changes them. */
+static dl__launch *dl__launch_for(const dl__planning *p, const dl_node *n)
+{
+    dl__launch *latest = p->plan->launch + p->plan->launches;
+    if (!(n->op->flags & DL_OP_ELEMENTWISE) || p->ctx->config.no_fusion) return latest;
+    bool moves = true;
+    for (int k = 0; k < n->n_in; k++) moves = moves && dl__root(n->in[k])->space != DL__BUFFERS;
+    for (int k = 0; moves && k < n->n_in; k++) {
+        const dl_node *x = dl__root(n->in[k]);
+        const dl__life *life = &p->life[x->id];
+        if (x->id < p->start || !dl__runs(x) || life->last != n->id || life->read > life->launch) continue;
+        dl__launch *l = p->plan->launch + life->launch;
+        if (dl__joins(p, n, l)) return l;
+    }
+    return latest > p->plan->launch && dl__joins(p, n, latest - 1) ? latest - 1 : latest;
+}
+
+/* Nodes become launches, and these the order of execution. */
+static void dl__find_launches(dl__planning *p)
+{
+    dl__plan *plan = p->plan;
+    uint32_t place = 0;
+    plan->launches = 0;
+    for (uint32_t i = p->start; i < p->end; i++) {
+        const dl_node *n = p->ctx->node[i];
+        if (!dl__runs(n) || plan->does[i - p->start] & DL__FOLDED) continue;
+        dl__launch *l = dl__launch_for(p, n);
+        p->life[i].launch = (uint32_t)(l - plan->launch);
+        if (p->life[i].launch == plan->launches) {
+            memset(l, 0, sizeof *l);
+            l->first = i - p->start;
+            plan->launches++;
+        }
+        l->count++;
+        for (int k = 0; k < n->n_in; k++) {
+            dl__life *x = &p->life[dl__root(n->in[k])->id];
+            x->read = DL__MAX(x->read, p->life[i].launch);
+        }
+    }
+    for (uint32_t i = 0; i < plan->launches; i++) {
+        plan->launch[i].first = place;
+        place += plan->launch[i].count;
+        plan->launch[i].count = 0;
+    }
+    for (uint32_t i = p->start; i < p->end; i++) {
+        dl__launch *l = &plan->launch[p->life[i].launch];
+        if (dl__runs(p->ctx->node[i]) && !(plan->does[i - p->start] & DL__FOLDED)) plan->order[l->first + l->count++] = i - p->start;
+    }
+    for (uint32_t at = 0; at < place; at++) {
+        const dl_node *n = dl__in_order(p, at);
+        p->life[n->id].last = at;
+        for (int k = 0; k < n->n_in; k++) p->life[dl__root(n->in[k])->id].last = at;
+    }
+}
+
+/* May the node at `place` of this launch write over x? Its last reader has been, and the launch reads it element by element. */
+static bool dl__in_place(const dl__planning *p, const dl__launch *l, uint32_t place, const dl_node *x)
+{
+    const dl_node *n = dl__in_order(p, place);
+    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || !dl__runs(x) || p->life[x->id].last > place ||
+        p->life[x->id].freed || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x))
         return false;
-    if (!dl__same_shape(x, n) || x->dtype != n->dtype || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x))
-        return false;
-    for (uint32_t i = p->start + l->first; i <= n->id; i++) {
-        const dl_node *m = p->ctx->node[i];
-        for (int k = 0; dl__runs(m) && k < m->n_in; k++)
-            if (m->in[k] != x && dl__root(m->in[k]) == x) return false;
+    if (x->numel != n->numel || x->dtype != n->dtype) return false;
+    for (uint32_t i = l->first; i <= place; i++) {
+        const dl_node *m = dl__in_order(p, i);
+        for (int k = 0; k < m->n_in; k++)
+            if (dl__root(m->in[k]) == x && !(m->op->flags & DL_OP_ELEMENTWISE && dl__whole(m->in[k]))) return false;
     }
     return true;
 }
 
-static void dl__free_dead(dl__planning *p, const dl_node *n)
+/* Where the node at `place` of a launch writes: over something that is of no more use, or to new memory. */
+static size_t dl__place_value(dl__planning *p, const dl__launch *l, uint32_t place)
 {
+    const dl_node *n = dl__in_order(p, place);
+    for (uint32_t i = place + 1; n->op->flags & DL_OP_ELEMENTWISE && i-- > l->first;)
+        for (int k = 0; k < dl__in_order(p, i)->n_in; k++) {
+            const dl_node *x = dl__root(dl__in_order(p, i)->in[k]);
+            if (!dl__in_place(p, l, place, x)) continue;
+            p->life[x->id].freed = 1;
+            return p->plan->offset[x->id - p->start];
+        }
+    return dl__take(p, dl__round(dl__bytes(n)));
+}
+
+static void dl__free_dead(dl__planning *p, uint32_t place)
+{
+    const dl_node *n = dl__in_order(p, place);
     for (int k = 0; k < n->n_in; k++) {
         const dl_node *x = dl__root(n->in[k]);
-        if (x->id < p->start || p->life[x->id].last != n->id || !dl__runs(x) ||
-            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse ||
-            p->life[x->id].slot == DL__FREED)
+        if (x->id < p->start || p->life[x->id].last != place || !dl__runs(x) ||
+            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse || p->life[x->id].freed)
             continue;
-        p->life[x->id].slot = DL__FREED;
+        p->life[x->id].freed = 1;
         dl__give(p, p->plan->offset[x->id - p->start], dl__round(dl__bytes(x)));
     }
 }
 
-/* Places every value of a launch; a value that lives and dies in its group takes a tile. */
-static void dl__place_launch(dl__planning *p, dl__launch *l, uint32_t number)
+/* Places every value of a launch; one that lives and dies in it takes a tile, but for that of a head that is not elementwise. */
+static void dl__place_launch(dl__planning *p, dl__launch *l)
 {
-    dl_context *ctx = p->ctx;
     uint8_t taken[DL__GROUP + 1];
-    uint32_t first = p->start + l->first, end = first + l->count;
+    uint32_t end = l->first + l->count;
     memset(taken, 0, sizeof taken);
-    for (uint32_t i = first; i < end; i++) {
-        const dl_node *n = ctx->node[i];
-        uint32_t x = i - p->start;
-        if (p->life[i].launch != number) continue;
-        bool local = l->count > 1 && !dl__stays(p, n) && p->life[i].readers && p->life[i].last < end &&
-            p->life[p->life[i].last].launch == number && p->plan->space[x] != DL__GRADS;
-        if (n->flags & DL__EFFECT || n->op == &dl__accumulate_op || p->plan->space[x] == DL__GRADS) continue;
-        if (local) {
-            uint32_t slot = 0;
-            while (taken[slot]) slot++;
-            taken[slot] = 1;
-            p->plan->space[x] = DL__TILE;
-            p->plan->offset[x] = slot;
-            if (slot + 1 > l->slots) l->slots = slot + 1;
-        } else {
-            size_t at = SIZE_MAX;
-            for (int k = 0; k < n->n_in && at == SIZE_MAX; k++) {
-                const dl_node *in = n->in[k];
-                if (!(n->op->flags & DL_OP_ELEMENTWISE) || !dl__in_place(p, l, n, in)) continue;
-                at = p->plan->offset[in->id - p->start];
-                p->life[in->id].slot = DL__FREED;
-            }
-            p->plan->space[x] = DL__MEMORY;
-            p->plan->offset[x] = at != SIZE_MAX ? at : dl__take(p, dl__round(dl__bytes(n)));
+    for (uint32_t i = l->first; i < end; i++) {
+        const dl_node *n = dl__in_order(p, i);
+        uint8_t *space = &p->plan->space[n->id - p->start];
+        size_t *offset = &p->plan->offset[n->id - p->start];
+        if (!(n->flags & DL__EFFECT) && *space != DL__GRADS) {
+            bool local = n->op->flags & DL_OP_ELEMENTWISE && !dl__stays(p, n) && p->life[n->id].last < end;
+            if (local)
+                for (*offset = 0; taken[*offset];) ++*offset;
+            else *offset = dl__place_value(p, l, i);
+            *space = local ? DL__TILE : DL__MEMORY;
+            if (local) taken[*offset] = 1, l->slots = DL__MAX(l->slots, (uint32_t)*offset + 1);
         }
         for (int k = 0; k < n->n_in; k++) { /* tiles that are read for the last time */
-            const dl_node *in = n->in[k];
-            if (in->id >= p->start && p->plan->space[in->id - p->start] == DL__TILE && p->life[in->id].last == i)
-                taken[p->plan->offset[in->id - p->start]] = 0;
+            const dl_node *x = dl__root(n->in[k]);
+            if (x->id >= p->start && p->plan->space[x->id - p->start] == DL__TILE && p->life[x->id].last == i)
+                taken[p->plan->offset[x->id - p->start]] = 0;
         }
     }
-    for (uint32_t i = first; i < end; i++)
-        if (p->life[i].launch == number) dl__free_dead(p, ctx->node[i]);
+    for (uint32_t i = l->first; i < end; i++) dl__free_dead(p, i);
 }
 
-static size_t dl__launch_scratch(dl_context *ctx, uint32_t start, const dl__launch *l)
+/* Scratch of a launch: that of its head, then the tiles. */
+static size_t dl__launch_scratch(const dl__planning *p, dl__launch *l)
 {
-    const dl_node *first = ctx->node[start + l->first];
-    if (!(first->op->flags & DL_OP_ELEMENTWISE)) return first->op->scratch ? dl__round(first->op->scratch(first)) : 0;
-    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, first->numel), stretched = 0;
-    for (uint32_t i = start + l->first; i < start + l->first + l->count;
-         i++) { /* inputs that have to be stretched take a tile each */
-        const dl_node *n = ctx->node[i];
+    const dl_node *head = dl__in_order(p, l->first);
+    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, head->numel), stretched = 0;
+    for (uint32_t i = l->first; i < l->first + l->count; i++) { /* inputs that have to be stretched take a tile each */
+        const dl_node *n = dl__in_order(p, i);
         size_t now = 0;
-        if (!dl__runs(n)) continue;
-        for (int k = 0; k < n->n_in; k++) now += n->in[k]->numel != first->numel;
+        for (int k = 0; n->op->flags & DL_OP_ELEMENTWISE && k < n->n_in; k++) now += n->in[k]->numel != n->numel;
         stretched = DL__MAX(stretched, now);
     }
-    return dl__round((l->slots + stretched) * tile * sizeof(dl_real));
+    l->tiles = head->op->scratch ? dl__round(head->op->scratch(head)) : 0;
+    return l->tiles + dl__round((l->slots + stretched) * tile * sizeof(dl_real));
 }
 
 /* Fills a plan whose arrays are there. */
@@ -6371,18 +6448,17 @@ static void dl__make_plan(dl__planning *p)
     for (uint32_t i = p->start; i < p->end; i++) {
         p->plan->space[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? DL__GRADS : DL__GONE;
         p->plan->offset[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? ctx->node[i]->offset : 0;
-        p->plan->accumulate[i - p->start] = 0;
+        p->plan->does[i - p->start] = 0;
     }
-    dl__find_launches(p);
     dl__fold(p);
+    dl__find_launches(p);
     p->plan->scratch = 0;
     for (uint32_t i = 0; i < p->plan->launches; i++) {
-        dl__place_launch(p, &p->plan->launch[i], i);
-        p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(ctx, p->start, &p->plan->launch[i]));
+        dl__place_launch(p, &p->plan->launch[i]);
+        p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(p, &p->plan->launch[i]));
     }
     for (uint32_t i = p->start; i < p->end; i++)
-        if (p->life[i].slot == DL__FREED || p->plan->space[i - p->start] == DL__TILE)
-            p->plan->accumulate[i - p->start] |= DL__GONE_AFTER;
+        if (p->life[i].freed || p->plan->space[i - p->start] == DL__TILE) p->plan->does[i - p->start] |= DL__GONE_AFTER;
     p->plan->work = p->top;
 }
 
@@ -6393,7 +6469,7 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
     uint64_t key = dl__mix(dl__mix(dl__mix(ctx->hash, (uint64_t)start << 32 | end), ctx->layout), (uint64_t)recycle);
     dl__plan *p = eager;
     dl__planning planning;
-    size_t need = n * (sizeof *p->offset + sizeof *p->launch + 2);
+    size_t need = n * (sizeof *p->offset + sizeof *p->launch + sizeof *p->order + 2);
     if (!eager) {
         p = &ctx->plan[0];
         for (int i = 0; i < DLTRAIN_PLANS; i++) {
@@ -6404,15 +6480,16 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
         if (need > p->capacity) {
             dl__release(ctx, p->memory);
             p->capacity = 0;
-            p->memory = (char *)dl__alloc(ctx, need, n);
+            p->memory = (char *)dl__alloc(ctx, need, 2 * (size_t)n);
             if (!p->memory) return NULL;
             p->capacity = need;
         }
-    } else if (!(p->memory = (char *)dl__tape_alloc(ctx, need, n))) return NULL;
+    } else if (!(p->memory = (char *)dl__tape_alloc(ctx, need, 2 * (size_t)n))) return NULL;
     p->offset = (size_t *)(void *)p->memory;
     p->launch = (dl__launch *)(p->offset + n);
-    p->space = (uint8_t *)(p->launch + n);
-    p->accumulate = p->space + n;
+    p->order = (uint32_t *)(p->launch + n);
+    p->space = (uint8_t *)(p->order + n);
+    p->does = p->space + n;
     p->nodes = n;
     p->key = key;
     p->used_at = ++ctx->clock;
@@ -6439,9 +6516,10 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
    may use: planner, platform */
 typedef struct dl__task {
     dl_context *ctx;
+    const dl__plan *plan;
     const dl__launch *launch;
     uint32_t start;
-    char *scratch;
+    size_t per;          /* elements of a part of a group */
     const dl_run_args *args;
     void (*fn)(const dl_run_args *args, size_t part);
 } dl__task;
@@ -6468,106 +6546,165 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
         for (size_t i = 0; i < parts; i++) fn(args, i);
 }
 
-/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. */
-static void dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+/* n times the element of `size` bytes. */
+DL__HOT static void dl__repeat(char *to, const char *element, size_t size, size_t n)
 {
-    size_t size = dl__dtype_size(x->dtype), left = n, at[DLTRAIN_MAX_DIMS], rest = first;
-    dl_index stride[DLTRAIN_MAX_DIMS], s = 1, offset = 0;
-    char *to = (char *)out;
-    int extra = y->ndim - x->ndim, last = y->ndim - 1;
-    for (int d = last; d >= 0; d--) {
-        dl_index dim = d >= extra ? x->dim[d - extra] : 1;
-        stride[d] = dim == 1 ? 0 : s;
-        s *= dim;
-        at[d] = rest % (size_t)y->dim[d];
-        rest /= (size_t)y->dim[d];
-        offset += (dl_index)at[d] * stride[d];
+    uint32_t v;
+    if (size != sizeof v) {
+        for (size_t i = 0; i < n; i++) memcpy(to + i * size, element, size);
+        return;
     }
-    while (left) {
-        size_t run = DL__MIN(left, (size_t)y->dim[last] - at[last]);
-        const char *p = (const char *)from + offset * (dl_index)size;
-        if (stride[last]) memcpy(to, p, run * size);
-        else if (size == 4) {
-            uint32_t v;
-            memcpy(&v, p, 4);
-            for (size_t i = 0; i < run; i++) memcpy(to + 4 * i, &v, 4);
-        } else
-            for (size_t i = 0; i < run; i++) memcpy(to + i * size, p, size);
+    memcpy(&v, element, size);
+    for (size_t i = 0; i < n; i++) memcpy(to + i * sizeof v, &v, sizeof v);
+}
+
+/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours of one kind joined. */
+static int dl__levels(const dl_node *y, const dl_node *x, size_t *dim, size_t *stride)
+{
+    int n = 0, extra = y->ndim - x->ndim;
+    size_t inner = 1;
+    for (int d = y->ndim - 1; d >= 0; d--) {
+        size_t wide = d >= extra ? (size_t)x->dim[d - extra] : 1, step = wide == 1 ? 0 : inner;
+        inner *= wide;
+        if (y->dim[d] == 1) continue;
+        if (n && !stride[n - 1] == !step) dim[n - 1] *= (size_t)y->dim[d];
+        else dim[n] = (size_t)y->dim[d], stride[n++] = step;
+    }
+    return n;
+}
+
+/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. After how many they repeat; 0: they do not. */
+static size_t dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+{
+    size_t size = dl__dtype_size(x->dtype), dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS], at[DLTRAIN_MAX_DIMS], period = 1;
+    int levels = dl__levels(y, x, dim, stride);
+    const char *p = (const char *)from;
+    char *to = (char *)out;
+    for (int d = 0; d < levels; d++) {
+        at[d] = first % dim[d];
+        first /= dim[d];
+        p += at[d] * stride[d] * size;
+        if (d < levels - 1) period *= dim[d];
+    }
+    if (stride[levels - 1]) period = 0;
+    size_t once = levels > 1 && period ? DL__MIN(n, period) : n; /* the rest repeats it */
+    for (size_t left = once; left;) {
+        size_t run = DL__MIN(left, dim[0] - at[0]);
+        if (stride[0]) memcpy(to, p, run * size), p += run * size;
+        else dl__repeat(to, p, size, run);
         to += run * size;
         left -= run;
-        offset += (dl_index)run * stride[last];
-        at[last] += run;
-        for (int d = last; d > 0 && at[d] == (size_t)y->dim[d]; d--) {
+        at[0] += run;
+        for (int d = 0; d < levels - 1 && at[d] == dim[d]; d++) {
             at[d] = 0;
-            offset += stride[d - 1] - stride[d] * y->dim[d];
-            at[d - 1]++;
+            at[d + 1]++;
+            p += (stride[d + 1] - stride[d] * dim[d]) * size; /* modulo 2^n: may step back */
+        }
+    }
+    for (size_t done = once, more; done < n; done += more) {
+        more = DL__MIN(done, n - done);
+        memcpy((char *)out + done * size, out, more * size);
+    }
+    return period;
+}
+
+/* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
+static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots)
+{
+    const dl__launch *l = t->launch;
+    const uint32_t *order = t->plan->order + l->first;
+    size_t bytes = DL__MIN((size_t)DLTRAIN_TILE, t->args->node->numel) * sizeof(dl_real);
+    uint32_t skip = !(t->args->node->op->flags & DL_OP_ELEMENTWISE);
+    const void *in[8];
+    struct { const dl_node *y; size_t first, period; } held[8]; /* what the tiles of stretched inputs hold */
+    dl_run_args a = *t->args;
+    a.in = in;
+    memset(held, 0, sizeof held);
+    for (size_t end = first + n; first < end; first += a.n) {
+        a.first = first;
+        a.n = DL__MIN((size_t)DLTRAIN_TILE, end - first);
+        for (uint32_t i = skip; i < l->count; i++) {
+            const dl_node *y = t->ctx->node[t->start + order[i]];
+            size_t stretched = 0;
+            for (int k = 0; k < y->n_in; k++) {
+                const dl_node *x = y->in[k];
+                if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
+                else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
+                else {
+                    char *own = slots + (l->slots + stretched) * bytes;
+                    bool holds = held[stretched].y == y && held[stretched].period &&
+                        (first - held[stretched].first) % held[stretched].period == 0;
+                    if (!holds) {
+                        held[stretched].y = y;
+                        held[stretched].first = first;
+                        held[stretched].period = dl__stretch(y, x, dl__address(t->ctx, x), own, first, a.n);
+                    }
+                    in[k] = own;
+                    stretched++;
+                }
+            }
+            a.node = y;
+            a.out = y->space == DL__TILE ? slots + y->offset * bytes
+                                         : (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
+            y->op->run(&a);
         }
     }
 }
 
-/* One tile of a group: elements part * DLTRAIN_TILE on. */
 static void dl__group_part(void *user, size_t part, int thread)
 {
     const dl__task *t = (const dl__task *)user;
-    const dl__launch *l = t->launch;
-    const dl_node *head = t->ctx->node[t->start + l->first];
-    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, head->numel), bytes = tile * sizeof(dl_real);
-    char *slots = t->scratch + (size_t)thread * t->ctx->scratch_stride;
-    const void *in[8];
-    dl_run_args a = *t->args;
-    a.first = part * DLTRAIN_TILE;
-    a.n = DL__MIN((size_t)DLTRAIN_TILE, head->numel - a.first);
-    a.in = in;
-    for (uint32_t i = t->start + l->first; i < t->start + l->first + l->count; i++) {
-        const dl_node *y = t->ctx->node[i];
-        size_t stretched = l->slots;
-        if (!dl__runs(y)) continue;
-        for (int k = 0; k < y->n_in; k++) {
-            const dl_node *x = y->in[k];
-            if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
-            else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + a.first * dl__dtype_size(x->dtype);
-            else {
-                char *own = slots + stretched++ * bytes;
-                dl__stretch(y, x, dl__address(t->ctx, x), own, a.first, a.n);
-                in[k] = own;
-            }
-        }
-        a.node = y;
-        a.out = y->space == DL__TILE ? slots + y->offset * bytes
-                                     : (char *)dl__address(t->ctx, y) + a.first * dl__dtype_size(y->dtype);
-        y->op->run(&a);
-    }
+    size_t first = part * t->per;
+    dl__run_group(t, first, DL__MIN(t->per, t->args->node->numel - first),
+        (char *)t->args->scratch + (size_t)thread * t->ctx->scratch_stride);
+}
+
+/* A group of elementwise nodes alone. A part is worth the waking of a thread, and there are some for each. */
+static void dl__run_parts(dl__task *t)
+{
+    enum { WORTH = 16, MOST = 16 }; /* tiles: of nodes, of a part */
+    size_t tiles = (t->args->node->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE,
+           per = DL__MIN(tiles / (4 * (size_t)t->ctx->pool.threads), (size_t)MOST);
+    per = DL__MAX(DL__MAX(per, (size_t)(WORTH / t->launch->count)), tiles / DL__MAX_PARTS + 1);
+    t->per = per * DLTRAIN_TILE;
+    dl__pool_run(&t->ctx->pool, (tiles + per - 1) / per, dl__group_part, t);
+}
+
+/* The head of a launch has finished a part of its output. */
+static void dl__run_tail(const dl_run_args *r, size_t first, size_t n)
+{
+    const dl__task *t = (const dl__task *)r->group;
+    dl__run_group(t, first, n, (char *)r->scratch + t->launch->tiles);
 }
 
 static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan, char *scratch)
 {
-    const dl_node *y = ctx->node[start + l->first];
+    const dl_node *y = ctx->node[start + plan->order[l->first]];
     const void *in[DLTRAIN_MAX_INPUTS];
     dl_run_args a;
     dl__task t;
     memset(&a, 0, sizeof a);
+    memset(&t, 0, sizeof t);
     a.ctx = ctx;
     a.node = y;
     a.portable = ctx->portable;
     a.scratch = scratch;
+    t.ctx = ctx;
+    t.plan = plan;
+    t.launch = l;
+    t.start = start;
+    t.args = &a;
     if (y->op->flags & DL_OP_ELEMENTWISE) {
-        memset(&t, 0, sizeof t);
-        t.ctx = ctx;
-        t.launch = l;
-        t.start = start;
-        t.scratch = scratch;
-        t.args = &a;
-        size_t parts = (y->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE;
-        if (parts <= DL__MAX_PARTS) dl__pool_run(&ctx->pool, parts, dl__group_part, &t);
-        else
-            for (size_t i = 0; i < parts; i++) dl__group_part(&t, i, 0);
+        dl__run_parts(&t);
         return;
     }
     for (int k = 0; k < y->n_in; k++) in[k] = dl__address(ctx, y->in[k]);
     a.in = in;
     a.out = dl__address(ctx, y);
     a.n = y->numel;
-    a.accumulate = plan->accumulate[l->first] & 1;
+    a.accumulate = plan->does[plan->order[l->first]] & DL__ADDS;
+    a.group = &t;
+    if (l->count > 1) a.finished = dl__run_tail;
     y->op->run(&a);
 }
 
@@ -6580,7 +6717,7 @@ static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char
         if (n->flags & DL__LEAF) continue;
         if (n->flags & DL__VIEW) {
             const dl_node *x = n->in[0];
-            n->space = x->space == DL__TILE ? (uint8_t)DL__GONE : x->space;
+            n->space = x->space;
             n->offset = x->offset + (size_t)n->i[0] * (x->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
             continue;
         }
@@ -6594,7 +6731,7 @@ static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
 {
     for (uint32_t i = 0; i < plan->nodes; i++) {
         dl_node *n = ctx->node[start + i];
-        if (plan->accumulate[i] & DL__GONE_AFTER) n->space = DL__GONE;
+        if (plan->does[i] & DL__GONE_AFTER) n->space = DL__GONE;
         if (n->flags & DL__VIEW && n->in[0]->space == DL__GONE) n->space = DL__GONE;
     }
 }
