@@ -73,7 +73,10 @@
        DLTRAIN_PLANS            plans kept in the cache (8)
        DLTRAIN_TILE             elements of a tile of a fused group (1024)
        DLTRAIN_ALIGN            alignment of arena blocks in bytes (64)
-       DLTRAIN_MAX_INPUTS       inputs of one operation: tensors of one dl_concat (128, at most 255, at least 8) */
+       DLTRAIN_MAX_INPUTS       inputs of one operation: tensors of one dl_concat (128, at most 255, at least 8)
+
+   ENVIRONMENT, read by dl_create, unless built with DLTRAIN_NO_STDIO
+       DLTRAIN_SIMD             portable, avx2, avx512 or neon: kernels for less than this CPU can, as dl_config.simd. Same bits */
 
 /* ==== >>api ====
    Declarations and their documentation, by topic.
@@ -176,7 +179,8 @@ typedef struct dl_config {
     bool eager;
     bool no_reuse;                                       /* give every value memory of its own */
     bool no_fusion;                                      /* run elementwise operations one by one */
-    bool portable;                                       /* take the portable kernels even where faster ones would run */
+    const char *simd;                                    /* kernels: "portable", "avx2", "avx512", "neon"; NULL: as the environment
+                                                            variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -605,7 +609,7 @@ typedef struct dl_run_args {
     void *scratch;
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
-    bool portable;
+    int level;                           /* of the kernels: the library's own business */
 } dl_run_args;
 typedef struct dl_grad_args {
     const dl_node *node;
@@ -648,7 +652,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
-#ifndef DLTRAIN_NO_MALLOC
+#if !defined(DLTRAIN_NO_MALLOC) || !defined(DLTRAIN_NO_STDIO)
 #include <stdlib.h>
 #endif
 #ifndef DLTRAIN_NO_STDIO
@@ -678,6 +682,12 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
+#endif
+#if defined(__aarch64__) && !defined(DLTRAIN_NO_SIMD) && DL__REAL_IS_FLOAT
+#define DL__ARM64 1
+#include <arm_neon.h>
+#else
+#define DL__ARM64 0
 #endif
 
 #ifdef __FAST_MATH__
@@ -874,6 +884,11 @@ static unsigned dl__fp_enter(void)
     unsigned old = _mm_getcsr();
     _mm_setcsr(0x1f80);
     return old;
+#elif defined(__aarch64__)
+    uint64_t old, plain = 0;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"(plain));
+    return (unsigned)old;
 #else
     return 0;
 #endif
@@ -883,19 +898,41 @@ static void dl__fp_leave(unsigned old)
 {
 #if defined(__SSE__)
     _mm_setcsr(old);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)old));
 #else
     (void)old;
 #endif
 }
 
-static bool dl__have_avx2(void)
+/* The SIMD levels, each faster than those before; numbers for the preprocessor too. >>cpu kernels is read once for each. */
+#define DL__PORTABLE 0
+#define DL__AVX2 1
+#define DL__AVX512 2
+#define DL__NEON 3
+enum { DL__LEVELS = 4 };
+static const char *const dl__level_name[DL__LEVELS] = { "portable", "avx2", "avx512", "neon" };
+/* For tests that emulate a CPU, and must not let the compiler use what it has not: define both before the #include. */
+#ifndef DL__TARGET
+#define DL__TARGET(features) __attribute__((target(features)))
+#endif
+#ifndef DL__CPU_HAS
+#define DL__CPU_HAS(feature) __builtin_cpu_supports(feature)
+#endif
+
+/* Does this build have the level's kernels, and this CPU their instructions? */
+static bool dl__have_level(int level)
 {
 #if DL__X86
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return false;
+    bool avx2 = DL__CPU_HAS("avx2") && DL__CPU_HAS("fma");
+    if (level == DL__AVX2) return avx2;
+    if (level == DL__AVX512)
+        return avx2 && DL__CPU_HAS("avx512f") && DL__CPU_HAS("avx512bw") && DL__CPU_HAS("avx512dq") && DL__CPU_HAS("avx512vl");
+#elif DL__ARM64
+    if (level == DL__NEON) return true;
 #endif
+    return level == DL__PORTABLE;
 }
 
 static int dl__cpu_count(void)
@@ -1078,7 +1115,8 @@ typedef struct dl__plan {
 
 struct dl_context {
     dl_config config;
-    bool failed, training, recording, ended, sealed, dry, portable, running;
+    bool failed, training, recording, ended, sealed, dry, running;
+    int level;                      /* DL__PORTABLE to DL__NEON */
     char error[DLTRAIN_ERROR_MAX];
     /* memory */
     char *bottom, *top, *end;       /* of a fixed block: free between bottom and top */
@@ -2519,22 +2557,49 @@ static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real 
     }
 }
 
-/* ---- the levels ---- */
-#define DL__LEVEL 0
+/* ---- the levels ----
+   DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
+   code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
+   the ones for AVX2 are as fast. The text is the same, hence the bits are. */
+#define DL__LEVEL DL__PORTABLE
 #include "dltrain.h"
 #undef DL__LEVEL
 #if DL__X86
-#define DL__LEVEL 1
+#define DL__LEVEL DL__AVX2
 #include "dltrain.h"
 #undef DL__LEVEL
-#define DL__CALL(portable, name, args) ((portable) ? dl__##name##_portable args : dl__##name##_avx2 args)
+#define DL__LEVEL DL__AVX512
+#include "dltrain.h"
+#undef DL__LEVEL
+#define DL__AVX512_gemm_scratch ~, avx512
+#define DL__AVX512_gemm_units ~, avx512
+#define DL__AVX512_gemm_split ~, avx512
+#define DL__AVX512_gemm_unit ~, avx512
+#define DL__AVX512_softmax_row ~, avx512
+#define DL__AVX512_log_softmax_row ~, avx512
+#define DL__AVX512_ew_exp ~, avx512
+#define DL__AVX512_ew_erf ~, avx512
+#define DL__AVX512_ew_gelu ~, avx512
+#define DL__AVX512_ew_sigmoid ~, avx512
+#define DL__AVX512_ew_tanh ~, avx512
+/* A listed name brings a comma, which makes avx512 the second argument; otherwise avx2 is. */
+#define DL__SECOND_(first, second, ...) second
+#define DL__SECOND(...) DL__SECOND_(__VA_ARGS__, ~)
+#define DL__CALL(level, name, args) \
+    ((level) == DL__AVX512 ? DL__PASTE(dl__##name##_, DL__SECOND(DL__AVX512_##name, avx2)) args \
+                           : (level) == DL__AVX2 ? dl__##name##_avx2 args : dl__##name##_portable args)
+#elif DL__ARM64
+#define DL__LEVEL DL__NEON
+#include "dltrain.h"
+#undef DL__LEVEL
+#define DL__CALL(level, name, args) ((level) == DL__NEON ? dl__##name##_neon args : dl__##name##_portable args)
 #else
-#define DL__CALL(portable, name, args) ((void)(portable), dl__##name##_portable args)
+#define DL__CALL(level, name, args) ((void)(level), dl__##name##_portable args)
 #endif
 #endif
 
 #ifdef DL__LEVEL
-#if DL__LEVEL == 0
+#if DL__LEVEL == DL__PORTABLE
 #define DL__K(name) dl__##name##_portable
 #define E_V dl_real
 #define E_I uint32_t
@@ -2572,7 +2637,7 @@ static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real 
 #define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))
 #define E_TOF(i) ((dl_real)(int32_t)(i))
 #define E_TARGET
-#else
+#elif DL__LEVEL == DL__AVX2
 #define DL__K(name) dl__##name##_avx2
 #define E_V __m256
 #define E_I __m256i
@@ -2610,15 +2675,106 @@ static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real 
 #define E_SHL(a, n) _mm256_slli_epi32(a, n)
 #define E_SAR(a, n) _mm256_srai_epi32(a, n)
 #define E_TOF(i) _mm256_cvtepi32_ps(i)
-#define E_TARGET __attribute__((target("avx2,fma")))
+#define E_TARGET DL__TARGET("avx2,fma")
 static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
+#elif DL__LEVEL == DL__AVX512
+#define DL__K(name) dl__##name##_avx512
+#define E_V __m512
+#define E_I __m512i
+#define E_W 16
+#define E_MR 8
+#define E_NV 2
+#define E_MC 96
+#define E_NC 256
+#define E_LOAD(p) _mm512_loadu_ps(p)
+#define E_STORE(p, v) _mm512_storeu_ps(p, v)
+#define E_MASK(n) ((__mmask16)((1u << (n)) - 1))
+#define E_LOADN(p, n) _mm512_maskz_loadu_ps(E_MASK(n), p)
+#define E_STOREN(p, v, n) _mm512_mask_storeu_ps(p, E_MASK(n), v)
+#define E_K(c) _mm512_set1_ps((float)(c))
+#define E_ADD(a, b) _mm512_add_ps(a, b)
+#define E_SUB(a, b) _mm512_sub_ps(a, b)
+#define E_MUL(a, b) _mm512_mul_ps(a, b)
+#define E_DIV(a, b) _mm512_div_ps(a, b)
+#define E_NEG(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
+#define E_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define E_SQRT(a) _mm512_maskz_sqrt_ps(E_MASK(16), a) /* gcc 12 warns of its own header without the mask, which goes away */
+#define E_LT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+#define E_LE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
+#define E_GT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#define E_GE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define E_EQ(a, b) _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
+#define E_NE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ)
+#define E_SEL(m, a, b) _mm512_mask_blend_ps(m, b, a)
+#define E_ONE(m) _mm512_maskz_mov_ps(m, _mm512_set1_ps(1.0f))
+#define E_BITS(a) _mm512_castps_si512(a)
+#define E_FROM(i) _mm512_castsi512_ps(i)
+#define E_IK(c) _mm512_set1_epi32((int)(c))
+#define E_IADD(a, b) _mm512_add_epi32(a, b)
+#define E_ISUB(a, b) _mm512_sub_epi32(a, b)
+#define E_SHL(a, n) _mm512_maskz_slli_epi32(E_MASK(16), a, n)
+#define E_SAR(a, n) _mm512_maskz_srai_epi32(E_MASK(16), a, n)
+#define E_TOF(i) _mm512_maskz_cvtepi32_ps(E_MASK(16), i)
+#define E_TARGET DL__TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+#else
+#define DL__K(name) dl__##name##_neon
+#define E_V float32x4_t
+#define E_I int32x4_t
+#define E_W 4
+#define E_MR 8
+#define E_NV 2
+#define E_MC 96
+#define E_NC 256
+#define E_LOAD(p) vld1q_f32(p)
+#define E_STORE(p, v) vst1q_f32(p, v)
+#define E_LOADN(p, n) dl__load_part(p, n)
+#define E_STOREN(p, v, n) dl__store_part(p, v, n)
+#define E_K(c) vdupq_n_f32((float)(c))
+#define E_ADD(a, b) vaddq_f32(a, b)
+#define E_SUB(a, b) vsubq_f32(a, b)
+#define E_MUL(a, b) vmulq_f32(a, b)
+#define E_DIV(a, b) vdivq_f32(a, b)
+#define E_NEG(a) vnegq_f32(a)
+#define E_FMA(a, b, c) vfmaq_f32(c, a, b)
+#define E_SQRT(a) vsqrtq_f32(a)
+#define E_LT(a, b) vcltq_f32(a, b)
+#define E_LE(a, b) vcleq_f32(a, b)
+#define E_GT(a, b) vcgtq_f32(a, b)
+#define E_GE(a, b) vcgeq_f32(a, b)
+#define E_EQ(a, b) vceqq_f32(a, b)
+#define E_NE(a, b) vmvnq_u32(vceqq_f32(a, b))
+#define E_SEL(m, a, b) vbslq_f32(m, a, b)
+#define E_ONE(m) vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(vdupq_n_f32(1.0f))))
+#define E_BITS(a) vreinterpretq_s32_f32(a)
+#define E_FROM(i) vreinterpretq_f32_s32(i)
+#define E_IK(c) vdupq_n_s32((int32_t)(c))
+#define E_IADD(a, b) vaddq_s32(a, b)
+#define E_ISUB(a, b) vsubq_s32(a, b)
+#define E_SHL(a, n) vshlq_n_s32(a, n)
+#define E_SAR(a, n) vshrq_n_s32(a, n)
+#define E_TOF(i) vcvtq_f32_s32(i)
+#define E_TARGET
+DL__INLINE float32x4_t dl__load_part(const float *p, int n)
+{
+    float v[4] = { 0, 0, 0, 0 };
+    memcpy(v, p, sizeof *v * (size_t)n);
+    return vld1q_f32(v);
+}
+DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
+{
+    float v[4];
+    vst1q_f32(v, x);
+    memcpy(p, v, sizeof *v * (size_t)n);
+}
 #endif
 
 #define E_FN E_TARGET static
-#if DL__LEVEL == 0
+#if DL__LEVEL == DL__PORTABLE
 #define E_IN static /* calls: the portable kernels are for size */
+#define E_OUT static
 #else
 #define E_IN E_TARGET DL__INLINE
+#define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
 #endif
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
@@ -2650,13 +2806,13 @@ E_IN E_V DL__K(exp)(E_V x)
     return E_MUL(y, E_FROM(E_SHL(E_IADD(E_ISUB(i, half), E_IK(127)), 23)));
 }
 
-E_IN E_V DL__K(expm1)(E_V x)
+E_OUT E_V DL__K(expm1)(E_V x)
 {
     E_V small = E_FMA(DL__K(exp_tail)(x), E_MUL(x, x), x), large = E_SUB(DL__K(exp)(x), E_K(1));
     return E_SEL(E_LT(E_ABS(x), E_K(0.3465f)), small, large);
 }
 
-E_IN E_V DL__K(log)(E_V x)
+E_OUT E_V DL__K(log)(E_V x)
 {
     E_V tiny = E_ONE(E_LT(x, E_K(FLT_MIN))), y = E_SEL(E_LT(x, E_K(FLT_MIN)), E_MUL(x, E_K(8388608.0f)), x);
     E_I i = E_ISUB(E_BITS(y), E_IK(0x3f3504f3)),
@@ -2679,13 +2835,13 @@ E_IN E_V DL__K(log)(E_V x)
     return E_SEL(E_GT(x, E_K(0)), E_SEL(E_LE(x, E_K(FLT_MAX)), p, special), special);
 }
 
-E_IN E_V DL__K(log1p)(E_V x) /* log(1 + x), with what 1 + x lost made good to first order */
+E_OUT E_V DL__K(log1p)(E_V x) /* log(1 + x), with what 1 + x lost made good to first order */
 {
     E_V u = E_ADD(x, E_K(1)), y = DL__K(log)(u), fixed = E_ADD(y, E_DIV(E_SUB(x, E_SUB(u, E_K(1))), u));
     return E_SEL(E_GT(u, E_K(0)), E_SEL(E_LE(u, E_K(FLT_MAX)), fixed, y), y);
 }
 
-E_IN E_V DL__K(tanh)(E_V x)
+E_OUT E_V DL__K(tanh)(E_V x)
 {
     E_V a = E_ABS(x), z = E_MUL(x, x);
     E_V p = E_FMA(E_K(-5.70497848e-3f), z, E_K(2.06390787e-2f));
@@ -2698,7 +2854,7 @@ E_IN E_V DL__K(tanh)(E_V x)
     return E_SEL(E_LT(a, E_K(0.625f)), p, big);
 }
 
-E_IN E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
+E_OUT E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
 {
     E_V a = E_ABS(x), z = E_MUL(x, x);
     E_V p = E_FMA(E_K(7.85385782e-5f), z, E_K(-8.01019254e-4f));
@@ -2764,33 +2920,59 @@ E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
 #define E_B b
 
 /* ---- elementwise: y = f(x), y = f(x; a, b), y = f(x, z) over n elements ---- */
-#define E_LOOP(load, value) \
-    dl_real *out = (dl_real *)r->out; \
-    for (size_t i = 0; i < r->n; i += E_W) { \
-        int rest = r->n - i < E_W ? (int)(r->n - i) : E_W; \
-        load \
-        E_V y = value; \
-        if (rest == E_W) E_STORE(out + i, y); \
-        else E_STOREN(out + i, y, rest); \
+/* Whole vectors; what is left over runs once more as a whole vector, in copies with zeros behind. */
+#if E_W > 1
+E_FN DL__NOINLINE void DL__K(ew_rest)(const dl_run_args *r, size_t done, void (*row)(const dl_run_args *r))
+{
+    dl_real copy[4][E_W];
+    const void *in[3];
+    size_t bytes = (r->n - done) * sizeof(dl_real);
+    dl_run_args a = *r;
+    memset(copy, 0, sizeof copy);
+    for (int k = 0; k < r->node->n_in; k++) {
+        memcpy(copy[k], (const dl_real *)r->in[k] + done, bytes);
+        in[k] = copy[k];
     }
-#define E_LOAD_OF(k) (rest == E_W ? E_LOAD((const dl_real *)r->in[k] + i) : E_LOADN((const dl_real *)r->in[k] + i, rest))
+    a.in = in;
+    a.out = copy[3];
+    a.n = E_W;
+    row(&a);
+    memcpy((dl_real *)r->out + done, copy[3], bytes);
+}
+#define E_REST(name) \
+    if (i < r->n) DL__K(ew_rest)(r, i, DL__K(ew_##name));
+#else
+#define E_REST(name)
+#endif
+#define E_ROW_OF(name, prepare, load, value) \
+    E_FN void DL__K(ew_##name)(const dl_run_args *r) \
+    { \
+        size_t i = 0; \
+        prepare \
+        for (; i + E_W <= r->n; i += E_W) { \
+            load \
+            E_STORE((dl_real *)r->out + i, value); \
+        } \
+        E_REST(name) \
+    }
+#define E_LOAD_OF(k) E_LOAD((const dl_real *)r->in[k] + i)
 #define E_LOAD1 E_V X = E_LOAD_OF(0);
 #define E_LOAD2 E_V X = E_LOAD_OF(0), Z = E_LOAD_OF(1);
 #define E_LOAD3 E_V C = E_LOAD_OF(0), X = E_LOAD_OF(1), Z = E_LOAD_OF(2);
-#define E_ROW(name, forward, derivative) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD1, forward) }
+#define E_SCALARS E_V a = E_K(r->node->f[0]), b = E_K(r->node->f[1]); (void)a; (void)b;
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, , E_LOAD1, forward)
 DL__UNARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, derivative) E_FN void DL__K(ew_##name)(const dl_run_args *r) { \
-    E_V a = E_K(r->node->f[0]), b = E_K(r->node->f[1]); (void)a; (void)b; E_LOOP(E_LOAD1, forward) }
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_SCALARS, E_LOAD1, forward)
 DL__SCALED_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, dx, dz) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD2, forward) }
+#define E_ROW(name, forward, dx, dz) E_ROW_OF(name, , E_LOAD2, forward)
 DL__BINARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD2, E_ONE(forward)) }
+#define E_ROW(name, forward) E_ROW_OF(name, , E_LOAD2, E_ONE(forward))
 DL__COMPARE_ROWS(E_ROW)
 #undef E_ROW
-E_FN void DL__K(ew_where)(const dl_run_args *r) { E_LOOP(E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z)) }
+E_ROW_OF(where, , E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
 
 /* dst += x */
 E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
@@ -3073,7 +3255,6 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_LOAD_OF
 #undef E_LOG
 #undef E_LOG1P
-#undef E_LOOP
 #undef E_LT
 #undef E_MASK
 #undef E_MC
@@ -3085,8 +3266,12 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_NEG
 #undef E_NV
 #undef E_ONE
+#undef E_OUT
 #undef E_POW
+#undef E_REST
+#undef E_ROW_OF
 #undef E_SAR
+#undef E_SCALARS
 #undef E_SEL
 #undef E_SHL
 #undef E_SIN
@@ -3153,12 +3338,12 @@ static dl_tensor dl__binary(const dl_op *op, dl_tensor x, dl_tensor z)
 }
 
 #define DL__OP1(name, forward, derivative) \
-    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->portable, ew_##name, (r)); } \
+    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->level, ew_##name, (r)); } \
     static void dl__grad_##name(const dl_grad_args *g); \
     static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, dl__grad_##name, NULL, NULL };
 #define DL__OP2(name, forward, dx, dz) DL__OP1(name, forward, dx)
 #define DL__OP0(name, forward) \
-    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->portable, ew_##name, (r)); } \
+    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->level, ew_##name, (r)); } \
     static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, NULL, NULL, NULL }; \
     DL_API dl_tensor dl_##name(dl_tensor a, dl_tensor b) { return dl__binary(&dl__##name##_op, a, b); }
 DL__UNARY_ROWS(DL__OP1)
@@ -3191,7 +3376,7 @@ DL__UNARY(abs) DL__UNARY(exp) DL__UNARY(log) DL__UNARY(log1p) DL__UNARY(expm1) D
     return dl__unary(&dl__clamp_op, x, low, high);
 }
 
-static void dl__where_run(const dl_run_args *r) { DL__CALL(r->portable, ew_where, (r)); }
+static void dl__where_run(const dl_run_args *r) { DL__CALL(r->level, ew_where, (r)); }
 static void dl__where_grad(const dl_grad_args *g)
 {
     dl_tensor zero = dl__scalar(g->dy.ctx, 0);
@@ -3920,7 +4105,7 @@ static void dl__index_add_part(const dl_run_args *r, size_t part)
     dl_real *y = (dl_real *)r->out + o * i[1] * i[2] + c;
     const dl_real *x = (const dl_real *)r->in[0] + o * i[3] * i[2] + c;
     for (dl_index k = 0; k < i[1]; k++) memset(y + k * i[2], 0, n * sizeof *y);
-    for (dl_index k = 0; k < i[3]; k++) DL__CALL(r->portable, add_to, (y + index[k] * i[2], x + k * i[2], n));
+    for (dl_index k = 0; k < i[3]; k++) DL__CALL(r->level, add_to, (y + index[k] * i[2], x + k * i[2], n));
 }
 
 static void dl__index_add_run(const dl_run_args *r)
@@ -4180,7 +4365,7 @@ static void dl__sum_rows(const dl_run_args *r, size_t part)
     const dl_real *x = (const dl_real *)r->in[0];
     dl_real *y = (dl_real *)r->out;
     for (size_t k = part * per; k < end; k++) {
-        dl_real s = DL__CALL(r->portable, sum_chunk, (x + k * n, n));
+        dl_real s = DL__CALL(r->level, sum_chunk, (x + k * n, n));
         y[k] = r->accumulate ? y[k] + s : s;
     }
 }
@@ -4192,7 +4377,7 @@ static void dl__sum_chunks(const dl_run_args *r, size_t part)
     const dl__chunks *c = (const dl__chunks *)r->user;
     for (size_t k = part * 16; k < DL__MIN(c->chunks, part * 16 + 16); k++) {
         size_t at = k * DL__CHUNK, n = DL__MIN(c->n - at, (size_t)DL__CHUNK);
-        c->sum[k] = DL__CALL(r->portable, sum_chunk, (c->x + at, n));
+        c->sum[k] = DL__CALL(r->level, sum_chunk, (c->x + at, n));
     }
 }
 
@@ -4220,7 +4405,7 @@ static void dl__sum_columns_part(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks,
                    c = (dl_index)part % blocks * DL__COLUMNS;
-    DL__CALL(r->portable, sum_columns,
+    DL__CALL(r->level, sum_columns,
         ((dl_real *)r->out + o * i[2] + c, (const dl_real *)r->in[0] + o * i[1] * i[2] + c, (size_t)i[1], (size_t)i[2],
             (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS), r->accumulate));
 }
@@ -4401,7 +4586,7 @@ DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim)
    may use: reductions */
 static void dl__gemm_part(const dl_run_args *r, size_t part)
 {
-    DL__CALL(r->portable, gemm_unit, ((const dl__gemm *)r->user, part, (dl_real *)r->scratch));
+    DL__CALL(r->level, gemm_unit, ((const dl__gemm *)r->user, part, (dl_real *)r->scratch));
 }
 
 static void dl__gemm_run(const dl_run_args *r, dl__gemm *g)
@@ -4410,17 +4595,16 @@ static void dl__gemm_run(const dl_run_args *r, dl__gemm *g)
     g->c = (dl_real *)r->out;
     g->accumulate = r->accumulate;
     a.user = g;
-    DL__CALL(r->portable, gemm_split, (g, r->ctx->pool.threads));
-    if (r->node->numel) dl_parallel(&a, DL__CALL(r->portable, gemm_units, (g)), dl__gemm_part);
+    DL__CALL(r->level, gemm_split, (g, r->ctx->pool.threads));
+    if (r->node->numel) dl_parallel(&a, DL__CALL(r->level, gemm_units, (g)), dl__gemm_part);
 }
 
+/* The most that a level needs: the plan does not depend on the CPU. */
 static size_t dl__gemm_scratch(dl_index m, dl_index n, dl_index k)
 {
-#if DL__X86
-    return DL__MAX(dl__gemm_scratch_portable(m, n, k), dl__gemm_scratch_avx2(m, n, k));
-#else
-    return dl__gemm_scratch_portable(m, n, k);
-#endif
+    size_t most = 0;
+    for (int level = 0; level < DL__LEVELS; level++) most = DL__MAX(most, DL__CALL(level, gemm_scratch, (m, n, k)));
+    return most;
 }
 
 static dl__source dl__strided_source(const void *base, dl_index row, dl_index k)
@@ -4965,7 +5149,7 @@ static void dl__softmax_part(const dl_run_args *r, size_t part)
     const dl_node *y = r->node;
     size_t n = (size_t)y->dim[y->ndim - 1], rows = y->numel / n;
     for (size_t k = part * DL__SOFTMAX_ROWS; k < DL__MIN(rows, (part + 1) * DL__SOFTMAX_ROWS); k++)
-        DL__CALL(r->portable, softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
+        DL__CALL(r->level, softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
 }
 
 static void dl__log_softmax_part(const dl_run_args *r, size_t part)
@@ -4973,7 +5157,7 @@ static void dl__log_softmax_part(const dl_run_args *r, size_t part)
     const dl_node *y = r->node;
     size_t n = (size_t)y->dim[y->ndim - 1], rows = y->numel / n;
     for (size_t k = part * DL__SOFTMAX_ROWS; k < DL__MIN(rows, (part + 1) * DL__SOFTMAX_ROWS); k++)
-        DL__CALL(r->portable, log_softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
+        DL__CALL(r->level, log_softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
 }
 
 static void dl__softmax_run(const dl_run_args *r)
@@ -5230,7 +5414,7 @@ static void dl__segment_sum_part(const dl_run_args *r, size_t s)
 {
     const int32_t *offset = (const int32_t *)r->in[1];
     dl_index inner = r->node->i[2];
-    DL__CALL(r->portable, sum_columns,
+    DL__CALL(r->level, sum_columns,
         ((dl_real *)r->out + (dl_index)s * inner, (const dl_real *)r->in[0] + offset[s] * inner,
             (size_t)(offset[s + 1] - offset[s]), (size_t)inner, (size_t)inner, false));
 }
@@ -5648,7 +5832,7 @@ static void dl__reach(const dl_context *ctx, uint32_t end, bool *reach)
 static void dl__accumulate_run(const dl_run_args *r)
 {
     if (r->in[0] == r->out) return;
-    if (r->node->i[1]) DL__CALL(r->portable, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->node->numel));
+    if (r->node->i[1]) DL__CALL(r->level, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->node->numel));
     else memcpy(r->out, r->in[0], dl__bytes(r->node));
 }
 static const dl_op dl__accumulate_op = { "accumulate", 0, NULL, dl__accumulate_run, NULL, NULL, NULL };
@@ -6240,7 +6424,7 @@ static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l,
     memset(&a, 0, sizeof a);
     a.ctx = ctx;
     a.node = y;
-    a.portable = ctx->portable;
+    a.level = ctx->level;
     a.scratch = scratch;
     if (y->op->flags & DL_OP_ELEMENTWISE) {
         memset(&t, 0, sizeof t);
@@ -6336,6 +6520,24 @@ static bool dl__run(dl_context *ctx, bool final)
 }
 
 /* ---- contexts ---- */
+/* The level that is asked for, or the fastest; an error when this CPU or build lacks it. */
+static int dl__choose_level(dl_context *ctx, const char *asked)
+{
+    const char *who = "simd";
+    int best = DL__PORTABLE, level = 0;
+    for (int i = 0; i < DL__LEVELS; i++)
+        if (dl__have_level(i)) best = i;
+#ifndef DLTRAIN_NO_STDIO
+    if (!asked) asked = getenv(who = "DLTRAIN_SIMD");
+#endif
+    if (!asked || !*asked) return best;
+    while (level < DL__LEVELS && strcmp(asked, dl__level_name[level])) level++;
+    if (level < DL__LEVELS && dl__have_level(level)) return level;
+    if (level == DL__LEVELS) dl_fail(ctx, "dl_create: %s '%s' is unknown; there are portable, avx2, avx512 and neon", who, asked);
+    else dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked, dl__level_name[best]);
+    return best;
+}
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -6364,7 +6566,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->persistent = dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN; /* and what alignment may take of a block */
     ctx->training = ctx->recording = true;
     ctx->ended = true;
-    ctx->portable = c.portable || !dl__have_avx2();
+    ctx->level = dl__choose_level(ctx, c.simd);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -6985,7 +7187,7 @@ static void dl__update_part(void *user, size_t part, int thread)
 {
     const dl__update *u = (const dl__update *)user;
     size_t at = part * DL__UPDATE, n = DL__MIN(u->n - at, (size_t)DL__UPDATE);
-    bool portable = u->o->ctx->portable;
+    int level = u->o->ctx->level;
     (void)thread;
     if (u->o->rule == DL__SGD) {
         dl_real h[5];
@@ -6997,9 +7199,9 @@ static void dl__update_part(void *user, size_t part, int thread)
                 u->s[0][i] = d;
                 u->p[i] -= h[0] * (d + u->h[1] * d);
             }
-        } else DL__CALL(portable, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
+        } else DL__CALL(level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
     } else if (u->o->rule == DL__RMSPROP) dl__rmsprop_update(u, at, n);
-    else DL__CALL(portable, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+    else DL__CALL(level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
 }
 
 static void dl__update_param(dl_optimizer *o, int index, double lr)

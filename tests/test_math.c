@@ -32,7 +32,7 @@ static void row_ulps(const char *name, unary f, double (*want)(double), float lo
     for (int portable = 0; portable < 2; portable++) {
         dl_config c;
         memset(&c, 0, sizeof c);
-        c.portable = portable;
+        c.simd = portable ? "portable" : NULL;
         dl_context *ctx = dl_create(&c);
         CHECK(dl_read(f(dl_borrow(ctx, DL_F32, DL_SHAPE(N), x)), y[portable], N), "%s: %s", name, dl_error(ctx));
         dl_destroy(ctx);
@@ -176,7 +176,7 @@ static void canonical_rules(void)
     for (int portable = 0; portable < 2; portable++) {
         dl_config c;
         memset(&c, 0, sizeof c);
-        c.portable = portable;
+        c.simd = portable ? "portable" : NULL;
         c.threads = 2;
         dl_context *ctx = dl_create(&c);
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -191,7 +191,7 @@ static void canonical_rules(void)
             float got = (float)dl_item(dl_sum(dl_borrow(ctx, DL_F32, DL_SHAPE(lengths[s]), a)));
             float want = canonical_sum(a, (size_t)lengths[s]);
             CHECK(got == want, "the sum of %d numbers breaks the rule of lanes", lengths[s]);
-            CHECK(DL__CALL(ctx->portable, sum, (a, (size_t)lengths[s])) == want, "the sum of %d numbers in a row breaks the rule of lanes", lengths[s]);
+            CHECK(DL__CALL(ctx->level, sum, (a, (size_t)lengths[s])) == want, "the sum of %d numbers in a row breaks the rule of lanes", lengths[s]);
             dl_end(ctx);
         }
         dl_destroy(ctx);
