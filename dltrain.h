@@ -935,142 +935,215 @@ static bool dl__have_level(int level)
     return level == DL__PORTABLE;
 }
 
+/* CPUs that this process may run on. */
+#if defined(__linux__) && !defined(DLTRAIN_NO_THREADS)
+/* sched_getaffinity under a name of our own: <sched.h> declares it only after _GNU_SOURCE, which is the program's to choose. */
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+int dl__affinity(int process, size_t bytes, unsigned long *mask) __asm__("sched_getaffinity");
+#endif
 static int dl__cpu_count(void)
 {
-#if !defined(DLTRAIN_NO_THREADS) && defined(_SC_NPROCESSORS_ONLN)
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > 64 ? 64 : (int)n;
+    int n = 0;
+#if defined(__linux__) && !defined(DLTRAIN_NO_THREADS)
+    unsigned long mask[1024 / (8 * sizeof(long))];
+    memset(mask, 0, sizeof mask);
+    if (!dl__affinity(0, sizeof mask, mask))
+        for (size_t i = 0; i < DL__COUNT_OF(mask); i++)
+            for (; mask[i]; mask[i] &= mask[i] - 1) n++;
+#endif
+#if defined(_SC_NPROCESSORS_ONLN) && !defined(DLTRAIN_NO_THREADS)
+    if (!n) n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    return n < 1 ? 1 : n;
+}
+
+/* Of some clock that goes on while we wait; whole seconds, or none at all, where there is no better one. */
+static uint64_t dl__microseconds(void)
+{
+#if defined(_POSIX_VERSION)
+    struct timeval t;
+    gettimeofday(&t, NULL);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_usec;
+#elif !defined(DLTRAIN_NO_STDIO)
+    return (uint64_t)time(NULL) * 1000000;
 #else
-    return 1;
+    return 0;
 #endif
 }
 
-/* ---- a pool of threads: parts 0..n-1 of one job at a time, each run exactly once, by whoever is free ---- */
-enum { DL__MAX_THREADS = 64, DL__MAX_PARTS = 65535, DL__SPIN = 2000 };
+/* ---- a pool of threads: parts 0..n-1 of one job at a time, each run exactly once, by whoever is free ----
+   Who waits spins at first, which answers in well under a microsecond, and then sleeps, so that a thread that lost its CPU to
+   another process gets ours. How long to spin is learnt: a wait that was in vain halves the next one, the others double it. There
+   are never more threads than CPUs: they would only wait for each other. */
+enum { DL__MAX_THREADS = 64, DL__MAX_UNITS = 65535, DL__SPIN_MIN = 4, DL__SPIN_MAX = 256 /* microseconds */ };
 typedef void (*dl__job)(void *user, size_t part, int thread);
 #ifndef DLTRAIN_NO_THREADS
-/* `word` is job number << 32 | parts << 16 | next part. A part is claimed by a compare-and-swap of the whole word, so that a worker that
-   slept through the end of a job cannot take a part of the next one by mistake, and nobody waits for it. */
+/* `word` is job number << 32 | units << 16 | next unit. A unit, some parts in a row, is claimed by a compare-and-swap of the whole
+   word, so that a worker that slept through the end of a job cannot take one of the next by mistake, and nobody waits for it. */
 typedef struct dl__pool {
     uint64_t word;
-    uint32_t done;
-    int threads, sleeping, started;
-    bool quit;
+    uint32_t left;                /* units not yet done */
+    int threads, workers;         /* that may be told apart, the caller as 0; started besides the caller */
+    int started, sleeping;
+    bool quit, waiting;           /* waiting: the caller sleeps until `left` is 0 */
     dl__job job;
     void *user;
+    size_t parts, grain;          /* grain: parts of a unit */
+    uint64_t spin;                /* of the caller */
     pthread_mutex_t mutex;
-    pthread_cond_t wake;
+    pthread_cond_t wake, finished;
     pthread_t thread[DL__MAX_THREADS];
 } dl__pool;
-typedef struct dl__worker { dl__pool *pool; int index; } dl__worker;
 
 static void dl__pause(void)
 {
 #if defined(__SSE__)
     _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* some 10 ns; `yield` is nothing on most */
 #endif
 }
 
-static bool dl__pool_work(dl__pool *p, int thread)
+/* Everybody claims and runs units until none is left. */
+static void dl__pool_work(dl__pool *p, int thread)
 {
     uint64_t word = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE);
     for (;;) {
-        uint64_t next = word & 65535, parts = word >> 16 & 65535;
-        if (next >= parts) return false;
+        size_t next = word & 65535, units = word >> 16 & 65535;
+        if (next >= units) return;
         if (!__atomic_compare_exchange_n(&p->word, &word, word + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
-        p->job(p->user, (size_t)next, thread);
-        __atomic_add_fetch(&p->done, 1, __ATOMIC_RELEASE);
+        for (size_t i = next * p->grain; i < DL__MIN((next + 1) * p->grain, p->parts); i++) p->job(p->user, i, thread);
+        if (!__atomic_sub_fetch(&p->left, 1, __ATOMIC_SEQ_CST) && __atomic_load_n(&p->waiting, __ATOMIC_SEQ_CST)) {
+            pthread_mutex_lock(&p->mutex);
+            pthread_cond_signal(&p->finished);
+            pthread_mutex_unlock(&p->mutex);
+        }
         word = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE);
     }
 }
 
+/* What a worker waits for (another job than `seen`), and what the caller does (the end of the job). */
+static bool dl__pool_called(dl__pool *p, uint64_t seen)
+{
+    return __atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 != seen || __atomic_load_n(&p->quit, __ATOMIC_SEQ_CST);
+}
+static bool dl__pool_done(dl__pool *p, uint64_t seen)
+{
+    (void)seen;
+    return !__atomic_load_n(&p->left, __ATOMIC_SEQ_CST);
+}
+
+/* Waits for at most *spin microseconds: did it come? A thread that lost its CPU meanwhile has spun long enough. */
+static bool dl__pool_spin(dl__pool *p, bool (*come)(dl__pool *p, uint64_t seen), uint64_t seen, uint64_t *spin)
+{
+    uint64_t start = 0;
+    for (int round = 0; round < 1 << 14; round++) { /* some milliseconds, should the clock stand still */
+        for (int i = 0; i < 16; i++) {
+            if (come(p, seen)) {
+                if (start) *spin = DL__MIN(2 * *spin, (uint64_t)DL__SPIN_MAX);
+                return true;
+            }
+            dl__pause();
+        }
+        uint64_t now = dl__microseconds();
+        if (!start) start = now;
+        else if (now - start > *spin) break;
+    }
+    *spin = DL__MAX(*spin / 2, (uint64_t)DL__SPIN_MIN);
+    return false;
+}
+
 static void *dl__pool_main(void *argument)
 {
-    dl__pool *p = ((dl__worker *)argument)->pool;
-    int index = ((dl__worker *)argument)->index;
-    __atomic_add_fetch(&p->started, 1, __ATOMIC_RELEASE); /* the argument may go */
+    dl__pool *p = (dl__pool *)argument;
+    int index = __atomic_add_fetch(&p->started, 1, __ATOMIC_RELAXED);
+    uint64_t spin = DL__SPIN_MAX;
     dl__fp_enter();
     while (!__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) {
         uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
         dl__pool_work(p, index);
-        int spin = 0;
-        for (; spin < DL__SPIN && __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32 == seen &&
-             !__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE);
-             spin++)
-            dl__pause();
-        if (spin < DL__SPIN) continue;
+        if (dl__pool_spin(p, dl__pool_called, seen, &spin)) continue;
         pthread_mutex_lock(&p->mutex);
         __atomic_add_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 == seen && !__atomic_load_n(&p->quit, __ATOMIC_SEQ_CST))
-            pthread_cond_wait(&p->wake, &p->mutex);
+        while (!dl__pool_called(p, seen)) pthread_cond_wait(&p->wake, &p->mutex);
         __atomic_sub_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&p->mutex);
     }
     return NULL;
 }
 
-static void dl__pool_wake(dl__pool *p)
+/* Wakes `most` sleepers, as far as there are any. */
+static void dl__pool_wake(dl__pool *p, size_t most)
 {
     if (!__atomic_load_n(&p->sleeping, __ATOMIC_SEQ_CST)) return;
     pthread_mutex_lock(&p->mutex);
-    pthread_cond_broadcast(&p->wake);
+    size_t asleep = (size_t)p->sleeping;
     pthread_mutex_unlock(&p->mutex);
+    for (size_t i = 0; i < DL__MIN(asleep, most); i++) pthread_cond_signal(&p->wake);
 }
 
 static void dl__pool_stop(dl__pool *p)
 {
     __atomic_store_n(&p->quit, true, __ATOMIC_SEQ_CST);
-    pthread_mutex_lock(&p->mutex);
-    pthread_cond_broadcast(&p->wake);
-    pthread_mutex_unlock(&p->mutex);
-    for (int i = 1; i < p->threads; i++) pthread_join(p->thread[i], NULL);
+    dl__pool_wake(p, DL__MAX_THREADS);
+    for (int i = 0; i < p->workers; i++) pthread_join(p->thread[i], NULL);
+    pthread_cond_destroy(&p->finished);
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->mutex);
 }
 
-/* Starts threads - 1 workers; fewer when the system gives no more. */
+/* Starts threads - 1 workers; fewer when there are fewer CPUs or the system gives no more. Bits and memory do not depend on it. */
 static void dl__pool_start(dl__pool *p, int threads)
 {
-    dl__worker workers[DL__MAX_THREADS];
     memset(p, 0, sizeof *p);
     pthread_mutex_init(&p->mutex, NULL);
     pthread_cond_init(&p->wake, NULL);
-    p->threads = 1;
-    for (int i = 1; i < DL__MIN(threads, (int)DL__MAX_THREADS); i++) {
-        workers[i].pool = p;
-        workers[i].index = i;
-        if (pthread_create(&p->thread[i], NULL, dl__pool_main, &workers[i])) break;
-        p->threads = i + 1;
-    }
-    while (__atomic_load_n(&p->started, __ATOMIC_ACQUIRE) < p->threads - 1) sched_yield();
+    pthread_cond_init(&p->finished, NULL);
+    p->threads = DL__MIN(threads, (int)DL__MAX_THREADS);
+    p->spin = DL__SPIN_MAX;
+    int cpus = p->threads > 1 ? dl__cpu_count() : 1;
+    while (p->workers < DL__MIN(p->threads, cpus) - 1 &&
+           !pthread_create(&p->thread[p->workers], NULL, dl__pool_main, p))
+        p->workers++;
 }
 
-static void dl__pool_run(dl__pool *p, size_t parts, dl__job job, void *user)
+/* `grain`: so many parts are worth handing over, which takes a microsecond; a job of fewer is the caller's alone. */
+static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, void *user)
 {
-    if (p->threads == 1 || parts == 1) {
+    grain = DL__MAX(DL__MAX(grain, (size_t)1), (parts + DL__MAX_UNITS - 1) / DL__MAX_UNITS);
+    size_t units = (parts + grain - 1) / grain;
+    if (!p->workers || units < 2) {
         for (size_t i = 0; i < parts; i++) job(user, i, 0);
         return;
     }
-    DL_ASSERT(parts <= DL__MAX_PARTS);
     p->job = job;
     p->user = user;
-    __atomic_store_n(&p->done, 0, __ATOMIC_RELAXED);
+    p->parts = parts;
+    p->grain = grain;
+    __atomic_store_n(&p->left, (uint32_t)units, __ATOMIC_RELAXED);
     __atomic_store_n(
-        &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)parts << 16, __ATOMIC_SEQ_CST);
-    dl__pool_wake(p);
+        &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)units << 16, __ATOMIC_SEQ_CST);
+    dl__pool_wake(p, units - 1);
     dl__pool_work(p, 0);
-    for (int spin = 0; __atomic_load_n(&p->done, __ATOMIC_ACQUIRE) != parts; spin++) {
-        if (spin < DL__SPIN) dl__pause();
-        else sched_yield();
-    }
+    if (dl__pool_spin(p, dl__pool_done, 0, &p->spin)) return;
+    pthread_mutex_lock(&p->mutex);
+    __atomic_store_n(&p->waiting, true, __ATOMIC_SEQ_CST);
+    while (!dl__pool_done(p, 0)) pthread_cond_wait(&p->finished, &p->mutex);
+    __atomic_store_n(&p->waiting, false, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&p->mutex);
 }
 #else
 typedef struct dl__pool { int threads; } dl__pool;
 static void dl__pool_stop(dl__pool *p) { (void)p; }
 static void dl__pool_start(dl__pool *p, int threads) { p->threads = threads > 0 ? 1 : 1; }
-static void dl__pool_run(dl__pool *p, size_t parts, dl__job job, void *user)
+static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, void *user)
 {
     (void)p;
+    (void)grain;
     for (size_t i = 0; i < parts; i++) job(user, i, 0);
 }
 #endif
@@ -6313,6 +6386,8 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
 /* ==== >>executor ====
    Runs a plan on the threads; contexts, measuring and your own operations.
    may use: planner, platform */
+/* Elementwise operations on so many numbers take a few microseconds: not worth handing over in smaller lots. */
+enum { DL__GRAIN = 16384 };
 typedef struct dl__task {
     dl_context *ctx;
     const dl__launch *launch;
@@ -6338,8 +6413,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
     t.args = args;
     t.fn = fn;
     bool tile = args->node->op->flags & DL_OP_ELEMENTWISE; /* the threads are at work on the others */
-    if (!tile && parts <= DL__MAX_PARTS && args->ctx->pool.threads > 1 && parts > 1)
-        dl__pool_run(&args->ctx->pool, parts, dl__parallel_part, &t);
+    if (!tile && parts > 1) dl__pool_run(&args->ctx->pool, parts, 1, dl__parallel_part, &t);
     else
         for (size_t i = 0; i < parts; i++) fn(args, i);
 }
@@ -6434,9 +6508,7 @@ static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l,
         t.scratch = scratch;
         t.args = &a;
         size_t parts = (y->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE;
-        if (parts <= DL__MAX_PARTS) dl__pool_run(&ctx->pool, parts, dl__group_part, &t);
-        else
-            for (size_t i = 0; i < parts; i++) dl__group_part(&t, i, 0);
+        dl__pool_run(&ctx->pool, parts, DL__GRAIN / DLTRAIN_TILE / l->count, dl__group_part, &t);
         return;
     }
     for (int k = 0; k < y->n_in; k++) in[k] = dl__address(ctx, y->in[k]);
@@ -7249,7 +7321,7 @@ static void dl__update_param(dl_optimizer *o, int index, double lr)
         u.h[7] = o->rule == DL__ADAM ? decay : 0;
         u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
     }
-    if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, dl__update_part, &u);
+    if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, 1, dl__update_part, &u);
 }
 
 DL_API bool dl_step(dl_optimizer *o)
@@ -8328,17 +8400,6 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
 /* ==== >>progress ====
    A line on a terminal.
    may use: platform */
-static double dl__seconds(void)
-{
-#if defined(_POSIX_VERSION)
-    struct timeval t;
-    gettimeofday(&t, NULL);
-    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
-#else
-    return (double)time(NULL);
-#endif
-}
-
 static bool dl__is_terminal(dl_progress *p)
 {
 #if defined(_POSIX_VERSION)
@@ -8353,7 +8414,7 @@ DL_API void dl_progress_show(dl_progress *p, const char *format, ...)
 {
     va_list args;
     double now;
-    if (!p || !format || !dl__is_terminal(p) || (now = dl__seconds()) < p->next) return;
+    if (!p || !format || !dl__is_terminal(p) || (now = 1e-6 * (double)dl__microseconds()) < p->next) return;
     p->next = now + 0.05;
     va_start(args, format);
     fputc('\r', stdout);
