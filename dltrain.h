@@ -694,7 +694,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #error "dltrain: -ffast-math reorders sums and drops NaN: results would differ from machine to machine. Leave it out; the kernels are fast without"
 #endif
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && DL__REAL_IS_FLOAT
-#error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. On i386 build with -msse2 -mfpmath=sse"
+#error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. On i386 build with -msse2 -mfpmath=sse, on s390x with -fexcess-precision=fast"
 #endif
 
 #ifndef DLTRAIN_ERROR_MAX
