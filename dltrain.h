@@ -738,6 +738,11 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #define DL__INLINE static inline
 #define DL__NOINLINE
 #endif
+#if defined(__GNUC__)
+#define DL__PREFETCH(p) __builtin_prefetch(p, 1)
+#else
+#define DL__PREFETCH(p) ((void)0)
+#endif
 #define DL__COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define DL__MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -910,7 +915,7 @@ static void dl__fp_leave(unsigned old)
 #define DL__AVX2 1
 #define DL__AVX512 2
 #define DL__NEON 3
-enum { DL__LEVELS = 4 };
+enum { DL__LEVELS = 4, DL__TOP_LEVEL = DL__X86 ? DL__AVX512 : DL__ARM64 ? DL__NEON : DL__PORTABLE };
 static const char *const dl__level_name[DL__LEVELS] = { "portable", "avx2", "avx512", "neon" };
 /* For tests that emulate a CPU, and must not let the compiler use what it has not: define both before the #include. */
 #ifndef DL__TARGET
@@ -2397,7 +2402,7 @@ DL_API bool dl_seal(dl_context *ctx)
      6. A sum down columns is rule 2 with factors 1. A variance takes two passes.
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
      8. exp, log, tanh, erf are the polynomials below. No compiler may contract a multiplication and an addition. */
-enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
+enum { DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
    >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's
@@ -2465,170 +2470,30 @@ enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 #define DL__COMPARE_ROWS(ROW) \
     ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))
 
-/* ---- what is to be multiplied, described: rows of A (m, k) and rows of B (n, k); C[m][n] = sum over k of A B ---- */
-struct dl__gemm;
-typedef struct dl__source {
-    const dl_real *base;
-    dl_index row, k; /* strides */
-    /* dst[k * width + j] = element (r0 + j, k0 + k), +0 beyond the rows */
-    void (*pack)(const struct dl__gemm *g, const struct dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
-        dl_index k0, dl_index kc, int width, dl_real *dst);
-} dl__source;
-typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] */
-    dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups;
-} dl__geometry;
-enum { DL__BATCH_DIMS = DLTRAIN_MAX_DIMS };
-typedef struct dl__gemm {
-    dl_index m, n, kk, mc, nc; /* mc x nc of C are one unit of work */
-    dl__source a, b;
-    dl_real *c;
-    dl_index c_row, c_per, c_image; /* element (m, n) lies at m * c_row + n / c_per * c_image + n % c_per */
-    const dl_real *bias;            /* or NULL */
-    bool bias_by_row, accumulate;
-    int batch_dims;
-    struct { dl_index count, a, b, c, bias; } batch[DL__BATCH_DIMS + 1]; /* outermost first */
-    dl__geometry geo;
-} dl__gemm;
-
-DL__HOT static void dl__pack_strided(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
-    dl_index k0, dl_index kc, int width, dl_real *dst)
-{
-    const dl_real *p = base + r0 * s->row + k0 * s->k;
-    (void)g;
-    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    for (dl_index at = 0, end; at < kc; at = end) { /* a few k at a time: what they touch stays in the cache */
-        end = DL__MIN(kc, at + DL__PACK);
-        if (s->row == 1)
-            for (dl_index k = at; k < end; k++)
-                for (dl_index j = 0; j < rows; j++) dst[k * width + j] = p[k * s->k + j];
-        else
-            for (dl_index j = 0; j < rows; j++)
-                for (dl_index k = at; k < end; k++) dst[k * width + j] = p[j * s->row + k * s->k];
-    }
-}
-
-/* Rows are output channels or, for the input gradient, input channels; k = (ky, kx, channel of the other side, s->k apart). */
-DL__HOT static void dl__pack_weight(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
-    dl_index k0, dl_index kc, int width, dl_real *dst)
-{
-    dl_index taps = g->geo.kh * g->geo.kw, channels = g->kk / taps;
-    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    for (dl_index k = 0; k < kc; k++) {
-        const dl_real *p = base + r0 * s->row + (k0 + k) / channels + (k0 + k) % channels * s->k;
-        for (dl_index j = 0; j < rows; j++) dst[k * width + j] = p[j * s->row];
-    }
-}
-
-/* Rows are channels of dy; k = (image, pixel). */
-DL__HOT static void dl__pack_pixels(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
-    dl_index k0, dl_index kc, int width, dl_real *dst)
-{
-    dl_index plane = g->geo.oh * g->geo.ow;
-    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    for (dl_index k = 0; k < kc;) {
-        dl_index pixel = (k0 + k) % plane, run = DL__MIN(DL__MIN(plane - pixel, kc - k), (dl_index)DL__PACK);
-        const dl_real *p = base + (k0 + k) / plane * s->k + r0 * s->row + pixel;
-        for (dl_index j = 0; j < rows; j++)
-            for (dl_index i = 0; i < run; i++) dst[(k + i) * width + j] = p[j * s->row + i];
-        k += run;
-    }
-}
-
-/* Copies the pixels x, x + step, ... of a row of `size`, +0 outside it. */
-DL__INLINE void dl__copy_clipped(dl_real *dst, dl_index stride, const dl_real *row, dl_index x, dl_index step, dl_index size, dl_index run)
-{
-    dl_index i = 0;
-    for (; i < run && x < 0; i++, x += step) dst[i * stride] = 0;
-    if (stride == 1 && step == 1 && x < size) {
-        dl_index n = DL__MIN(run - i, size - x);
-        memcpy(dst + i, row + x, sizeof *dst * (size_t)DL__MAX(n, (dl_index)0));
-        i += DL__MAX(n, (dl_index)0);
-    } else
-        for (; i < run && x < size; i++, x += step) dst[i * stride] = row[x];
-    for (; i < run; i++) dst[i * stride] = 0;
-}
-
-DL__INLINE void dl__zeros(dl_real *dst, dl_index stride, dl_index run)
-{
-    for (dl_index i = 0; i < run; i++) dst[i * stride] = 0;
-}
-
-/* Rows are output pixels (image, y, x); k = (ky, kx, channel of x). */
-static void dl__pack_patches(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
-    dl_index k0, dl_index kc, int width, dl_real *dst)
-{
-    const dl__geometry *q = &g->geo;
-    dl_index channels = q->c / q->groups;
-    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    for (dl_index j = 0; j < rows;) { /* a run of pixels in one row of one image */
-        dl_index ox = (r0 + j) % q->ow, oy = (r0 + j) / q->ow % q->oh, image = (r0 + j) / (q->ow * q->oh),
-                 run = DL__MIN(q->ow - ox, rows - j);
-        dl_index c = k0 % channels, kx = k0 / channels % q->kw, ky = k0 / channels / q->kw;
-        for (dl_index k = 0; k < kc; k++) {
-            dl_index y = oy * q->sh + ky * q->dh - q->ph, x = ox * q->sw + kx * q->dw - q->pw;
-            dl_real *d = dst + k * width + j;
-            if (y < 0 || y >= q->h) dl__zeros(d, 1, run);
-            else if (q->sw == 1 && x >= 0 && x + run <= q->w)
-                memcpy(d, base + image * s->k + c * q->h * q->w + y * q->w + x, sizeof *d * (size_t)run);
-            else dl__copy_clipped(d, 1, base + image * s->k + c * q->h * q->w + y * q->w, x, q->sw, q->w, run);
-            if (++c == channels) {
-                c = 0;
-                if (++kx == q->kw) kx = 0, ky++;
-            }
-        }
-        j += run;
-    }
-}
-
-/* Rows are input pixels (image, y, x); k = (ky, kx, channel of y). */
-static void dl__pack_patches_back(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
-    dl_index k0, dl_index kc, int width, dl_real *dst)
-{
-    const dl__geometry *q = &g->geo;
-    dl_index channels = q->o / q->groups;
-    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    for (dl_index j = 0; j < rows;) {
-        dl_index ix = (r0 + j) % q->w, iy = (r0 + j) / q->w % q->h, image = (r0 + j) / (q->w * q->h),
-                 run = DL__MIN(q->w - ix, rows - j);
-        dl_index c = k0 % channels, kx = k0 / channels % q->kw, ky = k0 / channels / q->kw;
-        for (dl_index k = 0; k < kc; k++) {
-            dl_index y = iy + q->ph - ky * q->dh, x = ix + q->pw - kx * q->dw;
-            dl_real *d = dst + k * width + j;
-            const dl_real *row = base + image * s->k + c * q->oh * q->ow + y / q->sh * q->ow;
-            if (y < 0 || y % q->sh || y / q->sh >= q->oh) dl__zeros(d, 1, run);
-            else if (q->sw == 1) dl__copy_clipped(d, 1, row, x, 1, q->ow, run);
-            else
-                for (dl_index i = 0; i < run; i++, x++)
-                    d[i] = x >= 0 && x % q->sw == 0 && x / q->sw < q->ow ? row[x / q->sw] : 0;
-            if (++c == channels) {
-                c = 0;
-                if (++kx == q->kw) kx = 0, ky++;
-            }
-        }
-        j += run;
-    }
-}
-
-/* Rows are taps (channel of x, ky, kx); k = (image, y, x) of the output. */
-static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real *base, dl_index r0, dl_index rows,
-    dl_index k0, dl_index kc, int width, dl_real *dst)
-{
-    const dl__geometry *q = &g->geo;
-    if (rows < width) memset(dst, 0, sizeof *dst * (size_t)(kc * width));
-    for (dl_index j = 0; j < rows; j++) {
-        dl_index kx = (r0 + j) % q->kw, ky = (r0 + j) / q->kw % q->kh, c = (r0 + j) / (q->kw * q->kh);
-        for (dl_index k = 0; k < kc;) {
-            dl_index ox = (k0 + k) % q->ow, oy = (k0 + k) / q->ow % q->oh, image = (k0 + k) / (q->ow * q->oh),
-                     run = DL__MIN(q->ow - ox, kc - k);
-            dl_index y = oy * q->sh + ky * q->dh - q->ph;
-            if (y < 0 || y >= q->h) dl__zeros(dst + k * width + j, width, run);
-            else
-                dl__copy_clipped(dst + k * width + j, width, base + image * s->k + c * q->h * q->w + y * q->w,
-                    ox * q->sw + kx * q->dw - q->pw, q->sw, q->w, run);
-            k += run;
-        }
-    }
-}
+/* ---- products: the rows of A are read a number at a time and broadcast, B's lie in vectors, C[m][n] = sum over k of A[m][k] B[n][k].
+   One kernel serves matmul and convolution, since where A's elements are is told by two tables. ---- */
+typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over one block of k */
+    dl_index rows, cols, kc;
+    const dl_real *a;               /* element k of row i is a[row[i] + at[k]] */
+    const dl_index *row, *at;
+    const dl_real *b;               /* the vectors of step k are at b + k * b_step: nr numbers, though fewer may count */
+    dl_index b_step;
+    dl_real *out;                   /* rows out_row apart */
+    dl_index out_row;
+    bool more;                      /* adds to the blocks before, which are in out */
+    bool add;                       /* adds to what is in out */
+    const dl_real *bias;            /* added to the total, of the columns or of the rows; NULL: none */
+    bool bias_by_row;
+} dl__panel;
+typedef struct dl__products {
+    dl_index mr, nr;                /* rows and columns computed at a time */
+    dl_index mc, nc;                /* how much of C one unit of work computes at most */
+    void (*panel)(const dl__panel *p);
+    /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
+    void (*turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
+    /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
+    void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
+} dl__products;
 
 /* ---- the levels ----
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
@@ -2644,10 +2509,7 @@ static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real 
 #define DL__LEVEL DL__AVX512
 #include "dltrain.h"
 #undef DL__LEVEL
-#define DL__AVX512_gemm_scratch ~, avx512
-#define DL__AVX512_gemm_units ~, avx512
-#define DL__AVX512_gemm_split ~, avx512
-#define DL__AVX512_gemm_unit ~, avx512
+#define DL__AVX512_products_of ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
 #define DL__AVX512_ew_exp ~, avx512
@@ -2717,8 +2579,8 @@ static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real 
 #define E_W 8
 #define E_MR 6
 #define E_NV 2
-#define E_MC 96
-#define E_NC 256
+#define E_MC DL__MC
+#define E_NC 1024
 #define E_LOAD(p) _mm256_loadu_ps(p)
 #define E_STORE(p, v) _mm256_storeu_ps(p, v)
 #define E_MASK(n) _mm256_loadu_si256((const __m256i *)(dl__tail_mask + 8 - (n)))
@@ -2757,8 +2619,8 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_W 16
 #define E_MR 8
 #define E_NV 2
-#define E_MC 96
-#define E_NC 256
+#define E_MC DL__MC
+#define E_NC 1024
 #define E_LOAD(p) _mm512_loadu_ps(p)
 #define E_STORE(p, v) _mm512_storeu_ps(p, v)
 #define E_MASK(n) ((__mmask16)((1u << (n)) - 1))
@@ -2796,8 +2658,8 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_W 4
 #define E_MR 8
 #define E_NV 2
-#define E_MC 96
-#define E_NC 256
+#define E_MC DL__MC
+#define E_NC 1024
 #define E_LOAD(p) vld1q_f32(p)
 #define E_STORE(p, v) vst1q_f32(p, v)
 #define E_LOADN(p, n) dl__load_part(p, n)
@@ -3153,96 +3015,131 @@ E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
 }
 
 /* ---- products ---- */
-/* total += the block's product of one panel of A and one of B, both packed: rule 2 */
-DL__HOT E_FN void DL__K(tile)(dl_index kc, const dl_real *a, const dl_real *b, dl_real *total, dl_index stride, bool first)
+DL__HOT E_FN void DL__K(panel)(const dl__panel *p) /* rule 2 */
 {
-    E_V acc[E_MR][E_NV];
-    for (int i = 0; i < E_MR; i++)
-        for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
-    for (dl_index k = 0; k < kc; k++, a += E_MR, b += E_NV * E_W) {
-        E_V bv[E_NV];
-        for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
+    for (dl_index first = 0; first < p->rows; first += E_MR) {
+        E_V acc[E_MR][E_NV];
+        const dl_real *a[E_MR], *b = p->b;
         for (int i = 0; i < E_MR; i++) {
-            E_V x = E_K(a[i]);
-            for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
+            dl_index r = DL__MIN(first + i, p->rows - 1);
+            a[i] = p->a + p->row[r];
+            DL__PREFETCH(p->out + r * p->out_row);
+            for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
         }
+        for (dl_index k = 0, n = p->kc, step = p->b_step; k < n; k++, b += step) {
+            dl_index at = p->at[k];
+            E_V bv[E_NV];
+            for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
+            for (int i = 0; i < E_MR; i++) {
+                E_V x = E_K(a[i][at]);
+                for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
+            }
+        }
+        for (int i = 0; i < E_MR; i++)
+            for (int v = 0; v < E_NV; v++) {
+                dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
+                E_V y = acc[i][v];
+                int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
+                if (first + i >= p->rows || n <= 0) continue;
+                if (n == E_W) {
+                    if (p->more) y = E_ADD(E_LOAD(out), y);
+                    if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOAD(p->bias + v * E_W));
+                    if (p->add) y = E_ADD(E_LOAD(out), y);
+                    E_STORE(out, y);
+                } else {
+                    if (p->more) y = E_ADD(E_LOADN(out, n), y);
+                    if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
+                    if (p->add) y = E_ADD(E_LOADN(out, n), y);
+                    E_STOREN(out, y, n);
+                }
+            }
     }
-    for (int i = 0; i < E_MR; i++)
-        for (int v = 0; v < E_NV; v++) {
-            dl_real *t = total + i * stride + v * E_W;
-            E_STORE(t, first ? acc[i][v] : E_ADD(E_LOAD(t), acc[i][v]));
-        }
 }
 
-/* Bytes of memory that one thread needs, and the number of units of work. */
-static size_t DL__K(gemm_scratch)(dl_index m, dl_index n, dl_index kk)
+#if DL__LEVEL == DL__AVX2
+#define E_TURN 8
+#define E_TURN_BLOCK dl__turn_block_avx2
+E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
-    dl_index mc = DL__MIN((m + E_MR - 1) / E_MR * E_MR, (dl_index)E_MC),
-             nc = DL__MIN((n + E_NV * E_W - 1) / (E_NV * E_W) * E_NV * E_W, (dl_index)E_NC);
-    return sizeof(dl_real) * (size_t)(mc * nc + (mc + nc) * DL__MIN(kk, (dl_index)DL__KB));
+    __m256 a[8], b[8];
+    for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
+        __m128 low = _mm_loadu_ps(src + i * src_row), high = _mm_loadu_ps(src + i * src_row + 4);
+        a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(src + (i + 4) * src_row), 1);
+        a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(high), _mm_loadu_ps(src + (i + 4) * src_row + 4), 1);
+    }
+    for (int h = 0; h < 8; h += 4) {
+        __m256 p = _mm256_unpacklo_ps(a[h], a[h + 1]), q = _mm256_unpackhi_ps(a[h], a[h + 1]);
+        __m256 r = _mm256_unpacklo_ps(a[h + 2], a[h + 3]), s = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
+        b[h] = _mm256_shuffle_ps(p, r, 0x44);
+        b[h + 1] = _mm256_shuffle_ps(p, r, 0xee);
+        b[h + 2] = _mm256_shuffle_ps(q, s, 0x44);
+        b[h + 3] = _mm256_shuffle_ps(q, s, 0xee);
+    }
+    for (int j = 0; j < 8; j++) {
+        if (add) b[j] = _mm256_add_ps(_mm256_loadu_ps(dst + j * dst_row), b[j]);
+        _mm256_storeu_ps(dst + j * dst_row, b[j]);
+    }
 }
-
-static size_t DL__K(gemm_units)(const dl__gemm *g)
+#elif DL__LEVEL == DL__AVX512
+#define E_TURN 8
+#define E_TURN_BLOCK dl__turn_block_avx2
+#elif DL__LEVEL == DL__NEON
+#define E_TURN 4
+#define E_TURN_BLOCK dl__turn_block_neon
+DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
-    size_t units = (size_t)((g->m + g->mc - 1) / g->mc) * (size_t)((g->n + g->nc - 1) / g->nc);
-    for (int i = 0; i < g->batch_dims; i++) units *= (size_t)g->batch[i].count;
-    return units;
+    float32x4x2_t p = vzipq_f32(vld1q_f32(src), vld1q_f32(src + 2 * src_row)); /* rows 0 and 2, 1 and 3 in turns; then again */
+    float32x4x2_t q = vzipq_f32(vld1q_f32(src + src_row), vld1q_f32(src + 3 * src_row));
+    float32x4x2_t half[2];
+    half[0] = vzipq_f32(p.val[0], q.val[0]);
+    half[1] = vzipq_f32(p.val[1], q.val[1]);
+    for (int j = 0; j < 4; j++) {
+        float32x4_t x = half[j / 2].val[j % 2];
+        vst1q_f32(dst + j * dst_row, add ? vaddq_f32(vld1q_f32(dst + j * dst_row), x) : x);
+    }
 }
-
-/* Chooses the units: large ones pack less, but each thread shall have one. */
-static void DL__K(gemm_split)(dl__gemm *g, int threads)
+#endif
+DL__HOT E_FN void DL__K(turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
+{
+    dl_index i = 0;
+#ifdef E_TURN
+    for (; i + E_TURN <= rows; i += E_TURN) {
+        dl_index j = 0;
+        for (; j + E_TURN <= cols; j += E_TURN) E_TURN_BLOCK(src + i * src_row + j, src_row, dst + j * dst_row + i, dst_row, add);
+        for (; j < cols; j++)
+            for (dl_index k = i; k < i + E_TURN; k++) dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
+    }
+#endif
+    for (; i < rows; i++)
+        for (dl_index j = 0; j < cols; j++) dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
+}
+DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
     enum { NR = E_NV * E_W };
-    g->mc = E_MC;
-    g->nc = E_NC;
-    while (DL__K(gemm_units)(g) < (size_t)threads && (g->mc > E_MR || g->nc > NR)) {
-        if (g->nc == NR || (g->mc > E_MR && DL__MIN(g->m, g->mc) >= DL__MIN(g->n, g->nc))) g->mc = (g->mc / 2 + E_MR - 1) / E_MR * E_MR;
-        else g->nc = (g->nc / 2 + NR - 1) / NR * NR;
+    if (row == 1) {
+        for (dl_index k = 0; k < kc; k++, src += step, dst += NR) {
+            dl_real *to = dst;
+            dl_index j = 0;
+            for (; j + NR <= cols; j += NR, to += kc * NR)
+                for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(src + j + v * E_W));
+            for (int v = 0; v < E_NV && j < cols; v++) {
+                int n = (int)DL__MIN(cols - j - v * E_W, (dl_index)E_W);
+                E_STORE(to + v * E_W, n == E_W ? E_LOAD(src + j + v * E_W) : n > 0 ? E_LOADN(src + j + v * E_W, n) : E_K(0));
+            }
+        }
+        return;
+    }
+    for (dl_index j = 0; j < cols; j += NR, src += NR * row, dst += kc * NR) {
+        dl_index some = DL__MIN(cols - j, (dl_index)NR);
+        if (some < NR) memset(dst, 0, sizeof *dst * (size_t)(kc * NR));
+        if (step == 1) DL__K(turn)(src, row, some, kc, dst, NR, false);
+        else
+            for (dl_index k = 0; k < kc; k++)
+                for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-
-static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
-{
-    enum { NR = E_NV * E_W };
-    dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
-    dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, b = u / across / down;
-    dl_index nc = DL__MIN(g->n - n0, g->nc), mc = DL__MIN(g->m - m0, g->mc);
-    dl_index nt = (nc + NR - 1) / NR * NR, mt = (mc + E_MR - 1) / E_MR * E_MR, kb = DL__MIN(g->kk, (dl_index)DL__KB);
-    const dl_real *base_a = g->a.base, *base_b = g->b.base, *bias = g->bias;
-    dl_real *c = g->c, *total = scratch, *pa = total + mt * nt, *pb = pa + mt * kb;
-    for (int d = g->batch_dims - 1; d >= 0; d--) {
-        dl_index at = b % g->batch[d].count;
-        b /= g->batch[d].count;
-        base_a += at * g->batch[d].a;
-        base_b += at * g->batch[d].b;
-        c += at * g->batch[d].c;
-        if (bias) bias += at * g->batch[d].bias;
-    }
-    if (!g->kk) memset(total, 0, sizeof *total * (size_t)(mt * nt));
-    for (dl_index k0 = 0; k0 < g->kk; k0 += DL__KB) {
-        dl_index kc = DL__MIN(g->kk - k0, (dl_index)DL__KB);
-        for (dl_index j = 0; j < nc; j += NR)
-            g->b.pack(g, &g->b, base_b, n0 + j, DL__MIN(nc - j, (dl_index)NR), k0, kc, NR, pb + j * kc);
-        for (dl_index i = 0; i < mc; i += E_MR) {
-            g->a.pack(g, &g->a, base_a, m0 + i, DL__MIN(mc - i, (dl_index)E_MR), k0, kc, E_MR, pa + i * kc);
-            for (dl_index j = 0; j < nc; j += NR) DL__K(tile)(kc, pa + i * kc, pb + j * kc, total + i * nt + j, nt, k0 == 0);
-        }
-    }
-    for (dl_index i = 0; i < mc; i++)
-        for (dl_index j = 0; j < nc;) { /* a run of columns that lie together */
-            dl_index at = (n0 + j) % g->c_per, run = DL__MIN(g->c_per - at, nc - j);
-            dl_real *p = c + (m0 + i) * g->c_row + (n0 + j) / g->c_per * g->c_image + at;
-            const dl_real *t = total + i * nt + j;
-            if (g->accumulate)
-                for (dl_index k = 0; k < run; k++) p[k] += t[k];
-            else if (!bias) memcpy(p, t, sizeof *p * (size_t)run);
-            else if (g->bias_by_row)
-                for (dl_index k = 0; k < run; k++) p[k] = t[k] + bias[m0 + i];
-            else
-                for (dl_index k = 0; k < run; k++) p[k] = t[k] + bias[n0 + j + k];
-            j += run;
-        }
-}
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack) };
+static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
 E_FN void DL__K(sgd)(dl_real *p, const dl_real *g, dl_real *m, size_t n, const dl_real *h)
@@ -3355,6 +3252,8 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TANH
 #undef E_TARGET
 #undef E_TOF
+#undef E_TURN
+#undef E_TURN_BLOCK
 #undef E_V
 #undef E_W
 #undef DL__K
@@ -4657,54 +4556,173 @@ DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim)
 /* ==== >>products ====
    matmul, convolution, pooling.
    may use: reductions */
-static void dl__gemm_part(const dl_run_args *r, size_t part)
+static const dl__products *dl__products_of(int level) { return DL__CALL(level, products_of, ()); }
+
+/* ---- one product, and a batch of them; k = 1 step or k apart, rows likewise ---- */
+typedef struct dl__gemm {
+    const dl__products *e;
+    dl_index m, n, kk, mc, nc;      /* mc x nc of C are one unit of work */
+    const dl_real *a, *b, *bias;
+    dl_real *c;
+    dl_index a_row, a_k, b_row, b_k, c_row;
+    bool turned;                    /* element (m, n) lies at n * c_row + m, not at m * c_row + n */
+    bool bias_by_row, accumulate;
+    bool pack_a, pack_b, total;     /* what needs scratch: copies of A and B; the totals of a unit */
+    int batch_dims;
+    struct { dl_index count, a, b, c; } batch[DLTRAIN_MAX_DIMS]; /* outermost first */
+} dl__gemm;
+
+static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
+
+/* The cost of a product in vector instructions, roughly: each of B's columns is brought into vectors once a unit. */
+static double dl__gemm_cost(const dl__products *e, dl_index m, dl_index n, dl_index kk, bool turns, bool turned)
 {
-    DL__CALL(r->level, gemm_unit, ((const dl__gemm *)r->user, part, (dl_real *)r->scratch));
+    double tiles = (double)dl__round_up(m, e->mr) * (double)dl__round_up(n, e->nr), columns = (double)dl__round_up(n, e->nr);
+    double k = (double)kk;
+    return k * tiles + k * columns * (turns ? 4 : 1) + (turned ? 4.0 * (double)m * (double)n : 0);
 }
 
-static void dl__gemm_run(const dl_run_args *r, dl__gemm *g)
+/* Which operand is broadcast, how large units are and what is copied. The result depends on shapes and on the number of threads, the bits
+   do not. */
+static void dl__gemm_plan(dl__gemm *g, int threads)
 {
-    dl_run_args a = *r;
-    g->c = (dl_real *)r->out;
-    g->accumulate = r->accumulate;
-    a.user = g;
-    DL__CALL(r->level, gemm_split, (g, r->ctx->pool.threads));
-    if (r->node->numel) dl_parallel(&a, DL__CALL(r->level, gemm_units, (g)), dl__gemm_part);
+    const dl__products *e = g->e;
+    if (dl__gemm_cost(e, g->n, g->m, g->kk, g->a_k == 1 && g->a_row != 1, !g->turned) <
+        dl__gemm_cost(e, g->m, g->n, g->kk, g->b_k == 1 && g->b_row != 1, g->turned)) {
+        dl_index m = g->m, row = g->a_row, k = g->a_k;
+        const dl_real *a = g->a;
+        g->m = g->n, g->a = g->b, g->a_row = g->b_row, g->a_k = g->b_k;
+        g->n = m, g->b = a, g->b_row = row, g->b_k = k;
+        g->turned = !g->turned, g->bias_by_row = !g->bias_by_row;
+        for (int d = 0; d < g->batch_dims; d++) {
+            dl_index step = g->batch[d].a;
+            g->batch[d].a = g->batch[d].b, g->batch[d].b = step;
+        }
+    }
+    g->total = g->turned || (g->accumulate && g->kk > DL__KB);
+    g->mc = DL__MIN(dl__round_up(DL__MAX(g->m, (dl_index)1), e->mr), g->total ? e->mc : 32 * e->mc);
+    g->nc = DL__MIN(dl__round_up(DL__MAX(g->n, (dl_index)1), e->nr), g->total ? e->mc : e->nc);
+    g->pack_a = g->n >= 12 * e->nr && g->kk;
+    g->pack_b = g->b_row != 1 || g->m > 8 * e->mr || g->n % e->nr;
+    dl_index batch = 1;
+    for (int d = 0; d < g->batch_dims; d++) batch *= g->batch[d].count;
+    for (;;) { /* each thread shall have a unit, and none much more than the others */
+        dl_index down = (g->m + g->mc - 1) / g->mc, across = (g->n + g->nc - 1) / g->nc, units = batch * down * across;
+        if (units >= 4 * threads || units % threads == 0 || (g->mc <= e->mr && g->nc <= e->nr)) break;
+        if (g->nc <= e->nr || (g->mc > e->mr && g->mc * 2 > g->nc)) g->mc = dl__round_up(g->mc / 2, e->mr);
+        else g->nc = dl__round_up(g->nc / 2, e->nr);
+    }
 }
 
-/* The most that a level needs: the plan does not depend on the CPU. */
-static size_t dl__gemm_scratch(dl_index m, dl_index n, dl_index k)
+static size_t dl__gemm_units(const dl__gemm *g)
 {
-    size_t most = 0;
-    for (int level = 0; level < DL__LEVELS; level++) most = DL__MAX(most, DL__CALL(level, gemm_scratch, (m, n, k)));
-    return most;
+    size_t units = (size_t)((g->m + g->mc - 1) / g->mc) * (size_t)((g->n + g->nc - 1) / g->nc);
+    for (int d = 0; d < g->batch_dims; d++) units *= (size_t)g->batch[d].count;
+    return units;
 }
 
-static dl__source dl__strided_source(const void *base, dl_index row, dl_index k)
+static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
+
+static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
-    dl__source s;
-    s.base = (const dl_real *)base;
-    s.row = row;
-    s.k = k;
-    s.pack = dl__pack_strided;
-    return s;
+    dl_index kc = DL__MIN(g->kk, (dl_index)DL__KB);
+    return (size_t)((g->pack_b ? g->nc * kc : 0) + (g->pack_a ? DL__MIN(g->mc, g->e->mc) / g->e->mr * dl__packed_row(g->e) * kc : 0) + (g->total ? g->mc * g->nc : 0));
 }
+
+/* Rows of A as the kernel goes through them: mr rows at a time, their numbers of one k together, `wide` apart for whole vectors. */
+static void dl__pack_rows(const dl__products *e, const dl_real *a, dl_index a_row, dl_index a_k, dl_index rows, dl_index kc, dl_real *dst)
+{
+    dl_index wide = dl__packed_row(e);
+    for (dl_index i = 0; i < rows; i += e->mr, dst += kc * wide) {
+        dl_index some = DL__MIN(wide, rows - i);
+        const dl_real *from = a + i * a_row;
+        if (a_k == 1) e->turn(from, a_row, some, kc, dst, wide, false);
+        else if (a_row == 1 && some == wide)
+            for (dl_index k = 0; k < kc; k++)
+                for (dl_index l = 0; l < wide; l++) dst[k * wide + l] = from[k * a_k + l];
+        else
+            for (dl_index k = 0; k < kc; k++)
+                for (dl_index l = 0; l < some; l++) dst[k * wide + l] = from[k * a_k + l * a_row];
+    }
+}
+
+static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
+{
+    const dl__products *e = g->e;
+    dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
+    dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, at_batch = u / across / down;
+    dl_index nc = DL__MIN(g->n - n0, g->nc), mc = DL__MIN(g->m - m0, g->mc), at[DL__KB], row[DL__MC];
+    dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = DL__MIN(g->mc, e->mc);
+    const dl_real *a0 = g->a + m0 * g->a_row, *b0 = g->b + n0 * g->b_row;
+    dl_real *c = g->c + (g->turned ? n0 * g->c_row + m0 : m0 * g->c_row + n0);
+    dl_real *packed_b = scratch, *packed_a = packed_b + (g->pack_b ? g->nc * most : 0);
+    dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
+    dl__panel p;
+    for (int d = g->batch_dims - 1; d >= 0; d--) {
+        dl_index i = at_batch % g->batch[d].count;
+        at_batch /= g->batch[d].count;
+        a0 += i * g->batch[d].a;
+        b0 += i * g->batch[d].b;
+        c += i * g->batch[d].c;
+    }
+    p.row = row;
+    p.at = at;
+    p.b_step = g->pack_b ? e->nr : g->b_k;
+    p.bias_by_row = g->bias_by_row;
+    p.add = g->accumulate && !g->total;
+    p.out_row = g->total ? g->nc : g->c_row;
+    for (dl_index k0 = 0; k0 == 0 || k0 < g->kk; k0 += DL__KB) {
+        const dl_real *b = b0 + k0 * g->b_k;
+        bool bias = g->bias && k0 + DL__KB >= g->kk;
+        p.kc = DL__MIN(g->kk - k0, (dl_index)DL__KB);
+        p.more = k0 > 0;
+        if (g->pack_b) e->pack(b, g->b_row, g->b_k, nc, p.kc, packed_b), b = packed_b;
+        for (dl_index i = 0; i < mc; i += block) {
+            dl_index a_row = g->a_row, a_k = g->a_k;
+            p.rows = DL__MIN(mc - i, block);
+            p.a = a0 + i * a_row + k0 * a_k;
+            if (g->pack_a) {
+                dl_index wide = dl__packed_row(e);
+                dl__pack_rows(e, p.a, a_row, a_k, p.rows, p.kc, packed_a);
+                p.a = packed_a;
+                for (dl_index k = 0; k < p.rows; k++) row[k] = k / e->mr * wide * p.kc + k % e->mr;
+                a_k = wide;
+            } else
+                for (dl_index k = 0; k < p.rows; k++) row[k] = k * a_row;
+            for (dl_index k = 0; k < p.kc; k++) at[k] = k * a_k;
+            for (dl_index j = 0; j < nc; j += e->nr) {
+                p.cols = DL__MIN(nc - j, e->nr);
+                p.b = b + (g->pack_b ? j * p.kc : j * g->b_row);
+                p.out = (g->total ? total : c) + i * p.out_row + j;
+                p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
+                e->panel(&p);
+            }
+        }
+    }
+    if (g->turned) e->turn(total, g->nc, mc, nc, c, g->c_row, g->accumulate);
+    else if (g->total)
+        for (dl_index i = 0; i < mc; i++)
+            for (dl_index j = 0; j < nc; j++) c[i * g->c_row + j] += total[i * g->nc + j];
+}
+
+static void dl__gemm_part(const dl_run_args *r, size_t part) { dl__gemm_unit((const dl__gemm *)r->user, part, (dl_real *)r->scratch); }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
-static void dl__matmul_run(const dl_run_args *r)
+static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
 {
-    const dl_node *y = r->node, *a = y->in[0], *b = y->in[1];
+    const dl_node *a = y->in[0], *b = y->in[1];
     int nd = y->ndim, ta = (int)y->i[0], tb = (int)y->i[1];
     dl__gemm g;
     memset(&g, 0, sizeof g);
+    g.e = dl__products_of(level);
     g.m = y->dim[nd - 2];
     g.n = y->dim[nd - 1];
     g.kk = a->dim[a->ndim - (ta ? 2 : 1)];
     dl_index lda = a->dim[a->ndim - 1], ldb = b->dim[b->ndim - 1], sa = g.m * g.kk, sb = g.kk * g.n, sc = g.m * g.n;
-    g.a = dl__strided_source(r->in[0], ta ? 1 : lda, ta ? lda : 1);
-    g.b = dl__strided_source(r->in[1], tb ? ldb : 1, tb ? 1 : ldb);
-    g.c_row = g.c_per = g.n;
-    if (y->n_in > 2) g.bias = (const dl_real *)r->in[2];
+    g.a_row = ta ? 1 : lda, g.a_k = ta ? lda : 1;
+    g.b_row = tb ? ldb : 1, g.b_k = tb ? 1 : ldb;
+    g.c_row = g.n;
+    g.accumulate = accumulate;
     g.batch_dims = nd - 2;
     for (int d = nd - 3; d >= 0; d--) { /* broadcasting: stride 0 */
         int da = d - (nd - a->ndim), db = d - (nd - b->ndim);
@@ -4713,14 +4731,33 @@ static void dl__matmul_run(const dl_run_args *r)
         g.batch[d].a = na == 1 ? 0 : sa;
         g.batch[d].b = nb == 1 ? 0 : sb;
         g.batch[d].c = sc;
-        g.batch[d].bias = 0;
         sa *= na, sb *= nb, sc *= y->dim[d];
     }
-    dl__gemm_run(r, &g);
+    return g;
 }
-static size_t dl__matmul_scratch(const dl_node *y)
+
+static void dl__matmul_run(const dl_run_args *r)
 {
-    return dl__gemm_scratch(y->dim[y->ndim - 2], y->dim[y->ndim - 1], y->in[0]->dim[y->in[0]->ndim - (y->i[0] ? 2 : 1)]);
+    if (!r->node->numel) return;
+    dl__gemm g = dl__matmul_gemm(r->node, r->level, r->accumulate);
+    dl_run_args a = *r;
+    g.a = (const dl_real *)r->in[0];
+    g.b = (const dl_real *)r->in[1];
+    g.c = (dl_real *)r->out;
+    if (r->node->n_in > 2) g.bias = (const dl_real *)r->in[2];
+    dl__gemm_plan(&g, r->ctx->pool.threads);
+    a.user = &g;
+    dl_parallel(&a, dl__gemm_units(&g), dl__gemm_part);
+}
+static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level needs */
+{
+    size_t most = 0;
+    for (int level = 0; level <= DL__TOP_LEVEL; level++) {
+        dl__gemm g = dl__matmul_gemm(y, level, true);
+        dl__gemm_plan(&g, 1);
+        most = DL__MAX(most, sizeof(dl_real) * dl__gemm_scratch(&g));
+    }
+    return most;
 }
 static void dl__matmul_grad(const dl_grad_args *g);
 static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matmul_run, dl__matmul_grad, dl__matmul_scratch,
@@ -4820,9 +4857,13 @@ DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b)
     return dl_reshape(dl__matmul("affine", dl_reshape(x, DL_SHAPE(rows, k)), w, b, false, true), s);
 }
 
+typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] */
+    dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups;
+} dl__geometry;
+
 /* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the others.
-   i = the geometry ---- */
-enum { DL__GEOMETRY = sizeof(dl__geometry) / sizeof(dl_index) };
+   i = the geometry. The first two slide a window over an image: output pixels are the rows of A, channels of the output lie in vectors. ---- */
+enum { DL__GEOMETRY = sizeof(dl__geometry) / sizeof(dl_index), DL__STRIP = 512 };
 
 static dl__geometry dl__geometry_of(const dl_node *n)
 {
@@ -4831,82 +4872,349 @@ static dl__geometry dl__geometry_of(const dl_node *n)
     return q;
 }
 
-static dl__source dl__conv_source(const void *base, dl_index row, dl_index k,
-    void (*pack)(
-        const dl__gemm *, const dl__source *, const dl_real *, dl_index, dl_index, dl_index, dl_index, int, dl_real *))
+/* A window of kh x kw taps, dh and dw apart, over `channels` planes of h x w; output pixel (y, x) has its first tap at row y * sh - ph,
+   column x * sw - pw. For the input gradient the image is dy, spread out with up - 1 zeros between its pixels, and the last tap of the
+   weight lies first. */
+typedef struct dl__windows {
+    dl_index channels, h, w, up_h, up_w, ph, pw, sh, sw, kh, kw, dh, dw, out_h, out_w;
+    bool back;
+} dl__windows;
+
+static dl__windows dl__window_of(const dl__geometry *q, bool back)
 {
-    dl__source s = dl__strided_source(base, row, k);
-    s.pack = pack;
+    dl__windows v;
+    v.channels = (back ? q->o : q->c) / q->groups;
+    v.h = back ? q->oh : q->h, v.w = back ? q->ow : q->w;
+    v.up_h = back ? q->sh : 1, v.up_w = back ? q->sw : 1;
+    v.ph = back ? (q->kh - 1) * q->dh - q->ph : q->ph, v.pw = back ? (q->kw - 1) * q->dw - q->pw : q->pw;
+    v.sh = back ? 1 : q->sh, v.sw = back ? 1 : q->sw;
+    v.kh = q->kh, v.kw = q->kw, v.dh = q->dh, v.dw = q->dw;
+    v.out_h = back ? q->h : q->oh, v.out_w = back ? q->w : q->ow;
+    v.back = back;
+    return v;
+}
+
+/* Does every window lie within the image as it is in memory? */
+static bool dl__window_inside(const dl__windows *v)
+{
+    return v->up_h == 1 && v->up_w == 1 && v->ph == 0 && v->pw == 0 && (v->out_h - 1) * v->sh + (v->kh - 1) * v->dh < v->h &&
+        (v->out_w - 1) * v->sw + (v->kw - 1) * v->dw < v->w;
+}
+static dl_index dl__window_rows(const dl__windows *v, dl_index rows) { return (rows - 1) * v->sh + (v->kh - 1) * v->dh + 1; }
+static dl_index dl__window_width(const dl__windows *v) { return (v->out_w - 1) * v->sw + (v->kw - 1) * v->dw + 1; }
+
+/* The part of the image that output rows from `row` on look at, of some channels, with its zeros. */
+static void dl__frame(const dl__windows *v, const dl_real *image, dl_index channels, dl_index row, dl_index rows, dl_real *dst)
+{
+    dl_index width = dl__window_width(v), first = v->pw > 0 ? DL__MIN(v->pw, width) : 0; /* columns of zeros, then those of the image */
+    dl_index in_w = (v->w - 1) * v->up_w + 1, from = v->pw < 0 ? -v->pw : 0, run = DL__MAX(DL__MIN(width - first, in_w - from), (dl_index)0);
+    for (dl_index c = 0; c < channels; c++)
+        for (dl_index r = 0; r < rows; r++, dst += width) {
+            dl_index y = row * v->sh - v->ph + r;
+            if (y < 0 || y % v->up_h || y / v->up_h >= v->h) {
+                memset(dst, 0, sizeof *dst * (size_t)width);
+                continue;
+            }
+            const dl_real *src = image + (c * v->h + y / v->up_h) * v->w;
+            for (dl_index x = 0; x < first; x++) dst[x] = 0;
+            if (v->up_w == 1)
+                for (dl_index x = 0; x < run; x++) dst[first + x] = src[from + x];
+            else
+                for (dl_index x = 0; x < run; x++) dst[first + x] = (from + x) % v->up_w ? 0 : src[(from + x) / v->up_w];
+            for (dl_index x = first + run; x < width; x++) dst[x] = 0;
+        }
+}
+
+/* at[k] of k = (ky, kx, channel), from the first tap. */
+static void dl__window_at(const dl__windows *v, dl_index plane, dl_index width, dl_index *at)
+{
+    for (dl_index ky = 0; ky < v->kh; ky++)
+        for (dl_index kx = 0; kx < v->kw; kx++)
+            for (dl_index c = 0; c < v->channels; c++)
+                *at++ = (v->back ? v->kh - 1 - ky : ky) * v->dh * width + (v->back ? v->kw - 1 - kx : kx) * v->dw + c * plane;
+}
+
+typedef struct dl__slide {
+    const dl__products *e;
+    dl__windows v;
+    const dl_real *x, *bias;        /* images [n, groups * channels, h, w] */
+    dl_real *packed, *y;            /* the weight, panel by panel; images [n, groups * outs, out_h, out_w] */
+    dl_index groups, outs, kk, rows, strips; /* `rows` output rows of an image are one unit of work */
+    dl_index mc, w_row, w_channel;  /* strides of the weight */
+    const dl_real *weight;
+    bool inside, accumulate;
+} dl__slide;
+
+static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int threads)
+{
+    dl__geometry q = dl__geometry_of(n);
+    dl__slide s;
+    memset(&s, 0, sizeof s);
+    s.e = dl__products_of(level);
+    s.v = dl__window_of(&q, back);
+    s.groups = q.groups;
+    s.outs = (back ? q.c : q.o) / q.groups;
+    s.kk = q.kh * q.kw * s.v.channels;
+    dl_index taps = q.kh * q.kw, cg = q.c / q.groups;
+    s.w_row = back ? taps : cg * taps, s.w_channel = back ? cg * taps : taps;
+    s.inside = dl__window_inside(&s.v);
+    dl_index strip = s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP;
+    s.rows = DL__MIN(DL__MAX(strip / DL__MAX(s.v.out_w, (dl_index)1), (dl_index)1), DL__MAX(s.v.out_h, (dl_index)1));
+    while (s.rows > 1 && q.n * q.groups * ((s.v.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
+    s.strips = (s.v.out_h + s.rows - 1) / s.rows;
+    s.mc = DL__MIN(dl__round_up(DL__MAX(s.rows * s.v.out_w, (dl_index)1), s.e->mr), s.e->mc);
     return s;
 }
 
-static dl__gemm dl__conv_gemm(const dl_run_args *r, dl_index a, dl_index b, dl_index c, dl_index bias)
+static size_t dl__slide_packed(const dl__slide *s) /* numbers */
 {
-    dl__gemm g;
-    memset(&g, 0, sizeof g);
-    g.geo = dl__geometry_of(r->node);
-    g.batch_dims = 1;
-    g.batch[0].count = g.geo.groups;
-    g.batch[0].a = a;
-    g.batch[0].b = b;
-    g.batch[0].c = c;
-    g.batch[0].bias = bias;
-    return g;
+    return (size_t)(s->groups * dl__round_up(s->outs, s->e->nr) * s->kk);
 }
 
-static void dl__conv_run(const dl_run_args *r)
+static size_t dl__slide_scratch(const dl__slide *s) /* bytes */
 {
-    dl__geometry q = dl__geometry_of(r->node);
-    dl_index cg = q.c / q.groups, og = q.o / q.groups, taps = q.kh * q.kw, plane = q.oh * q.ow;
-    dl__gemm g = dl__conv_gemm(r, og * cg * taps, cg * q.h * q.w, og * plane, og);
-    g.m = og, g.n = q.n * plane, g.kk = taps * cg;
-    g.a = dl__conv_source(r->in[1], cg * taps, taps, dl__pack_weight);
-    g.b = dl__conv_source(r->in[0], 0, q.c * q.h * q.w, dl__pack_patches);
-    g.c_row = g.c_per = plane, g.c_image = q.o * plane;
-    if (r->node->n_in > 2) g.bias = (const dl_real *)r->in[2], g.bias_by_row = true;
-    dl__gemm_run(r, &g);
+    dl_index frame = s->inside ? 0 : s->v.channels * dl__window_rows(&s->v, s->rows) * dl__window_width(&s->v);
+    return sizeof(dl_real) * (dl__slide_packed(s) + (size_t)(frame + s->mc * dl__round_up(s->outs, s->e->nr))) +
+        sizeof(dl_index) * (size_t)(s->kk + s->mc + 2);
 }
 
-static void dl__conv_back_run(const dl_run_args *r)
+/* A panel of the weight: outputs of one group in vectors. */
+static void dl__slide_pack(const dl_run_args *r, size_t part)
 {
-    dl__geometry q = dl__geometry_of(r->node);
-    dl_index cg = q.c / q.groups, og = q.o / q.groups, taps = q.kh * q.kw, plane = q.h * q.w;
-    dl__gemm g = dl__conv_gemm(r, og * cg * taps, og * q.oh * q.ow, cg * plane, cg);
-    g.m = cg, g.n = q.n * plane, g.kk = taps * og;
-    g.a = dl__conv_source(r->in[1], taps, cg * taps, dl__pack_weight);
-    g.b = dl__conv_source(r->in[0], 0, q.o * q.oh * q.ow, dl__pack_patches_back);
-    g.c_row = g.c_per = plane, g.c_image = q.c * plane;
-    if (r->node->n_in > 2) g.bias = (const dl_real *)r->in[2], g.bias_by_row = true;
-    dl__gemm_run(r, &g);
+    const dl__slide *s = (const dl__slide *)r->user;
+    dl_index nr = s->e->nr, panels = (s->outs + nr - 1) / nr, group = (dl_index)part / panels, j0 = (dl_index)part % panels * nr;
+    dl_index cols = DL__MIN(nr, s->outs - j0), taps = s->v.kh * s->v.kw;
+    const dl_real *w = s->weight + group * (s->v.back ? s->v.channels * s->w_channel : s->outs * s->w_row) + j0 * s->w_row;
+    dl_real *dst = s->packed + (dl_index)part * nr * s->kk;
+    memset(dst, 0, sizeof *dst * (size_t)(nr * s->kk));
+    for (dl_index tap = 0; tap < taps; tap++)
+        for (dl_index c = 0; c < s->v.channels; c++, dst += nr)
+            for (dl_index j = 0; j < cols; j++) dst[j] = w[j * s->w_row + c * s->w_channel + tap];
 }
 
+static void dl__slide_part(const dl_run_args *r, size_t part)
+{
+    const dl__slide *s = (const dl__slide *)r->user;
+    const dl__windows *v = &s->v;
+    const dl__products *e = s->e;
+    dl_index unit = (dl_index)part, oy = unit % s->strips * s->rows, group = unit / s->strips % s->groups, image = unit / s->strips / s->groups;
+    dl_index rows = DL__MIN(s->rows, v->out_h - oy), nt = dl__round_up(s->outs, e->nr), plane_out = v->out_h * v->out_w;
+    dl_index *at = (dl_index *)(void *)((dl_real *)r->scratch + dl__round_up((dl_index)dl__slide_packed(s), 2)), *pixel = at + s->kk;
+    dl_real *total = (dl_real *)(void *)(pixel + s->mc), *frame = total + s->mc * nt;
+    const dl_real *x = s->x + (image * s->groups + group) * v->channels * v->h * v->w, *packed = s->packed + group * nt * s->kk;
+    dl_index width = v->w, plane = v->h * v->w;
+    dl__panel p;
+    if (s->inside) x += oy * v->sh * width;
+    else {
+        dl_index tall = dl__window_rows(v, rows);
+        dl__frame(v, x, v->channels, oy, tall, frame);
+        x = frame, width = dl__window_width(v), plane = tall * width;
+    }
+    dl__window_at(v, plane, width, at);
+    p.a = x;
+    p.row = pixel;
+    p.b_step = e->nr;
+    p.out_row = nt;
+    p.bias_by_row = p.add = false;
+    for (dl_index p0 = 0; p0 < rows * v->out_w; p0 += s->mc) {
+        dl_index mc = DL__MIN(s->mc, rows * v->out_w - p0), py = p0 / v->out_w, px = p0 % v->out_w;
+        for (dl_index i = 0; i < mc; i++) {
+            pixel[i] = py * v->sh * width + px * v->sw;
+            if (++px == v->out_w) px = 0, py++;
+        }
+        p.rows = mc;
+        for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
+            p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
+            p.at = at + k0;
+            p.more = k0 > 0;
+            for (dl_index j = 0; j < s->outs; j += e->nr) {
+                p.cols = DL__MIN(s->outs - j, e->nr);
+                p.b = packed + j * s->kk + k0 * e->nr;
+                p.out = total + j;
+                p.bias = s->bias && k0 + p.kc == s->kk ? s->bias + group * s->outs + j : NULL;
+                e->panel(&p);
+            }
+        }
+        dl_real *y = s->y + (image * s->groups + group) * s->outs * plane_out + oy * v->out_w + p0;
+        e->turn(total, nt, mc, s->outs, y, plane_out, s->accumulate);
+    }
+}
+
+static void dl__slide_run(const dl_run_args *r, bool back)
+{
+    if (!r->node->numel) return;
+    dl__slide s = dl__slide_plan(r->node, r->level, back, r->ctx->pool.threads);
+    dl_run_args a = *r;
+    s.x = (const dl_real *)r->in[0];
+    s.weight = (const dl_real *)r->in[1];
+    s.bias = r->node->n_in > 2 ? (const dl_real *)r->in[2] : NULL;
+    s.y = (dl_real *)r->out;
+    s.packed = (dl_real *)r->scratch;
+    s.accumulate = r->accumulate;
+    a.user = &s;
+    dl_parallel(&a, (size_t)(s.groups * ((s.outs + s.e->nr - 1) / s.e->nr)), dl__slide_pack);
+    dl_parallel(&a, (size_t)(r->node->dim[0] * s.groups * s.strips), dl__slide_part);
+}
+
+/* The weight gradient: taps of x (channel, ky, kx) are the rows of A, output channels lie in vectors, k = (image, y, x) of dy. */
+typedef struct dl__taps {
+    const dl__products *e;
+    dl__geometry q;
+    dl__windows v;
+    const dl_real *x, *dy;
+    dl_real *dw;
+    dl_index m, n, kk, mc, nc, slots, tall; /* a block of k touches at most `slots` images, of each at most `tall` rows */
+    bool inside, accumulate;
+} dl__taps;
+
+static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
+{
+    dl__taps s;
+    memset(&s, 0, sizeof s);
+    s.e = dl__products_of(level);
+    s.q = dl__geometry_of(n);
+    s.v = dl__window_of(&s.q, false);
+    s.inside = dl__window_inside(&s.v);
+    dl_index plane = s.q.oh * s.q.ow, taps = s.q.kh * s.q.kw;
+    s.m = s.v.channels * taps;
+    s.n = s.q.o / s.q.groups;
+    s.kk = s.q.n * plane;
+    s.slots = plane ? DL__MIN(s.q.n, (DL__KB + plane - 2) / plane + 1) : 1;
+    s.tall = s.q.ow ? dl__window_rows(&s.v, DL__MIN(s.q.oh, (DL__KB + s.q.ow - 2) / s.q.ow + 1)) : 0;
+    s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr), s.e->mc);
+    s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->nc);
+    while (s.q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
+        if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
+        else s.nc = dl__round_up(s.nc / 2, s.e->nr);
+    }
+    return s;
+}
+
+static dl_index dl__taps_channels(const dl__taps *s) /* that a unit of work looks at, at most */
+{
+    return DL__MIN(s->v.channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2);
+}
+
+static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
+{
+    dl_index frames = s->inside ? 0 : s->slots * dl__taps_channels(s) * s->tall * dl__window_width(&s->v);
+    return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)(s->mc + 2);
+}
+
+/* The pixels k0 .. k0 + kc of dy, in pieces that lie in one image: where they are from the first tap on, and what they look at. Returns
+   the base that at[] counts from. */
+static const dl_real *dl__taps_frame(const dl__taps *s, dl_index group, dl_index c0, dl_index channels, dl_index k0, dl_index kc,
+    dl_real *frames, dl_index *at)
+{
+    const dl__geometry *q = &s->q;
+    dl_index plane = q->oh * q->ow, image_x = q->c * q->h * q->w, width = s->inside ? q->w : dl__window_width(&s->v);
+    const dl_real *x = s->x + (group * s->v.channels + c0) * q->h * q->w;
+    for (dl_index k = 0, slot = 0; k < kc; slot++) {
+        dl_index image = (k0 + k) / plane, p = (k0 + k) % plane, run = DL__MIN(plane - p, kc - k);
+        dl_index oy = p / q->ow, ox = p % q->ow, first = oy, base = slot * channels * s->tall * width;
+        if (s->inside) base = image * image_x, first = 0;
+        else {
+            dl_index rows = (p + run - 1) / q->ow - oy + 1, tall = dl__window_rows(&s->v, rows);
+            for (dl_index c = 0; c < channels; c++)
+                dl__frame(&s->v, x + image * image_x + c * q->h * q->w, 1, oy, tall, frames + base + c * s->tall * width);
+        }
+        for (dl_index i = 0; i < run; i++, k++) {
+            at[k] = base + (oy - first) * q->sh * width + ox * q->sw;
+            if (++ox == q->ow) ox = 0, oy++;
+        }
+    }
+    return s->inside ? x : frames;
+}
+
+static void dl__taps_part(const dl_run_args *r, size_t part)
+{
+    const dl__taps *s = (const dl__taps *)r->user;
+    const dl__products *e = s->e;
+    const dl__geometry *q = &s->q;
+    dl_index down = (s->m + s->mc - 1) / s->mc, across = (s->n + s->nc - 1) / s->nc, unit = (dl_index)part;
+    dl_index m0 = unit % down * s->mc, n0 = unit / down % across * s->nc, group = unit / down / across;
+    dl_index mc = DL__MIN(s->mc, s->m - m0), nc = DL__MIN(s->nc, s->n - n0), taps = q->kh * q->kw, plane = q->oh * q->ow;
+    dl_index c0 = m0 / taps, channels = (m0 + mc - 1) / taps - c0 + 1, at[DL__KB];
+    dl_index width = s->inside ? q->w : dl__window_width(&s->v), plane_x = s->inside ? q->h * q->w : s->tall * width;
+    dl_index *tap = (dl_index *)r->scratch;
+    dl_real *total = (dl_real *)(void *)(tap + s->mc), *packed = total + s->mc * s->nc, *frames = packed + DL__KB * e->nr;
+    dl__panel p;
+    for (dl_index i = 0; i < mc; i++) {
+        dl_index row = m0 + i, kx = row % q->kw, ky = row / q->kw % q->kh, c = row / taps - c0;
+        tap[i] = c * plane_x + ky * q->dh * width + kx * q->dw;
+    }
+    p.rows = mc;
+    p.row = tap;
+    p.at = at;
+    p.b = packed;
+    p.b_step = e->nr;
+    p.out_row = s->nc;
+    p.bias = NULL;
+    p.bias_by_row = p.add = false;
+    for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
+        dl_index kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
+        const dl_real *x = dl__taps_frame(s, group, c0, channels, k0, kc, frames, at);
+        p.kc = kc;
+        p.a = x;
+        p.more = k0 > 0;
+        for (dl_index j = 0; j < nc; j += e->nr) {
+            p.cols = DL__MIN(nc - j, e->nr);
+            for (dl_index k = 0, run; k < kc; k += run) { /* dy, pixel by pixel */
+                dl_index image = (k0 + k) / plane, pixel = (k0 + k) % plane;
+                run = DL__MIN(plane - pixel, kc - k);
+                const dl_real *dy = s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel;
+                e->pack(dy, plane, 1, p.cols, run, packed + k * e->nr);
+            }
+            p.out = total + j;
+            e->panel(&p);
+        }
+    }
+    e->turn(total, s->nc, mc, nc, s->dw + (group * s->n + n0) * s->m + m0, s->m, s->accumulate);
+}
+
+static void dl__conv_run(const dl_run_args *r) { dl__slide_run(r, false); }
+static void dl__conv_back_run(const dl_run_args *r) { dl__slide_run(r, true); }
 static void dl__conv_weight_run(const dl_run_args *r)
 {
-    dl__geometry q = dl__geometry_of(r->node);
-    dl_index cg = q.c / q.groups, og = q.o / q.groups, taps = q.kh * q.kw, plane = q.oh * q.ow;
-    dl__gemm g = dl__conv_gemm(r, og * plane, cg * q.h * q.w, og * cg * taps, 0);
-    g.m = og, g.n = cg * taps, g.kk = q.n * plane;
-    g.a = dl__conv_source(r->in[1], plane, q.o * plane, dl__pack_pixels);
-    g.b = dl__conv_source(r->in[0], 0, q.c * q.h * q.w, dl__pack_taps);
-    g.c_row = g.c_per = cg * taps;
-    dl__gemm_run(r, &g);
+    dl__taps s = dl__taps_plan(r->node, r->level, r->ctx->pool.threads);
+    dl_run_args a = *r;
+    s.x = (const dl_real *)r->in[0];
+    s.dy = (const dl_real *)r->in[1];
+    s.dw = (dl_real *)r->out;
+    s.accumulate = r->accumulate;
+    a.user = &s;
+    if (r->node->numel) dl_parallel(&a, (size_t)(s.q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc)), dl__taps_part);
 }
 
-static size_t dl__conv_scratch(const dl_node *n)
+/* The most that any level needs. */
+static size_t dl__slide_most(const dl_node *n, bool back)
 {
-    dl__geometry q = dl__geometry_of(n);
-    dl_index m = DL__MAX(q.c, q.o) / q.groups,
-             cols = DL__MAX(DL__MAX(q.h * q.w, q.oh * q.ow) * q.n, q.c / q.groups * q.kh * q.kw);
-    return dl__gemm_scratch(m, cols, DL__MAX(m * q.kh * q.kw, q.n * q.oh * q.ow));
+    size_t most = 0;
+    for (int level = 0; level <= DL__TOP_LEVEL; level++) {
+        dl__slide s = dl__slide_plan(n, level, back, 1);
+        most = DL__MAX(most, dl__slide_scratch(&s));
+    }
+    return most;
+}
+static size_t dl__conv_scratch(const dl_node *n) { return dl__slide_most(n, false); }
+static size_t dl__conv_back_scratch(const dl_node *n) { return dl__slide_most(n, true); }
+static size_t dl__conv_weight_scratch(const dl_node *n)
+{
+    size_t most = 0;
+    for (int level = 0; level <= DL__TOP_LEVEL; level++) {
+        dl__taps s = dl__taps_plan(n, level, 1);
+        most = DL__MAX(most, dl__taps_scratch(&s));
+    }
+    return most;
 }
 static void dl__conv_grad(const dl_grad_args *g);
 static void dl__conv_back_grad(const dl_grad_args *g);
 static void dl__conv_weight_grad(const dl_grad_args *g);
 static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
 static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES, NULL, dl__conv_back_run, dl__conv_back_grad,
-    dl__conv_scratch, NULL };
+    dl__conv_back_scratch, NULL };
 static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES, NULL, dl__conv_weight_run,
-    dl__conv_weight_grad, dl__conv_scratch, NULL };
+    dl__conv_weight_grad, dl__conv_weight_scratch, NULL };
 
 /* One of the three, of a known geometry. */
 static dl_tensor dl__conv(const dl_op *op, dl_tensor a, dl_tensor b, dl_tensor bias, const dl_index *geometry)
