@@ -73,7 +73,10 @@
        DLTRAIN_PLANS            plans kept in the cache (8)
        DLTRAIN_TILE             elements of a tile of a fused group (1024)
        DLTRAIN_ALIGN            alignment of arena blocks in bytes (64)
-       DLTRAIN_MAX_INPUTS       inputs of one operation: tensors of one dl_concat (128, at most 255, at least 8) */
+       DLTRAIN_MAX_INPUTS       inputs of one operation: tensors of one dl_concat (128, at most 255, at least 8)
+
+   ENVIRONMENT, read by dl_create, unless built with DLTRAIN_NO_STDIO
+       DLTRAIN_SIMD             portable, avx2, avx512 or neon: kernels for less than this CPU can, as dl_config.simd. Same bits */
 
 /* ==== >>api ====
    Declarations and their documentation, by topic.
@@ -176,7 +179,8 @@ typedef struct dl_config {
     bool eager;
     bool no_reuse;                                       /* give every value memory of its own */
     bool no_fusion;                                      /* run elementwise operations one by one */
-    bool portable;                                       /* take the portable kernels even where faster ones would run */
+    const char *simd;                                    /* kernels: "portable", "avx2", "avx512", "neon"; NULL: as the environment
+                                                            variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -605,7 +609,7 @@ typedef struct dl_run_args {
     void *scratch;
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
-    bool portable;
+    int level;                           /* of the kernels: the library's own business */
     /* DL_OP_FINISHES: when not NULL, to be called with the args at hand */
     void (*finished)(const struct dl_run_args *args, size_t first, size_t n);
     const void *group;                   /* the executor's */
@@ -654,7 +658,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
-#ifndef DLTRAIN_NO_MALLOC
+#if !defined(DLTRAIN_NO_MALLOC) || !defined(DLTRAIN_NO_STDIO)
 #include <stdlib.h>
 #endif
 #ifndef DLTRAIN_NO_STDIO
@@ -685,12 +689,18 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #include <xmmintrin.h>
 #endif
 #endif
+#if defined(__aarch64__) && !defined(DLTRAIN_NO_SIMD) && DL__REAL_IS_FLOAT
+#define DL__ARM64 1
+#include <arm_neon.h>
+#else
+#define DL__ARM64 0
+#endif
 
 #ifdef __FAST_MATH__
 #error "dltrain: -ffast-math reorders sums and drops NaN: results would differ from machine to machine. Leave it out; the kernels are fast without"
 #endif
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && DL__REAL_IS_FLOAT
-#error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. On i386 build with -msse2 -mfpmath=sse"
+#error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. On i386 build with -msse2 -mfpmath=sse, on s390x with -fexcess-precision=fast"
 #endif
 
 #ifndef DLTRAIN_ERROR_MAX
@@ -885,6 +895,11 @@ static unsigned dl__fp_enter(void)
     unsigned old = _mm_getcsr();
     _mm_setcsr(0x1f80);
     return old;
+#elif defined(__aarch64__)
+    uint64_t old, plain = 0;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"(plain));
+    return (unsigned)old;
 #else
     return 0;
 #endif
@@ -894,157 +909,252 @@ static void dl__fp_leave(unsigned old)
 {
 #if defined(__SSE__)
     _mm_setcsr(old);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)old));
 #else
     (void)old;
 #endif
 }
 
-static bool dl__have_avx2(void)
+/* The SIMD levels, each faster than those before; numbers for the preprocessor too. >>cpu kernels is read once for each. */
+#define DL__PORTABLE 0
+#define DL__AVX2 1
+#define DL__AVX512 2
+#define DL__NEON 3
+enum { DL__LEVELS = 4, DL__TOP_LEVEL = DL__X86 ? DL__AVX512 : DL__ARM64 ? DL__NEON : DL__PORTABLE };
+static const char *const dl__level_name[DL__LEVELS] = { "portable", "avx2", "avx512", "neon" };
+/* For tests that emulate a CPU, and must not let the compiler use what it has not: define both before the #include. */
+#ifndef DL__TARGET
+#define DL__TARGET(features) __attribute__((target(features)))
+#endif
+#ifndef DL__CPU_HAS
+#define DL__CPU_HAS(feature) __builtin_cpu_supports(feature)
+#endif
+
+/* Does this build have the level's kernels, and this CPU their instructions? */
+static bool dl__have_level(int level)
 {
 #if DL__X86
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return false;
+    bool avx2 = DL__CPU_HAS("avx2") && DL__CPU_HAS("fma");
+    if (level == DL__AVX2) return avx2;
+    if (level == DL__AVX512)
+        return avx2 && DL__CPU_HAS("avx512f") && DL__CPU_HAS("avx512bw") && DL__CPU_HAS("avx512dq") && DL__CPU_HAS("avx512vl");
+#elif DL__ARM64
+    if (level == DL__NEON) return true;
 #endif
+    return level == DL__PORTABLE;
 }
 
+/* CPUs that this process may run on. */
+#if defined(__linux__) && !defined(DLTRAIN_NO_THREADS)
+/* sched_getaffinity under a name of our own: <sched.h> declares it only after _GNU_SOURCE, which is the program's to choose. */
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+int dl__affinity(int process, size_t bytes, unsigned long *mask) __asm__("sched_getaffinity");
+#endif
 static int dl__cpu_count(void)
 {
-#if !defined(DLTRAIN_NO_THREADS) && defined(_SC_NPROCESSORS_ONLN)
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > 64 ? 64 : (int)n;
+    int n = 0;
+#if defined(__linux__) && !defined(DLTRAIN_NO_THREADS)
+    unsigned long mask[1024 / (8 * sizeof(long))];
+    memset(mask, 0, sizeof mask);
+    if (!dl__affinity(0, sizeof mask, mask))
+        for (size_t i = 0; i < DL__COUNT_OF(mask); i++)
+            for (; mask[i]; mask[i] &= mask[i] - 1) n++;
+#endif
+#if defined(_SC_NPROCESSORS_ONLN) && !defined(DLTRAIN_NO_THREADS)
+    if (!n) n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    return n < 1 ? 1 : n;
+}
+
+/* Of some clock that goes on while we wait; whole seconds, or none at all, where there is no better one. */
+static uint64_t dl__microseconds(void)
+{
+#if defined(_POSIX_VERSION)
+    struct timeval t;
+    gettimeofday(&t, NULL);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_usec;
+#elif !defined(DLTRAIN_NO_STDIO)
+    return (uint64_t)time(NULL) * 1000000;
 #else
-    return 1;
+    return 0;
 #endif
 }
 
-/* ---- a pool of threads: parts 0..n-1 of one job at a time, each run exactly once, by whoever is free ---- */
-enum { DL__MAX_THREADS = 64, DL__MAX_PARTS = 65535, DL__SPIN = 2000 };
+/* ---- a pool of threads: parts 0..n-1 of one job at a time, each run exactly once, by whoever is free ----
+   Who waits spins at first, which answers in well under a microsecond, and then sleeps, so that a thread that lost its CPU to
+   another process gets ours. How long to spin is learnt: a wait that was in vain halves the next one, the others double it. There
+   are never more threads than CPUs: they would only wait for each other. */
+enum { DL__MAX_THREADS = 64, DL__MAX_UNITS = 65535, DL__SPIN_MIN = 4, DL__SPIN_MAX = 256 /* microseconds */ };
 typedef void (*dl__job)(void *user, size_t part, int thread);
 #ifndef DLTRAIN_NO_THREADS
-/* `word` is job number << 32 | parts << 16 | next part. A part is claimed by a compare-and-swap of the whole word, so that a worker that
-   slept through the end of a job cannot take a part of the next one by mistake, and nobody waits for it. */
+/* `word` is job number << 32 | units << 16 | next unit. A unit, some parts in a row, is claimed by a compare-and-swap of the whole
+   word, so that a worker that slept through the end of a job cannot take one of the next by mistake, and nobody waits for it. */
 typedef struct dl__pool {
     uint64_t word;
-    uint32_t done;
-    int threads, sleeping, started;
-    bool quit;
+    uint32_t left;                /* units not yet done */
+    int threads, workers;         /* that may be told apart, the caller as 0; started besides the caller */
+    int started, sleeping;
+    bool quit, waiting;           /* waiting: the caller sleeps until `left` is 0 */
     dl__job job;
     void *user;
+    size_t parts, grain;          /* grain: parts of a unit */
+    uint64_t spin;                /* of the caller */
     pthread_mutex_t mutex;
-    pthread_cond_t wake;
+    pthread_cond_t wake, finished;
     pthread_t thread[DL__MAX_THREADS];
 } dl__pool;
-typedef struct dl__worker { dl__pool *pool; int index; } dl__worker;
 
 static void dl__pause(void)
 {
 #if defined(__SSE__)
     _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb"); /* some 10 ns; `yield` is nothing on most */
 #endif
 }
 
-static bool dl__pool_work(dl__pool *p, int thread)
+/* Everybody claims and runs units until none is left. */
+static void dl__pool_work(dl__pool *p, int thread)
 {
     uint64_t word = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE);
     for (;;) {
-        uint64_t next = word & 65535, parts = word >> 16 & 65535;
-        if (next >= parts) return false;
+        size_t next = word & 65535, units = word >> 16 & 65535;
+        if (next >= units) return;
         if (!__atomic_compare_exchange_n(&p->word, &word, word + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
-        p->job(p->user, (size_t)next, thread);
-        __atomic_add_fetch(&p->done, 1, __ATOMIC_RELEASE);
+        for (size_t i = next * p->grain; i < DL__MIN((next + 1) * p->grain, p->parts); i++) p->job(p->user, i, thread);
+        if (!__atomic_sub_fetch(&p->left, 1, __ATOMIC_SEQ_CST) && __atomic_load_n(&p->waiting, __ATOMIC_SEQ_CST)) {
+            pthread_mutex_lock(&p->mutex);
+            pthread_cond_signal(&p->finished);
+            pthread_mutex_unlock(&p->mutex);
+        }
         word = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE);
     }
 }
 
+/* What a worker waits for (another job than `seen`), and what the caller does (the end of the job). */
+static bool dl__pool_called(dl__pool *p, uint64_t seen)
+{
+    return __atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 != seen || __atomic_load_n(&p->quit, __ATOMIC_SEQ_CST);
+}
+static bool dl__pool_done(dl__pool *p, uint64_t seen)
+{
+    (void)seen;
+    return !__atomic_load_n(&p->left, __ATOMIC_SEQ_CST);
+}
+
+/* Waits for at most *spin microseconds: did it come? A thread that lost its CPU meanwhile has spun long enough. */
+static bool dl__pool_spin(dl__pool *p, bool (*come)(dl__pool *p, uint64_t seen), uint64_t seen, uint64_t *spin)
+{
+    uint64_t start = 0;
+    for (int round = 0; round < 1 << 14; round++) { /* some milliseconds, should the clock stand still */
+        for (int i = 0; i < 16; i++) {
+            if (come(p, seen)) {
+                if (start) *spin = DL__MIN(2 * *spin, (uint64_t)DL__SPIN_MAX);
+                return true;
+            }
+            dl__pause();
+        }
+        uint64_t now = dl__microseconds();
+        if (!start) start = now;
+        else if (now - start > *spin) break;
+    }
+    *spin = DL__MAX(*spin / 2, (uint64_t)DL__SPIN_MIN);
+    return false;
+}
+
 static void *dl__pool_main(void *argument)
 {
-    dl__pool *p = ((dl__worker *)argument)->pool;
-    int index = ((dl__worker *)argument)->index;
-    __atomic_add_fetch(&p->started, 1, __ATOMIC_RELEASE); /* the argument may go */
+    dl__pool *p = (dl__pool *)argument;
+    int index = __atomic_add_fetch(&p->started, 1, __ATOMIC_RELAXED);
+    uint64_t spin = DL__SPIN_MAX;
     dl__fp_enter();
     while (!__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) {
         uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
         dl__pool_work(p, index);
-        int spin = 0;
-        for (; spin < DL__SPIN && __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32 == seen &&
-             !__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE);
-             spin++)
-            dl__pause();
-        if (spin < DL__SPIN) continue;
+        if (dl__pool_spin(p, dl__pool_called, seen, &spin)) continue;
         pthread_mutex_lock(&p->mutex);
         __atomic_add_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 == seen && !__atomic_load_n(&p->quit, __ATOMIC_SEQ_CST))
-            pthread_cond_wait(&p->wake, &p->mutex);
+        while (!dl__pool_called(p, seen)) pthread_cond_wait(&p->wake, &p->mutex);
         __atomic_sub_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&p->mutex);
     }
     return NULL;
 }
 
-static void dl__pool_wake(dl__pool *p)
+/* Wakes `most` sleepers, as far as there are any. */
+static void dl__pool_wake(dl__pool *p, size_t most)
 {
     if (!__atomic_load_n(&p->sleeping, __ATOMIC_SEQ_CST)) return;
     pthread_mutex_lock(&p->mutex);
-    pthread_cond_broadcast(&p->wake);
+    size_t asleep = (size_t)p->sleeping;
     pthread_mutex_unlock(&p->mutex);
+    for (size_t i = 0; i < DL__MIN(asleep, most); i++) pthread_cond_signal(&p->wake);
 }
 
 static void dl__pool_stop(dl__pool *p)
 {
     __atomic_store_n(&p->quit, true, __ATOMIC_SEQ_CST);
-    pthread_mutex_lock(&p->mutex);
-    pthread_cond_broadcast(&p->wake);
-    pthread_mutex_unlock(&p->mutex);
-    for (int i = 1; i < p->threads; i++) pthread_join(p->thread[i], NULL);
+    dl__pool_wake(p, DL__MAX_THREADS);
+    for (int i = 0; i < p->workers; i++) pthread_join(p->thread[i], NULL);
+    pthread_cond_destroy(&p->finished);
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->mutex);
 }
 
-/* Starts threads - 1 workers; fewer when the system gives no more. */
+/* Starts threads - 1 workers; fewer when there are fewer CPUs or the system gives no more. Bits and memory do not depend on it. */
 static void dl__pool_start(dl__pool *p, int threads)
 {
-    dl__worker workers[DL__MAX_THREADS];
     memset(p, 0, sizeof *p);
     pthread_mutex_init(&p->mutex, NULL);
     pthread_cond_init(&p->wake, NULL);
-    p->threads = 1;
-    for (int i = 1; i < DL__MIN(threads, (int)DL__MAX_THREADS); i++) {
-        workers[i].pool = p;
-        workers[i].index = i;
-        if (pthread_create(&p->thread[i], NULL, dl__pool_main, &workers[i])) break;
-        p->threads = i + 1;
-    }
-    while (__atomic_load_n(&p->started, __ATOMIC_ACQUIRE) < p->threads - 1) sched_yield();
+    pthread_cond_init(&p->finished, NULL);
+    p->threads = DL__MIN(threads, (int)DL__MAX_THREADS);
+    p->spin = DL__SPIN_MAX;
+    int cpus = p->threads > 1 ? dl__cpu_count() : 1;
+    while (p->workers < DL__MIN(p->threads, cpus) - 1 &&
+           !pthread_create(&p->thread[p->workers], NULL, dl__pool_main, p))
+        p->workers++;
 }
 
-static void dl__pool_run(dl__pool *p, size_t parts, dl__job job, void *user)
+/* `grain`: so many parts are worth handing over, which takes a microsecond; a job of fewer is the caller's alone. */
+static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, void *user)
 {
-    if (p->threads == 1 || parts == 1) {
+    grain = DL__MAX(DL__MAX(grain, (size_t)1), (parts + DL__MAX_UNITS - 1) / DL__MAX_UNITS);
+    size_t units = (parts + grain - 1) / grain;
+    if (!p->workers || units < 2) {
         for (size_t i = 0; i < parts; i++) job(user, i, 0);
         return;
     }
-    DL_ASSERT(parts <= DL__MAX_PARTS);
     p->job = job;
     p->user = user;
-    __atomic_store_n(&p->done, 0, __ATOMIC_RELAXED);
+    p->parts = parts;
+    p->grain = grain;
+    __atomic_store_n(&p->left, (uint32_t)units, __ATOMIC_RELAXED);
     __atomic_store_n(
-        &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)parts << 16, __ATOMIC_SEQ_CST);
-    dl__pool_wake(p);
+        &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)units << 16, __ATOMIC_SEQ_CST);
+    dl__pool_wake(p, units - 1);
     dl__pool_work(p, 0);
-    for (int spin = 0; __atomic_load_n(&p->done, __ATOMIC_ACQUIRE) != parts; spin++) {
-        if (spin < DL__SPIN) dl__pause();
-        else sched_yield();
-    }
+    if (dl__pool_spin(p, dl__pool_done, 0, &p->spin)) return;
+    pthread_mutex_lock(&p->mutex);
+    __atomic_store_n(&p->waiting, true, __ATOMIC_SEQ_CST);
+    while (!dl__pool_done(p, 0)) pthread_cond_wait(&p->finished, &p->mutex);
+    __atomic_store_n(&p->waiting, false, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&p->mutex);
 }
 #else
 typedef struct dl__pool { int threads; } dl__pool;
 static void dl__pool_stop(dl__pool *p) { (void)p; }
 static void dl__pool_start(dl__pool *p, int threads) { p->threads = threads > 0 ? 1 : 1; }
-static void dl__pool_run(dl__pool *p, size_t parts, dl__job job, void *user)
+static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, void *user)
 {
     (void)p;
+    (void)grain;
     for (size_t i = 0; i < parts; i++) job(user, i, 0);
 }
 #endif
@@ -1091,7 +1201,8 @@ typedef struct dl__plan {
 
 struct dl_context {
     dl_config config;
-    bool failed, training, recording, ended, sealed, dry, portable, running;
+    bool failed, training, recording, ended, sealed, dry, running;
+    int level;                      /* DL__PORTABLE to DL__NEON */
     char error[DLTRAIN_ERROR_MAX];
     /* memory */
     char *bottom, *top, *end;       /* of a fixed block: free between bottom and top */
@@ -2419,22 +2530,46 @@ typedef struct dl__products {
         dl_index plane);
 } dl__products;
 
-/* ---- the levels ---- */
-#define DL__LEVEL 0
+/* ---- the levels ----
+   DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
+   code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
+   the ones for AVX2 are as fast. The text is the same, hence the bits are. */
+#define DL__LEVEL DL__PORTABLE
 #include "dltrain.h"
 #undef DL__LEVEL
 #if DL__X86
-#define DL__LEVEL 1
+#define DL__LEVEL DL__AVX2
 #include "dltrain.h"
 #undef DL__LEVEL
-#define DL__CALL(portable, name, args) ((portable) ? dl__##name##_portable args : dl__##name##_avx2 args)
+#define DL__LEVEL DL__AVX512
+#include "dltrain.h"
+#undef DL__LEVEL
+#define DL__AVX512_products_of ~, avx512
+#define DL__AVX512_softmax_row ~, avx512
+#define DL__AVX512_log_softmax_row ~, avx512
+#define DL__AVX512_ew_exp ~, avx512
+#define DL__AVX512_ew_erf ~, avx512
+#define DL__AVX512_ew_gelu ~, avx512
+#define DL__AVX512_ew_sigmoid ~, avx512
+#define DL__AVX512_ew_tanh ~, avx512
+/* A listed name brings a comma, which makes avx512 the second argument; otherwise avx2 is. */
+#define DL__SECOND_(first, second, ...) second
+#define DL__SECOND(...) DL__SECOND_(__VA_ARGS__, ~)
+#define DL__CALL(level, name, args) \
+    ((level) == DL__AVX512 ? DL__PASTE(dl__##name##_, DL__SECOND(DL__AVX512_##name, avx2)) args \
+                           : (level) == DL__AVX2 ? dl__##name##_avx2 args : dl__##name##_portable args)
+#elif DL__ARM64
+#define DL__LEVEL DL__NEON
+#include "dltrain.h"
+#undef DL__LEVEL
+#define DL__CALL(level, name, args) ((level) == DL__NEON ? dl__##name##_neon args : dl__##name##_portable args)
 #else
-#define DL__CALL(portable, name, args) ((void)(portable), dl__##name##_portable args)
+#define DL__CALL(level, name, args) ((void)(level), dl__##name##_portable args)
 #endif
 #endif
 
 #ifdef DL__LEVEL
-#if DL__LEVEL == 0
+#if DL__LEVEL == DL__PORTABLE
 #define DL__K(name) dl__##name##_portable
 #define E_V dl_real
 #define E_I uint32_t
@@ -2472,7 +2607,7 @@ typedef struct dl__products {
 #define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))
 #define E_TOF(i) ((dl_real)(int32_t)(i))
 #define E_TARGET
-#else
+#elif DL__LEVEL == DL__AVX2
 #define DL__K(name) dl__##name##_avx2
 #define E_V __m256
 #define E_I __m256i
@@ -2510,15 +2645,106 @@ typedef struct dl__products {
 #define E_SHL(a, n) _mm256_slli_epi32(a, n)
 #define E_SAR(a, n) _mm256_srai_epi32(a, n)
 #define E_TOF(i) _mm256_cvtepi32_ps(i)
-#define E_TARGET __attribute__((target("avx2,fma")))
+#define E_TARGET DL__TARGET("avx2,fma")
 static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
+#elif DL__LEVEL == DL__AVX512
+#define DL__K(name) dl__##name##_avx512
+#define E_V __m512
+#define E_I __m512i
+#define E_W 16
+#define E_MR 8
+#define E_NV 2
+#define E_MC DL__MC
+#define E_NC 1024
+#define E_LOAD(p) _mm512_loadu_ps(p)
+#define E_STORE(p, v) _mm512_storeu_ps(p, v)
+#define E_MASK(n) ((__mmask16)((1u << (n)) - 1))
+#define E_LOADN(p, n) _mm512_maskz_loadu_ps(E_MASK(n), p)
+#define E_STOREN(p, v, n) _mm512_mask_storeu_ps(p, E_MASK(n), v)
+#define E_K(c) _mm512_set1_ps((float)(c))
+#define E_ADD(a, b) _mm512_add_ps(a, b)
+#define E_SUB(a, b) _mm512_sub_ps(a, b)
+#define E_MUL(a, b) _mm512_mul_ps(a, b)
+#define E_DIV(a, b) _mm512_div_ps(a, b)
+#define E_NEG(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
+#define E_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define E_SQRT(a) _mm512_maskz_sqrt_ps(E_MASK(16), a) /* gcc 12 warns of its own header without the mask, which goes away */
+#define E_LT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
+#define E_LE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
+#define E_GT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#define E_GE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define E_EQ(a, b) _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
+#define E_NE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ)
+#define E_SEL(m, a, b) _mm512_mask_blend_ps(m, b, a)
+#define E_ONE(m) _mm512_maskz_mov_ps(m, _mm512_set1_ps(1.0f))
+#define E_BITS(a) _mm512_castps_si512(a)
+#define E_FROM(i) _mm512_castsi512_ps(i)
+#define E_IK(c) _mm512_set1_epi32((int)(c))
+#define E_IADD(a, b) _mm512_add_epi32(a, b)
+#define E_ISUB(a, b) _mm512_sub_epi32(a, b)
+#define E_SHL(a, n) _mm512_maskz_slli_epi32(E_MASK(16), a, n)
+#define E_SAR(a, n) _mm512_maskz_srai_epi32(E_MASK(16), a, n)
+#define E_TOF(i) _mm512_maskz_cvtepi32_ps(E_MASK(16), i)
+#define E_TARGET DL__TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
+#else
+#define DL__K(name) dl__##name##_neon
+#define E_V float32x4_t
+#define E_I int32x4_t
+#define E_W 4
+#define E_MR 8
+#define E_NV 2
+#define E_MC DL__MC
+#define E_NC 1024
+#define E_LOAD(p) vld1q_f32(p)
+#define E_STORE(p, v) vst1q_f32(p, v)
+#define E_LOADN(p, n) dl__load_part(p, n)
+#define E_STOREN(p, v, n) dl__store_part(p, v, n)
+#define E_K(c) vdupq_n_f32((float)(c))
+#define E_ADD(a, b) vaddq_f32(a, b)
+#define E_SUB(a, b) vsubq_f32(a, b)
+#define E_MUL(a, b) vmulq_f32(a, b)
+#define E_DIV(a, b) vdivq_f32(a, b)
+#define E_NEG(a) vnegq_f32(a)
+#define E_FMA(a, b, c) vfmaq_f32(c, a, b)
+#define E_SQRT(a) vsqrtq_f32(a)
+#define E_LT(a, b) vcltq_f32(a, b)
+#define E_LE(a, b) vcleq_f32(a, b)
+#define E_GT(a, b) vcgtq_f32(a, b)
+#define E_GE(a, b) vcgeq_f32(a, b)
+#define E_EQ(a, b) vceqq_f32(a, b)
+#define E_NE(a, b) vmvnq_u32(vceqq_f32(a, b))
+#define E_SEL(m, a, b) vbslq_f32(m, a, b)
+#define E_ONE(m) vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(vdupq_n_f32(1.0f))))
+#define E_BITS(a) vreinterpretq_s32_f32(a)
+#define E_FROM(i) vreinterpretq_f32_s32(i)
+#define E_IK(c) vdupq_n_s32((int32_t)(c))
+#define E_IADD(a, b) vaddq_s32(a, b)
+#define E_ISUB(a, b) vsubq_s32(a, b)
+#define E_SHL(a, n) vshlq_n_s32(a, n)
+#define E_SAR(a, n) vshrq_n_s32(a, n)
+#define E_TOF(i) vcvtq_f32_s32(i)
+#define E_TARGET
+DL__INLINE float32x4_t dl__load_part(const float *p, int n)
+{
+    float v[4] = { 0, 0, 0, 0 };
+    memcpy(v, p, sizeof *v * (size_t)n);
+    return vld1q_f32(v);
+}
+DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
+{
+    float v[4];
+    vst1q_f32(v, x);
+    memcpy(p, v, sizeof *v * (size_t)n);
+}
 #endif
 
 #define E_FN E_TARGET static
-#if DL__LEVEL == 0
+#if DL__LEVEL == DL__PORTABLE
 #define E_IN static /* calls: the portable kernels are for size */
+#define E_OUT static
 #else
 #define E_IN E_TARGET DL__INLINE
+#define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
 #endif
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
@@ -2550,13 +2776,13 @@ E_IN E_V DL__K(exp)(E_V x)
     return E_MUL(y, E_FROM(E_SHL(E_IADD(E_ISUB(i, half), E_IK(127)), 23)));
 }
 
-E_IN E_V DL__K(expm1)(E_V x)
+E_OUT E_V DL__K(expm1)(E_V x)
 {
     E_V small = E_FMA(DL__K(exp_tail)(x), E_MUL(x, x), x), large = E_SUB(DL__K(exp)(x), E_K(1));
     return E_SEL(E_LT(E_ABS(x), E_K(0.3465f)), small, large);
 }
 
-E_IN E_V DL__K(log)(E_V x)
+E_OUT E_V DL__K(log)(E_V x)
 {
     E_V tiny = E_ONE(E_LT(x, E_K(FLT_MIN))), y = E_SEL(E_LT(x, E_K(FLT_MIN)), E_MUL(x, E_K(8388608.0f)), x);
     E_I i = E_ISUB(E_BITS(y), E_IK(0x3f3504f3)),
@@ -2579,13 +2805,13 @@ E_IN E_V DL__K(log)(E_V x)
     return E_SEL(E_GT(x, E_K(0)), E_SEL(E_LE(x, E_K(FLT_MAX)), p, special), special);
 }
 
-E_IN E_V DL__K(log1p)(E_V x) /* log(1 + x), with what 1 + x lost made good to first order */
+E_OUT E_V DL__K(log1p)(E_V x) /* log(1 + x), with what 1 + x lost made good to first order */
 {
     E_V u = E_ADD(x, E_K(1)), y = DL__K(log)(u), fixed = E_ADD(y, E_DIV(E_SUB(x, E_SUB(u, E_K(1))), u));
     return E_SEL(E_GT(u, E_K(0)), E_SEL(E_LE(u, E_K(FLT_MAX)), fixed, y), y);
 }
 
-E_IN E_V DL__K(tanh)(E_V x)
+E_OUT E_V DL__K(tanh)(E_V x)
 {
     E_V a = E_ABS(x), z = E_MUL(x, x);
     E_V p = E_FMA(E_K(-5.70497848e-3f), z, E_K(2.06390787e-2f));
@@ -2598,7 +2824,7 @@ E_IN E_V DL__K(tanh)(E_V x)
     return E_SEL(E_LT(a, E_K(0.625f)), p, big);
 }
 
-E_IN E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
+E_OUT E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
 {
     E_V a = E_ABS(x), z = E_MUL(x, x);
     E_V p = E_FMA(E_K(7.85385782e-5f), z, E_K(-8.01019254e-4f));
@@ -2664,33 +2890,59 @@ E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
 #define E_B b
 
 /* ---- elementwise: y = f(x), y = f(x; a, b), y = f(x, z) over n elements ---- */
-#define E_LOOP(load, value) \
-    dl_real *out = (dl_real *)r->out; \
-    for (size_t i = 0; i < r->n; i += E_W) { \
-        int rest = r->n - i < E_W ? (int)(r->n - i) : E_W; \
-        load \
-        E_V y = value; \
-        if (rest == E_W) E_STORE(out + i, y); \
-        else E_STOREN(out + i, y, rest); \
+/* Whole vectors; what is left over runs once more as a whole vector, in copies with zeros behind. */
+#if E_W > 1
+E_FN DL__NOINLINE void DL__K(ew_rest)(const dl_run_args *r, size_t done, void (*row)(const dl_run_args *r))
+{
+    dl_real copy[4][E_W];
+    const void *in[3];
+    size_t bytes = (r->n - done) * sizeof(dl_real);
+    dl_run_args a = *r;
+    memset(copy, 0, sizeof copy);
+    for (int k = 0; k < r->node->n_in; k++) {
+        memcpy(copy[k], (const dl_real *)r->in[k] + done, bytes);
+        in[k] = copy[k];
     }
-#define E_LOAD_OF(k) (rest == E_W ? E_LOAD((const dl_real *)r->in[k] + i) : E_LOADN((const dl_real *)r->in[k] + i, rest))
+    a.in = in;
+    a.out = copy[3];
+    a.n = E_W;
+    row(&a);
+    memcpy((dl_real *)r->out + done, copy[3], bytes);
+}
+#define E_REST(name) \
+    if (i < r->n) DL__K(ew_rest)(r, i, DL__K(ew_##name));
+#else
+#define E_REST(name)
+#endif
+#define E_ROW_OF(name, prepare, load, value) \
+    E_FN void DL__K(ew_##name)(const dl_run_args *r) \
+    { \
+        size_t i = 0; \
+        prepare \
+        for (; i + E_W <= r->n; i += E_W) { \
+            load \
+            E_STORE((dl_real *)r->out + i, value); \
+        } \
+        E_REST(name) \
+    }
+#define E_LOAD_OF(k) E_LOAD((const dl_real *)r->in[k] + i)
 #define E_LOAD1 E_V X = E_LOAD_OF(0);
 #define E_LOAD2 E_V X = E_LOAD_OF(0), Z = E_LOAD_OF(1);
 #define E_LOAD3 E_V C = E_LOAD_OF(0), X = E_LOAD_OF(1), Z = E_LOAD_OF(2);
-#define E_ROW(name, forward, derivative) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD1, forward) }
+#define E_SCALARS E_V a = E_K(r->node->f[0]), b = E_K(r->node->f[1]); (void)a; (void)b;
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, , E_LOAD1, forward)
 DL__UNARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, derivative) E_FN void DL__K(ew_##name)(const dl_run_args *r) { \
-    E_V a = E_K(r->node->f[0]), b = E_K(r->node->f[1]); (void)a; (void)b; E_LOOP(E_LOAD1, forward) }
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_SCALARS, E_LOAD1, forward)
 DL__SCALED_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, dx, dz) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD2, forward) }
+#define E_ROW(name, forward, dx, dz) E_ROW_OF(name, , E_LOAD2, forward)
 DL__BINARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward) E_FN void DL__K(ew_##name)(const dl_run_args *r) { E_LOOP(E_LOAD2, E_ONE(forward)) }
+#define E_ROW(name, forward) E_ROW_OF(name, , E_LOAD2, E_ONE(forward))
 DL__COMPARE_ROWS(E_ROW)
 #undef E_ROW
-E_FN void DL__K(ew_where)(const dl_run_args *r) { E_LOOP(E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z)) }
+E_ROW_OF(where, , E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
 
 /* dst += x */
 E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
@@ -2840,9 +3092,10 @@ DL__HOT E_FN void DL__K(panel)(const dl__panel *p) /* rule 2 */
     }
 }
 
-#if DL__LEVEL == 1
+#if DL__LEVEL == DL__AVX2
 #define E_TURN 8
-E_TARGET DL__INLINE void DL__K(turn_block)(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
+#define E_TURN_BLOCK dl__turn_block_avx2
+E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
     __m256 a[8], b[8];
     for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
@@ -2863,6 +3116,24 @@ E_TARGET DL__INLINE void DL__K(turn_block)(const dl_real *src, dl_index src_row,
         _mm256_storeu_ps(dst + j * dst_row, b[j]);
     }
 }
+#elif DL__LEVEL == DL__AVX512
+#define E_TURN 8
+#define E_TURN_BLOCK dl__turn_block_avx2
+#elif DL__LEVEL == DL__NEON
+#define E_TURN 4
+#define E_TURN_BLOCK dl__turn_block_neon
+DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
+{
+    float32x4x2_t p = vzipq_f32(vld1q_f32(src), vld1q_f32(src + 2 * src_row)); /* rows 0 and 2, 1 and 3 in turns; then again */
+    float32x4x2_t q = vzipq_f32(vld1q_f32(src + src_row), vld1q_f32(src + 3 * src_row));
+    float32x4x2_t half[2];
+    half[0] = vzipq_f32(p.val[0], q.val[0]);
+    half[1] = vzipq_f32(p.val[1], q.val[1]);
+    for (int j = 0; j < 4; j++) {
+        float32x4_t x = half[j / 2].val[j % 2];
+        vst1q_f32(dst + j * dst_row, add ? vaddq_f32(vld1q_f32(dst + j * dst_row), x) : x);
+    }
+}
 #endif
 DL__HOT E_FN void DL__K(turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
 {
@@ -2870,7 +3141,7 @@ DL__HOT E_FN void DL__K(turn)(const dl_real *src, dl_index src_row, dl_index row
 #ifdef E_TURN
     for (; i + E_TURN <= rows; i += E_TURN) {
         dl_index j = 0;
-        for (; j + E_TURN <= cols; j += E_TURN) DL__K(turn_block)(src + i * src_row + j, src_row, dst + j * dst_row + i, dst_row, add);
+        for (; j + E_TURN <= cols; j += E_TURN) E_TURN_BLOCK(src + i * src_row + j, src_row, dst + j * dst_row + i, dst_row, add);
         for (; j < cols; j++)
             for (dl_index k = i; k < i + E_TURN; k++) dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
     }
@@ -3010,7 +3281,6 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_LOAD_OF
 #undef E_LOG
 #undef E_LOG1P
-#undef E_LOOP
 #undef E_LT
 #undef E_MASK
 #undef E_MC
@@ -3022,8 +3292,12 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_NEG
 #undef E_NV
 #undef E_ONE
+#undef E_OUT
 #undef E_POW
+#undef E_REST
+#undef E_ROW_OF
 #undef E_SAR
+#undef E_SCALARS
 #undef E_SEL
 #undef E_SHL
 #undef E_SIN
@@ -3035,6 +3309,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TARGET
 #undef E_TOF
 #undef E_TURN
+#undef E_TURN_BLOCK
 #undef E_V
 #undef E_W
 #undef DL__K
@@ -3091,12 +3366,12 @@ static dl_tensor dl__binary(const dl_op *op, dl_tensor x, dl_tensor z)
 }
 
 #define DL__OP1(name, forward, derivative) \
-    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->portable, ew_##name, (r)); } \
+    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->level, ew_##name, (r)); } \
     static void dl__grad_##name(const dl_grad_args *g); \
     static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, dl__grad_##name, NULL, NULL };
 #define DL__OP2(name, forward, dx, dz) DL__OP1(name, forward, dx)
 #define DL__OP0(name, forward) \
-    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->portable, ew_##name, (r)); } \
+    static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->level, ew_##name, (r)); } \
     static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, NULL, NULL, NULL }; \
     DL_API dl_tensor dl_##name(dl_tensor a, dl_tensor b) { return dl__binary(&dl__##name##_op, a, b); }
 DL__UNARY_ROWS(DL__OP1)
@@ -3129,7 +3404,7 @@ DL__UNARY(abs) DL__UNARY(exp) DL__UNARY(log) DL__UNARY(log1p) DL__UNARY(expm1) D
     return dl__unary(&dl__clamp_op, x, low, high);
 }
 
-static void dl__where_run(const dl_run_args *r) { DL__CALL(r->portable, ew_where, (r)); }
+static void dl__where_run(const dl_run_args *r) { DL__CALL(r->level, ew_where, (r)); }
 static void dl__where_grad(const dl_grad_args *g)
 {
     dl_tensor zero = dl__scalar(g->dy.ctx, 0);
@@ -3858,7 +4133,7 @@ static void dl__index_add_part(const dl_run_args *r, size_t part)
     dl_real *y = (dl_real *)r->out + o * i[1] * i[2] + c;
     const dl_real *x = (const dl_real *)r->in[0] + o * i[3] * i[2] + c;
     for (dl_index k = 0; k < i[1]; k++) memset(y + k * i[2], 0, n * sizeof *y);
-    for (dl_index k = 0; k < i[3]; k++) DL__CALL(r->portable, add_to, (y + index[k] * i[2], x + k * i[2], n));
+    for (dl_index k = 0; k < i[3]; k++) DL__CALL(r->level, add_to, (y + index[k] * i[2], x + k * i[2], n));
 }
 
 static void dl__index_add_run(const dl_run_args *r)
@@ -4118,7 +4393,7 @@ static void dl__sum_rows(const dl_run_args *r, size_t part)
     const dl_real *x = (const dl_real *)r->in[0];
     dl_real *y = (dl_real *)r->out;
     for (size_t k = part * per; k < end; k++) {
-        dl_real s = DL__CALL(r->portable, sum_chunk, (x + k * n, n));
+        dl_real s = DL__CALL(r->level, sum_chunk, (x + k * n, n));
         y[k] = r->accumulate ? y[k] + s : s;
     }
 }
@@ -4130,7 +4405,7 @@ static void dl__sum_chunks(const dl_run_args *r, size_t part)
     const dl__chunks *c = (const dl__chunks *)r->user;
     for (size_t k = part * 16; k < DL__MIN(c->chunks, part * 16 + 16); k++) {
         size_t at = k * DL__CHUNK, n = DL__MIN(c->n - at, (size_t)DL__CHUNK);
-        c->sum[k] = DL__CALL(r->portable, sum_chunk, (c->x + at, n));
+        c->sum[k] = DL__CALL(r->level, sum_chunk, (c->x + at, n));
     }
 }
 
@@ -4158,7 +4433,7 @@ static void dl__sum_columns_part(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i, blocks = (i[2] + DL__COLUMNS - 1) / DL__COLUMNS, o = (dl_index)part / blocks,
                    c = (dl_index)part % blocks * DL__COLUMNS;
-    DL__CALL(r->portable, sum_columns,
+    DL__CALL(r->level, sum_columns,
         ((dl_real *)r->out + o * i[2] + c, (const dl_real *)r->in[0] + o * i[1] * i[2] + c, (size_t)i[1], (size_t)i[2],
             (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS), r->accumulate));
 }
@@ -4337,7 +4612,7 @@ DL_API dl_tensor dl_norm_dims(dl_tensor x, const int *dims, int n, bool keepdim)
 /* ==== >>products ====
    matmul, convolution, pooling.
    may use: reductions */
-static const dl__products *dl__products_of(bool portable) { return DL__CALL(portable, products_of, ()); }
+static const dl__products *dl__products_of(int level) { return DL__CALL(level, products_of, ()); }
 
 /* ---- one product, and a batch of them; k = 1 step or k apart, rows likewise ---- */
 typedef struct dl__gemm {
@@ -4493,13 +4768,13 @@ static void dl__gemm_part(const dl_run_args *r, size_t unit)
 }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
-static dl__gemm dl__matmul_gemm(const dl_node *y, bool portable, bool accumulate)
+static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
 {
     const dl_node *a = y->in[0], *b = y->in[1];
     int nd = y->ndim, ta = (int)y->i[0], tb = (int)y->i[1];
     dl__gemm g;
     memset(&g, 0, sizeof g);
-    g.e = dl__products_of(portable);
+    g.e = dl__products_of(level);
     g.m = y->dim[nd - 2];
     g.n = y->dim[nd - 1];
     g.kk = a->dim[a->ndim - (ta ? 2 : 1)];
@@ -4524,7 +4799,7 @@ static dl__gemm dl__matmul_gemm(const dl_node *y, bool portable, bool accumulate
 static void dl__matmul_run(const dl_run_args *r)
 {
     if (!r->node->numel) return;
-    dl__gemm g = dl__matmul_gemm(r->node, r->portable, r->accumulate);
+    dl__gemm g = dl__matmul_gemm(r->node, r->level, r->accumulate);
     dl_run_args a = *r;
     g.a = (const dl_real *)r->in[0];
     g.b = (const dl_real *)r->in[1];
@@ -4537,8 +4812,8 @@ static void dl__matmul_run(const dl_run_args *r)
 static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level needs */
 {
     size_t most = 0;
-    for (int portable = 0; portable < 2; portable++) {
-        dl__gemm g = dl__matmul_gemm(y, portable != 0, true);
+    for (int level = 0; level <= DL__TOP_LEVEL; level++) {
+        dl__gemm g = dl__matmul_gemm(y, level, true);
         dl__gemm_plan(&g, 1);
         most = DL__MAX(most, sizeof(dl_real) * dl__gemm_scratch(&g));
     }
@@ -4694,12 +4969,12 @@ typedef struct dl__slide {
     dl_real *packed, *y;            /* the weight: by group, class, panel */
 } dl__slide;
 
-static dl__slide dl__slide_plan(const dl_node *n, bool portable, bool back, int threads)
+static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int threads)
 {
     dl__slide s;
     memset(&s, 0, sizeof s);
     dl__geometry q = s.q = dl__geometry_of(n);
-    s.e = dl__products_of(portable);
+    s.e = dl__products_of(level);
     s.back = back;
     s.groups = q.groups;
     s.in = (back ? q.o : q.c) / q.groups, s.out = (back ? q.c : q.o) / q.groups;
@@ -4837,7 +5112,7 @@ static void dl__slide_part(const dl_run_args *r, size_t part)
 static void dl__slide_run(const dl_run_args *r, bool back)
 {
     if (!r->node->numel) return;
-    dl__slide s = dl__slide_plan(r->node, r->portable, back, r->ctx->pool.threads);
+    dl__slide s = dl__slide_plan(r->node, r->level, back, r->ctx->pool.threads);
     dl_run_args a = *r;
     s.x = (const dl_real *)r->in[0];
     s.weight = (const dl_real *)r->in[1];
@@ -4860,12 +5135,12 @@ typedef struct dl__taps {
     bool inside, accumulate;
 } dl__taps;
 
-static dl__taps dl__taps_plan(const dl_node *n, bool portable, int threads)
+static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
 {
     dl__taps s;
     memset(&s, 0, sizeof s);
     dl__geometry q = s.q = dl__geometry_of(n);
-    s.e = dl__products_of(portable);
+    s.e = dl__products_of(level);
     dl_index plane = q.oh * q.ow, rows = q.ow ? DL__MIN(q.oh, (DL__KB + q.ow - 2) / q.ow + 1) : 0;
     dl__frame f = dl__frame_of(&q, false, 0, DL__MAX(rows, (dl_index)1));
     s.inside = dl__frame_of(&q, false, 0, DL__MAX(q.oh, (dl_index)1)).inside;
@@ -4962,7 +5237,7 @@ static void dl__conv_run(const dl_run_args *r) { dl__slide_run(r, false); }
 static void dl__conv_back_run(const dl_run_args *r) { dl__slide_run(r, true); }
 static void dl__conv_weight_run(const dl_run_args *r)
 {
-    dl__taps s = dl__taps_plan(r->node, r->portable, r->ctx->pool.threads);
+    dl__taps s = dl__taps_plan(r->node, r->level, r->ctx->pool.threads);
     dl_run_args a = *r;
     s.x = (const dl_real *)r->in[0];
     s.dy = (const dl_real *)r->in[1];
@@ -4973,20 +5248,25 @@ static void dl__conv_weight_run(const dl_run_args *r)
 }
 
 /* The most that any level needs. */
-static size_t dl__conv_scratch(const dl_node *n)
+static size_t dl__slide_most(const dl_node *n, bool back)
 {
-    dl__slide s = dl__slide_plan(n, true, false, 1), fast = dl__slide_plan(n, false, false, 1);
-    return DL__MAX(dl__slide_scratch(&s), dl__slide_scratch(&fast));
+    size_t most = 0;
+    for (int level = 0; level <= DL__TOP_LEVEL; level++) {
+        dl__slide s = dl__slide_plan(n, level, back, 1);
+        most = DL__MAX(most, dl__slide_scratch(&s));
+    }
+    return most;
 }
-static size_t dl__conv_back_scratch(const dl_node *n)
-{
-    dl__slide s = dl__slide_plan(n, true, true, 1), fast = dl__slide_plan(n, false, true, 1);
-    return DL__MAX(dl__slide_scratch(&s), dl__slide_scratch(&fast));
-}
+static size_t dl__conv_scratch(const dl_node *n) { return dl__slide_most(n, false); }
+static size_t dl__conv_back_scratch(const dl_node *n) { return dl__slide_most(n, true); }
 static size_t dl__conv_weight_scratch(const dl_node *n)
 {
-    dl__taps s = dl__taps_plan(n, true, 1), fast = dl__taps_plan(n, false, 1);
-    return DL__MAX(dl__taps_scratch(&s), dl__taps_scratch(&fast));
+    size_t most = 0;
+    for (int level = 0; level <= DL__TOP_LEVEL; level++) {
+        dl__taps s = dl__taps_plan(n, level, 1);
+        most = DL__MAX(most, dl__taps_scratch(&s));
+    }
+    return most;
 }
 static void dl__conv_grad(const dl_grad_args *g);
 static void dl__conv_back_grad(const dl_grad_args *g);
@@ -5311,7 +5591,7 @@ static void dl__softmax_part(const dl_run_args *r, size_t part)
     const dl_node *y = r->node;
     size_t n = (size_t)y->dim[y->ndim - 1], rows = y->numel / n;
     for (size_t k = part * DL__SOFTMAX_ROWS; k < DL__MIN(rows, (part + 1) * DL__SOFTMAX_ROWS); k++)
-        DL__CALL(r->portable, softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
+        DL__CALL(r->level, softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
 }
 
 static void dl__log_softmax_part(const dl_run_args *r, size_t part)
@@ -5319,7 +5599,7 @@ static void dl__log_softmax_part(const dl_run_args *r, size_t part)
     const dl_node *y = r->node;
     size_t n = (size_t)y->dim[y->ndim - 1], rows = y->numel / n;
     for (size_t k = part * DL__SOFTMAX_ROWS; k < DL__MIN(rows, (part + 1) * DL__SOFTMAX_ROWS); k++)
-        DL__CALL(r->portable, log_softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
+        DL__CALL(r->level, log_softmax_row, ((dl_real *)r->out + k * n, (const dl_real *)r->in[0] + k * n, n));
 }
 
 static void dl__softmax_run(const dl_run_args *r)
@@ -5576,7 +5856,7 @@ static void dl__segment_sum_part(const dl_run_args *r, size_t s)
 {
     const int32_t *offset = (const int32_t *)r->in[1];
     dl_index inner = r->node->i[2];
-    DL__CALL(r->portable, sum_columns,
+    DL__CALL(r->level, sum_columns,
         ((dl_real *)r->out + (dl_index)s * inner, (const dl_real *)r->in[0] + offset[s] * inner,
             (size_t)(offset[s + 1] - offset[s]), (size_t)inner, (size_t)inner, false));
 }
@@ -5993,7 +6273,7 @@ static void dl__reach(const dl_context *ctx, uint32_t end, bool *reach)
    write there itself where it can. */
 static void dl__accumulate_run(const dl_run_args *r)
 {
-    if (r->node->i[1]) DL__CALL(r->portable, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->n));
+    if (r->node->i[1]) DL__CALL(r->level, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->n));
     else memcpy(r->out, r->in[0], r->n * sizeof(dl_real));
 }
 static const dl_op dl__accumulate_op = { "accumulate", DL_OP_ELEMENTWISE, NULL, dl__accumulate_run, NULL, NULL, NULL };
@@ -6540,8 +6820,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
     t.args = args;
     t.fn = fn;
     bool tile = args->node->op->flags & DL_OP_ELEMENTWISE; /* the threads are at work on the others */
-    if (!tile && parts <= DL__MAX_PARTS && args->ctx->pool.threads > 1 && parts > 1)
-        dl__pool_run(&args->ctx->pool, parts, dl__parallel_part, &t);
+    if (!tile && parts > 1) dl__pool_run(&args->ctx->pool, parts, 1, dl__parallel_part, &t);
     else
         for (size_t i = 0; i < parts; i++) fn(args, i);
 }
@@ -6665,9 +6944,9 @@ static void dl__run_parts(dl__task *t)
     enum { WORTH = 16, MOST = 16 }; /* tiles: of nodes, of a part */
     size_t tiles = (t->args->node->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE,
            per = DL__MIN(tiles / (4 * (size_t)t->ctx->pool.threads), (size_t)MOST);
-    per = DL__MAX(DL__MAX(per, (size_t)(WORTH / t->launch->count)), tiles / DL__MAX_PARTS + 1);
+    per = DL__MAX(DL__MAX(per, (size_t)(WORTH / t->launch->count)), (size_t)1);
     t->per = per * DLTRAIN_TILE;
-    dl__pool_run(&t->ctx->pool, (tiles + per - 1) / per, dl__group_part, t);
+    dl__pool_run(&t->ctx->pool, (tiles + per - 1) / per, 1, dl__group_part, t);
 }
 
 /* The head of a launch has finished a part of its output. */
@@ -6687,7 +6966,7 @@ static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l,
     memset(&t, 0, sizeof t);
     a.ctx = ctx;
     a.node = y;
-    a.portable = ctx->portable;
+    a.level = ctx->level;
     a.scratch = scratch;
     t.ctx = ctx;
     t.plan = plan;
@@ -6781,6 +7060,24 @@ static bool dl__run(dl_context *ctx, bool final)
 }
 
 /* ---- contexts ---- */
+/* The level that is asked for, or the fastest; an error when this CPU or build lacks it. */
+static int dl__choose_level(dl_context *ctx, const char *asked)
+{
+    const char *who = "simd";
+    int best = DL__PORTABLE, level = 0;
+    for (int i = 0; i < DL__LEVELS; i++)
+        if (dl__have_level(i)) best = i;
+#ifndef DLTRAIN_NO_STDIO
+    if (!asked) asked = getenv(who = "DLTRAIN_SIMD");
+#endif
+    if (!asked || !*asked) return best;
+    while (level < DL__LEVELS && strcmp(asked, dl__level_name[level])) level++;
+    if (level < DL__LEVELS && dl__have_level(level)) return level;
+    if (level == DL__LEVELS) dl_fail(ctx, "dl_create: %s '%s' is unknown; there are portable, avx2, avx512 and neon", who, asked);
+    else dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked, dl__level_name[best]);
+    return best;
+}
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -6809,7 +7106,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->persistent = dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN; /* and what alignment may take of a block */
     ctx->training = ctx->recording = true;
     ctx->ended = true;
-    ctx->portable = c.portable || !dl__have_avx2();
+    ctx->level = dl__choose_level(ctx, c.simd);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -7430,7 +7727,7 @@ static void dl__update_part(void *user, size_t part, int thread)
 {
     const dl__update *u = (const dl__update *)user;
     size_t at = part * DL__UPDATE, n = DL__MIN(u->n - at, (size_t)DL__UPDATE);
-    bool portable = u->o->ctx->portable;
+    int level = u->o->ctx->level;
     (void)thread;
     if (u->o->rule == DL__SGD) {
         dl_real h[5];
@@ -7442,9 +7739,9 @@ static void dl__update_part(void *user, size_t part, int thread)
                 u->s[0][i] = d;
                 u->p[i] -= h[0] * (d + u->h[1] * d);
             }
-        } else DL__CALL(portable, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
+        } else DL__CALL(level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
     } else if (u->o->rule == DL__RMSPROP) dl__rmsprop_update(u, at, n);
-    else DL__CALL(portable, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+    else DL__CALL(level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
 }
 
 static void dl__update_param(dl_optimizer *o, int index, double lr)
@@ -7492,7 +7789,7 @@ static void dl__update_param(dl_optimizer *o, int index, double lr)
         u.h[7] = o->rule == DL__ADAM ? decay : 0;
         u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
     }
-    if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, dl__update_part, &u);
+    if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, 1, dl__update_part, &u);
 }
 
 DL_API bool dl_step(dl_optimizer *o)
@@ -8571,17 +8868,6 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
 /* ==== >>progress ====
    A line on a terminal.
    may use: platform */
-static double dl__seconds(void)
-{
-#if defined(_POSIX_VERSION)
-    struct timeval t;
-    gettimeofday(&t, NULL);
-    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
-#else
-    return (double)time(NULL);
-#endif
-}
-
 static bool dl__is_terminal(dl_progress *p)
 {
 #if defined(_POSIX_VERSION)
@@ -8596,7 +8882,7 @@ DL_API void dl_progress_show(dl_progress *p, const char *format, ...)
 {
     va_list args;
     double now;
-    if (!p || !format || !dl__is_terminal(p) || (now = dl__seconds()) < p->next) return;
+    if (!p || !format || !dl__is_terminal(p) || (now = 1e-6 * (double)dl__microseconds()) < p->next) return;
     p->next = now + 0.05;
     va_start(args, format);
     fputc('\r', stdout);

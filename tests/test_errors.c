@@ -559,8 +559,16 @@ static void test_configs(void)
         { "device", { .device = "tpu" }, "dl_create: |tpu|cpu" },
         { "cuda", { .device = "cuda:0" }, "dl_create: |dltrain_cuda.h" },
         { "threads", { .threads = -1 }, "dl_create: |-1" },
+        { "unknown kernels", { .simd = "mmx" }, "dl_create: simd 'mmx'|portable, avx2, avx512 and neon" },
+#ifdef __aarch64__
+        { "other kernels", { .simd = "avx2" }, "dl_create: simd 'avx2'|lacks it|the fastest here is 'neon'" },
+#else
+        { "other kernels", { .simd = "neon" }, "dl_create: simd 'neon'|lacks it|the fastest here is '" },
+#endif
+        { "unknown kernels from the environment", { 0 }, "dl_create: DLTRAIN_SIMD 'sse9'|portable, avx2, avx512 and neon" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strstr(rows[i].name, "environment")) setenv("DLTRAIN_SIMD", "sse9", 1);
         dl_context *c = dl_create(&rows[i].config);
         const char *error = dl_error(c), *p = rows[i].says;
         const char *reason = dl_failed(c) ? NULL : "no error";
@@ -572,6 +580,7 @@ static void test_configs(void)
         verdict("config", rows[i].name, reason);
         dl_destroy(c);
     }
+    unsetenv("DLTRAIN_SIMD");
     dl_context *c = dl_create(&(dl_config){ .memory = block, .memory_size = sizeof block });
     verdict("config", "block too small for a context", c ? "gave a context" : NULL);
     dl_destroy(c);

@@ -177,7 +177,7 @@ static void test_gold(void)
     static const struct { const char *name; dl_config config; } modes[] = {
         { "", { .threads = 1 } },
         { "eager: ", { .threads = 1, .eager = true } },
-        { "portable, 3 threads: ", { .threads = 3, .portable = true } },
+        { "portable, 3 threads: ", { .threads = 3, .simd = "portable" } },
     };
     for (size_t i = 0; i < COUNT(layers); i++) {
         const gold_layer *gold = i < COUNT(gold_layers) ? &gold_layers[i] : NULL;

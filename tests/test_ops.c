@@ -657,7 +657,7 @@ static void verdict(const char *name, const char *reason)
 }
 
 static const dl_config ways[] = {
-    { .seed = 1, .threads = 1 }, { .seed = 1, .threads = 1, .portable = true }, { .seed = 1, .threads = 3 },
+    { .seed = 1, .threads = 1 }, { .seed = 1, .threads = 1, .simd = "portable" }, { .seed = 1, .threads = 3 },
     { .seed = 1, .threads = 1, .no_fusion = true }, { .seed = 1, .threads = 1, .no_reuse = true },
 };
 enum { N_WAYS = sizeof ways / sizeof *ways };

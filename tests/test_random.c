@@ -699,7 +699,7 @@ static void run(uint64_t seed, const mode *how, size_t bytes, report *out)
     c.eager = how->eager;
     c.no_reuse = how->no_reuse;
     c.no_fusion = how->no_fusion;
-    c.portable = how->portable;
+    c.simd = how->portable ? "portable" : NULL;
     c.memory = block;
     c.memory_size = bytes;
     out->n = 0;
@@ -820,7 +820,7 @@ static void all_same(void (*program)(machine *m))
         c.eager = modes[i].eager;
         c.no_reuse = modes[i].no_reuse;
         c.no_fusion = modes[i].no_fusion;
-        c.portable = modes[i].portable;
+        c.simd = modes[i].portable ? "portable" : NULL;
         c.threads = modes[i].threads;
         memset(&m, 0, sizeof m);
         m.recording = true;
