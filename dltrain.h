@@ -717,7 +717,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 
 /* What gcc makes fast at -O3 only. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__HOT __attribute__((optimize("O3", "fp-contract=off")))
+#define DL__HOT __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
 #define DL__HOT
 #endif
@@ -2815,62 +2815,85 @@ E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
     return what == DL__SUM_SQUARES ? E_MUL(x, x) : E_MUL(z, E_MUL(x, r));
 }
 
-/* lane[i % 64] += term i of n; lane[0] takes the first */
-E_IN void DL__K(add_terms)(int what, dl_real *lane, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
+
+/* acc += the terms of n / 64 blocks */
+E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
 {
-    E_V acc[DL__LANES / E_W];
+    for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES)
+        for (int l = 0; l < DL__K(accs); l++)
+            acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
+}
+
+/* lane[i] += term i of n < 64 */
+E_IN void DL__K(add_rest)(int what, dl_real *lane, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+{
     size_t i = 0;
-    if (n >= DL__LANES) {
-        for (int l = 0; l < DL__LANES / E_W; l++) acc[l] = E_LOAD(lane + l * E_W);
-        for (; i + DL__LANES <= n; i += DL__LANES)
-            for (int l = 0; l < DL__LANES / E_W; l++)
-                acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
-        for (int l = 0; l < DL__LANES / E_W; l++) E_STORE(lane + l * E_W, acc[l]);
-    }
-    for (; i + E_W <= n; i += E_W, lane += E_W)
-        E_STORE(lane, E_ADD(E_LOAD(lane), DL__K(term)(what, E_LOAD(x + i), E_LOAD(z + i), m, r)));
-    if (i < n) {
-        dl_real last[E_W];
-        E_STORE(last, DL__K(term)(what, E_LOADN(x + i, (int)(n - i)), E_LOADN(z + i, (int)(n - i)), m, r));
-        for (int l = 0; i < n; i++, l++) lane[l] += last[l];
-    }
+    dl_real last[E_W];
+    for (; i + E_W <= n; i += E_W)
+        E_STORE(lane + i, E_ADD(E_LOAD(lane + i), DL__K(term)(what, E_LOAD(x + i), E_LOAD(z + i), m, r)));
+    if (i == n) return;
+    E_STORE(last, DL__K(term)(what, E_LOADN(x + i, (int)(n - i)), E_LOADN(z + i, (int)(n - i)), m, r));
+    for (int l = 0; i < n; i++, l++) lane[i] += last[l];
 }
 
 /* The lanes added pairwise. */
-E_IN dl_real DL__K(add_lanes)(const dl_real *lane)
+E_IN dl_real DL__K(add_lanes)(E_V *acc)
 {
-    E_V acc[DL__LANES / E_W];
     dl_real last[E_W];
-    for (int l = 0; l < DL__LANES / E_W; l++) acc[l] = E_LOAD(lane + l * E_W);
-    for (int h = DL__LANES / E_W / 2; h; h /= 2)
+    for (int h = DL__K(accs) / 2; h; h /= 2)
         for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
     E_STORE(last, acc[0]);
     for (int h = E_W / 2; h; h /= 2)
         for (int l = 0; l < h; l++) last[l] += last[l + h];
     return last[0];
 }
-
-E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n, dl_real m, dl_real r)
+E_IN void DL__K(load_lanes)(E_V *acc, const dl_real *lane)
 {
-    dl_real lane[DL__LANES];
-    memset(lane, 0, sizeof lane);
-    DL__K(add_terms)(what, lane, x, z, n, E_K(m), E_K(r));
-    return DL__K(add_lanes)(lane);
+    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
+}
+E_IN void DL__K(store_lanes)(dl_real *lane, const E_V *acc)
+{
+    for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
+}
+
+/* The sum of the terms of n <= 4096 numbers */
+E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+{
+    E_V acc[DL__K(accs)];
+    size_t whole = n / DL__LANES * DL__LANES;
+    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
+    DL__K(add_blocks)(what, acc, x, z, n, m, r);
+    if (whole < n) {
+        dl_real lane[DL__LANES];
+        DL__K(store_lanes)(lane, acc);
+        DL__K(add_rest)(what, lane, x + whole, z + whole, n - whole, m, r);
+        DL__K(load_lanes)(acc, lane);
+    }
+    return DL__K(add_lanes)(acc);
 }
 DL__HOT E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rule 5 */
 {
-    return DL__K(chunk)(DL__SUM, x, x, n, 0, 0);
+    return DL__K(chunk)(DL__SUM, x, x, n, E_K(0), E_K(0));
 }
 
-/* One more number of a level of a total. */
+/* The lanes of a level of a total, added; the level is empty then. */
+E_FN dl_real DL__K(take)(dl__total *t, int level)
+{
+    E_V acc[DL__K(accs)];
+    t->n[level] = 0;
+    DL__K(load_lanes)(acc, t->lane[level]);
+    return DL__K(add_lanes)(acc);
+}
+
+/* One more number of a level. */
 E_FN void DL__K(carry)(dl__total *t, int level, dl_real v)
 {
     for (;; level++) {
         if (!t->n[level]) memset(t->lane[level], 0, sizeof t->lane[level]);
         t->lane[level][t->n[level]++ % DL__LANES] += v;
         if (t->n[level] < DL__CHUNK) return;
-        v = DL__K(add_lanes)(t->lane[level]);
-        t->n[level] = 0;
+        v = DL__K(take)(t, level);
     }
 }
 
@@ -2880,11 +2903,15 @@ E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real
     while (n) {
         size_t at = t->n[0] % DL__LANES, k = DL__MIN(n, at ? DL__LANES - at : DL__CHUNK - t->n[0]);
         if (!t->n[0]) memset(t->lane[0], 0, sizeof t->lane[0]);
-        DL__K(add_terms)(what, t->lane[0] + at, x, z, k, m, r);
+        if (k >= DL__LANES) { /* then at is 0 */
+            E_V acc[DL__K(accs)];
+            k -= k % DL__LANES;
+            DL__K(load_lanes)(acc, t->lane[0]);
+            DL__K(add_blocks)(what, acc, x, z, k, m, r);
+            DL__K(store_lanes)(t->lane[0], acc);
+        } else DL__K(add_rest)(what, t->lane[0] + at, x, z, k, m, r);
         t->n[0] += k, n -= k, x += k, z += k;
-        if (t->n[0] < DL__CHUNK) continue;
-        t->n[0] = 0;
-        DL__K(carry)(t, 1, DL__K(add_lanes)(t->lane[0]));
+        if (t->n[0] == DL__CHUNK) DL__K(carry)(t, 1, DL__K(take)(t, 0));
     }
 }
 
@@ -2893,8 +2920,8 @@ E_FN dl_real DL__K(total)(dl__total *t)
     for (int level = 0;; level++) {
         size_t above = 0;
         for (int k = level + 1; k < DL__LEVELS; k++) above += t->n[k];
-        if (!above) return t->n[level] ? DL__K(add_lanes)(t->lane[level]) : 0;
-        if (t->n[level]) DL__K(carry)(t, level + 1, DL__K(add_lanes)(t->lane[level]));
+        if (!above) return t->n[level] ? DL__K(take)(t, level) : 0;
+        if (t->n[level]) DL__K(carry)(t, level + 1, DL__K(take)(t, level));
     }
 }
 
@@ -2903,9 +2930,10 @@ E_IN dl_real DL__K(sum_terms)(
     int what, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r)
 {
     dl__total t;
-    if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk)(what, x, z, n, m, r);
+    E_V vm = E_K(m), vr = E_K(r);
+    if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk)(what, x, z, n, vm, vr);
     memset(t.n, 0, sizeof t.n);
-    for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, E_K(m), E_K(r));
+    for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, vm, vr);
     return DL__K(total)(&t);
 }
 DL__HOT E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
@@ -2999,15 +3027,13 @@ E_IN void DL__K(normalise)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, bool each)
 {
     E_V vm = E_K(m), vr = E_K(r), vw = E_K(w && !each ? *w : 1), vb = E_K(b && !each ? *b : 0);
-    for (size_t i = 0; i < n; i += E_W) {
-        int rest = n - i < E_W ? (int)(n - i) : E_W;
-        E_V v = E_MUL(E_SUB(rest == E_W ? E_LOAD(x + i) : E_LOADN(x + i, rest), vm), vr);
-        if (each && w) vw = rest == E_W ? E_LOAD(w + i) : E_LOADN(w + i, rest);
-        if (each && b) vb = rest == E_W ? E_LOAD(b + i) : E_LOADN(b + i, rest);
-        v = E_ADD(E_MUL(v, vw), vb);
-        if (rest == E_W) E_STORE(y + i, v);
-        else E_STOREN(y + i, v, rest);
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) {
+        if (each && w) vw = E_LOAD(w + i);
+        if (each && b) vb = E_LOAD(b + i);
+        E_STORE(y + i, E_ADD(E_MUL(E_MUL(E_SUB(E_LOAD(x + i), vm), vr), vw), vb));
     }
+    for (; i < n; i++) y[i] = (x[i] - m) * r * (w ? w[each ? i : 0] : 1) + (b ? b[each ? i : 0] : 0);
 }
 DL__HOT E_FN void DL__K(normalise_run)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
@@ -3033,13 +3059,12 @@ DL__HOT E_FN void DL__K(normalise_back)(
     dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b)
 {
     E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
-    for (size_t i = 0; i < n; i += E_W) {
-        int rest = n - i < E_W ? (int)(n - i) : E_W;
-        E_V v = E_MUL(E_SUB(rest == E_W ? E_LOAD(x + i) : E_LOADN(x + i, rest), vm), vr);
-        v = E_MUL(vk, E_SUB(E_SUB(rest == E_W ? E_LOAD(dy + i) : E_LOADN(dy + i, rest), va), E_MUL(v, vb)));
-        if (rest == E_W) E_STORE(dx + i, v);
-        else E_STOREN(dx + i, v, rest);
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) {
+        E_V h = E_MUL(E_SUB(E_LOAD(x + i), vm), vr);
+        E_STORE(dx + i, E_MUL(vk, E_SUB(E_SUB(E_LOAD(dy + i), va), E_MUL(h, vb))));
     }
+    for (; i < n; i++) dx[i] = k * (dy[i] - a - (x[i] - m) * r * b);
 }
 
 /* db += dy, dw += dy (x - m) r */
