@@ -2525,6 +2525,13 @@ static void dl__pack_taps(const dl__gemm *g, const dl__source *s, const dl_real 
 enum { DL__SUM, DL__SUM_SQUARES, DL__SUM_PRODUCTS, DL__LEVELS = 4 };
 typedef struct dl__total { dl_real lane[DL__LEVELS][DL__LANES]; size_t n[DL__LEVELS]; } dl__total;
 
+/* of_a, or of_b where b wins: it is greater than a, that came before, or the first NaN. In a form that gcc vectorises. */
+DL__INLINE dl_real dl__winner(dl_real a, dl_real b, dl_real of_a, dl_real of_b)
+{
+    dl_real number = b <= a ? of_a : of_b;
+    return a != a ? of_a : number;
+}
+
 /* ---- the levels ---- */
 #define DL__LEVEL 0
 #include "dltrain.h"
@@ -3089,6 +3096,59 @@ DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) E_STORE(y + i, E_MUL(E_LOAD(x + i), E_LOAD(z + i)));
     for (; i < n; i++) y[i] = x[i] * z[i];
+}
+
+/* ---- pooling: a row of outputs ---- */
+/* y = of v where x is greatest, in windows of 2 x 2 side by side: rows x0 and x1, v0 and v1 */
+DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x0, const dl_real *x1, const dl_real *v0, const dl_real *v1, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dl_real a = x0[2 * i], b = x0[2 * i + 1], c = x1[2 * i], d = x1[2 * i + 1];
+        dl_real above = dl__winner(a, b, v0[2 * i], v0[2 * i + 1]), below = dl__winner(c, d, v1[2 * i], v1[2 * i + 1]);
+        y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
+    }
+}
+
+/* Rows d0 and d1 = dy where x is greatest in its window, else 0. */
+DL__HOT E_FN void DL__K(spread_2x2)(
+    dl_real *d0, dl_real *d1, const dl_real *x0, const dl_real *x1, const dl_real *dy, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dl_real a = x0[2 * i], b = x0[2 * i + 1], c = x1[2 * i], d = x1[2 * i + 1];
+        dl_real above = dl__winner(a, b, a, b), below = dl__winner(c, d, c, d);
+        dl_real g0 = dl__winner(above, below, dy[i], 0), g1 = dl__winner(above, below, 0, dy[i]);
+        d0[2 * i] = dl__winner(a, b, g0, 0), d0[2 * i + 1] = dl__winner(a, b, 0, g0);
+        d1[2 * i] = dl__winner(c, d, g1, 0), d1[2 * i + 1] = dl__winner(c, d, 0, g1);
+    }
+}
+
+/* y[i] = the winner of y[i] and x[i * step], i < n */
+DL__HOT E_FN void DL__K(max_to)(dl_real *y, const dl_real *x, dl_index step, dl_index n)
+{
+    if (step == 1)
+        for (dl_index i = 0; i < n; i++) y[i] = dl__winner(y[i], x[i], y[i], x[i]);
+    else if (step == 2)
+        for (dl_index i = 0; i < n; i++) y[i] = dl__winner(y[i], x[2 * i], y[i], x[2 * i]);
+    else
+        for (dl_index i = 0; i < n; i++) y[i] = dl__winner(y[i], x[i * step], y[i], x[i * step]);
+}
+
+/* y[i] += x[i * step], i < n; and back: dx[i * step] += y[i] */
+DL__HOT E_FN void DL__K(add_from)(dl_real *y, const dl_real *x, dl_index step, dl_index n)
+{
+    if (step == 1)
+        for (dl_index i = 0; i < n; i++) y[i] += x[i];
+    else if (step == 2)
+        for (dl_index i = 0; i < n; i++) y[i] += x[2 * i];
+    else
+        for (dl_index i = 0; i < n; i++) y[i] += x[i * step];
+}
+DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, dl_index n)
+{
+    if (step == 1)
+        for (dl_index i = 0; i < n; i++) dx[i] += y[i];
+    else
+        for (dl_index i = 0; i < n; i++) dx[i * step] += y[i];
 }
 
 /* ---- products ---- */
@@ -5000,88 +5060,181 @@ static void dl__window(
     w[2] = ox * q->sw - q->pw, w[3] = DL__MIN(w[2] + q->kw, q->w), w[2] = DL__MAX(w[2], (dl_index)0);
 }
 
-static void dl__max_index_part(const dl_run_args *r, size_t plane)
+/* The outputs first .. end of a row whose tap kx lies in the image. */
+static dl_index dl__inside(const dl__geometry *q, dl_index kx, dl_index *end)
+{
+    dl_index first = kx < q->pw ? (q->pw - kx + q->sw - 1) / q->sw : 0, room = q->w - 1 + q->pw - kx;
+    *end = room < 0 ? 0 : DL__MIN(q->ow, room / q->sw + 1);
+    return DL__MIN(first, *end);
+}
+
+/* Planes are small: a part is some of them. */
+enum { DL__POOLED = 4096 };
+static size_t dl__planes(const dl__geometry *q) { return (size_t)DL__MAX((dl_index)1, DL__POOLED / DL__MAX(q->h * q->w, (dl_index)1)); }
+
+static void dl__each_plane(const dl_run_args *r, size_t part, void (*plane)(const dl_run_args *, const dl__geometry *, dl_index))
 {
     dl__geometry q = dl__geometry_of(r->node);
-    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)plane * q.h * q.w;
-    int32_t *y = (int32_t *)r->out + (dl_index)plane * q.oh * q.ow;
+    size_t per = dl__planes(&q);
+    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)(q.n * q.c)); k++) plane(r, &q, (dl_index)k);
+}
+
+static void dl__run_planes(const dl_run_args *r, void (*part)(const dl_run_args *, size_t))
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    size_t per = dl__planes(&q);
+    dl_parallel(r, ((size_t)(q.n * q.c) + per - 1) / per, part);
+}
+
+/* Where in its plane the greatest of a window is: the first, and a NaN before all. */
+static dl_index dl__greatest(const dl__geometry *q, const dl_real *x, dl_index oy, dl_index ox)
+{
     dl_index w[4];
-    for (dl_index oy = 0; oy < q.oh; oy++)
-        for (dl_index ox = 0; ox < q.ow; ox++) {
-            dl__window(&q, false, oy, ox, w);
-            dl_index best = w[0] * q.w + w[2];
-            for (dl_index iy = w[0]; iy < w[1]; iy++)
-                for (dl_index ix = w[2]; ix < w[3]; ix++) {
-                    dl_real a = x[best], b = x[iy * q.w + ix];
-                    if (a == a && !(b <= a)) best = iy * q.w + ix;
+    dl__window(q, false, oy, ox, w);
+    dl_index best = w[0] * q->w + w[2];
+    for (dl_index iy = w[0]; iy < w[1]; iy++)
+        for (dl_index ix = w[2]; ix < w[3]; ix++) {
+            dl_real a = x[best], b = x[iy * q->w + ix];
+            if (a == a && !(b <= a)) best = iy * q->w + ix;
+        }
+    return best;
+}
+
+static bool dl__is_2x2(const dl__geometry *q)
+{
+    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw;
+}
+
+/* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient, and no index
+   is stored; a greatest place does not change with x, so x itself has no gradient. in: x, v or dy ---- */
+static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
+{
+    const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *v = (const dl_real *)r->in[1] + k * q->h * q->w;
+    dl_real *y = (dl_real *)r->out + k * q->oh * q->ow;
+    for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow) {
+        if (dl__is_2x2(q)) {
+            dl_index at = 2 * oy * q->w;
+            DL__CALL(r->portable, pick_2x2, (y, x + at, x + at + q->w, v + at, v + at + q->w, (size_t)q->ow));
+        } else if (x == v) {
+            dl_index first, end;
+            for (dl_index ox = 0; ox < q->ow; ox++) y[ox] = -HUGE_VALF;
+            for (dl_index ky = 0, iy = oy * q->sh - q->ph; ky < q->kh; ky++, iy++)
+                for (dl_index kx = 0; iy >= 0 && iy < q->h && kx < q->kw; kx++) {
+                    first = dl__inside(q, kx, &end);
+                    DL__CALL(r->portable, max_to, (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
                 }
-            *y++ = (int32_t)best;
-        }
-}
-static void dl__max_index_run(const dl_run_args *r)
-{
-    dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__max_index_part);
-}
-static const dl_op dl__max_index_op = { "max_pool2d", 0, NULL, dl__max_index_run, NULL, NULL, NULL };
-
-static void dl__avg_part(const dl_run_args *r, size_t plane)
-{
-    dl__geometry q = dl__geometry_of(r->node);
-    bool adaptive = r->node->i[DL__GEOMETRY] != 0;
-    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)plane * q.h * q.w;
-    dl_real *y = (dl_real *)r->out + (dl_index)plane * q.oh * q.ow;
-    dl_index w[4];
-    for (dl_index oy = 0; oy < q.oh; oy++)
-        for (dl_index ox = 0; ox < q.ow; ox++) {
-            dl_real sum = 0;
-            dl__window(&q, adaptive, oy, ox, w);
-            for (dl_index iy = w[0]; iy < w[1]; iy++)
-                for (dl_index ix = w[2]; ix < w[3]; ix++) sum += x[iy * q.w + ix];
-            *y++ = sum / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q.kh * q.kw);
-        }
+        } else
+            for (dl_index ox = 0; ox < q->ow; ox++) y[ox] = v[dl__greatest(q, x, oy, ox)];
+    }
 }
 
-static void dl__avg_back_part(const dl_run_args *r, size_t plane)
+static void dl__spread_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
 {
-    dl__geometry q = dl__geometry_of(r->node);
+    const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *dy = (const dl_real *)r->in[1] + k * q->oh * q->ow;
+    dl_real *dx = (dl_real *)r->out + k * q->h * q->w;
+    if (!dl__is_2x2(q) || (q->h | q->w) & 1) memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
+    for (dl_index oy = 0; oy < q->oh; oy++, dy += q->ow) {
+        dl_index at = 2 * oy * q->w;
+        if (dl__is_2x2(q))
+            DL__CALL(r->portable, spread_2x2, (dx + at, dx + at + q->w, x + at, x + at + q->w, dy, (size_t)q->ow));
+        else
+            for (dl_index ox = 0; ox < q->ow; ox++) dx[dl__greatest(q, x, oy, ox)] += dy[ox];
+    }
+}
+static void dl__pick_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__pick_plane); }
+static void dl__spread_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__spread_plane); }
+static void dl__pick_run(const dl_run_args *r) { dl__run_planes(r, dl__pick_part); }
+static void dl__spread_run(const dl_run_args *r) { dl__run_planes(r, dl__spread_part); }
+static void dl__pick_grad(const dl_grad_args *g);
+static void dl__spread_grad(const dl_grad_args *g);
+static const dl_op dl__pick_op = { "max_pool2d", 0, NULL, dl__pick_run, dl__pick_grad, NULL, NULL };
+static const dl_op dl__spread_op = { "max_pool2d_back", 0, NULL, dl__spread_run, dl__spread_grad, NULL, NULL };
+
+/* ---- mean: the numbers of a window are added in order (y, x); of a window that is the whole plane by rule 5 ---- */
+static bool dl__is_global(const dl__geometry *q, bool adaptive)
+{
+    return q->oh == 1 && q->ow == 1 && (adaptive || (q->kh == q->h && q->kw == q->w && !q->ph && !q->pw));
+}
+
+static void dl__avg_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
+{
     bool adaptive = r->node->i[DL__GEOMETRY] != 0;
-    const dl_real *dy = (const dl_real *)r->in[0] + (dl_index)plane * q.oh * q.ow;
-    dl_real *dx = (dl_real *)r->out + (dl_index)plane * q.h * q.w;
-    dl_index w[4];
-    memset(dx, 0, (size_t)(q.h * q.w) * sizeof *dx);
-    for (dl_index oy = 0; oy < q.oh; oy++)
-        for (dl_index ox = 0; ox < q.ow; ox++) {
-            dl__window(&q, adaptive, oy, ox, w);
-            dl_real share = *dy++ / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q.kh * q.kw);
+    const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w;
+    dl_real *y = (dl_real *)r->out + k * q->oh * q->ow, whole = (dl_real)(q->kh * q->kw);
+    dl_index w[4], first, end;
+    if (dl__is_global(q, adaptive)) {
+        *y = DL__CALL(r->portable, sum, (x, (size_t)(q->h * q->w))) / (dl_real)(q->h * q->w);
+        return;
+    }
+    memset(y, 0, (size_t)(q->oh * q->ow) * sizeof *y);
+    for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow) {
+        for (dl_index ox = 0; adaptive && ox < q->ow; ox++) {
+            dl__window(q, adaptive, oy, ox, w);
             for (dl_index iy = w[0]; iy < w[1]; iy++)
-                for (dl_index ix = w[2]; ix < w[3]; ix++) dx[iy * q.w + ix] += share;
+                for (dl_index ix = w[2]; ix < w[3]; ix++) y[ox] += x[iy * q->w + ix];
+            y[ox] /= (dl_real)((w[1] - w[0]) * (w[3] - w[2]));
+        }
+        if (adaptive) continue;
+        for (dl_index ky = 0, iy = oy * q->sh - q->ph; ky < q->kh; ky++, iy++)
+            for (dl_index kx = 0; iy >= 0 && iy < q->h && kx < q->kw; kx++) {
+                first = dl__inside(q, kx, &end);
+                DL__CALL(r->portable, add_from, (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
+            }
+        for (dl_index ox = 0; ox < q->ow; ox++) y[ox] /= whole;
+    }
+}
+
+static void dl__avg_back_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
+{
+    bool adaptive = r->node->i[DL__GEOMETRY] != 0;
+    const dl_real *dy = (const dl_real *)r->in[0] + k * q->oh * q->ow;
+    dl_real *dx = (dl_real *)r->out + k * q->h * q->w;
+    dl_index w[4];
+    memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
+    for (dl_index oy = 0; oy < q->oh; oy++)
+        for (dl_index ox = 0; ox < q->ow; ox++) {
+            dl__window(q, adaptive, oy, ox, w);
+            dl_real share = *dy++ / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q->kh * q->kw);
+            for (dl_index iy = w[0]; iy < w[1]; iy++)
+                for (dl_index ix = w[2]; ix < w[3]; ix++) dx[iy * q->w + ix] += share;
         }
 }
-static void dl__avg_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_part); }
-static void dl__avg_back_run(const dl_run_args *r)
-{
-    dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_back_part);
-}
+static void dl__avg_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__avg_plane); }
+static void dl__avg_back_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__avg_back_plane); }
+static void dl__avg_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_part); }
+static void dl__avg_back_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_back_part); }
 static void dl__avg_grad(const dl_grad_args *g);
 static void dl__avg_back_grad(const dl_grad_args *g);
 static const dl_op dl__avg_op = { "avg_pool2d", 0, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
 static const dl_op dl__avg_back_op = { "avg_pool2d_back", 0, NULL, dl__avg_back_run, dl__avg_back_grad, NULL, NULL };
 
-static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, const dl_index *i, unsigned dtype, bool back)
+/* Of max both x and v; v zero for the mean. */
+static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, dl_tensor v, const dl_index *i, bool back)
 {
-    dl_node *n;
+    dl_node *n[2];
+    dl_tensor in[2];
     dl__geometry q;
-    dl_context *ctx = dl__operands(op->name, 1, &x, &n);
+    in[0] = x, in[1] = v;
+    int count = v.ctx ? 2 : 1;
+    dl_context *ctx = dl__operands(op->name, count, in, n);
     if (!ctx) return dl__none();
     memcpy(&q, i, sizeof q);
     dl_shape s = back ? DL_SHAPE(q.n, q.c, q.h, q.w) : DL_SHAPE(q.n, q.c, q.oh, q.ow);
     dl__extra e = dl__with(DL__GEOMETRY + 1, i);
-    return dl__record(ctx, op, 1, &n, dtype, &s, &e);
+    return dl__record(ctx, op, count, n, DL_F32, &s, &e);
 }
-static void dl__avg_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, g->node->i, DL_F32, true); }
+static void dl__pick_grad(const dl_grad_args *g)
+{
+    if (g->want[1]) g->dx[1] = dl__pooled(&dl__spread_op, g->x[0], g->dy, g->node->i, true);
+}
+static void dl__spread_grad(const dl_grad_args *g)
+{
+    if (g->want[1]) g->dx[1] = dl__pooled(&dl__pick_op, g->x[0], g->dy, g->node->i, false);
+}
+static void dl__avg_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, dl__none(), g->node->i, true); }
 static void dl__avg_back_grad(const dl_grad_args *g)
 {
-    g->dx[0] = dl__pooled(&dl__avg_op, g->dy, g->node->i, DL_F32, false);
+    g->dx[0] = dl__pooled(&dl__avg_op, g->dy, dl__none(), g->node->i, false);
 }
 
 /* The geometry of a pooling; false quietly or after an error. */
@@ -5113,20 +5266,13 @@ static bool dl__pool_geometry(const char *who, dl_tensor x, const dl_pool2d_desc
 DL_API dl_tensor dl_max_pool2d(dl_tensor x, const dl_pool2d_desc *desc)
 {
     dl_index i[DL__GEOMETRY + 1];
-    dl__geometry q;
-    if (!dl__pool_geometry("max_pool2d", x, desc, i)) return dl__none();
-    memcpy(&q, i, sizeof q);
-    dl_shape s = DL_SHAPE(q.n * q.c, q.oh * q.ow);
-    dl_tensor index = dl__pooled(&dl__max_index_op, x, i, DL_I32, false);
-    dl_tensor y = dl__gather(
-        DL__WHO_MAX, dl_reshape(x, DL_SHAPE(q.n * q.c, q.h * q.w)), 1, dl_reshape(index, s), s.dim[1], &s, false);
-    return dl_reshape(y, DL_SHAPE(q.n, q.c, q.oh, q.ow));
+    return dl__pool_geometry("max_pool2d", x, desc, i) ? dl__pooled(&dl__pick_op, x, x, i, false) : dl__none();
 }
 
 DL_API dl_tensor dl_avg_pool2d(dl_tensor x, const dl_pool2d_desc *desc)
 {
     dl_index i[DL__GEOMETRY + 1];
-    return dl__pool_geometry("avg_pool2d", x, desc, i) ? dl__pooled(&dl__avg_op, x, i, DL_F32, false) : dl__none();
+    return dl__pool_geometry("avg_pool2d", x, desc, i) ? dl__pooled(&dl__avg_op, x, dl__none(), i, false) : dl__none();
 }
 
 DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index width)
@@ -5145,7 +5291,7 @@ DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index w
     if ((!q.h || !q.w) && q.n && q.c) return dl_fail(ctx, "dl_adaptive_avg_pool2d: an empty image %S", n), dl__none();
     memcpy(i, &q, sizeof q);
     i[DL__GEOMETRY] = 1;
-    return dl__pooled(&dl__avg_op, x, i, DL_F32, false);
+    return dl__pooled(&dl__avg_op, x, dl__none(), i, false);
 }
 
 /* ==== >>normalisation ====
