@@ -4374,10 +4374,13 @@ typedef struct dl__reduced {
     dl_shape keep, out;
     size_t count;
     int kept;
-} dl__reduced; /* x as [outer, reduced, inner] */
+    bool by_channel;
+} dl__reduced; /* x as [outer, reduced, inner]; by channel: [reduced, channels, reduced] */
 
-/* Which dimensions are reduced, and x brought into a form where they lie together. NULL after an error. */
-static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, dl__reduced *r)
+/* Which dimensions are reduced, and x brought into a form where they lie together, unless the caller takes them by channel. NULL
+   after an error. */
+static dl_context *dl__reduce(
+    const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, bool by_channel, dl__reduced *r)
 {
     dl_node *n;
     dl_context *ctx = dl__operands(who, 1, &x, &n);
@@ -4396,20 +4399,34 @@ static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int
     r->keep = dl__shape(n);
     r->out = DL_SCALAR;
     r->count = 1;
-    bool together = true;
+    int gaps = 0; /* kept dimensions, that lie together, between reduced ones; those of size 1 lie anywhere */
+    dl_index before = 1, between = 1;
     for (int i = 0; i < n->ndim; i++) {
-        if (mask >> i & 1) {
-            r->count *= (size_t)n->dim[i];
-            r->keep.dim[i] = 1;
-            for (int k = last + 1; last >= 0 && k < i; k++) together = together && n->dim[k] == 1;
-            if (first < 0) first = i;
-            last = i;
-        } else r->out.dim[r->out.ndim++] = n->dim[i];
+        if (!(mask >> i & 1)) {
+            r->out.dim[r->out.ndim++] = n->dim[i];
+            continue;
+        }
+        r->keep.dim[i] = 1;
+        r->count *= (size_t)n->dim[i];
+        if (n->dim[i] == 1) continue;
+        dl_index gap = 1;
+        for (int k = last + 1; last >= 0 && k < i; k++) gap *= n->dim[k];
+        if (gap != 1) gaps++, between = gap;
+        if (!gaps) before *= n->dim[i];
+        if (first < 0) first = i;
+        last = i;
     }
+    dl_index outside = 1; /* kept ones before and after them */
+    for (int i = 0; i < n->ndim; i++)
+        if (i < first || i > last) outside *= n->dim[i];
     r->kept = r->out.ndim;
     r->o[0] = r->o[2] = 1;
     r->o[1] = (dl_index)r->count;
-    if (together) {
+    r->by_channel = by_channel && gaps == 1 && outside == 1 && before && between;
+    if (r->by_channel) {
+        r->o[0] = before, r->o[1] = between, r->o[2] = (dl_index)r->count / before;
+        r->x = x;
+    } else if (!gaps) {
         for (int i = 0; i < first; i++) r->o[0] *= n->dim[i];
         for (int i = last + 1; last >= 0 && i < n->ndim; i++) r->o[2] *= n->dim[i];
         if (last < 0) r->o[0] = (dl_index)n->numel;
@@ -4425,7 +4442,7 @@ static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int
     return r->x.ctx;
 }
 
-/* ---- sum; i = outer, count, inner, then the shape before with 1 for each reduced dimension (of the permuted x) ---- */
+/* ---- sum; i = outer, count, inner, by channel, then the shape before with 1 for each reduced dimension (of the permuted x) ---- */
 static void dl__sum_rows(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i;
@@ -4479,10 +4496,25 @@ static void dl__sum_columns_part(const dl_run_args *r, size_t part)
             (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS), r->accumulate));
 }
 
+/* Some channels of [images, channels, size]. */
+static size_t dl__channels_of_part(const dl_index *i) { return (size_t)DL__MAX((dl_index)1, DL__CHUNK / DL__MAX(i[0] * i[2], (dl_index)1)); }
+static void dl__sum_channels(const dl_run_args *r, size_t part)
+{
+    const dl_index *i = r->node->i;
+    size_t n = (size_t)i[2], per = dl__channels_of_part(i);
+    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)i[1]); k++) {
+        dl_real s = DL__CALL(r->portable, sum_runs, ((const dl_real *)r->in[0] + k * n, (size_t)i[0], n, (size_t)i[1] * n)),
+                *y = (dl_real *)r->out + k;
+        *y = r->accumulate ? *y + s : s;
+    }
+}
+
 static void dl__sum_run(const dl_run_args *r)
 {
     const dl_index *i = r->node->i;
-    if (i[2] != 1) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__sum_columns_part);
+    size_t channels = dl__channels_of_part(i);
+    if (i[3]) dl_parallel(r, ((size_t)i[1] + channels - 1) / channels, dl__sum_channels);
+    else if (i[2] != 1) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__sum_columns_part);
     else if (i[1] <= DL__CHUNK) {
         size_t per = DL__MAX((size_t)1, (size_t)DL__CHUNK / (size_t)DL__MAX(i[1], (dl_index)1));
         dl_parallel(r, ((size_t)i[0] + per - 1) / per, dl__sum_rows);
@@ -4495,13 +4527,13 @@ static void dl__sum_run(const dl_run_args *r)
 }
 static size_t dl__sum_scratch(const dl_node *n)
 {
-    return n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0;
+    return !n->i[3] && n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0;
 }
 
 static void dl__sum_grad(const dl_grad_args *g)
 {
     dl_shape keep = dl__shape(g->node->in[0]);
-    for (int i = 0; i < keep.ndim; i++) keep.dim[i] = g->node->i[3 + i];
+    for (int i = 0; i < keep.ndim; i++) keep.dim[i] = g->node->i[4 + i];
     g->dx[0] = dl_expand(dl_reshape(g->dy, keep), dl__shape(g->node->in[0]));
 }
 static const dl_op dl__sum_op = { "sum_dims", DL_OP_ACCUMULATES, NULL, dl__sum_run, dl__sum_grad, dl__sum_scratch, NULL };
@@ -4509,17 +4541,18 @@ static const dl_op dl__sum_op = { "sum_dims", DL_OP_ACCUMULATES, NULL, dl__sum_r
 static dl_tensor dl__sum(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, size_t *count)
 {
     dl__reduced r;
-    dl_index i[3 + DLTRAIN_MAX_DIMS];
+    dl_index i[4 + DLTRAIN_MAX_DIMS];
     dl_node *node;
-    dl_context *ctx = dl__reduce(who, x, dims, n, keepdim, &r);
+    dl_context *ctx = dl__reduce(who, x, dims, n, keepdim, true, &r);
     if (!ctx || !dl__operands(who, 1, &r.x, &node)) return dl__none();
     if (count) *count = r.count;
     memcpy(i, r.o, sizeof r.o);
-    if (r.x.node == x.node) memcpy(i + 3, r.keep.dim, sizeof r.keep.dim);
+    i[3] = r.by_channel;
+    if (r.x.node == x.node) memcpy(i + 4, r.keep.dim, sizeof r.keep.dim);
     else
         for (int d = 0; d < node->ndim; d++)
-            i[3 + d] = d < r.kept ? node->dim[d] : 1; /* permuted: the kept ones come first */
-    dl__extra e = dl__with(3 + node->ndim, i);
+            i[4 + d] = d < r.kept ? node->dim[d] : 1; /* permuted: the kept ones come first */
+    dl__extra e = dl__with(4 + node->ndim, i);
     return dl__record(ctx, &dl__sum_op, 1, &node, DL_F32, &r.out, &e);
 }
 
@@ -4590,7 +4623,7 @@ static dl_tensor dl__arg(const char *who, dl_tensor x, const dl_index *three, bo
 static dl_tensor dl__arg_dim(const char *who, dl_tensor x, int dim, bool keepdim, bool least)
 {
     dl__reduced r;
-    if (!dl__reduce(who, x, &dim, 1, keepdim, &r)) return dl__none();
+    if (!dl__reduce(who, x, &dim, 1, keepdim, false, &r)) return dl__none();
     return dl__arg(who, r.x, r.o, least, &r.out);
 }
 DL_API dl_tensor dl_argmax(dl_tensor x, int dim, bool keepdim) { return dl__arg_dim("argmax", x, dim, keepdim, false); }
@@ -4599,7 +4632,7 @@ DL_API dl_tensor dl_argmin(dl_tensor x, int dim, bool keepdim) { return dl__arg_
 static dl_tensor dl__extreme(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, bool least)
 {
     dl__reduced r;
-    if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
+    if (!dl__reduce(who, x, dims, n, keepdim, false, &r)) return dl__none();
     dl_shape one = DL_SHAPE(r.o[0], 1, r.o[2]);
     dl_tensor index = dl__arg(who, r.x, r.o, least, &one);
     return dl_reshape(
@@ -4619,7 +4652,7 @@ static dl_tensor dl__var(
     const char *who, dl_tensor x, const int *dims, int n, bool keepdim, float correction, dl_tensor *centred)
 {
     dl__reduced r;
-    if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
+    if (!dl__reduce(who, x, dims, n, keepdim, false, &r)) return dl__none();
     dl_tensor d = dl_sub(x, dl_mean_dims(x, dims, n, true));
     if (centred) *centred = d;
     double count = (double)r.count - (double)correction;
@@ -4634,7 +4667,7 @@ DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, 
 DL_API dl_tensor dl_logsumexp_dims(dl_tensor x, const int *dims, int n, bool keepdim)
 {
     dl__reduced r;
-    dl_context *ctx = dl__reduce("logsumexp_dims", x, dims, n, keepdim, &r);
+    dl_context *ctx = dl__reduce("logsumexp_dims", x, dims, n, keepdim, false, &r);
     if (!ctx) return dl__none();
     dl_tensor top = dl_detach(dl__extreme("logsumexp_dims", x, dims, n, true, false));
     top = dl_where(
