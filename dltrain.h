@@ -733,7 +733,7 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 
 /* What gcc makes fast at -O3 only. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__HOT __attribute__((optimize("O3", "fp-contract=off")))
+#define DL__HOT __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
 #define DL__HOT
 #endif
@@ -2431,7 +2431,9 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
      4. Accumulating is dst + total: one addition, at the end. A bias is added to the total, then rounded.
      5. A sum of contiguous numbers is cut into chunks of 4096; number i of a chunk goes to lane i mod 64; the lanes are added
         pairwise, 32 apart, 16, ... 1; the sums of the chunks are summed by the same rule.
-     6. A sum down columns is rule 2 with factors 1. A variance takes two passes.
+     6. A sum down columns is rule 2 with factors 1; the numbers of a channel, in order (image, y, x), are summed by rule 5.
+        Normalising, each step rounded: v = sum((x - mean)^2) (1 / n), r = 1 / sqrt(v + eps), h = (x - mean) r, y = h w + b;
+        dx = k ((dy - mean of dy) - h (mean of dy h)), where k = w r by channels; by rows k = r, and dy w stands for dy.
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
      8. exp, log, tanh, erf are the polynomials below. No compiler may contract a multiplication and an addition. */
 enum { DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64 };
@@ -2529,6 +2531,17 @@ typedef struct dl__products {
     void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw, dl_real *dst,
         dl_index plane);
 } dl__products;
+
+/* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 of sums of chunks, and so on: rule 5 ---- */
+enum { DL__SUM, DL__SUM_SQUARES, DL__SUM_PRODUCTS, DL__DEPTH = 4 };
+typedef struct dl__total { dl_real lane[DL__DEPTH][DL__LANES]; size_t n[DL__DEPTH]; } dl__total;
+
+/* of_a, or of_b where b wins: it is greater than a, that came before, or the first NaN. In a form that gcc vectorises. */
+DL__INLINE dl_real dl__winner(dl_real a, dl_real b, dl_real of_a, dl_real of_b)
+{
+    dl_real number = b <= a ? of_a : of_b;
+    return a != a ? of_a : number;
+}
 
 /* ---- the levels ----
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
@@ -2953,31 +2966,140 @@ E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
 }
 
 /* ---- reductions ---- */
-E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rule 5 */
+/* What is summed: x itself, (x - m)^2, or z (x - m) r. */
+E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
 {
-    dl_real lane[DL__LANES];
-    E_V acc[DL__LANES / E_W];
-    size_t i = 0;
-    for (int l = 0; l < DL__LANES / E_W; l++) acc[l] = E_K(0);
-    for (; i + DL__LANES <= n; i += DL__LANES)
-        for (int l = 0; l < DL__LANES / E_W; l++) acc[l] = E_ADD(acc[l], E_LOAD(x + i + l * E_W));
-    for (int l = 0; l < DL__LANES / E_W; l++) E_STORE(lane + l * E_W, acc[l]);
-    for (size_t l = 0; i + l < n; l++) lane[l] += x[i + l];
-    for (int h = DL__LANES / 2; h; h /= 2)
-        for (int l = 0; l < h; l++) lane[l] += lane[l + h];
-    return lane[0];
+    if (what == DL__SUM) return x;
+    x = E_SUB(x, m);
+    return what == DL__SUM_SQUARES ? E_MUL(x, x) : E_MUL(z, E_MUL(x, r));
 }
 
-E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) /* the sums of chunks go to lanes as they come */
+enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
+
+/* acc += the terms of n / 64 blocks */
+E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
 {
-    dl_real lane[DL__LANES];
-    size_t unit = DL__CHUNK;
-    if (n <= DL__CHUNK) return DL__K(sum_chunk)(x, n);
-    while ((n - 1) / unit >= DL__CHUNK) unit *= DL__CHUNK;
-    memset(lane, 0, sizeof lane);
-    for (size_t i = 0, j = 0; i < n; i += unit, j++) lane[j % DL__LANES] += DL__K(sum)(x + i, DL__MIN(n - i, unit));
-    return DL__K(sum_chunk)(lane, DL__LANES);
+    for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES)
+        for (int l = 0; l < DL__K(accs); l++)
+            acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
 }
+
+/* lane[i] += term i of n < 64 */
+E_IN void DL__K(add_rest)(int what, dl_real *lane, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+{
+    size_t i = 0;
+    dl_real last[E_W];
+    for (; i + E_W <= n; i += E_W)
+        E_STORE(lane + i, E_ADD(E_LOAD(lane + i), DL__K(term)(what, E_LOAD(x + i), E_LOAD(z + i), m, r)));
+    if (i == n) return;
+    E_STORE(last, DL__K(term)(what, E_LOADN(x + i, (int)(n - i)), E_LOADN(z + i, (int)(n - i)), m, r));
+    for (int l = 0; i < n; i++, l++) lane[i] += last[l];
+}
+
+/* The lanes added pairwise. */
+E_IN dl_real DL__K(add_lanes)(E_V *acc)
+{
+    dl_real last[E_W];
+    for (int h = DL__K(accs) / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
+    E_STORE(last, acc[0]);
+    for (int h = E_W / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) last[l] += last[l + h];
+    return last[0];
+}
+E_IN void DL__K(load_lanes)(E_V *acc, const dl_real *lane)
+{
+    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
+}
+E_IN void DL__K(store_lanes)(dl_real *lane, const E_V *acc)
+{
+    for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
+}
+
+/* The sum of the terms of n <= 4096 numbers */
+E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+{
+    E_V acc[DL__K(accs)];
+    size_t whole = n / DL__LANES * DL__LANES;
+    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
+    DL__K(add_blocks)(what, acc, x, z, n, m, r);
+    if (whole < n) {
+        dl_real lane[DL__LANES];
+        DL__K(store_lanes)(lane, acc);
+        DL__K(add_rest)(what, lane, x + whole, z + whole, n - whole, m, r);
+        DL__K(load_lanes)(acc, lane);
+    }
+    return DL__K(add_lanes)(acc);
+}
+DL__HOT E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rule 5 */
+{
+    return DL__K(chunk)(DL__SUM, x, x, n, E_K(0), E_K(0));
+}
+
+/* The lanes of a level of a total, added; the level is empty then. */
+E_FN dl_real DL__K(take)(dl__total *t, int level)
+{
+    E_V acc[DL__K(accs)];
+    t->n[level] = 0;
+    DL__K(load_lanes)(acc, t->lane[level]);
+    return DL__K(add_lanes)(acc);
+}
+
+/* One more number of a level. */
+E_FN void DL__K(carry)(dl__total *t, int level, dl_real v)
+{
+    for (;; level++) {
+        if (!t->n[level]) memset(t->lane[level], 0, sizeof t->lane[level]);
+        t->lane[level][t->n[level]++ % DL__LANES] += v;
+        if (t->n[level] < DL__CHUNK) return;
+        v = DL__K(take)(t, level);
+    }
+}
+
+/* Terms of n more numbers. */
+E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+{
+    while (n) {
+        size_t at = t->n[0] % DL__LANES, k = DL__MIN(n, at ? DL__LANES - at : DL__CHUNK - t->n[0]);
+        if (!t->n[0]) memset(t->lane[0], 0, sizeof t->lane[0]);
+        if (k >= DL__LANES) { /* then at is 0 */
+            E_V acc[DL__K(accs)];
+            k -= k % DL__LANES;
+            DL__K(load_lanes)(acc, t->lane[0]);
+            DL__K(add_blocks)(what, acc, x, z, k, m, r);
+            DL__K(store_lanes)(t->lane[0], acc);
+        } else DL__K(add_rest)(what, t->lane[0] + at, x, z, k, m, r);
+        t->n[0] += k, n -= k, x += k, z += k;
+        if (t->n[0] == DL__CHUNK) DL__K(carry)(t, 1, DL__K(take)(t, 0));
+    }
+}
+
+E_FN dl_real DL__K(total)(dl__total *t)
+{
+    for (int level = 0;; level++) {
+        size_t above = 0;
+        for (int k = level + 1; k < DL__DEPTH; k++) above += t->n[k];
+        if (!above) return t->n[level] ? DL__K(take)(t, level) : 0;
+        if (t->n[level]) DL__K(carry)(t, level + 1, DL__K(take)(t, level));
+    }
+}
+
+/* The sum of the terms of `runs` runs of n numbers, `stride` apart, taken for one sequence: rule 5 */
+E_IN dl_real DL__K(sum_terms)(
+    int what, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r)
+{
+    dl__total t;
+    E_V vm = E_K(m), vr = E_K(r);
+    if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk)(what, x, z, n, vm, vr);
+    memset(t.n, 0, sizeof t.n);
+    for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, vm, vr);
+    return DL__K(total)(&t);
+}
+DL__HOT E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
+{
+    return DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0);
+}
+E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
 /* out[j] (+)= sum over r of x[r * stride + j], j < n: rule 6 */
 E_FN void DL__K(sum_columns)(dl_real *out, const dl_real *x, size_t rows, size_t stride, size_t n, bool accumulate)
@@ -3047,6 +3169,138 @@ E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
     E_V l = E_K(log_sum[0]);
     for (i = 0; i + E_W <= n; i += E_W) E_STORE(y + i, E_SUB(E_SUB(E_LOAD(x + i), top), l));
     if (E_W > 1 && i < n) E_STOREN(y + i, E_SUB(E_SUB(E_LOADN(x + i, (int)(n - i)), top), l), (int)(n - i));
+}
+
+/* ---- normalisation of a group of numbers: `runs` runs of n, `stride` apart ---- */
+/* out = mean, 1 / sqrt(var + eps), var; the variance takes a second pass */
+DL__HOT E_FN void DL__K(moments)(
+    dl_real *out, const dl_real *x, size_t runs, size_t n, size_t stride, dl_real share, dl_real eps)
+{
+    out[0] = DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0) * share;
+    out[2] = DL__K(sum_terms)(DL__SUM_SQUARES, x, x, runs, n, stride, out[0], 0) * share;
+    out[1] = 1 / dl__sqrt(out[2] + eps);
+}
+
+/* y = (x - m) r w + b; w and b hold a number for all (or are NULL), or, `each`, one for each x */
+E_IN void DL__K(normalise)(
+    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, bool each)
+{
+    E_V vm = E_K(m), vr = E_K(r), vw = E_K(w && !each ? *w : 1), vb = E_K(b && !each ? *b : 0);
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) {
+        if (each && w) vw = E_LOAD(w + i);
+        if (each && b) vb = E_LOAD(b + i);
+        E_STORE(y + i, E_ADD(E_MUL(E_MUL(E_SUB(E_LOAD(x + i), vm), vr), vw), vb));
+    }
+    for (; i < n; i++) y[i] = (x[i] - m) * r * (w ? w[each ? i : 0] : 1) + (b ? b[each ? i : 0] : 0);
+}
+DL__HOT E_FN void DL__K(normalise_run)(
+    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
+{
+    DL__K(normalise)(y, x, n, m, r, w, b, false);
+}
+DL__HOT E_FN void DL__K(normalise_row)(
+    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
+{
+    DL__K(normalise)(y, x, n, m, r, w, b, true);
+}
+
+/* out = sum of dy, sum of dy (x - m) r */
+DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
+    size_t stride, dl_real m, dl_real r)
+{
+    out[0] = DL__K(sum_terms)(DL__SUM, dy, dy, runs, n, stride, 0, 0);
+    out[1] = DL__K(sum_terms)(DL__SUM_PRODUCTS, x, dy, runs, n, stride, m, r);
+}
+
+/* dx = k ((dy - a) - (x - m) r b) */
+DL__HOT E_FN void DL__K(normalise_back)(
+    dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b)
+{
+    E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) {
+        E_V h = E_MUL(E_SUB(E_LOAD(x + i), vm), vr);
+        E_STORE(dx + i, E_MUL(vk, E_SUB(E_SUB(E_LOAD(dy + i), va), E_MUL(h, vb))));
+    }
+    for (; i < n; i++) dx[i] = k * (dy[i] - a - (x[i] - m) * r * b);
+}
+
+/* db += dy, dw += dy (x - m) r */
+DL__HOT E_FN void DL__K(normalise_weights)(
+    dl_real *db, dl_real *dw, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r)
+{
+    E_V vm = E_K(m), vr = E_K(r);
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) {
+        E_V v = E_LOAD(dy + i);
+        E_STORE(db + i, E_ADD(E_LOAD(db + i), v));
+        E_STORE(dw + i, E_ADD(E_LOAD(dw + i), E_MUL(v, E_MUL(E_SUB(E_LOAD(x + i), vm), vr))));
+    }
+    for (; i < n; i++) {
+        db[i] += dy[i];
+        dw[i] += dy[i] * ((x[i] - m) * r);
+    }
+}
+
+DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t n)
+{
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) E_STORE(y + i, E_MUL(E_LOAD(x + i), E_LOAD(z + i)));
+    for (; i < n; i++) y[i] = x[i] * z[i];
+}
+
+/* ---- pooling: a row of outputs ---- */
+/* y = of v where x is greatest, in windows of 2 x 2 side by side: rows x0 and x1, v0 and v1 */
+DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x0, const dl_real *x1, const dl_real *v0, const dl_real *v1, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dl_real a = x0[2 * i], b = x0[2 * i + 1], c = x1[2 * i], d = x1[2 * i + 1];
+        dl_real above = dl__winner(a, b, v0[2 * i], v0[2 * i + 1]), below = dl__winner(c, d, v1[2 * i], v1[2 * i + 1]);
+        y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
+    }
+}
+
+/* Rows d0 and d1 = dy where x is greatest in its window, else 0. */
+DL__HOT E_FN void DL__K(spread_2x2)(
+    dl_real *d0, dl_real *d1, const dl_real *x0, const dl_real *x1, const dl_real *dy, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        dl_real a = x0[2 * i], b = x0[2 * i + 1], c = x1[2 * i], d = x1[2 * i + 1];
+        dl_real above = dl__winner(a, b, a, b), below = dl__winner(c, d, c, d);
+        dl_real g0 = dl__winner(above, below, dy[i], 0), g1 = dl__winner(above, below, 0, dy[i]);
+        d0[2 * i] = dl__winner(a, b, g0, 0), d0[2 * i + 1] = dl__winner(a, b, 0, g0);
+        d1[2 * i] = dl__winner(c, d, g1, 0), d1[2 * i + 1] = dl__winner(c, d, 0, g1);
+    }
+}
+
+/* y[i] = the winner of y[i] and x[i * step], i < n */
+DL__HOT E_FN void DL__K(max_to)(dl_real *y, const dl_real *x, dl_index step, dl_index n)
+{
+    if (step == 1)
+        for (dl_index i = 0; i < n; i++) y[i] = dl__winner(y[i], x[i], y[i], x[i]);
+    else if (step == 2)
+        for (dl_index i = 0; i < n; i++) y[i] = dl__winner(y[i], x[2 * i], y[i], x[2 * i]);
+    else
+        for (dl_index i = 0; i < n; i++) y[i] = dl__winner(y[i], x[i * step], y[i], x[i * step]);
+}
+
+/* y[i] += x[i * step], i < n; and back: dx[i * step] += y[i] */
+DL__HOT E_FN void DL__K(add_from)(dl_real *y, const dl_real *x, dl_index step, dl_index n)
+{
+    if (step == 1)
+        for (dl_index i = 0; i < n; i++) y[i] += x[i];
+    else if (step == 2)
+        for (dl_index i = 0; i < n; i++) y[i] += x[2 * i];
+    else
+        for (dl_index i = 0; i < n; i++) y[i] += x[i * step];
+}
+DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, dl_index n)
+{
+    if (step == 1)
+        for (dl_index i = 0; i < n; i++) dx[i] += y[i];
+    else
+        for (dl_index i = 0; i < n; i++) dx[i * step] += y[i];
 }
 
 /* ---- products ---- */
@@ -4333,10 +4587,13 @@ typedef struct dl__reduced {
     dl_shape keep, out;
     size_t count;
     int kept;
-} dl__reduced; /* x as [outer, reduced, inner] */
+    bool by_channel;
+} dl__reduced; /* x as [outer, reduced, inner]; by channel: [reduced, channels, reduced] */
 
-/* Which dimensions are reduced, and x brought into a form where they lie together. NULL after an error. */
-static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, dl__reduced *r)
+/* Which dimensions are reduced, and x brought into a form where they lie together, unless the caller takes them by channel. NULL
+   after an error. */
+static dl_context *dl__reduce(
+    const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, bool by_channel, dl__reduced *r)
 {
     dl_node *n;
     dl_context *ctx = dl__operands(who, 1, &x, &n);
@@ -4355,20 +4612,34 @@ static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int
     r->keep = dl__shape(n);
     r->out = DL_SCALAR;
     r->count = 1;
-    bool together = true;
+    int gaps = 0; /* kept dimensions, that lie together, between reduced ones; those of size 1 lie anywhere */
+    dl_index before = 1, between = 1;
     for (int i = 0; i < n->ndim; i++) {
-        if (mask >> i & 1) {
-            r->count *= (size_t)n->dim[i];
-            r->keep.dim[i] = 1;
-            for (int k = last + 1; last >= 0 && k < i; k++) together = together && n->dim[k] == 1;
-            if (first < 0) first = i;
-            last = i;
-        } else r->out.dim[r->out.ndim++] = n->dim[i];
+        if (!(mask >> i & 1)) {
+            r->out.dim[r->out.ndim++] = n->dim[i];
+            continue;
+        }
+        r->keep.dim[i] = 1;
+        r->count *= (size_t)n->dim[i];
+        if (n->dim[i] == 1) continue;
+        dl_index gap = 1;
+        for (int k = last + 1; last >= 0 && k < i; k++) gap *= n->dim[k];
+        if (gap != 1) gaps++, between = gap;
+        if (!gaps) before *= n->dim[i];
+        if (first < 0) first = i;
+        last = i;
     }
+    dl_index outside = 1; /* kept ones before and after them */
+    for (int i = 0; i < n->ndim; i++)
+        if (i < first || i > last) outside *= n->dim[i];
     r->kept = r->out.ndim;
     r->o[0] = r->o[2] = 1;
     r->o[1] = (dl_index)r->count;
-    if (together) {
+    r->by_channel = by_channel && gaps == 1 && outside == 1 && before && between;
+    if (r->by_channel) {
+        r->o[0] = before, r->o[1] = between, r->o[2] = (dl_index)r->count / before;
+        r->x = x;
+    } else if (!gaps) {
         for (int i = 0; i < first; i++) r->o[0] *= n->dim[i];
         for (int i = last + 1; last >= 0 && i < n->ndim; i++) r->o[2] *= n->dim[i];
         if (last < 0) r->o[0] = (dl_index)n->numel;
@@ -4384,7 +4655,7 @@ static dl_context *dl__reduce(const char *who, dl_tensor x, const int *dims, int
     return r->x.ctx;
 }
 
-/* ---- sum; i = outer, count, inner, then the shape before with 1 for each reduced dimension (of the permuted x) ---- */
+/* ---- sum; i = outer, count, inner, by channel, then the shape before with 1 for each reduced dimension (of the permuted x) ---- */
 static void dl__sum_rows(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i;
@@ -4438,10 +4709,25 @@ static void dl__sum_columns_part(const dl_run_args *r, size_t part)
             (size_t)DL__MIN(i[2] - c, (dl_index)DL__COLUMNS), r->accumulate));
 }
 
+/* Some channels of [images, channels, size]. */
+static size_t dl__channels_of_part(const dl_index *i) { return (size_t)DL__MAX((dl_index)1, DL__CHUNK / DL__MAX(i[0] * i[2], (dl_index)1)); }
+static void dl__sum_channels(const dl_run_args *r, size_t part)
+{
+    const dl_index *i = r->node->i;
+    size_t n = (size_t)i[2], per = dl__channels_of_part(i);
+    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)i[1]); k++) {
+        dl_real s = DL__CALL(r->level, sum_runs, ((const dl_real *)r->in[0] + k * n, (size_t)i[0], n, (size_t)i[1] * n)),
+                *y = (dl_real *)r->out + k;
+        *y = r->accumulate ? *y + s : s;
+    }
+}
+
 static void dl__sum_run(const dl_run_args *r)
 {
     const dl_index *i = r->node->i;
-    if (i[2] != 1) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__sum_columns_part);
+    size_t channels = dl__channels_of_part(i);
+    if (i[3]) dl_parallel(r, ((size_t)i[1] + channels - 1) / channels, dl__sum_channels);
+    else if (i[2] != 1) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__sum_columns_part);
     else if (i[1] <= DL__CHUNK) {
         size_t per = DL__MAX((size_t)1, (size_t)DL__CHUNK / (size_t)DL__MAX(i[1], (dl_index)1));
         dl_parallel(r, ((size_t)i[0] + per - 1) / per, dl__sum_rows);
@@ -4454,13 +4740,13 @@ static void dl__sum_run(const dl_run_args *r)
 }
 static size_t dl__sum_scratch(const dl_node *n)
 {
-    return n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0;
+    return !n->i[3] && n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0;
 }
 
 static void dl__sum_grad(const dl_grad_args *g)
 {
     dl_shape keep = dl__shape(g->node->in[0]);
-    for (int i = 0; i < keep.ndim; i++) keep.dim[i] = g->node->i[3 + i];
+    for (int i = 0; i < keep.ndim; i++) keep.dim[i] = g->node->i[4 + i];
     g->dx[0] = dl_expand(dl_reshape(g->dy, keep), dl__shape(g->node->in[0]));
 }
 static const dl_op dl__sum_op = { "sum_dims", DL_OP_ACCUMULATES, NULL, dl__sum_run, dl__sum_grad, dl__sum_scratch, NULL };
@@ -4468,17 +4754,18 @@ static const dl_op dl__sum_op = { "sum_dims", DL_OP_ACCUMULATES, NULL, dl__sum_r
 static dl_tensor dl__sum(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, size_t *count)
 {
     dl__reduced r;
-    dl_index i[3 + DLTRAIN_MAX_DIMS];
+    dl_index i[4 + DLTRAIN_MAX_DIMS];
     dl_node *node;
-    dl_context *ctx = dl__reduce(who, x, dims, n, keepdim, &r);
+    dl_context *ctx = dl__reduce(who, x, dims, n, keepdim, true, &r);
     if (!ctx || !dl__operands(who, 1, &r.x, &node)) return dl__none();
     if (count) *count = r.count;
     memcpy(i, r.o, sizeof r.o);
-    if (r.x.node == x.node) memcpy(i + 3, r.keep.dim, sizeof r.keep.dim);
+    i[3] = r.by_channel;
+    if (r.x.node == x.node) memcpy(i + 4, r.keep.dim, sizeof r.keep.dim);
     else
         for (int d = 0; d < node->ndim; d++)
-            i[3 + d] = d < r.kept ? node->dim[d] : 1; /* permuted: the kept ones come first */
-    dl__extra e = dl__with(3 + node->ndim, i);
+            i[4 + d] = d < r.kept ? node->dim[d] : 1; /* permuted: the kept ones come first */
+    dl__extra e = dl__with(4 + node->ndim, i);
     return dl__record(ctx, &dl__sum_op, 1, &node, DL_F32, &r.out, &e);
 }
 
@@ -4549,7 +4836,7 @@ static dl_tensor dl__arg(const char *who, dl_tensor x, const dl_index *three, bo
 static dl_tensor dl__arg_dim(const char *who, dl_tensor x, int dim, bool keepdim, bool least)
 {
     dl__reduced r;
-    if (!dl__reduce(who, x, &dim, 1, keepdim, &r)) return dl__none();
+    if (!dl__reduce(who, x, &dim, 1, keepdim, false, &r)) return dl__none();
     return dl__arg(who, r.x, r.o, least, &r.out);
 }
 DL_API dl_tensor dl_argmax(dl_tensor x, int dim, bool keepdim) { return dl__arg_dim("argmax", x, dim, keepdim, false); }
@@ -4558,7 +4845,7 @@ DL_API dl_tensor dl_argmin(dl_tensor x, int dim, bool keepdim) { return dl__arg_
 static dl_tensor dl__extreme(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, bool least)
 {
     dl__reduced r;
-    if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
+    if (!dl__reduce(who, x, dims, n, keepdim, false, &r)) return dl__none();
     dl_shape one = DL_SHAPE(r.o[0], 1, r.o[2]);
     dl_tensor index = dl__arg(who, r.x, r.o, least, &one);
     return dl_reshape(
@@ -4578,7 +4865,7 @@ static dl_tensor dl__var(
     const char *who, dl_tensor x, const int *dims, int n, bool keepdim, float correction, dl_tensor *centred)
 {
     dl__reduced r;
-    if (!dl__reduce(who, x, dims, n, keepdim, &r)) return dl__none();
+    if (!dl__reduce(who, x, dims, n, keepdim, false, &r)) return dl__none();
     dl_tensor d = dl_sub(x, dl_mean_dims(x, dims, n, true));
     if (centred) *centred = d;
     double count = (double)r.count - (double)correction;
@@ -4593,7 +4880,7 @@ DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, 
 DL_API dl_tensor dl_logsumexp_dims(dl_tensor x, const int *dims, int n, bool keepdim)
 {
     dl__reduced r;
-    dl_context *ctx = dl__reduce("logsumexp_dims", x, dims, n, keepdim, &r);
+    dl_context *ctx = dl__reduce("logsumexp_dims", x, dims, n, keepdim, false, &r);
     if (!ctx) return dl__none();
     dl_tensor top = dl_detach(dl__extreme("logsumexp_dims", x, dims, n, true, false));
     top = dl_where(
@@ -5432,88 +5719,181 @@ static void dl__window(
     w[2] = ox * q->sw - q->pw, w[3] = DL__MIN(w[2] + q->kw, q->w), w[2] = DL__MAX(w[2], (dl_index)0);
 }
 
-static void dl__max_index_part(const dl_run_args *r, size_t plane)
+/* The outputs first .. end of a row whose tap kx lies in the image. */
+static dl_index dl__inside(const dl__geometry *q, dl_index kx, dl_index *end)
+{
+    dl_index first = kx < q->pw ? (q->pw - kx + q->sw - 1) / q->sw : 0, room = q->w - 1 + q->pw - kx;
+    *end = room < 0 ? 0 : DL__MIN(q->ow, room / q->sw + 1);
+    return DL__MIN(first, *end);
+}
+
+/* Planes are small: a part is some of them. */
+enum { DL__POOLED = 4096 };
+static size_t dl__planes(const dl__geometry *q) { return (size_t)DL__MAX((dl_index)1, DL__POOLED / DL__MAX(q->h * q->w, (dl_index)1)); }
+
+static void dl__each_plane(const dl_run_args *r, size_t part, void (*plane)(const dl_run_args *, const dl__geometry *, dl_index))
 {
     dl__geometry q = dl__geometry_of(r->node);
-    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)plane * q.h * q.w;
-    int32_t *y = (int32_t *)r->out + (dl_index)plane * q.oh * q.ow;
+    size_t per = dl__planes(&q);
+    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)(q.n * q.c)); k++) plane(r, &q, (dl_index)k);
+}
+
+static void dl__run_planes(const dl_run_args *r, void (*part)(const dl_run_args *, size_t))
+{
+    dl__geometry q = dl__geometry_of(r->node);
+    size_t per = dl__planes(&q);
+    dl_parallel(r, ((size_t)(q.n * q.c) + per - 1) / per, part);
+}
+
+/* Where in its plane the greatest of a window is: the first, and a NaN before all. */
+static dl_index dl__greatest(const dl__geometry *q, const dl_real *x, dl_index oy, dl_index ox)
+{
     dl_index w[4];
-    for (dl_index oy = 0; oy < q.oh; oy++)
-        for (dl_index ox = 0; ox < q.ow; ox++) {
-            dl__window(&q, false, oy, ox, w);
-            dl_index best = w[0] * q.w + w[2];
-            for (dl_index iy = w[0]; iy < w[1]; iy++)
-                for (dl_index ix = w[2]; ix < w[3]; ix++) {
-                    dl_real a = x[best], b = x[iy * q.w + ix];
-                    if (a == a && !(b <= a)) best = iy * q.w + ix;
+    dl__window(q, false, oy, ox, w);
+    dl_index best = w[0] * q->w + w[2];
+    for (dl_index iy = w[0]; iy < w[1]; iy++)
+        for (dl_index ix = w[2]; ix < w[3]; ix++) {
+            dl_real a = x[best], b = x[iy * q->w + ix];
+            if (a == a && !(b <= a)) best = iy * q->w + ix;
+        }
+    return best;
+}
+
+static bool dl__is_2x2(const dl__geometry *q)
+{
+    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw;
+}
+
+/* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient, and no index
+   is stored; a greatest place does not change with x, so x itself has no gradient. in: x, v or dy ---- */
+static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
+{
+    const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *v = (const dl_real *)r->in[1] + k * q->h * q->w;
+    dl_real *y = (dl_real *)r->out + k * q->oh * q->ow;
+    for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow) {
+        if (dl__is_2x2(q)) {
+            dl_index at = 2 * oy * q->w;
+            DL__CALL(r->level, pick_2x2, (y, x + at, x + at + q->w, v + at, v + at + q->w, (size_t)q->ow));
+        } else if (x == v) {
+            dl_index first, end;
+            for (dl_index ox = 0; ox < q->ow; ox++) y[ox] = -HUGE_VALF;
+            for (dl_index ky = 0, iy = oy * q->sh - q->ph; ky < q->kh; ky++, iy++)
+                for (dl_index kx = 0; iy >= 0 && iy < q->h && kx < q->kw; kx++) {
+                    first = dl__inside(q, kx, &end);
+                    DL__CALL(r->level, max_to, (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
                 }
-            *y++ = (int32_t)best;
-        }
-}
-static void dl__max_index_run(const dl_run_args *r)
-{
-    dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__max_index_part);
-}
-static const dl_op dl__max_index_op = { "max_pool2d", 0, NULL, dl__max_index_run, NULL, NULL, NULL };
-
-static void dl__avg_part(const dl_run_args *r, size_t plane)
-{
-    dl__geometry q = dl__geometry_of(r->node);
-    bool adaptive = r->node->i[DL__GEOMETRY] != 0;
-    const dl_real *x = (const dl_real *)r->in[0] + (dl_index)plane * q.h * q.w;
-    dl_real *y = (dl_real *)r->out + (dl_index)plane * q.oh * q.ow;
-    dl_index w[4];
-    for (dl_index oy = 0; oy < q.oh; oy++)
-        for (dl_index ox = 0; ox < q.ow; ox++) {
-            dl_real sum = 0;
-            dl__window(&q, adaptive, oy, ox, w);
-            for (dl_index iy = w[0]; iy < w[1]; iy++)
-                for (dl_index ix = w[2]; ix < w[3]; ix++) sum += x[iy * q.w + ix];
-            *y++ = sum / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q.kh * q.kw);
-        }
+        } else
+            for (dl_index ox = 0; ox < q->ow; ox++) y[ox] = v[dl__greatest(q, x, oy, ox)];
+    }
 }
 
-static void dl__avg_back_part(const dl_run_args *r, size_t plane)
+static void dl__spread_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
 {
-    dl__geometry q = dl__geometry_of(r->node);
+    const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *dy = (const dl_real *)r->in[1] + k * q->oh * q->ow;
+    dl_real *dx = (dl_real *)r->out + k * q->h * q->w;
+    if (!dl__is_2x2(q) || (q->h | q->w) & 1) memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
+    for (dl_index oy = 0; oy < q->oh; oy++, dy += q->ow) {
+        dl_index at = 2 * oy * q->w;
+        if (dl__is_2x2(q))
+            DL__CALL(r->level, spread_2x2, (dx + at, dx + at + q->w, x + at, x + at + q->w, dy, (size_t)q->ow));
+        else
+            for (dl_index ox = 0; ox < q->ow; ox++) dx[dl__greatest(q, x, oy, ox)] += dy[ox];
+    }
+}
+static void dl__pick_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__pick_plane); }
+static void dl__spread_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__spread_plane); }
+static void dl__pick_run(const dl_run_args *r) { dl__run_planes(r, dl__pick_part); }
+static void dl__spread_run(const dl_run_args *r) { dl__run_planes(r, dl__spread_part); }
+static void dl__pick_grad(const dl_grad_args *g);
+static void dl__spread_grad(const dl_grad_args *g);
+static const dl_op dl__pick_op = { "max_pool2d", 0, NULL, dl__pick_run, dl__pick_grad, NULL, NULL };
+static const dl_op dl__spread_op = { "max_pool2d_back", 0, NULL, dl__spread_run, dl__spread_grad, NULL, NULL };
+
+/* ---- mean: the numbers of a window are added in order (y, x); of a window that is the whole plane by rule 5 ---- */
+static bool dl__is_global(const dl__geometry *q, bool adaptive)
+{
+    return q->oh == 1 && q->ow == 1 && (adaptive || (q->kh == q->h && q->kw == q->w && !q->ph && !q->pw));
+}
+
+static void dl__avg_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
+{
     bool adaptive = r->node->i[DL__GEOMETRY] != 0;
-    const dl_real *dy = (const dl_real *)r->in[0] + (dl_index)plane * q.oh * q.ow;
-    dl_real *dx = (dl_real *)r->out + (dl_index)plane * q.h * q.w;
-    dl_index w[4];
-    memset(dx, 0, (size_t)(q.h * q.w) * sizeof *dx);
-    for (dl_index oy = 0; oy < q.oh; oy++)
-        for (dl_index ox = 0; ox < q.ow; ox++) {
-            dl__window(&q, adaptive, oy, ox, w);
-            dl_real share = *dy++ / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q.kh * q.kw);
+    const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w;
+    dl_real *y = (dl_real *)r->out + k * q->oh * q->ow, whole = (dl_real)(q->kh * q->kw);
+    dl_index w[4], first, end;
+    if (dl__is_global(q, adaptive)) {
+        *y = DL__CALL(r->level, sum, (x, (size_t)(q->h * q->w))) / (dl_real)(q->h * q->w);
+        return;
+    }
+    memset(y, 0, (size_t)(q->oh * q->ow) * sizeof *y);
+    for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow) {
+        for (dl_index ox = 0; adaptive && ox < q->ow; ox++) {
+            dl__window(q, adaptive, oy, ox, w);
             for (dl_index iy = w[0]; iy < w[1]; iy++)
-                for (dl_index ix = w[2]; ix < w[3]; ix++) dx[iy * q.w + ix] += share;
+                for (dl_index ix = w[2]; ix < w[3]; ix++) y[ox] += x[iy * q->w + ix];
+            y[ox] /= (dl_real)((w[1] - w[0]) * (w[3] - w[2]));
+        }
+        if (adaptive) continue;
+        for (dl_index ky = 0, iy = oy * q->sh - q->ph; ky < q->kh; ky++, iy++)
+            for (dl_index kx = 0; iy >= 0 && iy < q->h && kx < q->kw; kx++) {
+                first = dl__inside(q, kx, &end);
+                DL__CALL(r->level, add_from, (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
+            }
+        for (dl_index ox = 0; ox < q->ow; ox++) y[ox] /= whole;
+    }
+}
+
+static void dl__avg_back_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
+{
+    bool adaptive = r->node->i[DL__GEOMETRY] != 0;
+    const dl_real *dy = (const dl_real *)r->in[0] + k * q->oh * q->ow;
+    dl_real *dx = (dl_real *)r->out + k * q->h * q->w;
+    dl_index w[4];
+    memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
+    for (dl_index oy = 0; oy < q->oh; oy++)
+        for (dl_index ox = 0; ox < q->ow; ox++) {
+            dl__window(q, adaptive, oy, ox, w);
+            dl_real share = *dy++ / (dl_real)(adaptive ? (w[1] - w[0]) * (w[3] - w[2]) : q->kh * q->kw);
+            for (dl_index iy = w[0]; iy < w[1]; iy++)
+                for (dl_index ix = w[2]; ix < w[3]; ix++) dx[iy * q->w + ix] += share;
         }
 }
-static void dl__avg_run(const dl_run_args *r) { dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_part); }
-static void dl__avg_back_run(const dl_run_args *r)
-{
-    dl_parallel(r, (size_t)(r->node->dim[0] * r->node->dim[1]), dl__avg_back_part);
-}
+static void dl__avg_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__avg_plane); }
+static void dl__avg_back_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__avg_back_plane); }
+static void dl__avg_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_part); }
+static void dl__avg_back_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_back_part); }
 static void dl__avg_grad(const dl_grad_args *g);
 static void dl__avg_back_grad(const dl_grad_args *g);
 static const dl_op dl__avg_op = { "avg_pool2d", 0, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
 static const dl_op dl__avg_back_op = { "avg_pool2d_back", 0, NULL, dl__avg_back_run, dl__avg_back_grad, NULL, NULL };
 
-static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, const dl_index *i, unsigned dtype, bool back)
+/* Of max both x and v; v zero for the mean. */
+static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, dl_tensor v, const dl_index *i, bool back)
 {
-    dl_node *n;
+    dl_node *n[2];
+    dl_tensor in[2];
     dl__geometry q;
-    dl_context *ctx = dl__operands(op->name, 1, &x, &n);
+    in[0] = x, in[1] = v;
+    int count = v.ctx ? 2 : 1;
+    dl_context *ctx = dl__operands(op->name, count, in, n);
     if (!ctx) return dl__none();
     memcpy(&q, i, sizeof q);
     dl_shape s = back ? DL_SHAPE(q.n, q.c, q.h, q.w) : DL_SHAPE(q.n, q.c, q.oh, q.ow);
     dl__extra e = dl__with(DL__GEOMETRY + 1, i);
-    return dl__record(ctx, op, 1, &n, dtype, &s, &e);
+    return dl__record(ctx, op, count, n, DL_F32, &s, &e);
 }
-static void dl__avg_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, g->node->i, DL_F32, true); }
+static void dl__pick_grad(const dl_grad_args *g)
+{
+    if (g->want[1]) g->dx[1] = dl__pooled(&dl__spread_op, g->x[0], g->dy, g->node->i, true);
+}
+static void dl__spread_grad(const dl_grad_args *g)
+{
+    if (g->want[1]) g->dx[1] = dl__pooled(&dl__pick_op, g->x[0], g->dy, g->node->i, false);
+}
+static void dl__avg_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, dl__none(), g->node->i, true); }
 static void dl__avg_back_grad(const dl_grad_args *g)
 {
-    g->dx[0] = dl__pooled(&dl__avg_op, g->dy, g->node->i, DL_F32, false);
+    g->dx[0] = dl__pooled(&dl__avg_op, g->dy, dl__none(), g->node->i, false);
 }
 
 /* The geometry of a pooling; false quietly or after an error. */
@@ -5545,20 +5925,13 @@ static bool dl__pool_geometry(const char *who, dl_tensor x, const dl_pool2d_desc
 DL_API dl_tensor dl_max_pool2d(dl_tensor x, const dl_pool2d_desc *desc)
 {
     dl_index i[DL__GEOMETRY + 1];
-    dl__geometry q;
-    if (!dl__pool_geometry("max_pool2d", x, desc, i)) return dl__none();
-    memcpy(&q, i, sizeof q);
-    dl_shape s = DL_SHAPE(q.n * q.c, q.oh * q.ow);
-    dl_tensor index = dl__pooled(&dl__max_index_op, x, i, DL_I32, false);
-    dl_tensor y = dl__gather(
-        DL__WHO_MAX, dl_reshape(x, DL_SHAPE(q.n * q.c, q.h * q.w)), 1, dl_reshape(index, s), s.dim[1], &s, false);
-    return dl_reshape(y, DL_SHAPE(q.n, q.c, q.oh, q.ow));
+    return dl__pool_geometry("max_pool2d", x, desc, i) ? dl__pooled(&dl__pick_op, x, x, i, false) : dl__none();
 }
 
 DL_API dl_tensor dl_avg_pool2d(dl_tensor x, const dl_pool2d_desc *desc)
 {
     dl_index i[DL__GEOMETRY + 1];
-    return dl__pool_geometry("avg_pool2d", x, desc, i) ? dl__pooled(&dl__avg_op, x, i, DL_F32, false) : dl__none();
+    return dl__pool_geometry("avg_pool2d", x, desc, i) ? dl__pooled(&dl__avg_op, x, dl__none(), i, false) : dl__none();
 }
 
 DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index width)
@@ -5577,7 +5950,7 @@ DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index w
     if ((!q.h || !q.w) && q.n && q.c) return dl_fail(ctx, "dl_adaptive_avg_pool2d: an empty image %S", n), dl__none();
     memcpy(i, &q, sizeof q);
     i[DL__GEOMETRY] = 1;
-    return dl__pooled(&dl__avg_op, x, i, DL_F32, false);
+    return dl__pooled(&dl__avg_op, x, dl__none(), i, false);
 }
 
 /* ==== >>normalisation ====
@@ -5635,14 +6008,238 @@ static dl_tensor dl__softmax(const char *who, dl_tensor x, int dim, bool log)
 DL_API dl_tensor dl_softmax(dl_tensor x, int dim) { return dl__softmax("softmax", x, dim, false); }
 DL_API dl_tensor dl_log_softmax(dl_tensor x, int dim) { return dl__softmax("log_softmax", x, dim, true); }
 
-/* ---- normalisation: (x - mean) / sqrt(var + eps) over dims, variance in two passes ---- */
-static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, dl_tensor *mean, dl_tensor *var)
+/* ---- normalisation: (x - mean) / sqrt(var + eps) over dims; moments: mean, 1 / sqrt(var + eps), var. As a formula: ---- */
+static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, dl_tensor *moments)
 {
-    dl_tensor m = dl_mean_dims(x, dims, n, true), d = dl_sub(x, m), v = dl_mean_dims(dl_square(d), dims, n, true);
-    if (mean) *mean = m;
-    if (var) *var = v;
-    return dl_mul(d, dl_rsqrt(dl_add_scalar(v, eps)));
+    moments[0] = dl_mean_dims(x, dims, n, true);
+    dl_tensor d = dl_sub(x, moments[0]);
+    moments[2] = dl_mean_dims(dl_square(d), dims, n, true);
+    moments[1] = dl_rsqrt(dl_add_scalar(moments[2], eps));
+    return dl_mul(d, moments[1]);
 }
+
+/* ---- and as operations: x [outer, channels, inner] is normalised by channels, or by rows of inner; i = the sizes, flags.
+   y: in x, saved, w or none, b or none. dx: in dy, x, saved, w or none, sums or none. sums [2, weights], the gradients of b and w: in
+   dy, x, saved. An operation that visits a group anyway fills in what is saved of it, too, while it is in the cache: the nodes
+   `moments` and, with a dx, `sums` are its further outputs, and compute nothing themselves. Written as inputs, they live no longer than
+   they are read, and y dies before them. ---- */
+enum { DL__BY_ROW = 1, DL__SCALED = 2, DL__SHIFTED = 4, DL__MAKES_SUMS = 8 };
+typedef struct dl__groups {
+    size_t groups, runs, n, stride; /* group k: `runs` runs of n, `stride` apart, from k * n on */
+    size_t per, parts;              /* groups of a part */
+    dl_real share, eps;             /* share: 1 / numbers of a group */
+    bool by_row;
+    const dl_real *dy, *x, *w, *b;
+    dl_real *y, *saved, *sums, *partial; /* saved: mean, 1 / sqrt(var + eps), by channels also var: a row each */
+} dl__groups;
+
+static dl__groups dl__groups_of(const dl_node *n)
+{
+    dl__groups q;
+    memset(&q, 0, sizeof q);
+    q.by_row = (n->i[3] & DL__BY_ROW) != 0;
+    q.groups = (size_t)(q.by_row ? n->i[0] : n->i[1]);
+    q.runs = q.by_row ? 1 : (size_t)n->i[0];
+    q.n = (size_t)n->i[2];
+    q.stride = (size_t)(n->i[1] * n->i[2]);
+    q.per = !q.by_row                ? 1
+        : n->i[3] & DL__MAKES_SUMS ? (size_t)DL__KB /* the blocks of rule 6 */
+                                     : DL__MAX((size_t)1, (size_t)DL__CHUNK / DL__MAX(q.n, (size_t)1));
+    q.parts = (q.groups + q.per - 1) / q.per;
+    q.share = (dl_real)(1.0 / ((double)q.runs * (double)q.n));
+    q.eps = n->f[0];
+    return q;
+}
+
+static void dl__norm_part(const dl_run_args *r, size_t part)
+{
+    const dl__groups *q = (const dl__groups *)r->user;
+    for (size_t k = part * q->per; k < DL__MIN(q->groups, (part + 1) * q->per); k++) {
+        dl_real m[3];
+        DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
+        for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) q->saved[i * q->groups + k] = m[i];
+        if (q->by_row) DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, m[0], m[1], q->w, q->b));
+        else
+            for (size_t i = 0; i < q->runs; i++) {
+                size_t at = k * q->n + i * q->stride;
+                DL__CALL(r->level, normalise_run,
+                    (q->y + at, q->x + at, q->n, m[0], m[1], q->w ? q->w + k : NULL, q->b ? q->b + k : NULL));
+            }
+    }
+}
+
+static void dl__norm_run(const dl_run_args *r)
+{
+    dl_run_args a = *r;
+    dl__groups q = dl__groups_of(r->node);
+    int k = 2;
+    q.x = (const dl_real *)r->in[0];
+    q.saved = (dl_real *)(uintptr_t)r->in[1];
+    if (r->node->i[3] & DL__SCALED) q.w = (const dl_real *)r->in[k++];
+    if (r->node->i[3] & DL__SHIFTED) q.b = (const dl_real *)r->in[k];
+    q.y = (dl_real *)r->out;
+    a.user = &q;
+    dl_parallel(&a, q.parts, dl__norm_part);
+}
+
+static void dl__norm_back_channel(const dl_run_args *r, size_t k)
+{
+    const dl__groups *q = (const dl__groups *)r->user;
+    dl_real m = q->saved[k], scale = q->saved[q->groups + k], s[2];
+    size_t at = k * q->n;
+    DL__CALL(r->level, normalise_sums, (s, q->dy + at, q->x + at, q->runs, q->n, q->stride, m, scale));
+    if (q->sums) q->sums[k] = s[0], q->sums[q->groups + k] = s[1];
+    for (size_t i = 0; q->y && i < q->runs; i++, at += q->stride)
+        DL__CALL(r->level, normalise_back,
+            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, q->w ? q->w[k] * scale : scale, s[0] * q->share, s[1] * q->share));
+}
+
+static void dl__norm_back_rows(const dl_run_args *r, size_t part)
+{
+    const dl__groups *q = (const dl__groups *)r->user;
+    dl_real *sums = q->parts > 1 && q->sums ? q->partial + part * 2 * q->n : q->sums;
+    if (sums) memset(sums, 0, 2 * q->n * sizeof *sums);
+    for (size_t k = part * q->per; k < DL__MIN(q->groups, (part + 1) * q->per); k++) {
+        const dl_real *dy = q->dy + k * q->n, *x = q->x + k * q->n, *g = dy;
+        dl_real m = q->saved[k], scale = q->saved[q->groups + k], s[2], *dx = q->y + k * q->n;
+        if (sums) DL__CALL(r->level, normalise_weights, (sums, sums + q->n, dy, x, q->n, m, scale));
+        if (!q->y) continue;
+        if (q->w) {
+            DL__CALL(r->level, multiply, (dx, dy, q->w, q->n));
+            g = dx;
+        }
+        DL__CALL(r->level, normalise_sums, (s, g, x, 1, q->n, q->n, m, scale));
+        DL__CALL(r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share));
+    }
+}
+
+/* dx, sums or both. */
+static void dl__norm_backward(const dl_run_args *r, dl_real *dx, dl_real *sums, const dl_real *w)
+{
+    dl_run_args a = *r;
+    dl__groups q = dl__groups_of(r->node);
+    q.dy = (const dl_real *)r->in[0];
+    q.x = (const dl_real *)r->in[1];
+    q.saved = (dl_real *)(uintptr_t)r->in[2];
+    q.w = w;
+    q.y = dx;
+    q.sums = sums;
+    q.partial = (dl_real *)r->scratch;
+    a.user = &q;
+    if (q.by_row && sums) memset(sums, 0, 2 * q.n * sizeof *sums);
+    dl_parallel(&a, q.parts, q.by_row ? dl__norm_back_rows : dl__norm_back_channel);
+    for (size_t k = 0; q.by_row && sums && q.parts > 1 && k < q.parts; k++)
+        if (k) DL__CALL(r->level, add_to, (sums, q.partial + k * 2 * q.n, 2 * q.n));
+        else memcpy(sums, q.partial, 2 * q.n * sizeof *sums);
+}
+static size_t dl__norm_back_scratch(const dl_node *n) /* sums of blocks */
+{
+    dl__groups q = dl__groups_of(n);
+    return q.by_row && n->i[3] & DL__MAKES_SUMS && q.parts > 1 ? q.parts * 2 * q.n * sizeof(dl_real) : 0;
+}
+
+static void dl__norm_back_run(const dl_run_args *r)
+{
+    int k = 3;
+    const dl_real *w = r->node->i[3] & DL__SCALED ? (const dl_real *)r->in[k++] : NULL;
+    dl__norm_backward(r, (dl_real *)r->out, r->node->i[3] & DL__MAKES_SUMS ? (dl_real *)(uintptr_t)r->in[k] : NULL, w);
+}
+static void dl__norm_sums_run(const dl_run_args *r)
+{
+    if (r->node->i[3] & DL__MAKES_SUMS) dl__norm_backward(r, NULL, (dl_real *)r->out, NULL);
+    else memset(r->out, 0, dl__bytes(r->node));
+}
+static void dl__moments_run(const dl_run_args *r) { memset(r->out, 0, dl__bytes(r->node)); }
+static void dl__norm_grad(const dl_grad_args *g);
+static void dl__norm_back_grad(const dl_grad_args *g);
+static void dl__norm_sums_grad(const dl_grad_args *g);
+static const dl_op dl__moments_op = { "moments", 0, NULL, dl__moments_run, NULL, NULL, NULL };
+static const dl_op dl__batch_norm_op = { "batch_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
+static const dl_op dl__layer_norm_op = { "layer_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
+static const dl_op dl__norm_back_op = { "norm_back", 0, NULL, dl__norm_back_run, dl__norm_back_grad, dl__norm_back_scratch, NULL };
+static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch, NULL };
+
+/* i: sizes and by row or not; `saved` takes the node of the moments. */
+static dl_tensor dl__norm(const dl_op *op, dl_tensor x, dl_tensor w, dl_tensor b, dl_index *i, float eps, dl_tensor *saved)
+{
+    dl_node *n[4];
+    dl_tensor in[4];
+    int count = 2;
+    dl_context *ctx = dl__operands(op->name, 1, &x, n);
+    if (!ctx) return dl__none();
+    dl_shape s = dl__shape(n[0]), moments = i[3] & DL__BY_ROW ? DL_SHAPE(2, i[0]) : DL_SHAPE(3, i[1]);
+    in[0] = x;
+    in[1] = *saved = dl__record(ctx, &dl__moments_op, 1, n, DL_F32, &moments, NULL);
+    if (w.ctx) in[count++] = w, i[3] |= DL__SCALED;
+    if (b.ctx) in[count++] = b, i[3] |= DL__SHIFTED;
+    if (!dl__operands(op->name, count, in, n)) return dl__none();
+    dl__extra e = dl__with(4, i);
+    e.f[0] = eps;
+    return dl__record(ctx, op, count, n, DL_F32, &s, &e);
+}
+
+static void dl__norm_grad(const dl_grad_args *g)
+{
+    dl_node *n[5];
+    dl_tensor in[5];
+    dl_index i[4];
+    memcpy(i, g->node->i, sizeof i);
+    int w = i[3] & DL__SCALED ? 2 : 0, b = i[3] & DL__SHIFTED ? g->node->n_in - 1 : 0, count = 3;
+    bool sums = (w && g->want[w]) || (b && g->want[b]);
+    in[0] = g->dy, in[1] = g->x[0], in[2] = g->x[1];
+    dl_context *ctx = dl__operands(g->node->op->name, 3, in, n);
+    if (!ctx) return;
+    dl__extra e = dl__with(4, i);
+    e.f[0] = g->node->f[0];
+    dl_shape s = dl__shape(g->node), two = DL_SHAPE(2, i[3] & DL__BY_ROW ? i[2] : i[1]);
+    dl_tensor total = dl__none();
+    i[3] &= DL__BY_ROW;
+    if (sums) {
+        if (!g->want[0]) i[3] |= DL__MAKES_SUMS;
+        total = dl__record(ctx, &dl__norm_sums_op, 3, n, DL_F32, &two, &e);
+    }
+    if (g->want[0]) {
+        if (w) in[count++] = g->x[w], i[3] |= DL__SCALED;
+        if (sums) in[count++] = total, i[3] |= DL__MAKES_SUMS;
+        if (!dl__operands(g->node->op->name, count, in, n)) return;
+        g->dx[0] = dl__record(ctx, &dl__norm_back_op, count, n, DL_F32, &s, &e);
+    }
+    if (w && g->want[w]) g->dx[w] = dl_reshape(dl_slice(total, 0, 1, 2, 1), dl__shape(g->node->in[w]));
+    if (b && g->want[b]) g->dx[b] = dl_reshape(dl_slice(total, 0, 0, 1, 1), dl__shape(g->node->in[b]));
+}
+
+/* Second derivatives, of dx or of the sums: the same as a formula of dy, x and w, differentiated. Its inputs are views made for it, so
+   that the derivative ends at them; what is saved is a function of x in it. */
+static void dl__norm_second(const dl_grad_args *g, bool of_sums)
+{
+    static const int both[2] = { 0, 2 }, at[3] = { 0, 1, 3 };
+    const dl_index *i = g->node->i;
+    bool by_row = (i[3] & DL__BY_ROW) != 0, was = dl_set_grad(g->dy.ctx, true);
+    const int *dims = both + by_row;
+    int nd = by_row ? 1 : 2, n = 0;
+    dl_shape s = DL_SHAPE(i[0], i[1], i[2]), per = by_row ? DL_SHAPE(1, 1, i[2]) : DL_SHAPE(1, i[1], 1);
+    dl_tensor in[3], wanted[3], dx[3], m[3];
+    for (int k = 0; k < (i[3] & DL__SCALED ? 3 : 2); k++) {
+        in[k] = dl__view(&dl__reshape_op, g->dy.ctx, g->node->in[at[k]], k < 2 ? &s : &per);
+        if (g->want[at[k]]) wanted[n++] = in[k];
+    }
+    dl_tensor y = dl__normalise(in[1], dims, nd, g->node->f[0], m);
+    if (of_sums) {
+        dl_tensor db = dl_reshape(dl_slice(g->dy, 0, 0, 1, 1), per), dw = dl_reshape(dl_slice(g->dy, 0, 1, 2, 1), per);
+        dl_tensor sum = dl_add(dl_mul(y, dw), db);
+        y = dl_mul(in[0], sum);
+    } else {
+        dl_tensor dy = i[3] & DL__SCALED ? dl_mul(in[0], in[2]) : in[0];
+        dl_tensor slope = dl_mul(y, dl_mean_dims(dl_mul(dy, y), dims, nd, true));
+        y = dl_mul(dl_sub(dl_sub(dy, dl_mean_dims(dy, dims, nd, true)), slope), dl_mul(m[1], dl_reshape(g->dy, s)));
+    }
+    if (dl_grad(dl_sum(y), wanted, n, dx))
+        for (int k = n = 0; k < (i[3] & DL__SCALED ? 3 : 2); k++)
+            if (g->want[at[k]]) g->dx[at[k]] = dl_reshape(dx[n++], dl__shape(g->node->in[at[k]]));
+    dl_set_grad(g->dy.ctx, was);
+}
+static void dl__norm_back_grad(const dl_grad_args *g) { dl__norm_second(g, false); }
+static void dl__norm_sums_grad(const dl_grad_args *g) { dl__norm_second(g, true); }
 
 /* y w + b, either absent; both reshaped to `s`. */
 static dl_tensor dl__scale_shift(dl_tensor y, dl_tensor w, dl_tensor b, dl_shape s)
@@ -5693,9 +6290,8 @@ static void dl__track(dl_tensor buffer, dl_tensor batch, float momentum, double 
 static dl_tensor dl__batch_norm(
     const char *who, dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
 {
+    static const int dims = 0;
     dl_node *n;
-    int dims[DLTRAIN_MAX_DIMS], count = 0;
-    dl_tensor m, v, y;
     dl_context *ctx = dl__operands(who, 1, &x, &n);
     if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
     if (n->ndim < 2) return dl_fail(ctx, "dl_%s: takes [N,C,...], not %S", who, n), dl__none();
@@ -5709,26 +6305,33 @@ static dl_tensor dl__batch_norm(
         if (track[k].ctx && ctx->node[track[k].node]->space != DL__BUFFERS)
             return dl_fail(ctx, "dl_%s: training changes running statistics: they must be buffers, dl_parameter with .buffer", who),
                    dl__none();
-    dl_shape s = DL_SCALAR;
+    dl_shape s = DL_SCALAR, whole = dl__shape(n);
     s.ndim = n->ndim;
-    for (int i = 0; i < n->ndim; i++) {
-        s.dim[i] = i == 1 ? c : 1;
-        if (i != 1) dims[count++] = i;
+    dl_index size[4] = { n->dim[0], c, 1, 0 };
+    for (int i = 0; i < n->ndim; i++) s.dim[i] = i == 1 ? c : 1;
+    for (int i = 2; i < n->ndim; i++) size[2] *= n->dim[i];
+    if (!ctx->training && mean.ctx && var.ctx) {
+        dl_tensor scale = dl_rsqrt(dl_add_scalar(var, eps));
+        if (w.ctx) scale = dl_mul(scale, w);
+        return dl__scale_shift(dl_sub(x, dl_reshape(mean, s)), scale, b, s);
     }
-    if (ctx->training || !mean.ctx || !var.ctx) {
-        double per = c ? (double)n->numel / (double)c : 0;
-        if (ctx->training && per == 1)
-            return dl_fail(ctx,
-                       "dl_%s: one value a channel in %S has no variance; train with more, or call dl_train(ctx, false)",
-                       who, n),
-                   dl__none();
-        y = dl__normalise(x, dims, count, eps, &m, &v);
-        bool tracks = ctx->training && per > 1; /* an empty batch leaves the statistics */
-        if (tracks && mean.ctx) dl__track(mean, dl_reshape(m, DL_SHAPE(c)), momentum, 1);
-        if (tracks && var.ctx) dl__track(var, dl_reshape(v, DL_SHAPE(c)), momentum, per / (per - 1));
-    } else
-        y = dl_mul(dl_sub(x, dl_reshape(mean, s)), dl_rsqrt(dl_add_scalar(dl_reshape(var, s), eps)));
-    return dl__scale_shift(y, w, b, s);
+    double per = (double)size[0] * (double)size[2];
+    if (ctx->training && per == 1)
+        return dl_fail(ctx,
+                   "dl_%s: one value a channel in %S has no variance; train with more, or call dl_train(ctx, false)", who, n),
+               dl__none();
+    dl_tensor saved, y, m[3];
+    if (size[2] == 1) { /* the vectors lie across the channels */
+        y = dl__normalise(dl_reshape(x, DL_SHAPE(size[0], c)), &dims, 1, eps, m);
+        y = dl_reshape(dl__scale_shift(y, w, b, DL_SHAPE(c)), whole);
+    } else y = dl__norm(&dl__batch_norm_op, x, w, b, size, eps, &saved);
+    for (int k = 0; k < 2 && ctx->training && per > 1; k++) { /* an empty batch leaves the statistics */
+        int row = 2 * k; /* of the moments */
+        if (!track[k].ctx) continue;
+        dl_tensor of = size[2] == 1 ? m[row] : dl_slice(saved, 0, row, row + 1, 1);
+        dl__track(track[k], dl_reshape(of, DL_SHAPE(c)), momentum, k ? per / (per - 1) : 1);
+    }
+    return y;
 }
 DL_API dl_tensor dl_batch_norm_op(
     dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
@@ -5740,12 +6343,15 @@ DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float e
 {
     dl_node *n[3];
     dl_tensor in[3];
-    int dims[DLTRAIN_MAX_DIMS + 1], count = 0, last = 1;
+    dl_index size[4] = { 1, 1, 1, DL__BY_ROW };
+    int count = 0, last = 1;
     in[count++] = x;
     if (w.ctx) in[count++] = w;
     if (b.ctx) in[count++] = b;
     dl_context *ctx = dl__operands("layer_norm_op", count, in, n);
-    if (!ctx || !dl__is_float(ctx, "layer_norm_op", n[0])) return dl__none();
+    for (int k = 0; ctx && k < count; k++)
+        if (!dl__is_float(ctx, "layer_norm_op", n[k])) return dl__none();
+    if (!ctx) return dl__none();
     if (count > 1) last = n[1]->ndim;
     if (!n[0]->ndim || last > n[0]->ndim || !last)
         return dl_fail(ctx, "dl_layer_norm_op: takes one dimension or more, and no more in the weight than in x %S", n[0]),
@@ -5759,15 +6365,13 @@ DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float e
                    dl__none();
         if (!fits) return dl_fail(ctx, "dl_layer_norm_op: bias %S differs from weight %S", n[2], n[1]), dl__none();
     }
-    for (int i = 0; i < last; i++) dims[i] = n[0]->ndim - last + i;
-    dl_tensor y = dl__normalise(x, dims, last, eps, NULL, NULL);
-    if (w.ctx) y = dl_mul(y, w);
-    return b.ctx ? dl_add(y, b) : y;
+    for (int i = 0; i < n[0]->ndim; i++) size[i < n[0]->ndim - last ? 0 : 2] *= n[0]->dim[i];
+    dl_tensor saved;
+    return dl__norm(&dl__layer_norm_op, x, w, b, size, eps, &saved);
 }
 
 static dl_tensor dl__group_norm(const char *who, dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps)
 {
-    static const int dims[1] = { 2 };
     dl_node *n;
     dl_context *ctx = dl__operands(who, 1, &x, &n);
     if (!ctx || !dl__is_float(ctx, who, n)) return dl__none();
@@ -5778,9 +6382,10 @@ static dl_tensor dl__group_norm(const char *who, dl_tensor x, dl_index groups, d
     if (!dl__is_vector(ctx, who, "weight", w, c) || !dl__is_vector(ctx, who, "bias", b, c)) return dl__none();
     dl_shape whole = dl__shape(n), s = whole;
     for (int i = 0; i < s.ndim; i++) s.dim[i] = i == 1 ? c : 1;
-    dl_index per = n->dim[0] && groups ? (dl_index)n->numel / n->dim[0] / groups : 0;
-    dl_tensor y = dl__normalise(dl_reshape(x, DL_SHAPE(n->dim[0], groups, per)), dims, 1, eps, NULL, NULL);
-    return dl__scale_shift(dl_reshape(y, whole), w, b, s);
+    dl_index size[4] = { n->dim[0] * groups, 1, c / groups, DL__BY_ROW };
+    for (int i = 2; i < n->ndim; i++) size[2] *= n->dim[i];
+    dl_tensor saved;
+    return dl__scale_shift(dl__norm(&dl__layer_norm_op, x, dl__none(), dl__none(), size, eps, &saved), w, b, s);
 }
 DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_tensor b, float eps)
 {

@@ -6,7 +6,7 @@
 #include "test.h"
 #include "nets.h"
 
-static const uint64_t committed[4] = { 0x18bf8b9726d746cdu, 0x7a24be85b074d683u, 0xf45c9669931434fdu, 0x29086fccc62bd153u };
+static const uint64_t committed[4] = { 0x18bf8b9726d746cdu, 0x7a24be85b074d683u, 0x589cc8e0911fdd32u, 0x2eaa93e0b3f9d77fu };
 
 static int threads;
 static void hash(int i)
