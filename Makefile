@@ -1,6 +1,8 @@
 # make demo                learn handwritten digits: a minute, nothing needed but cc and make
 # make test                every test; REQUIRE_ALL=1 turns a skip into a failure
 # make test T=test_errors  one of them
+# make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
+# make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
 # make clean
 CC ?= cc
 CFLAGS ?= -O2 -Wall -Wextra
@@ -16,7 +18,20 @@ build/digits: examples/digits.c dltrain.h
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
 
+build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
+build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
+build/bench build/bench_gemm:
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS) -ldl
+
+bench_options = $(if $(T),--threads $(T)) $(if $(ROUNDS),--rounds $(ROUNDS))
+bench: build/bench
+	@build/bench $(bench_options) $(if $(W),--only $(W))
+
+bench-gemm: build/bench_gemm
+	@build/bench_gemm $(bench_options)
+
 clean:
 	rm -rf build
 
-.PHONY: demo test clean
+.PHONY: demo test bench bench-gemm clean

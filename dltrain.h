@@ -610,6 +610,9 @@ typedef struct dl_run_args {
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
     int level;                           /* of the kernels: the library's own business */
+    /* DL_OP_FINISHES: when not NULL, to be called with the args at hand */
+    void (*finished)(const struct dl_run_args *args, size_t first, size_t n);
+    const void *group;                   /* the executor's */
 } dl_run_args;
 typedef struct dl_grad_args {
     const dl_node *node;
@@ -621,7 +624,10 @@ typedef struct dl_grad_args {
 enum {
     /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
     DL_OP_ELEMENTWISE = 1,
-    DL_OP_ACCUMULATES = 2                /* run obeys `accumulate` */
+    DL_OP_ACCUMULATES = 2,               /* run obeys `accumulate` */
+    /* run calls `finished` once elements first .. first + n of out are complete, each exactly once, from any thread: the elementwise
+       operations that follow are then run on them, and may write over them */
+    DL_OP_FINISHES = 4
 };
 struct dl_op {
     const char *name;                    /* unique: plans are keyed by it */
@@ -1179,8 +1185,9 @@ typedef struct dl__param {
 } dl__param;
 typedef struct dl__pending { struct dl__pending *next; const char *name; dl_shape shape; dl_real *value; } dl__pending;
 
-/* A launch runs nodes first .. first + count of the segment; of an elementwise group `slots` tiles are scratch. */
-typedef struct dl__launch { uint32_t first, count, slots; } dl__launch;
+/* A launch runs nodes order[first .. first + count) of the segment: an operation, and elementwise ones on what it has made, tile by tile.
+   `slots` tiles are scratch, `tiles` bytes into it. */
+typedef struct dl__launch { uint32_t first, count, slots; size_t tiles; } dl__launch;
 typedef struct dl__plan {
     uint64_t key, used_at;
     uint32_t nodes, launches;
@@ -1188,7 +1195,8 @@ typedef struct dl__plan {
     char *memory;
     size_t *offset;                 /* of each node */
     dl__launch *launch;
-    uint8_t *space, *accumulate;
+    uint32_t *order;                /* the nodes that run */
+    uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
 struct dl_context {
@@ -1638,6 +1646,16 @@ static uint64_t dl__mix(uint64_t h, uint64_t v)
 }
 
 /* Splits seed and a salt into a key of its own. */
+/* Of a name as part of a key: eight characters at a time. */
+static uint64_t dl__mix_text(uint64_t h, const char *s)
+{
+    uint64_t v = 0;
+    for (int i = 1; *s; i++) {
+        v = v << 8 | (uint8_t)*s++;
+        if (i % 8 == 0) h = dl__mix(h, v), v = 0;
+    }
+    return dl__mix(h, v);
+}
 static uint64_t dl__key(uint64_t seed, uint64_t salt) { return dl__mix(dl__mix(0, seed), salt); }
 
 /* ==== >>tape ====
@@ -1671,7 +1689,7 @@ static dl_tensor dl__none(void)
 
 static dl_shape dl__shape(const dl_node *n)
 {
-    dl_shape s = DL_SCALAR;
+    dl_shape s;
     s.ndim = n->ndim;
     memcpy(s.dim, n->dim, sizeof s.dim);
     return s;
@@ -1814,25 +1832,27 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     dl_node *y = (dl_node *)dl__tape_alloc(ctx, sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i,
         5 + DLTRAIN_MAX_DIMS + (size_t)n + (size_t)extra->n);
     if (!y) return dl__none();
-    memset(y, 0, sizeof *y);
-    y->in = (dl_node *const *)(y + 1);
-    y->i = (const dl_index *)(y->in + n);
-    if (n) memcpy((void *)(y + 1), in, (size_t)n * sizeof *in);
-    if (extra->n) memcpy((dl_node **)(y + 1) + n, extra->i, (size_t)extra->n * sizeof *extra->i);
+    dl_node **inputs = (dl_node **)(y + 1);
+    dl_index *integers = (dl_index *)(inputs + n);
+    for (int k = 0; k < n; k++) inputs[k] = in[k];
+    for (int k = 0; k < extra->n; k++) integers[k] = extra->i[k];
     y->op = op;
+    y->in = inputs;
+    y->i = integers;
     y->numel = numel;
-    y->ndim = (uint8_t)shape->ndim;
-    memcpy(y->dim, shape->dim, sizeof *y->dim * (size_t)shape->ndim);
+    memcpy(y->dim, shape->dim, sizeof y->dim);
     memcpy(y->f, extra->f, sizeof y->f);
     y->counter = extra->counter;
     y->id = ctx->nodes;
+    y->ndim = (uint8_t)shape->ndim;
     y->dtype = (uint8_t)dtype;
     y->n_in = (uint8_t)n;
     y->n_i = (uint8_t)extra->n;
     y->space = (uint8_t)extra->space;
-    y->offset = extra->offset;
     y->flags = (uint8_t)extra->flags;
-    uint64_t h = dl__mix(ctx->hash, dl__hash_text(op->name));
+    y->uses = 0;
+    y->offset = extra->offset;
+    uint64_t h = dl__mix_text(ctx->hash, op->name);
     for (int k = 0; k < n; k++) {
         if (in[k]->space == DL__GONE)
             return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name,
@@ -2387,6 +2407,18 @@ DL_API bool dl_seal(dl_context *ctx)
     return true;
 }
 
+/* For an operation of DL_OP_FINISHES: elements first .. first + n of its output are complete. */
+static void dl__finished(const dl_run_args *r, size_t first, size_t n)
+{
+    if (r->finished) r->finished(r, first, n);
+}
+/* Rows of n elements, `stride` apart. */
+static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, size_t n, size_t stride)
+{
+    if (n == stride) n *= rows, rows = 1;
+    for (size_t i = 0; r->finished && i < rows; i++) r->finished(r, first + i * stride, n);
+}
+
 /* ==== >>cpu kernels ====
    Plain pointers and sizes; read once for each SIMD level: the file includes itself.
    may use: platform
@@ -2493,6 +2525,9 @@ typedef struct dl__products {
     void (*turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
+    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart */
+    void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw, dl_real *dst,
+        dl_index plane);
 } dl__products;
 
 /* ---- the levels ----
@@ -3035,23 +3070,24 @@ DL__HOT E_FN void DL__K(panel)(const dl__panel *p) /* rule 2 */
                 for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
             }
         }
+        bool whole = first + E_MR <= p->rows && p->cols == E_NV * E_W;
         for (int i = 0; i < E_MR; i++)
             for (int v = 0; v < E_NV; v++) {
                 dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
                 E_V y = acc[i][v];
-                int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
-                if (first + i >= p->rows || n <= 0) continue;
-                if (n == E_W) {
+                if (whole) {
                     if (p->more) y = E_ADD(E_LOAD(out), y);
                     if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOAD(p->bias + v * E_W));
                     if (p->add) y = E_ADD(E_LOAD(out), y);
                     E_STORE(out, y);
-                } else {
-                    if (p->more) y = E_ADD(E_LOADN(out, n), y);
-                    if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
-                    if (p->add) y = E_ADD(E_LOADN(out, n), y);
-                    E_STOREN(out, y, n);
+                    continue;
                 }
+                int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
+                if (first + i >= p->rows || n <= 0) continue;
+                if (p->more) y = E_ADD(E_LOADN(out, n), y);
+                if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
+                if (p->add) y = E_ADD(E_LOADN(out, n), y);
+                E_STOREN(out, y, n);
             }
     }
 }
@@ -3138,7 +3174,27 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack) };
+DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw,
+    dl_real *dst, dl_index plane)
+{
+    dl_index left = DL__MIN(DL__MAX(-x, (dl_index)0), fw), from = DL__MAX(x, (dl_index)0);
+    dl_index run = DL__MAX(DL__MIN(fw - left, w - from), (dl_index)0), right = fw - left - run;
+    for (dl_index c = 0; c < planes; c++, src += h * w, dst += plane)
+        for (dl_index r = 0; r < fh; r++) {
+            dl_real *to = dst + r * fw;
+            if (y + r < 0 || y + r >= h) {
+                memset(to, 0, sizeof *to * (size_t)fw);
+                continue;
+            }
+            const dl_real *row = src + (y + r) * w + from;
+            dl_index i = 0;
+            for (; i < left; i++) *to++ = 0;
+            for (i = 0; i + E_W <= run; i += E_W) E_STORE(to + i, E_LOAD(row + i));
+            if (E_W > 1 && i < run) E_STOREN(to + i, E_LOADN(row + i, (int)(run - i)), (int)(run - i));
+            for (i = 0; i < right; i++) to[run + i] = 0;
+        }
+}
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack), DL__K(frame) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4646,8 +4702,9 @@ static void dl__pack_rows(const dl__products *e, const dl_real *a, dl_index a_ro
     }
 }
 
-static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
+static void dl__gemm_part(const dl_run_args *r, size_t unit)
 {
+    const dl__gemm *g = (const dl__gemm *)r->user;
     const dl__products *e = g->e;
     dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
     dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, at_batch = u / across / down;
@@ -4655,7 +4712,7 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
     dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = DL__MIN(g->mc, e->mc);
     const dl_real *a0 = g->a + m0 * g->a_row, *b0 = g->b + n0 * g->b_row;
     dl_real *c = g->c + (g->turned ? n0 * g->c_row + m0 : m0 * g->c_row + n0);
-    dl_real *packed_b = scratch, *packed_a = packed_b + (g->pack_b ? g->nc * most : 0);
+    dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc * most : 0);
     dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
     dl__panel p;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
@@ -4676,7 +4733,8 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
         bool bias = g->bias && k0 + DL__KB >= g->kk;
         p.kc = DL__MIN(g->kk - k0, (dl_index)DL__KB);
         p.more = k0 > 0;
-        if (g->pack_b) e->pack(b, g->b_row, g->b_k, nc, p.kc, packed_b), b = packed_b;
+        if (g->pack_b && p.kc) e->pack(b, g->b_row, g->b_k, nc, p.kc, packed_b);
+        if (g->pack_b) b = packed_b;
         for (dl_index i = 0; i < mc; i += block) {
             dl_index a_row = g->a_row, a_k = g->a_k;
             p.rows = DL__MIN(mc - i, block);
@@ -4697,15 +4755,17 @@ static void dl__gemm_unit(const dl__gemm *g, size_t unit, dl_real *scratch)
                 p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
                 e->panel(&p);
             }
+            if (!g->total && k0 + DL__KB >= g->kk)
+                dl__finished_rows(r, (size_t)(c + i * g->c_row - g->c), (size_t)p.rows, (size_t)nc, (size_t)g->c_row);
         }
     }
+    if (!g->total) return;
     if (g->turned) e->turn(total, g->nc, mc, nc, c, g->c_row, g->accumulate);
-    else if (g->total)
+    else
         for (dl_index i = 0; i < mc; i++)
             for (dl_index j = 0; j < nc; j++) c[i * g->c_row + j] += total[i * g->nc + j];
+    dl__finished_rows(r, (size_t)(c - g->c), (size_t)(g->turned ? nc : mc), (size_t)(g->turned ? mc : nc), (size_t)g->c_row);
 }
-
-static void dl__gemm_part(const dl_run_args *r, size_t part) { dl__gemm_unit((const dl__gemm *)r->user, part, (dl_real *)r->scratch); }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
 static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
@@ -4760,8 +4820,8 @@ static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level ne
     return most;
 }
 static void dl__matmul_grad(const dl_grad_args *g);
-static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES, NULL, dl__matmul_run, dl__matmul_grad, dl__matmul_scratch,
-    NULL };
+static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__matmul_run, dl__matmul_grad,
+    dl__matmul_scratch, NULL };
 
 /* Both have two dimensions or more; bias zero or [N]. */
 static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor bias, bool ta, bool tb)
@@ -4857,12 +4917,11 @@ DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b)
     return dl_reshape(dl__matmul("affine", dl_reshape(x, DL_SHAPE(rows, k)), w, b, false, true), s);
 }
 
+/* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the others.
+   i = the geometry ---- */
 typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] */
     dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups;
 } dl__geometry;
-
-/* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the others.
-   i = the geometry. The first two slide a window over an image: output pixels are the rows of A, channels of the output lie in vectors. ---- */
 enum { DL__GEOMETRY = sizeof(dl__geometry) / sizeof(dl_index), DL__STRIP = 512 };
 
 static dl__geometry dl__geometry_of(const dl_node *n)
@@ -4872,172 +4931,182 @@ static dl__geometry dl__geometry_of(const dl_node *n)
     return q;
 }
 
-/* A window of kh x kw taps, dh and dw apart, over `channels` planes of h x w; output pixel (y, x) has its first tap at row y * sh - ph,
-   column x * sw - pw. For the input gradient the image is dy, spread out with up - 1 zeros between its pixels, and the last tap of the
-   weight lies first. */
-typedef struct dl__windows {
-    dl_index channels, h, w, up_h, up_w, ph, pw, sh, sw, kh, kw, dh, dw, out_h, out_w;
-    bool back;
-} dl__windows;
+static dl_index dl__floor_div(dl_index a, dl_index b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
-static dl__windows dl__window_of(const dl__geometry *q, bool back)
+/* The part of the source planes that is looked at, with the zeros around them: rows y .. y + h, columns x .. x + w. */
+typedef struct dl__frame { dl_index y, x, h, w; bool inside; } dl__frame; /* inside: it lies in the plane; no zeros, no copy */
+
+/* What rows y0 .. y1 of the result are made of: conv reads x at y * sh - ph + ky * dh, back reads dy at (y + ph - ky * dh) / sh where
+   this is whole. */
+static dl__frame dl__frame_of(const dl__geometry *q, bool back, dl_index y0, dl_index y1)
 {
-    dl__windows v;
-    v.channels = (back ? q->o : q->c) / q->groups;
-    v.h = back ? q->oh : q->h, v.w = back ? q->ow : q->w;
-    v.up_h = back ? q->sh : 1, v.up_w = back ? q->sw : 1;
-    v.ph = back ? (q->kh - 1) * q->dh - q->ph : q->ph, v.pw = back ? (q->kw - 1) * q->dw - q->pw : q->pw;
-    v.sh = back ? 1 : q->sh, v.sw = back ? 1 : q->sw;
-    v.kh = q->kh, v.kw = q->kw, v.dh = q->dh, v.dw = q->dw;
-    v.out_h = back ? q->h : q->oh, v.out_w = back ? q->w : q->ow;
-    v.back = back;
-    return v;
+    dl__frame f;
+    if (back) {
+        f.y = dl__floor_div(y0 + q->ph - (q->kh - 1) * q->dh, q->sh);
+        f.x = dl__floor_div(q->pw - (q->kw - 1) * q->dw, q->sw);
+        f.h = dl__floor_div(y1 - 1 + q->ph, q->sh) + 1 - f.y;
+        f.w = dl__floor_div(q->w - 1 + q->pw, q->sw) + 1 - f.x;
+    } else {
+        f.y = y0 * q->sh - q->ph;
+        f.x = -q->pw;
+        f.h = (y1 - 1 - y0) * q->sh + (q->kh - 1) * q->dh + 1;
+        f.w = (q->ow - 1) * q->sw + (q->kw - 1) * q->dw + 1;
+    }
+    f.inside = f.y >= 0 && f.x >= 0 && f.y + f.h <= (back ? q->oh : q->h) && f.x + f.w <= (back ? q->ow : q->w);
+    return f;
 }
 
-/* Does every window lie within the image as it is in memory? */
-static bool dl__window_inside(const dl__windows *v)
-{
-    return v->up_h == 1 && v->up_w == 1 && v->ph == 0 && v->pw == 0 && (v->out_h - 1) * v->sh + (v->kh - 1) * v->dh < v->h &&
-        (v->out_w - 1) * v->sw + (v->kw - 1) * v->dw < v->w;
-}
-static dl_index dl__window_rows(const dl__windows *v, dl_index rows) { return (rows - 1) * v->sh + (v->kh - 1) * v->dh + 1; }
-static dl_index dl__window_width(const dl__windows *v) { return (v->out_w - 1) * v->sw + (v->kw - 1) * v->dw + 1; }
-
-/* The part of the image that output rows from `row` on look at, of some channels, with its zeros. */
-static void dl__frame(const dl__windows *v, const dl_real *image, dl_index channels, dl_index row, dl_index rows, dl_real *dst)
-{
-    dl_index width = dl__window_width(v), first = v->pw > 0 ? DL__MIN(v->pw, width) : 0; /* columns of zeros, then those of the image */
-    dl_index in_w = (v->w - 1) * v->up_w + 1, from = v->pw < 0 ? -v->pw : 0, run = DL__MAX(DL__MIN(width - first, in_w - from), (dl_index)0);
-    for (dl_index c = 0; c < channels; c++)
-        for (dl_index r = 0; r < rows; r++, dst += width) {
-            dl_index y = row * v->sh - v->ph + r;
-            if (y < 0 || y % v->up_h || y / v->up_h >= v->h) {
-                memset(dst, 0, sizeof *dst * (size_t)width);
-                continue;
-            }
-            const dl_real *src = image + (c * v->h + y / v->up_h) * v->w;
-            for (dl_index x = 0; x < first; x++) dst[x] = 0;
-            if (v->up_w == 1)
-                for (dl_index x = 0; x < run; x++) dst[first + x] = src[from + x];
-            else
-                for (dl_index x = 0; x < run; x++) dst[first + x] = (from + x) % v->up_w ? 0 : src[(from + x) / v->up_w];
-            for (dl_index x = first + run; x < width; x++) dst[x] = 0;
-        }
-}
-
-/* at[k] of k = (ky, kx, channel), from the first tap. */
-static void dl__window_at(const dl__windows *v, dl_index plane, dl_index width, dl_index *at)
-{
-    for (dl_index ky = 0; ky < v->kh; ky++)
-        for (dl_index kx = 0; kx < v->kw; kx++)
-            for (dl_index c = 0; c < v->channels; c++)
-                *at++ = (v->back ? v->kh - 1 - ky : ky) * v->dh * width + (v->back ? v->kw - 1 - kx : kx) * v->dw + c * plane;
-}
-
+/* conv and back slide a window over images. Pixels of the result are the rows of A, its channels lie in vectors; k = (ky, kx, channel of the
+   source). With strides, pixels of back fall into sh * sw classes by the taps that reach them: each is a product of its own. */
 typedef struct dl__slide {
     const dl__products *e;
-    dl__windows v;
-    const dl_real *x, *bias;        /* images [n, groups * channels, h, w] */
-    dl_real *packed, *y;            /* the weight, panel by panel; images [n, groups * outs, out_h, out_w] */
-    dl_index groups, outs, kk, rows, strips; /* `rows` output rows of an image are one unit of work */
-    dl_index mc, w_row, w_channel;  /* strides of the weight */
-    const dl_real *weight;
-    bool inside, accumulate;
+    dl__geometry q;
+    bool back, accumulate, inside;
+    dl_index in, out, groups;       /* channels of a group */
+    dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
+    dl_index kk, blocks, classes, rows, strips, mc, frame; /* `rows` rows of a result are one unit of work; numbers of a frame */
+    const dl_real *x, *weight, *bias;
+    dl_real *packed, *y;            /* the weight: by group, class, panel */
 } dl__slide;
 
 static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int threads)
 {
-    dl__geometry q = dl__geometry_of(n);
     dl__slide s;
     memset(&s, 0, sizeof s);
+    dl__geometry q = s.q = dl__geometry_of(n);
     s.e = dl__products_of(level);
-    s.v = dl__window_of(&q, back);
+    s.back = back;
     s.groups = q.groups;
-    s.outs = (back ? q.c : q.o) / q.groups;
-    s.kk = q.kh * q.kw * s.v.channels;
-    dl_index taps = q.kh * q.kw, cg = q.c / q.groups;
-    s.w_row = back ? taps : cg * taps, s.w_channel = back ? cg * taps : taps;
-    s.inside = dl__window_inside(&s.v);
-    dl_index strip = s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP;
-    s.rows = DL__MIN(DL__MAX(strip / DL__MAX(s.v.out_w, (dl_index)1), (dl_index)1), DL__MAX(s.v.out_h, (dl_index)1));
-    while (s.rows > 1 && q.n * q.groups * ((s.v.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
-    s.strips = (s.v.out_h + s.rows - 1) / s.rows;
-    s.mc = DL__MIN(dl__round_up(DL__MAX(s.rows * s.v.out_w, (dl_index)1), s.e->mr), s.e->mc);
+    s.in = (back ? q.o : q.c) / q.groups, s.out = (back ? q.c : q.o) / q.groups;
+    s.h = back ? q.oh : q.h, s.w = back ? q.ow : q.w, s.out_h = back ? q.h : q.oh, s.out_w = back ? q.w : q.ow;
+    s.kk = q.kh * q.kw * s.in;
+    s.blocks = DL__MAX((s.kk + DL__KB - 1) / DL__KB, (dl_index)1);
+    s.classes = back ? q.sh * q.sw : 1;
+    s.rows = DL__MAX(DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h), (dl_index)1);
+    while (s.rows > 1 && q.n * q.groups * ((s.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
+    s.strips = (s.out_h + s.rows - 1) / s.rows;
+    s.mc = DL__MIN(dl__round_up(DL__MAX(s.rows * s.out_w, (dl_index)1), s.e->mr), s.e->mc);
+    s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside;
+    for (dl_index y0 = 0; !s.inside && y0 < s.out_h; y0 += s.rows) {
+        dl__frame f = dl__frame_of(&q, back, y0, DL__MIN(y0 + s.rows, s.out_h));
+        s.frame = DL__MAX(s.frame, f.h * f.w * s.in);
+    }
     return s;
 }
 
-static size_t dl__slide_packed(const dl__slide *s) /* numbers */
+static size_t dl__slide_packed(const dl__slide *s) /* numbers, even */
 {
-    return (size_t)(s->groups * dl__round_up(s->outs, s->e->nr) * s->kk);
+    return (size_t)dl__round_up(s->groups * dl__round_up(s->out, s->e->nr) * s->kk, 2);
 }
-
+static dl_index dl__slide_tables(const dl__slide *s) { return s->kk + s->classes * (s->blocks + 1) + 2 * s->mc; }
 static size_t dl__slide_scratch(const dl__slide *s) /* bytes */
 {
-    dl_index frame = s->inside ? 0 : s->v.channels * dl__window_rows(&s->v, s->rows) * dl__window_width(&s->v);
-    return sizeof(dl_real) * (dl__slide_packed(s) + (size_t)(frame + s->mc * dl__round_up(s->outs, s->e->nr))) +
-        sizeof(dl_index) * (size_t)(s->kk + s->mc + 2);
+    return sizeof(dl_real) * (dl__slide_packed(s) + (size_t)(s->frame + s->mc * dl__round_up(s->out, s->e->nr))) +
+        sizeof(dl_index) * (size_t)dl__slide_tables(s);
 }
 
-/* A panel of the weight: outputs of one group in vectors. */
+/* Does tap k of the dimension reach class r of the result's pixels? */
+static bool dl__reaches(const dl__slide *s, dl_index r, dl_index pad, dl_index tap, dl_index stride)
+{
+    return !s->back || (r + pad - tap) % stride == 0;
+}
+
+/* The canonical order of k, class by class: where a class's elements lie from the pixel, and where its blocks begin; or a panel of the
+   weight in that order. Either may be NULL. */
+static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, dl_index *at, dl_index *start, const dl_real *w, dl_index cols,
+    dl_real *packed)
+{
+    const dl__geometry *q = &s->q;
+    dl_index nr = s->e->nr, taps = q->kh * q->kw, row = s->back ? taps : s->in * taps, channel = s->back ? s->out * taps : taps, n = 0;
+    for (dl_index c = 0; c < s->classes; c++) {
+        dl_index ry = c / q->sw, rx = c % q->sw, k = 0;
+        for (dl_index tap = 0; tap < taps; tap++) {
+            dl_index ky = tap / q->kw * q->dh, kx = tap % q->kw * q->dw;
+            bool reached = dl__reaches(s, ry, q->ph, ky, q->sh) && dl__reaches(s, rx, q->pw, kx, q->sw);
+            dl_index first = s->back ? (ry + q->ph - ky) / q->sh * width + (rx + q->pw - kx) / q->sw : ky * width + kx;
+            for (dl_index i = 0; i < s->in; i++, k++) {
+                if (start && k % DL__KB == 0) start[c * (s->blocks + 1) + k / DL__KB] = n;
+                if (!reached) continue;
+                if (at) at[n] = first + i * plane;
+                for (dl_index j = 0; j < nr && packed; j++) packed[n * nr + j] = j < cols ? w[j * row + i * channel + tap] : 0;
+                n++;
+            }
+        }
+        for (dl_index b = (k + DL__KB - 1) / DL__KB; start && b <= s->blocks; b++) start[c * (s->blocks + 1) + b] = n;
+        if (start && !k) start[c * (s->blocks + 1)] = n;
+    }
+}
+
 static void dl__slide_pack(const dl_run_args *r, size_t part)
 {
     const dl__slide *s = (const dl__slide *)r->user;
-    dl_index nr = s->e->nr, panels = (s->outs + nr - 1) / nr, group = (dl_index)part / panels, j0 = (dl_index)part % panels * nr;
-    dl_index cols = DL__MIN(nr, s->outs - j0), taps = s->v.kh * s->v.kw;
-    const dl_real *w = s->weight + group * (s->v.back ? s->v.channels * s->w_channel : s->outs * s->w_row) + j0 * s->w_row;
-    dl_real *dst = s->packed + (dl_index)part * nr * s->kk;
-    memset(dst, 0, sizeof *dst * (size_t)(nr * s->kk));
-    for (dl_index tap = 0; tap < taps; tap++)
-        for (dl_index c = 0; c < s->v.channels; c++, dst += nr)
-            for (dl_index j = 0; j < cols; j++) dst[j] = w[j * s->w_row + c * s->w_channel + tap];
+    dl_index nr = s->e->nr, panels = (s->out + nr - 1) / nr, group = (dl_index)part / panels, j = (dl_index)part % panels * nr;
+    dl_index taps = s->q.kh * s->q.kw, per_group = s->in * s->out * taps;
+    dl__slide_order(s, 0, 0, NULL, NULL, s->weight + group * per_group + j * (s->back ? taps : s->in * taps), DL__MIN(nr, s->out - j),
+        s->packed + (dl_index)part * nr * s->kk);
 }
 
 static void dl__slide_part(const dl_run_args *r, size_t part)
 {
     const dl__slide *s = (const dl__slide *)r->user;
-    const dl__windows *v = &s->v;
+    const dl__geometry *q = &s->q;
     const dl__products *e = s->e;
-    dl_index unit = (dl_index)part, oy = unit % s->strips * s->rows, group = unit / s->strips % s->groups, image = unit / s->strips / s->groups;
-    dl_index rows = DL__MIN(s->rows, v->out_h - oy), nt = dl__round_up(s->outs, e->nr), plane_out = v->out_h * v->out_w;
-    dl_index *at = (dl_index *)(void *)((dl_real *)r->scratch + dl__round_up((dl_index)dl__slide_packed(s), 2)), *pixel = at + s->kk;
-    dl_real *total = (dl_real *)(void *)(pixel + s->mc), *frame = total + s->mc * nt;
-    const dl_real *x = s->x + (image * s->groups + group) * v->channels * v->h * v->w, *packed = s->packed + group * nt * s->kk;
-    dl_index width = v->w, plane = v->h * v->w;
+    dl_index unit = (dl_index)part, y0 = unit % s->strips * s->rows, group = unit / s->strips % s->groups, image = unit / s->strips / s->groups;
+    dl_index y1 = DL__MIN(y0 + s->rows, s->out_h), nt = dl__round_up(s->out, e->nr), plane_y = s->out_h * s->out_w;
+    dl_index *at = (dl_index *)(void *)((dl_real *)r->scratch + dl__slide_packed(s)), *start = at + s->kk;
+    dl_index *pixel = start + s->classes * (s->blocks + 1), *place = pixel + s->mc;
+    dl_real *total = (dl_real *)(void *)(place + s->mc), *y = s->y + (image * s->groups + group) * s->out * plane_y;
+    const dl_real *x = s->x + (image * s->groups + group) * s->in * s->h * s->w, *packed = s->packed + group * nt * s->kk;
+    dl__frame f = dl__frame_of(q, s->back, y0, y1);
+    dl_index width = s->w, plane = s->h * s->w;
     dl__panel p;
-    if (s->inside) x += oy * v->sh * width;
+    if (s->inside) f.y = f.x = 0;
     else {
-        dl_index tall = dl__window_rows(v, rows);
-        dl__frame(v, x, v->channels, oy, tall, frame);
-        x = frame, width = dl__window_width(v), plane = tall * width;
+        width = f.w, plane = f.h * f.w;
+        e->frame(x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane);
+        x = total + s->mc * nt;
     }
-    dl__window_at(v, plane, width, at);
+    dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
     p.a = x;
     p.row = pixel;
     p.b_step = e->nr;
     p.out_row = nt;
     p.bias_by_row = p.add = false;
-    for (dl_index p0 = 0; p0 < rows * v->out_w; p0 += s->mc) {
-        dl_index mc = DL__MIN(s->mc, rows * v->out_w - p0), py = p0 / v->out_w, px = p0 % v->out_w;
-        for (dl_index i = 0; i < mc; i++) {
-            pixel[i] = py * v->sh * width + px * v->sw;
-            if (++px == v->out_w) px = 0, py++;
-        }
-        p.rows = mc;
-        for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
-            p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
-            p.at = at + k0;
-            p.more = k0 > 0;
-            for (dl_index j = 0; j < s->outs; j += e->nr) {
-                p.cols = DL__MIN(s->outs - j, e->nr);
-                p.b = packed + j * s->kk + k0 * e->nr;
-                p.out = total + j;
-                p.bias = s->bias && k0 + p.kc == s->kk ? s->bias + group * s->outs + j : NULL;
-                e->panel(&p);
+    for (dl_index c = 0; c < s->classes; c++) {
+        dl_index step_y = s->back ? q->sh : 1, step_x = s->back ? q->sw : 1, rx = c % step_x;
+        dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
+        const dl_index *begin = start + c * (s->blocks + 1);
+        while (py < y1 && rx < s->out_w) {
+            dl_index mc = 0;
+            for (; mc < s->mc && py < y1; mc++) {
+                place[mc] = py * s->out_w + px;
+                pixel[mc] = s->back ? (py / step_y - f.y) * width + px / step_x - f.x
+                                    : (py * q->sh - (s->inside ? 0 : q->ph) - f.y) * width + px * q->sw - (s->inside ? 0 : q->pw) - f.x;
+                if ((px += step_x) >= s->out_w) px = rx, py += step_y;
             }
+            p.rows = mc;
+            for (dl_index b = 0; b < s->blocks; b++) {
+                p.kc = begin[b + 1] - begin[b];
+                p.at = at + begin[b];
+                p.more = b > 0;
+                for (dl_index j = 0; j < s->out; j += e->nr) {
+                    p.cols = DL__MIN(s->out - j, e->nr);
+                    p.b = packed + j * s->kk + begin[b] * e->nr;
+                    p.out = total + j;
+                    p.bias = s->bias && b == s->blocks - 1 ? s->bias + group * s->out + j : NULL;
+                    e->panel(&p);
+                }
+            }
+            if (s->classes == 1) e->turn(total, nt, mc, s->out, y + place[0], plane_y, s->accumulate);
+            else
+                for (dl_index j = 0; j < s->out; j++)
+                    for (dl_index i = 0; i < mc; i++) {
+                        dl_real *to = y + j * plane_y + place[i];
+                        *to = s->accumulate ? *to + total[i * nt + j] : total[i * nt + j];
+                    }
         }
-        dl_real *y = s->y + (image * s->groups + group) * s->outs * plane_out + oy * v->out_w + p0;
-        e->turn(total, nt, mc, s->outs, y, plane_out, s->accumulate);
     }
+    dl__finished_rows(r, (size_t)(y - s->y + y0 * s->out_w), (size_t)s->out, (size_t)((y1 - y0) * s->out_w), (size_t)plane_y);
 }
 
 static void dl__slide_run(const dl_run_args *r, bool back)
@@ -5052,18 +5121,17 @@ static void dl__slide_run(const dl_run_args *r, bool back)
     s.packed = (dl_real *)r->scratch;
     s.accumulate = r->accumulate;
     a.user = &s;
-    dl_parallel(&a, (size_t)(s.groups * ((s.outs + s.e->nr - 1) / s.e->nr)), dl__slide_pack);
-    dl_parallel(&a, (size_t)(r->node->dim[0] * s.groups * s.strips), dl__slide_part);
+    dl_parallel(&a, (size_t)(s.groups * ((s.out + s.e->nr - 1) / s.e->nr)), dl__slide_pack);
+    dl_parallel(&a, (size_t)(s.q.n * s.groups * s.strips), dl__slide_part);
 }
 
 /* The weight gradient: taps of x (channel, ky, kx) are the rows of A, output channels lie in vectors, k = (image, y, x) of dy. */
 typedef struct dl__taps {
     const dl__products *e;
     dl__geometry q;
-    dl__windows v;
     const dl_real *x, *dy;
     dl_real *dw;
-    dl_index m, n, kk, mc, nc, slots, tall; /* a block of k touches at most `slots` images, of each at most `tall` rows */
+    dl_index channels, m, n, kk, mc, nc, slots, frame_h, frame_w; /* a block of k touches at most `slots` images */
     bool inside, accumulate;
 } dl__taps;
 
@@ -5071,56 +5139,49 @@ static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
 {
     dl__taps s;
     memset(&s, 0, sizeof s);
+    dl__geometry q = s.q = dl__geometry_of(n);
     s.e = dl__products_of(level);
-    s.q = dl__geometry_of(n);
-    s.v = dl__window_of(&s.q, false);
-    s.inside = dl__window_inside(&s.v);
-    dl_index plane = s.q.oh * s.q.ow, taps = s.q.kh * s.q.kw;
-    s.m = s.v.channels * taps;
-    s.n = s.q.o / s.q.groups;
-    s.kk = s.q.n * plane;
-    s.slots = plane ? DL__MIN(s.q.n, (DL__KB + plane - 2) / plane + 1) : 1;
-    s.tall = s.q.ow ? dl__window_rows(&s.v, DL__MIN(s.q.oh, (DL__KB + s.q.ow - 2) / s.q.ow + 1)) : 0;
+    dl_index plane = q.oh * q.ow, rows = q.ow ? DL__MIN(q.oh, (DL__KB + q.ow - 2) / q.ow + 1) : 0;
+    dl__frame f = dl__frame_of(&q, false, 0, DL__MAX(rows, (dl_index)1));
+    s.inside = dl__frame_of(&q, false, 0, DL__MAX(q.oh, (dl_index)1)).inside;
+    s.frame_h = f.h, s.frame_w = f.w;
+    s.slots = plane ? DL__MIN(q.n, (DL__KB + plane - 2) / plane + 1) : 1;
+    s.channels = q.c / q.groups;
+    s.m = s.channels * q.kh * q.kw;
+    s.n = q.o / q.groups;
+    s.kk = q.n * plane;
     s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr), s.e->mc);
-    s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->nc);
-    while (s.q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
+    s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->mc);
+    while (q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
         if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
         else s.nc = dl__round_up(s.nc / 2, s.e->nr);
     }
     return s;
 }
 
-static dl_index dl__taps_channels(const dl__taps *s) /* that a unit of work looks at, at most */
-{
-    return DL__MIN(s->v.channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2);
-}
-
 static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 {
-    dl_index frames = s->inside ? 0 : s->slots * dl__taps_channels(s) * s->tall * dl__window_width(&s->v);
-    return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)(s->mc + 2);
+    dl_index channels = DL__MIN(s->channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2); /* that a unit of work looks at, at most */
+    dl_index frames = s->inside ? 0 : s->slots * channels * s->frame_h * s->frame_w;
+    return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)s->mc;
 }
 
-/* The pixels k0 .. k0 + kc of dy, in pieces that lie in one image: where they are from the first tap on, and what they look at. Returns
-   the base that at[] counts from. */
-static const dl_real *dl__taps_frame(const dl__taps *s, dl_index group, dl_index c0, dl_index channels, dl_index k0, dl_index kc,
-    dl_real *frames, dl_index *at)
+/* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
+static const dl_real *dl__taps_frame(const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
-    dl_index plane = q->oh * q->ow, image_x = q->c * q->h * q->w, width = s->inside ? q->w : dl__window_width(&s->v);
-    const dl_real *x = s->x + (group * s->v.channels + c0) * q->h * q->w;
+    dl_index plane = q->oh * q->ow, plane_f = s->frame_h * s->frame_w;
     for (dl_index k = 0, slot = 0; k < kc; slot++) {
-        dl_index image = (k0 + k) / plane, p = (k0 + k) % plane, run = DL__MIN(plane - p, kc - k);
-        dl_index oy = p / q->ow, ox = p % q->ow, first = oy, base = slot * channels * s->tall * width;
-        if (s->inside) base = image * image_x, first = 0;
+        dl_index image = (k0 + k) / plane, pixel = (k0 + k) % plane, run = DL__MIN(plane - pixel, kc - k);
+        dl_index y = pixel / q->ow, ox = pixel % q->ow, base = slot * channels * plane_f, width = s->frame_w, top = y;
+        if (s->inside) base = image * q->c * q->h * q->w, width = q->w, top = 0;
         else {
-            dl_index rows = (p + run - 1) / q->ow - oy + 1, tall = dl__window_rows(&s->v, rows);
-            for (dl_index c = 0; c < channels; c++)
-                dl__frame(&s->v, x + image * image_x + c * q->h * q->w, 1, oy, tall, frames + base + c * s->tall * width);
+            dl__frame f = dl__frame_of(q, false, y, (pixel + run - 1) / q->ow + 1);
+            s->e->frame(x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f);
         }
         for (dl_index i = 0; i < run; i++, k++) {
-            at[k] = base + (oy - first) * q->sh * width + ox * q->sw;
-            if (++ox == q->ow) ox = 0, oy++;
+            at[k] = base + (y - top) * q->sh * width + ox * q->sw;
+            if (++ox == q->ow) ox = 0, y++;
         }
     }
     return s->inside ? x : frames;
@@ -5135,9 +5196,10 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     dl_index m0 = unit % down * s->mc, n0 = unit / down % across * s->nc, group = unit / down / across;
     dl_index mc = DL__MIN(s->mc, s->m - m0), nc = DL__MIN(s->nc, s->n - n0), taps = q->kh * q->kw, plane = q->oh * q->ow;
     dl_index c0 = m0 / taps, channels = (m0 + mc - 1) / taps - c0 + 1, at[DL__KB];
-    dl_index width = s->inside ? q->w : dl__window_width(&s->v), plane_x = s->inside ? q->h * q->w : s->tall * width;
+    dl_index width = s->inside ? q->w : s->frame_w, plane_x = s->inside ? q->h * q->w : s->frame_h * width;
     dl_index *tap = (dl_index *)r->scratch;
     dl_real *total = (dl_real *)(void *)(tap + s->mc), *packed = total + s->mc * s->nc, *frames = packed + DL__KB * e->nr;
+    const dl_real *x = s->x + (group * s->channels + c0) * q->h * q->w;
     dl__panel p;
     for (dl_index i = 0; i < mc; i++) {
         dl_index row = m0 + i, kx = row % q->kw, ky = row / q->kw % q->kh, c = row / taps - c0;
@@ -5152,24 +5214,23 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     p.bias = NULL;
     p.bias_by_row = p.add = false;
     for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
-        dl_index kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
-        const dl_real *x = dl__taps_frame(s, group, c0, channels, k0, kc, frames, at);
-        p.kc = kc;
-        p.a = x;
+        p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
+        p.a = dl__taps_frame(s, x, channels, k0, p.kc, frames, at);
         p.more = k0 > 0;
         for (dl_index j = 0; j < nc; j += e->nr) {
             p.cols = DL__MIN(nc - j, e->nr);
-            for (dl_index k = 0, run; k < kc; k += run) { /* dy, pixel by pixel */
+            for (dl_index k = 0, run; k < p.kc; k += run) { /* dy, pixel by pixel */
                 dl_index image = (k0 + k) / plane, pixel = (k0 + k) % plane;
-                run = DL__MIN(plane - pixel, kc - k);
-                const dl_real *dy = s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel;
-                e->pack(dy, plane, 1, p.cols, run, packed + k * e->nr);
+                run = DL__MIN(plane - pixel, p.kc - k);
+                e->pack(s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel, plane, 1, p.cols, run, packed + k * e->nr);
             }
             p.out = total + j;
             e->panel(&p);
         }
     }
-    e->turn(total, s->nc, mc, nc, s->dw + (group * s->n + n0) * s->m + m0, s->m, s->accumulate);
+    dl_real *dw = s->dw + (group * s->n + n0) * s->m + m0;
+    e->turn(total, s->nc, mc, nc, dw, s->m, s->accumulate);
+    dl__finished_rows(r, (size_t)(dw - s->dw), (size_t)nc, (size_t)mc, (size_t)s->m);
 }
 
 static void dl__conv_run(const dl_run_args *r) { dl__slide_run(r, false); }
@@ -5210,10 +5271,10 @@ static size_t dl__conv_weight_scratch(const dl_node *n)
 static void dl__conv_grad(const dl_grad_args *g);
 static void dl__conv_back_grad(const dl_grad_args *g);
 static void dl__conv_weight_grad(const dl_grad_args *g);
-static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
-static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES, NULL, dl__conv_back_run, dl__conv_back_grad,
+static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
+static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_back_run, dl__conv_back_grad,
     dl__conv_back_scratch, NULL };
-static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES, NULL, dl__conv_weight_run,
+static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_weight_run,
     dl__conv_weight_grad, dl__conv_weight_scratch, NULL };
 
 /* One of the three, of a known geometry. */
@@ -6212,11 +6273,10 @@ static void dl__reach(const dl_context *ctx, uint32_t end, bool *reach)
    write there itself where it can. */
 static void dl__accumulate_run(const dl_run_args *r)
 {
-    if (r->in[0] == r->out) return;
-    if (r->node->i[1]) DL__CALL(r->level, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->node->numel));
-    else memcpy(r->out, r->in[0], dl__bytes(r->node));
+    if (r->node->i[1]) DL__CALL(r->level, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->n));
+    else memcpy(r->out, r->in[0], r->n * sizeof(dl_real));
 }
-static const dl_op dl__accumulate_op = { "accumulate", 0, NULL, dl__accumulate_run, NULL, NULL, NULL };
+static const dl_op dl__accumulate_op = { "accumulate", DL_OP_ELEMENTWISE, NULL, dl__accumulate_run, NULL, NULL, NULL };
 
 static void dl__accumulate(dl_context *ctx, const dl_node *leaf, dl_tensor grad)
 {
@@ -6375,12 +6435,18 @@ static const dl_node *dl__root(const dl_node *n)
     return n;
 }
 
+/* Does the view show all of its root, element by element? */
+static bool dl__whole(const dl_node *n) { return n->numel == dl__root(n)->numel; }
+
+enum { DL__ADDS = 1, DL__GONE_AFTER = 2, DL__FOLDED = 4 }; /* adds to its output; is gone after the run; its input's node does its work */
+
 /* What the planner knows of each node of the tape while it works. */
 typedef struct dl__life {
-    uint32_t last;       /* the last node that reads it; its own number when nobody does */
+    uint32_t last;       /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
     uint32_t launch;     /* where it is computed */
-    uint32_t slot;
-    uint32_t readers;
+    uint32_t read;       /* the latest launch that reads it, so far */
+    unsigned readers : 31;
+    unsigned freed : 1;  /* its memory was given back, or passed on */
 } dl__life;
 typedef struct dl__gap { size_t at, size; } dl__gap;
 typedef struct dl__planning {
@@ -6449,13 +6515,15 @@ static bool dl__runs(const dl_node *n)
     return !(n->flags & DL__LEAF) && (!(n->flags & DL__VIEW) || n->flags & DL__EFFECT);
 }
 
+/* Node `place` in the order of execution. */
+static const dl_node *dl__in_order(const dl__planning *p, uint32_t place) { return p->ctx->node[p->start + p->plan->order[place]]; }
+
 static void dl__find_lives(dl__planning *p)
 {
     for (uint32_t i = 0; i < p->end; i++) {
         dl__life *l = &p->life[i];
+        memset(l, 0, sizeof *l);
         l->last = i;
-        l->launch = l->slot = UINT32_MAX;
-        l->readers = 0;
     }
     for (uint32_t i = p->start; i < p->end; i++) {
         const dl_node *n = p->ctx->node[i];
@@ -6475,40 +6543,7 @@ static void dl__find_lives(dl__planning *p)
     }
 }
 
-/* Runs of consecutive elementwise nodes of one shape become one launch. */
-enum { DL__GROUP = 48 };
-static void dl__find_launches(dl__planning *p)
-{
-    dl_context *ctx = p->ctx;
-    uint32_t count = 0, open = UINT32_MAX; /* the launch that can still grow */
-    for (uint32_t i = p->start; i < p->end; i++) {
-        const dl_node *n = ctx->node[i];
-        dl__launch *l = &p->plan->launch[count];
-        if (!dl__runs(n)) continue;
-        bool elementwise = n->op->flags & DL_OP_ELEMENTWISE,
-             joins = elementwise && open != UINT32_MAX && !ctx->config.no_fusion;
-        if (joins) {
-            const dl__launch *group = &p->plan->launch[open];
-            joins = dl__same_shape(n, ctx->node[p->start + group->first]) && i - (p->start + group->first) < DL__GROUP;
-            for (int k = 0; joins && k < n->n_in; k++) { /* an element of the group is read as it is, not through a view */
-                const dl_node *root = dl__root(n->in[k]);
-                joins = root == n->in[k] || root->id < p->start || p->life[root->id].launch != open;
-            }
-        }
-        if (joins) p->plan->launch[open].count = i - p->start - p->plan->launch[open].first + 1;
-        else {
-            l->first = i - p->start;
-            l->count = 1;
-            l->slots = 0;
-            open = elementwise ? count : UINT32_MAX;
-            count++;
-        }
-        p->life[i].launch = count - 1;
-    }
-    p->plan->launches = count;
-}
-
-/* Would dst's accumulate node be served by its producer writing into the flat gradients? */
+/* Lets the producers of gradients write into the flat gradients themselves where they can. */
 static void dl__fold(dl__planning *p)
 {
     dl_context *ctx = p->ctx;
@@ -6516,107 +6551,172 @@ static void dl__fold(dl__planning *p)
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
         const dl_node *from = n->in[0], *root = dl__root(from);
-        bool whole = root->numel == from->numel && root->id >= p->start && dl__runs(root) &&
-            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op;
-        if (!whole || p->life[root->id].readers != 1 || p->plan->space[root->id - p->start] == DL__GRADS) continue;
-        bool add = n->i[1] != 0;
-        if (add && (!(root->op->flags & DL_OP_ACCUMULATES) || root->op->flags & DL_OP_ELEMENTWISE)) continue; /* tiles overwrite */
-        for (const dl_node *v = from; whole && v != root; v = v->in[0]) whole = v->numel == root->numel;
-        if (!whole) continue;
-        p->plan->space[root->id - p->start] = DL__GRADS;
-        p->plan->offset[root->id - p->start] = n->offset;
-        p->plan->accumulate[root->id - p->start] = add;
+        uint32_t x = root->id - p->start;
+        bool add = n->i[1] != 0, can = root->id >= p->start && dl__runs(root) && dl__whole(from) &&
+            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op && p->life[root->id].readers == 1 &&
+            (!add || (root->op->flags & (DL_OP_ACCUMULATES | DL_OP_ELEMENTWISE)) == DL_OP_ACCUMULATES); /* tiles overwrite */
+        if (!can) continue;
+        p->plan->space[x] = DL__GRADS;
+        p->plan->offset[x] = n->offset;
+        p->plan->does[x] = add ? DL__ADDS : 0;
+        p->plan->does[i - p->start] = DL__FOLDED;
     }
 }
 
-enum { DL__GONE_AFTER = 2 };       /* beside `accumulate` in a plan */
-#define DL__FREED 0xfffffffeu      /* as a slot: its memory was given back, or passed on */
-
-/* May node n of this launch write over its input x? x dies here and the group reads it element by element. */
-static bool dl__in_place(const dl__planning *p, const dl__launch *l, const dl_node *n, const dl_node *x)
+enum { DL__GROUP = 48 }; /* nodes of a launch, at most */
+/* Can node n be run with those of this launch: behind all it reads, and tile by tile with what it reads of the launch? */
+static bool dl__joins(const dl__planning *p, const dl_node *n, const dl__launch *l)
 {
-    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || x->flags & DL__VIEW || p->life[x->id].last != n->id ||
-        p->life[x->id].slot == DL__FREED)
+    const dl_node *head = p->ctx->node[p->start + l->first];
+    uint32_t launch = (uint32_t)(l - p->plan->launch);
+    bool joins = l->count < DL__GROUP && head->numel == n->numel && head->op->flags & (DL_OP_ELEMENTWISE | DL_OP_FINISHES);
+    for (int k = 0; joins && k < n->n_in; k++) {
+        const dl_node *x = dl__root(n->in[k]);
+        if (x->id >= p->start && dl__runs(x))
+            joins = p->life[x->id].launch < launch || (p->life[x->id].launch == launch && dl__whole(n->in[k]));
+    }
+    return joins;
+}
+
+/* The launch that elementwise node n goes to: one of whose values nothing is left then, so that no more is kept than as it was recorded;
+   or the latest; or one of its own. What reads buffers stays behind what changes them. */
+static dl__launch *dl__launch_for(const dl__planning *p, const dl_node *n)
+{
+    dl__launch *latest = p->plan->launch + p->plan->launches;
+    if (!(n->op->flags & DL_OP_ELEMENTWISE) || p->ctx->config.no_fusion) return latest;
+    bool moves = true;
+    for (int k = 0; k < n->n_in; k++) moves = moves && dl__root(n->in[k])->space != DL__BUFFERS;
+    for (int k = 0; moves && k < n->n_in; k++) {
+        const dl_node *x = dl__root(n->in[k]);
+        const dl__life *life = &p->life[x->id];
+        if (x->id < p->start || !dl__runs(x) || life->last != n->id || life->read > life->launch) continue;
+        dl__launch *l = p->plan->launch + life->launch;
+        if (dl__joins(p, n, l)) return l;
+    }
+    return latest > p->plan->launch && dl__joins(p, n, latest - 1) ? latest - 1 : latest;
+}
+
+/* Nodes become launches, and these the order of execution. */
+static void dl__find_launches(dl__planning *p)
+{
+    dl__plan *plan = p->plan;
+    uint32_t place = 0;
+    plan->launches = 0;
+    for (uint32_t i = p->start; i < p->end; i++) {
+        const dl_node *n = p->ctx->node[i];
+        if (!dl__runs(n) || plan->does[i - p->start] & DL__FOLDED) continue;
+        dl__launch *l = dl__launch_for(p, n);
+        p->life[i].launch = (uint32_t)(l - plan->launch);
+        if (p->life[i].launch == plan->launches) {
+            memset(l, 0, sizeof *l);
+            l->first = i - p->start;
+            plan->launches++;
+        }
+        l->count++;
+        for (int k = 0; k < n->n_in; k++) {
+            dl__life *x = &p->life[dl__root(n->in[k])->id];
+            x->read = DL__MAX(x->read, p->life[i].launch);
+        }
+    }
+    for (uint32_t i = 0; i < plan->launches; i++) {
+        plan->launch[i].first = place;
+        place += plan->launch[i].count;
+        plan->launch[i].count = 0;
+    }
+    for (uint32_t i = p->start; i < p->end; i++) {
+        dl__launch *l = &plan->launch[p->life[i].launch];
+        if (dl__runs(p->ctx->node[i]) && !(plan->does[i - p->start] & DL__FOLDED)) plan->order[l->first + l->count++] = i - p->start;
+    }
+    for (uint32_t at = 0; at < place; at++) {
+        const dl_node *n = dl__in_order(p, at);
+        p->life[n->id].last = at;
+        for (int k = 0; k < n->n_in; k++) p->life[dl__root(n->in[k])->id].last = at;
+    }
+}
+
+/* May the node at `place` of this launch write over x? Its last reader has been, and the launch reads it element by element. */
+static bool dl__in_place(const dl__planning *p, const dl__launch *l, uint32_t place, const dl_node *x)
+{
+    const dl_node *n = dl__in_order(p, place);
+    if (!p->recycle || p->ctx->config.no_reuse || x->id < p->start || !dl__runs(x) || p->life[x->id].last > place ||
+        p->life[x->id].freed || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x))
         return false;
-    if (!dl__same_shape(x, n) || x->dtype != n->dtype || p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x))
-        return false;
-    for (uint32_t i = p->start + l->first; i <= n->id; i++) {
-        const dl_node *m = p->ctx->node[i];
-        for (int k = 0; dl__runs(m) && k < m->n_in; k++)
-            if (m->in[k] != x && dl__root(m->in[k]) == x) return false;
+    if (x->numel != n->numel || x->dtype != n->dtype) return false;
+    for (uint32_t i = l->first; i <= place; i++) {
+        const dl_node *m = dl__in_order(p, i);
+        for (int k = 0; k < m->n_in; k++)
+            if (dl__root(m->in[k]) == x && !(m->op->flags & DL_OP_ELEMENTWISE && dl__whole(m->in[k]))) return false;
     }
     return true;
 }
 
-static void dl__free_dead(dl__planning *p, const dl_node *n)
+/* Where the node at `place` of a launch writes: over something that is of no more use, or to new memory. */
+static size_t dl__place_value(dl__planning *p, const dl__launch *l, uint32_t place)
 {
+    const dl_node *n = dl__in_order(p, place);
+    for (uint32_t i = place + 1; n->op->flags & DL_OP_ELEMENTWISE && i-- > l->first;)
+        for (int k = 0; k < dl__in_order(p, i)->n_in; k++) {
+            const dl_node *x = dl__root(dl__in_order(p, i)->in[k]);
+            if (!dl__in_place(p, l, place, x)) continue;
+            p->life[x->id].freed = 1;
+            return p->plan->offset[x->id - p->start];
+        }
+    return dl__take(p, dl__round(dl__bytes(n)));
+}
+
+static void dl__free_dead(dl__planning *p, uint32_t place)
+{
+    const dl_node *n = dl__in_order(p, place);
     for (int k = 0; k < n->n_in; k++) {
         const dl_node *x = dl__root(n->in[k]);
-        if (x->id < p->start || p->life[x->id].last != n->id || !dl__runs(x) ||
-            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse ||
-            p->life[x->id].slot == DL__FREED)
+        if (x->id < p->start || p->life[x->id].last != place || !dl__runs(x) ||
+            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse || p->life[x->id].freed)
             continue;
-        p->life[x->id].slot = DL__FREED;
+        p->life[x->id].freed = 1;
         dl__give(p, p->plan->offset[x->id - p->start], dl__round(dl__bytes(x)));
     }
 }
 
-/* Places every value of a launch; a value that lives and dies in its group takes a tile. */
-static void dl__place_launch(dl__planning *p, dl__launch *l, uint32_t number)
+/* Places every value of a launch; one that lives and dies in it takes a tile, but for that of a head that is not elementwise. */
+static void dl__place_launch(dl__planning *p, dl__launch *l)
 {
-    dl_context *ctx = p->ctx;
     uint8_t taken[DL__GROUP + 1];
-    uint32_t first = p->start + l->first, end = first + l->count;
+    uint32_t end = l->first + l->count;
     memset(taken, 0, sizeof taken);
-    for (uint32_t i = first; i < end; i++) {
-        const dl_node *n = ctx->node[i];
-        uint32_t x = i - p->start;
-        if (p->life[i].launch != number) continue;
-        bool local = l->count > 1 && !dl__stays(p, n) && p->life[i].readers && p->life[i].last < end &&
-            p->life[p->life[i].last].launch == number && p->plan->space[x] != DL__GRADS;
-        if (n->flags & DL__EFFECT || n->op == &dl__accumulate_op || p->plan->space[x] == DL__GRADS) continue;
-        if (local) {
-            uint32_t slot = 0;
-            while (taken[slot]) slot++;
-            taken[slot] = 1;
-            p->plan->space[x] = DL__TILE;
-            p->plan->offset[x] = slot;
-            if (slot + 1 > l->slots) l->slots = slot + 1;
-        } else {
-            size_t at = SIZE_MAX;
-            for (int k = 0; k < n->n_in && at == SIZE_MAX; k++) {
-                const dl_node *in = n->in[k];
-                if (!(n->op->flags & DL_OP_ELEMENTWISE) || !dl__in_place(p, l, n, in)) continue;
-                at = p->plan->offset[in->id - p->start];
-                p->life[in->id].slot = DL__FREED;
-            }
-            p->plan->space[x] = DL__MEMORY;
-            p->plan->offset[x] = at != SIZE_MAX ? at : dl__take(p, dl__round(dl__bytes(n)));
+    for (uint32_t i = l->first; i < end; i++) {
+        const dl_node *n = dl__in_order(p, i);
+        uint8_t *space = &p->plan->space[n->id - p->start];
+        size_t *offset = &p->plan->offset[n->id - p->start];
+        if (!(n->flags & DL__EFFECT) && *space != DL__GRADS) {
+            bool local = n->op->flags & DL_OP_ELEMENTWISE && !dl__stays(p, n) && p->life[n->id].last < end;
+            if (local)
+                for (*offset = 0; taken[*offset];) ++*offset;
+            else *offset = dl__place_value(p, l, i);
+            *space = local ? DL__TILE : DL__MEMORY;
+            if (local) taken[*offset] = 1, l->slots = DL__MAX(l->slots, (uint32_t)*offset + 1);
         }
         for (int k = 0; k < n->n_in; k++) { /* tiles that are read for the last time */
-            const dl_node *in = n->in[k];
-            if (in->id >= p->start && p->plan->space[in->id - p->start] == DL__TILE && p->life[in->id].last == i)
-                taken[p->plan->offset[in->id - p->start]] = 0;
+            const dl_node *x = dl__root(n->in[k]);
+            if (x->id >= p->start && p->plan->space[x->id - p->start] == DL__TILE && p->life[x->id].last == i)
+                taken[p->plan->offset[x->id - p->start]] = 0;
         }
     }
-    for (uint32_t i = first; i < end; i++)
-        if (p->life[i].launch == number) dl__free_dead(p, ctx->node[i]);
+    for (uint32_t i = l->first; i < end; i++) dl__free_dead(p, i);
 }
 
-static size_t dl__launch_scratch(dl_context *ctx, uint32_t start, const dl__launch *l)
+/* Scratch of a launch: that of its head, then the tiles. */
+static size_t dl__launch_scratch(const dl__planning *p, dl__launch *l)
 {
-    const dl_node *first = ctx->node[start + l->first];
-    if (!(first->op->flags & DL_OP_ELEMENTWISE)) return first->op->scratch ? dl__round(first->op->scratch(first)) : 0;
-    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, first->numel), stretched = 0;
-    for (uint32_t i = start + l->first; i < start + l->first + l->count;
-         i++) { /* inputs that have to be stretched take a tile each */
-        const dl_node *n = ctx->node[i];
+    const dl_node *head = dl__in_order(p, l->first);
+    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, head->numel), stretched = 0;
+    for (uint32_t i = l->first; i < l->first + l->count; i++) { /* inputs that have to be stretched take a tile each */
+        const dl_node *n = dl__in_order(p, i);
         size_t now = 0;
-        if (!dl__runs(n)) continue;
-        for (int k = 0; k < n->n_in; k++) now += n->in[k]->numel != first->numel;
+        for (int k = 0; n->op->flags & DL_OP_ELEMENTWISE && k < n->n_in; k++) now += n->in[k]->numel != n->numel;
         stretched = DL__MAX(stretched, now);
     }
-    return dl__round((l->slots + stretched) * tile * sizeof(dl_real));
+    l->tiles = head->op->scratch ? dl__round(head->op->scratch(head)) : 0;
+    return l->tiles + dl__round((l->slots + stretched) * tile * sizeof(dl_real));
 }
 
 /* Fills a plan whose arrays are there. */
@@ -6628,18 +6728,17 @@ static void dl__make_plan(dl__planning *p)
     for (uint32_t i = p->start; i < p->end; i++) {
         p->plan->space[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? DL__GRADS : DL__GONE;
         p->plan->offset[i - p->start] = ctx->node[i]->op == &dl__accumulate_op ? ctx->node[i]->offset : 0;
-        p->plan->accumulate[i - p->start] = 0;
+        p->plan->does[i - p->start] = 0;
     }
-    dl__find_launches(p);
     dl__fold(p);
+    dl__find_launches(p);
     p->plan->scratch = 0;
     for (uint32_t i = 0; i < p->plan->launches; i++) {
-        dl__place_launch(p, &p->plan->launch[i], i);
-        p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(ctx, p->start, &p->plan->launch[i]));
+        dl__place_launch(p, &p->plan->launch[i]);
+        p->plan->scratch = DL__MAX(p->plan->scratch, dl__launch_scratch(p, &p->plan->launch[i]));
     }
     for (uint32_t i = p->start; i < p->end; i++)
-        if (p->life[i].slot == DL__FREED || p->plan->space[i - p->start] == DL__TILE)
-            p->plan->accumulate[i - p->start] |= DL__GONE_AFTER;
+        if (p->life[i].freed || p->plan->space[i - p->start] == DL__TILE) p->plan->does[i - p->start] |= DL__GONE_AFTER;
     p->plan->work = p->top;
 }
 
@@ -6650,7 +6749,7 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
     uint64_t key = dl__mix(dl__mix(dl__mix(ctx->hash, (uint64_t)start << 32 | end), ctx->layout), (uint64_t)recycle);
     dl__plan *p = eager;
     dl__planning planning;
-    size_t need = n * (sizeof *p->offset + sizeof *p->launch + 2);
+    size_t need = n * (sizeof *p->offset + sizeof *p->launch + sizeof *p->order + 2);
     if (!eager) {
         p = &ctx->plan[0];
         for (int i = 0; i < DLTRAIN_PLANS; i++) {
@@ -6661,15 +6760,16 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
         if (need > p->capacity) {
             dl__release(ctx, p->memory);
             p->capacity = 0;
-            p->memory = (char *)dl__alloc(ctx, need, n);
+            p->memory = (char *)dl__alloc(ctx, need, 2 * (size_t)n);
             if (!p->memory) return NULL;
             p->capacity = need;
         }
-    } else if (!(p->memory = (char *)dl__tape_alloc(ctx, need, n))) return NULL;
+    } else if (!(p->memory = (char *)dl__tape_alloc(ctx, need, 2 * (size_t)n))) return NULL;
     p->offset = (size_t *)(void *)p->memory;
     p->launch = (dl__launch *)(p->offset + n);
-    p->space = (uint8_t *)(p->launch + n);
-    p->accumulate = p->space + n;
+    p->order = (uint32_t *)(p->launch + n);
+    p->space = (uint8_t *)(p->order + n);
+    p->does = p->space + n;
     p->nodes = n;
     p->key = key;
     p->used_at = ++ctx->clock;
@@ -6694,13 +6794,12 @@ static dl__plan *dl__plan_for(dl_context *ctx, bool recycle, dl__plan *eager)
 /* ==== >>executor ====
    Runs a plan on the threads; contexts, measuring and your own operations.
    may use: planner, platform */
-/* Elementwise operations on so many numbers take a few microseconds: not worth handing over in smaller lots. */
-enum { DL__GRAIN = 16384 };
 typedef struct dl__task {
     dl_context *ctx;
+    const dl__plan *plan;
     const dl__launch *launch;
     uint32_t start;
-    char *scratch;
+    size_t per;          /* elements of a part of a group */
     const dl_run_args *args;
     void (*fn)(const dl_run_args *args, size_t part);
 } dl__task;
@@ -6726,104 +6825,165 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
         for (size_t i = 0; i < parts; i++) fn(args, i);
 }
 
-/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. */
-static void dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+/* n times the element of `size` bytes. */
+DL__HOT static void dl__repeat(char *to, const char *element, size_t size, size_t n)
 {
-    size_t size = dl__dtype_size(x->dtype), left = n, at[DLTRAIN_MAX_DIMS], rest = first;
-    dl_index stride[DLTRAIN_MAX_DIMS], s = 1, offset = 0;
-    char *to = (char *)out;
-    int extra = y->ndim - x->ndim, last = y->ndim - 1;
-    for (int d = last; d >= 0; d--) {
-        dl_index dim = d >= extra ? x->dim[d - extra] : 1;
-        stride[d] = dim == 1 ? 0 : s;
-        s *= dim;
-        at[d] = rest % (size_t)y->dim[d];
-        rest /= (size_t)y->dim[d];
-        offset += (dl_index)at[d] * stride[d];
+    uint32_t v;
+    if (size != sizeof v) {
+        for (size_t i = 0; i < n; i++) memcpy(to + i * size, element, size);
+        return;
     }
-    while (left) {
-        size_t run = DL__MIN(left, (size_t)y->dim[last] - at[last]);
-        const char *p = (const char *)from + offset * (dl_index)size;
-        if (stride[last]) memcpy(to, p, run * size);
-        else if (size == 4) {
-            uint32_t v;
-            memcpy(&v, p, 4);
-            for (size_t i = 0; i < run; i++) memcpy(to + 4 * i, &v, 4);
-        } else
-            for (size_t i = 0; i < run; i++) memcpy(to + i * size, p, size);
+    memcpy(&v, element, size);
+    for (size_t i = 0; i < n; i++) memcpy(to + i * sizeof v, &v, sizeof v);
+}
+
+/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours of one kind joined. */
+static int dl__levels(const dl_node *y, const dl_node *x, size_t *dim, size_t *stride)
+{
+    int n = 0, extra = y->ndim - x->ndim;
+    size_t inner = 1;
+    for (int d = y->ndim - 1; d >= 0; d--) {
+        size_t wide = d >= extra ? (size_t)x->dim[d - extra] : 1, step = wide == 1 ? 0 : inner;
+        inner *= wide;
+        if (y->dim[d] == 1) continue;
+        if (n && !stride[n - 1] == !step) dim[n - 1] *= (size_t)y->dim[d];
+        else dim[n] = (size_t)y->dim[d], stride[n++] = step;
+    }
+    return n;
+}
+
+/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. After how many they repeat; 0: they do not. */
+static size_t dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+{
+    size_t size = dl__dtype_size(x->dtype), dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS], at[DLTRAIN_MAX_DIMS], period = 1;
+    int levels = dl__levels(y, x, dim, stride);
+    const char *p = (const char *)from;
+    char *to = (char *)out;
+    for (int d = 0; d < levels; d++) {
+        at[d] = first % dim[d];
+        first /= dim[d];
+        p += at[d] * stride[d] * size;
+        if (d < levels - 1) period *= dim[d];
+    }
+    if (stride[levels - 1]) period = 0;
+    size_t once = levels > 1 && period ? DL__MIN(n, period) : n; /* the rest repeats it */
+    for (size_t left = once; left;) {
+        size_t run = DL__MIN(left, dim[0] - at[0]);
+        if (stride[0]) memcpy(to, p, run * size), p += run * size;
+        else dl__repeat(to, p, size, run);
         to += run * size;
         left -= run;
-        offset += (dl_index)run * stride[last];
-        at[last] += run;
-        for (int d = last; d > 0 && at[d] == (size_t)y->dim[d]; d--) {
+        at[0] += run;
+        for (int d = 0; d < levels - 1 && at[d] == dim[d]; d++) {
             at[d] = 0;
-            offset += stride[d - 1] - stride[d] * y->dim[d];
-            at[d - 1]++;
+            at[d + 1]++;
+            p += (stride[d + 1] - stride[d] * dim[d]) * size; /* modulo 2^n: may step back */
+        }
+    }
+    for (size_t done = once, more; done < n; done += more) {
+        more = DL__MIN(done, n - done);
+        memcpy((char *)out + done * size, out, more * size);
+    }
+    return period;
+}
+
+/* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
+static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots)
+{
+    const dl__launch *l = t->launch;
+    const uint32_t *order = t->plan->order + l->first;
+    size_t bytes = DL__MIN((size_t)DLTRAIN_TILE, t->args->node->numel) * sizeof(dl_real);
+    uint32_t skip = !(t->args->node->op->flags & DL_OP_ELEMENTWISE);
+    const void *in[8];
+    struct { const dl_node *y; size_t first, period; } held[8]; /* what the tiles of stretched inputs hold */
+    dl_run_args a = *t->args;
+    a.in = in;
+    memset(held, 0, sizeof held);
+    for (size_t end = first + n; first < end; first += a.n) {
+        a.first = first;
+        a.n = DL__MIN((size_t)DLTRAIN_TILE, end - first);
+        for (uint32_t i = skip; i < l->count; i++) {
+            const dl_node *y = t->ctx->node[t->start + order[i]];
+            size_t stretched = 0;
+            for (int k = 0; k < y->n_in; k++) {
+                const dl_node *x = y->in[k];
+                if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
+                else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
+                else {
+                    char *own = slots + (l->slots + stretched) * bytes;
+                    bool holds = held[stretched].y == y && held[stretched].period &&
+                        (first - held[stretched].first) % held[stretched].period == 0;
+                    if (!holds) {
+                        held[stretched].y = y;
+                        held[stretched].first = first;
+                        held[stretched].period = dl__stretch(y, x, dl__address(t->ctx, x), own, first, a.n);
+                    }
+                    in[k] = own;
+                    stretched++;
+                }
+            }
+            a.node = y;
+            a.out = y->space == DL__TILE ? slots + y->offset * bytes
+                                         : (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
+            y->op->run(&a);
         }
     }
 }
 
-/* One tile of a group: elements part * DLTRAIN_TILE on. */
 static void dl__group_part(void *user, size_t part, int thread)
 {
     const dl__task *t = (const dl__task *)user;
-    const dl__launch *l = t->launch;
-    const dl_node *head = t->ctx->node[t->start + l->first];
-    size_t tile = DL__MIN((size_t)DLTRAIN_TILE, head->numel), bytes = tile * sizeof(dl_real);
-    char *slots = t->scratch + (size_t)thread * t->ctx->scratch_stride;
-    const void *in[8];
-    dl_run_args a = *t->args;
-    a.first = part * DLTRAIN_TILE;
-    a.n = DL__MIN((size_t)DLTRAIN_TILE, head->numel - a.first);
-    a.in = in;
-    for (uint32_t i = t->start + l->first; i < t->start + l->first + l->count; i++) {
-        const dl_node *y = t->ctx->node[i];
-        size_t stretched = l->slots;
-        if (!dl__runs(y)) continue;
-        for (int k = 0; k < y->n_in; k++) {
-            const dl_node *x = y->in[k];
-            if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
-            else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + a.first * dl__dtype_size(x->dtype);
-            else {
-                char *own = slots + stretched++ * bytes;
-                dl__stretch(y, x, dl__address(t->ctx, x), own, a.first, a.n);
-                in[k] = own;
-            }
-        }
-        a.node = y;
-        a.out = y->space == DL__TILE ? slots + y->offset * bytes
-                                     : (char *)dl__address(t->ctx, y) + a.first * dl__dtype_size(y->dtype);
-        y->op->run(&a);
-    }
+    size_t first = part * t->per;
+    dl__run_group(t, first, DL__MIN(t->per, t->args->node->numel - first),
+        (char *)t->args->scratch + (size_t)thread * t->ctx->scratch_stride);
+}
+
+/* A group of elementwise nodes alone. A part is worth the waking of a thread, and there are some for each. */
+static void dl__run_parts(dl__task *t)
+{
+    enum { WORTH = 16, MOST = 16 }; /* tiles: of nodes, of a part */
+    size_t tiles = (t->args->node->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE,
+           per = DL__MIN(tiles / (4 * (size_t)t->ctx->pool.threads), (size_t)MOST);
+    per = DL__MAX(DL__MAX(per, (size_t)(WORTH / t->launch->count)), (size_t)1);
+    t->per = per * DLTRAIN_TILE;
+    dl__pool_run(&t->ctx->pool, (tiles + per - 1) / per, 1, dl__group_part, t);
+}
+
+/* The head of a launch has finished a part of its output. */
+static void dl__run_tail(const dl_run_args *r, size_t first, size_t n)
+{
+    const dl__task *t = (const dl__task *)r->group;
+    dl__run_group(t, first, n, (char *)r->scratch + t->launch->tiles);
 }
 
 static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan, char *scratch)
 {
-    const dl_node *y = ctx->node[start + l->first];
+    const dl_node *y = ctx->node[start + plan->order[l->first]];
     const void *in[DLTRAIN_MAX_INPUTS];
     dl_run_args a;
     dl__task t;
     memset(&a, 0, sizeof a);
+    memset(&t, 0, sizeof t);
     a.ctx = ctx;
     a.node = y;
     a.level = ctx->level;
     a.scratch = scratch;
+    t.ctx = ctx;
+    t.plan = plan;
+    t.launch = l;
+    t.start = start;
+    t.args = &a;
     if (y->op->flags & DL_OP_ELEMENTWISE) {
-        memset(&t, 0, sizeof t);
-        t.ctx = ctx;
-        t.launch = l;
-        t.start = start;
-        t.scratch = scratch;
-        t.args = &a;
-        size_t parts = (y->numel + DLTRAIN_TILE - 1) / DLTRAIN_TILE;
-        dl__pool_run(&ctx->pool, parts, DL__GRAIN / DLTRAIN_TILE / l->count, dl__group_part, &t);
+        dl__run_parts(&t);
         return;
     }
     for (int k = 0; k < y->n_in; k++) in[k] = dl__address(ctx, y->in[k]);
     a.in = in;
     a.out = dl__address(ctx, y);
     a.n = y->numel;
-    a.accumulate = plan->accumulate[l->first] & 1;
+    a.accumulate = plan->does[plan->order[l->first]] & DL__ADDS;
+    a.group = &t;
+    if (l->count > 1) a.finished = dl__run_tail;
     y->op->run(&a);
 }
 
@@ -6836,7 +6996,7 @@ static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char
         if (n->flags & DL__LEAF) continue;
         if (n->flags & DL__VIEW) {
             const dl_node *x = n->in[0];
-            n->space = x->space == DL__TILE ? (uint8_t)DL__GONE : x->space;
+            n->space = x->space;
             n->offset = x->offset + (size_t)n->i[0] * (x->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
             continue;
         }
@@ -6850,7 +7010,7 @@ static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
 {
     for (uint32_t i = 0; i < plan->nodes; i++) {
         dl_node *n = ctx->node[start + i];
-        if (plan->accumulate[i] & DL__GONE_AFTER) n->space = DL__GONE;
+        if (plan->does[i] & DL__GONE_AFTER) n->space = DL__GONE;
         if (n->flags & DL__VIEW && n->in[0]->space == DL__GONE) n->space = DL__GONE;
     }
 }

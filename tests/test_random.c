@@ -40,7 +40,7 @@ static rng seeded(uint64_t a, uint64_t b)
 }
 
 /* ---- operations of our own ---- */
-/* y = x backwards, by way of scratch, on the threads: its own gradient, and one that obeys `accumulate`. */
+/* y = x backwards, by way of scratch, on the threads: its own gradient, and one that obeys `accumulate` and tells what is finished. */
 static void reverse_part(const dl_run_args *r, size_t part)
 {
     size_t n = r->node->numel, end = part * 16 + 16 < n ? part * 16 + 16 : n;
@@ -48,11 +48,14 @@ static void reverse_part(const dl_run_args *r, size_t part)
     const dl_real *x = (const dl_real *)r->in[0];
     for (size_t i = part * 16; i < end; i++) own[i] = x[n - 1 - i];
     for (size_t i = part * 16; i < end; i++) y[i] = r->accumulate ? y[i] + own[i] : own[i];
+    size_t third = (end - part * 16) / 3; /* in pieces, the last first */
+    if (r->finished) r->finished(r, part * 16 + third, end - part * 16 - third);
+    if (r->finished) r->finished(r, part * 16, third);
 }
 static void reverse_run(const dl_run_args *r) { dl_parallel(r, (r->node->numel + 15) / 16, reverse_part); }
 static size_t reverse_scratch(const dl_node *n) { return n->numel * sizeof(dl_real); }
 static void reverse_grad(const dl_grad_args *g);
-static const dl_op reverse_op = { "test_reverse", DL_OP_ACCUMULATES, NULL, reverse_run, reverse_grad, reverse_scratch, NULL };
+static const dl_op reverse_op = { "test_reverse", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, reverse_run, reverse_grad, reverse_scratch, NULL };
 static void reverse_grad(const dl_grad_args *g) { g->dx[0] = dl_apply(&reverse_op, 1, &g->dy, NULL); }
 
 /* y = f[0] x, elementwise, and obeys `accumulate` too. */
