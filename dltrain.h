@@ -4946,7 +4946,7 @@ static void dl__gemm_plan(dl__gemm *g, int threads)
     g->mc = DL__MIN(dl__round_up(DL__MAX(g->m, (dl_index)1), e->mr), g->total ? e->mc : 32 * e->mc);
     g->nc = DL__MIN(dl__round_up(DL__MAX(g->n, (dl_index)1), e->nr), g->total ? e->mc : e->nc);
     g->pack_a = g->n >= 12 * e->nr && g->kk;
-    g->pack_b = g->b_row != 1 || g->m > 8 * e->mr || g->n % e->nr;
+    g->pack_b = g->kk && (g->b_row != 1 || g->m > 8 * e->mr || g->n % e->nr);
     dl_index batch = 1;
     for (int d = 0; d < g->batch_dims; d++) batch *= g->batch[d].count;
     for (;;) { /* each thread shall have a unit, and none much more than the others */
