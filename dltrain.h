@@ -613,6 +613,7 @@ typedef struct dl_grad_args {
     const dl_tensor *x;
     const bool *want;
     dl_tensor *dx;                       /* fill dx[i] where want[i]; a larger broadcast shape is summed to that of x[i] */
+    const struct dl_grad_args *more;     /* the library's: another slice of the same x, node and dy, which dx[0] shall contain too */
 } dl_grad_args;
 enum {
     /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
@@ -1106,6 +1107,7 @@ struct dl_context {
     uint64_t clock;
     dl__pool pool;
     size_t scratch_stride;
+    const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -3818,11 +3820,30 @@ static void dl__row_strides(const dl_index *dim, int n, dl_index *stride)
 
 /* ---- where a view lies ---- */
 
-/* Strides of `to`, which has the elements of `from` in other dimensions; false where none tell it. */
-static bool dl__regroup(const dl_node *from, const dl_index *old, const dl_node *to, dl_index *stride)
+/* The elements of x in the memory of `base`. */
+typedef struct dl__layout { const dl_node *base; dl_index offset, stride[DLTRAIN_MAX_DIMS]; } dl__layout;
+typedef struct dl__follower {
+    uint32_t (*skip)(dl_context *ctx, uint32_t start);
+    void (*bind)(dl_node *view);
+    bool (*layout)(const dl_node *x, dl__layout *l);
+} dl__follower;
+
+/* From where the input of x lies to where x does, which copies or shows parts of it. */
+static void dl__layout_moved(const dl_node *x, dl__layout *l)
 {
-    dl_index n = 1, m = 1, inner = from->ndim ? old[from->ndim - 1] : 1;
+    dl_index old[DLTRAIN_MAX_DIMS];
+    memcpy(old, l->stride, sizeof old);
+    for (int i = 0; i < x->ndim; i++)
+        if (x->op->flags & DL__OP_PERMUTES) l->stride[i] = old[x->i[i]];
+        else l->offset += x->i[1 + i] * old[i], l->stride[i] *= x->i[1 + x->ndim + i];
+}
+
+/* Strides of `to`, which has the elements of `from` in other dimensions; false where none tell it. */
+static bool dl__regroup(const dl_node *from, const dl_node *to, dl_index *stride)
+{
+    dl_index old[DLTRAIN_MAX_DIMS], n = 1, m = 1, inner = from->ndim ? stride[from->ndim - 1] : 1;
     int d = to->ndim - 1;
+    memcpy(old, stride, sizeof old);
     for (int i = from->ndim - 1; i >= 0; i--) {
         n *= from->dim[i];
         if (i && (from->dim[i - 1] == 1 || old[i - 1] == n * inner)) continue; /* lies in a row with the next one */
@@ -3834,22 +3855,14 @@ static bool dl__regroup(const dl_node *from, const dl_index *old, const dl_node 
     return true;
 }
 
-/* The elements of x in the memory of `base`. */
-typedef struct dl__layout { const dl_node *base; dl_index offset, stride[DLTRAIN_MAX_DIMS]; } dl__layout;
 static bool dl__layout_of(const dl_node *x, dl__layout *l);
 
-/* The same when x, a view or a copy, is taken for a view of its input. */
+/* Where x lies when it is taken for a view of its input. */
 static bool dl__layout_through(const dl_node *x, dl__layout *l)
 {
-    const dl_node *from = x->in[0];
-    dl_index old[DLTRAIN_MAX_DIMS];
-    if (!x->numel || !dl__layout_of(from, l)) return false;
-    memcpy(old, l->stride, sizeof old);
-    if (x->op->flags & DL__OP_PERMUTES)
-        for (int i = 0; i < x->ndim; i++) l->stride[i] = old[x->i[i]];
-    else if (x->op->flags & DL__OP_CROPS)
-        for (int i = 0; i < x->ndim; i++) l->offset += x->i[1 + i] * old[i], l->stride[i] *= x->i[1 + x->ndim + i];
-    else return dl__regroup(from, old, x, l->stride);
+    if (!x->numel || !dl__layout_of(x->in[0], l)) return false;
+    if (!(x->op->flags & DL__OP_COPIES)) return dl__regroup(x->in[0], x, l->stride);
+    dl__layout_moved(x, l);
     return true;
 }
 
@@ -3917,38 +3930,35 @@ static uint32_t dl__skip_copies(dl_context *ctx, uint32_t start)
     return skipped;
 }
 
-/* Where a view is once its input has its place. One with strides has no address: those who read it know. */
+/* Where a copy that became a view is. One with strides has no address: those who read it know. */
 static void dl__bind_view(dl_node *n)
 {
-    const dl_node *x = n->in[0];
-    dl_index offset = n->i[0];
     dl__layout l;
-    if (n->op->flags & DL__OP_COPIES && n->numel) {
-        bool fits = dl__layout_of(n, &l) && dl__is_contiguous(n, &l);
-        x = l.base;
-        offset = l.offset;
-        if (!fits) {
-            n->space = DL__GONE;
-            return;
-        }
-    }
-    n->space = x->space == DL__TILE ? (uint8_t)DL__GONE : x->space;
-    n->offset = x->offset + (size_t)offset * (x->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
+    if (!dl__layout_of(n, &l)) return; /* it is empty */
+    n->space = l.base->space == DL__TILE || !dl__is_contiguous(n, &l) ? (uint8_t)DL__GONE : l.base->space;
+    n->offset = l.base->offset + (size_t)l.offset * (n->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
 }
 
-/* Copies the input as the node sees it. */
+static const dl__follower dl__follow = { dl__skip_copies, dl__bind_view, dl__layout_of };
+
+/* Copies the input, which may have strides, as the node sees it. */
 static void dl__copy_through(const dl_run_args *r)
 {
-    const dl_node *y = r->node;
+    const dl_node *y = r->node, *x = y->in[0];
     dl__layout l;
     dl__strided s;
-    if (!dl__layout_through(y, &l)) return; /* it is empty */
+    const char *src = (const char *)r->in[0];
+    if (!y->numel) return;
+    l.offset = 0;
+    dl__row_strides(x->dim, x->ndim, l.stride);
+    if (r->ctx->follower && r->ctx->follower->layout(x, &l)) src = (const char *)dl__address(r->ctx, l.base);
+    dl__layout_moved(y, &l);
     s.ndim = y->ndim;
     s.size = dl__dtype_size(y->dtype);
     dl__row_strides(y->dim, y->ndim, s.to);
     memcpy(s.dim, y->dim, sizeof s.dim);
     memcpy(s.from, l.stride, sizeof s.from);
-    s.src = (const char *)dl__layout_address(r->ctx, &l);
+    s.src = src + l.offset * (dl_index)s.size;
     s.dst = (char *)r->out;
     dl__strided_copy(r, &s);
 }
@@ -4092,6 +4102,7 @@ static void dl__place_run(const dl_run_args *r)
     else memset(r->out, r->node->dtype == DL_U8 ? (uint8_t)value : 0, dl__bytes(r->node));
     dl__place_block(r);
 }
+enum { DL__SLICES = DLTRAIN_MAX_INPUTS < 16 ? DLTRAIN_MAX_INPUTS : 16 }; /* whose gradients are taken together */
 static void dl__crop_grad(const dl_grad_args *g);
 static void dl__place_grad(const dl_grad_args *g);
 static const dl_op dl__crop_op = { "slice", DL__OP_CROPS | DL__OP_STRIDED, NULL, dl__copy_through, dl__crop_grad, NULL, NULL };
@@ -4123,14 +4134,6 @@ static dl_tensor dl__place(
     for (int d = 0; d < x->ndim; d++) i[1 + d] = start[d], i[1 + x->ndim + d] = step[d];
     e.f[0] = value;
     return dl__record(ctx, &dl__place_op, 1, &x, x->dtype, shape, &e);
-}
-
-static void dl__crop_grad(const dl_grad_args *g)
-{
-    dl_shape s = dl__shape(g->node->in[0]);
-    dl_node *dy;
-    dl_context *ctx = dl__operands("slice", 1, &g->dy, &dy);
-    if (ctx) g->dx[0] = dl__place(ctx, dy, &s, g->node->i + 1, g->node->i + 1 + g->node->ndim, 0);
 }
 
 static void dl__place_grad(const dl_grad_args *g)
@@ -4191,15 +4194,20 @@ DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n_pads, float val
 static void dl__concat_run(const dl_run_args *r)
 {
     const dl_node *y = r->node;
+    dl__strided s;
     int d = (int)y->i[0];
-    size_t size = dl__dtype_size(y->dtype), inner = size, outer = 1, at = 0;
-    for (int i = d + 1; i < y->ndim; i++) inner *= (size_t)y->dim[i];
-    for (int i = 0; i < d; i++) outer *= (size_t)y->dim[i];
+    s.size = dl__dtype_size(y->dtype);
+    s.dst = (char *)r->out;
     for (int k = 0; k < y->n_in; k++) {
-        size_t bytes = inner * (size_t)y->in[k]->dim[d], row = inner * (size_t)y->dim[d];
-        for (size_t o = 0; bytes && o < outer; o++)
-            memcpy((char *)r->out + o * row + at, (const char *)r->in[k] + o * bytes, bytes);
-        at += bytes;
+        const dl_node *x = y->in[k];
+        s.ndim = y->ndim; /* the copy joins dimensions */
+        memcpy(s.dim, x->dim, sizeof s.dim);
+        dl__row_strides(x->dim, x->ndim, s.from);
+        dl__row_strides(y->dim, y->ndim, s.to);
+        dl_index width = s.to[d] * x->dim[d];
+        s.src = (const char *)r->in[k];
+        dl__strided_copy(r, &s);
+        s.dst += width * (dl_index)s.size;
     }
 }
 
@@ -4214,6 +4222,47 @@ static void dl__concat_grad(const dl_grad_args *g)
     }
 }
 static const dl_op dl__concat_op = { "concat", 0, NULL, dl__concat_run, dl__concat_grad, NULL, NULL };
+
+/* Are the slices in g all of x in a row? Their gradients side by side, in x's order, and the dimension they lie along; 0 when not. */
+static int dl__slices_in_a_row(const dl_grad_args *g, dl_tensor *in, int *dim)
+{
+    const dl_node *x = g->node->in[0];
+    dl_index end = 0;
+    int n = 0, d = 0;
+    while (d < x->ndim - 1 && g->node->dim[d] == x->dim[d]) d++;
+    for (const dl_grad_args *m = g; m; m = m->more)
+        for (int i = 0; i < x->ndim; i++)
+            if (m->node->i[1 + x->ndim + i] != 1 || (i != d && m->node->dim[i] != x->dim[i])) return 0;
+    while (end < x->dim[d] && n < DL__SLICES) {
+        const dl_grad_args *m = g;
+        while (m && (m->node->i[1 + d] != end || !m->node->dim[d])) m = m->more;
+        if (!m) return 0;
+        in[n++] = m->dy;
+        end += m->node->dim[d];
+    }
+    int all = 0;
+    for (const dl_grad_args *m = g; m; m = m->more) all++;
+    *dim = d;
+    return end == x->dim[d] && n == all ? n : 0; /* each one, and none twice */
+}
+
+static void dl__crop_grad(const dl_grad_args *g)
+{
+    dl_shape s = dl__shape(g->node->in[0]);
+    dl_tensor in[DL__SLICES];
+    int dim, n = g->more ? dl__slices_in_a_row(g, in, &dim) : 0;
+    if (n) {
+        g->dx[0] = dl_concat(in, n, dim);
+        return;
+    }
+    g->dx[0] = dl__none();
+    for (const dl_grad_args *m = g; m; m = m->more) {
+        dl_node *dy;
+        dl_context *ctx = dl__operands("slice", 1, &m->dy, &dy);
+        dl_tensor d = ctx ? dl__place(ctx, dy, &s, m->node->i + 1, m->node->i + 1 + s.ndim, 0) : dl__none();
+        g->dx[0] = g->dx[0].ctx ? dl_add(g->dx[0], d) : d;
+    }
+}
 
 /* Checks of concat and stack: dtypes equal, shapes equal but for dimension `free` (-1: none). */
 static dl_context *dl__list(const char *who, const dl_tensor *x, int n, dl_node **node, int max)
@@ -5855,6 +5904,7 @@ DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_te
     if (!dl__attention_fits(n, inputs)) return dl__attention_parts(q, k, v, in[3], scale, causal);
     dl_index i[1 + DLTRAIN_MAX_DIMS];
     dl_shape memory = dl__shape(n[0]);
+    ctx->follower = &dl__follow;
     i[0] = causal;
     dl__memory_order(n[0], i + 1);
     for (int d = 0; d < nd; d++) memory.dim[i[1 + d]] = d == nd - 1 ? n[2]->dim[nd - 1] : n[0]->dim[d];
@@ -6331,41 +6381,80 @@ static bool dl__no_gradients(dl_context *ctx, uint32_t from)
     return false;
 }
 
-/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters go to the
-   flat gradients as soon as they are complete. */
-static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
+/* Adds to grad what the rule of the node makes of it; `g` has node, dy and more. */
+static bool dl__node_back(dl_context *ctx, dl_grad_args *g, const bool *reach, dl_tensor *grad)
 {
     dl_tensor x[DLTRAIN_MAX_INPUTS], dx[DLTRAIN_MAX_INPUTS];
     bool want[DLTRAIN_MAX_INPUTS];
-    dl_grad_args g;
+    const dl_node *n = g->node;
+    for (int k = 0; k < n->n_in; k++) {
+        x[k] = dl__handle(ctx, n->in[k]);
+        want[k] = reach[n->in[k]->id];
+        dx[k] = dl__none();
+    }
+    g->y = dl__handle(ctx, n);
+    g->x = x;
+    g->want = want;
+    g->dx = dx;
+    n->op->grad(g);
+    if (ctx->failed) return false;
+    for (int k = 0; k < n->n_in; k++) {
+        if (!want[k] || !dx[k].ctx) continue;
+        dl_tensor *to = &grad[n->in[k]->id], d = dl__sum_to(dx[k], n->in[k]);
+        *to = to->ctx ? dl_add(*to, d) : d;
+    }
+    return !ctx->failed;
+}
+
+/* The gradients of slices i, next[i], next[next[i]], ... of one tensor, a few at a time: together they may need no zeros and no sums. */
+static bool dl__slices_back(dl_context *ctx, uint32_t i, const uint32_t *next, const bool *reach, dl_tensor *grad)
+{
+    dl_grad_args part[DL__SLICES];
+    while (i) {
+        int n = 0;
+        for (; i && n < DL__SLICES; i = next[i]) {
+            if (!grad[i].ctx) continue;
+            part[n].node = ctx->node[i];
+            part[n].dy = grad[i];
+            part[n].more = n ? &part[n - 1] : NULL;
+            n++;
+        }
+        if (n && !dl__node_back(ctx, &part[n - 1], reach, grad)) return false;
+    }
+    return true;
+}
+
+/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters go to the
+   flat gradients as soon as they are complete. Slices of one tensor are served when the first of them is reached: all are complete then. */
+static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
+{
+    uint32_t *last = NULL, *next = NULL; /* slice of a node, and the one before it */
     dl__reach(ctx, y, reach);
+    for (uint32_t i = 0; i <= y; i++) {
+        const dl_node *n = ctx->node[i];
+        if (!(n->op->flags & DL__OP_CROPS) || !reach[i] || !reach[n->in[0]->id]) continue;
+        if (!last) {
+            last = (uint32_t *)dl__tape_alloc(ctx, 2 * ((size_t)y + 1) * sizeof *last, 0);
+            if (!last) return false;
+            memset(last, 0, 2 * ((size_t)y + 1) * sizeof *last);
+            next = last + y + 1;
+        }
+        next[i] = last[n->in[0]->id];
+        last[n->in[0]->id] = i;
+    }
     grad[y] = dy;
     for (uint32_t i = y + 1; i-- > 0;) {
-        const dl_node *n = ctx->node[i];
-        if (!grad[i].ctx || !reach[i]) continue;
-        if (n->op == &dl__leaf_op) {
-            if (collect && dl__is_param(n)) dl__accumulate(ctx, n, grad[i]);
-            continue;
-        }
-        for (int k = 0; k < n->n_in; k++) {
-            x[k] = dl__handle(ctx, n->in[k]);
-            want[k] = reach[n->in[k]->id];
-            dx[k] = dl__none();
-        }
-        g.node = n;
-        g.y = dl__handle(ctx, n);
+        dl_grad_args g;
+        g.node = ctx->node[i];
         g.dy = grad[i];
-        g.x = x;
-        g.want = want;
-        g.dx = dx;
-        n->op->grad(&g);
-        if (ctx->failed) return false;
-        for (int k = 0; k < n->n_in; k++) {
-            if (!want[k] || !dx[k].ctx) continue;
-            dl_tensor *to = &grad[n->in[k]->id], d = dl__sum_to(dx[k], n->in[k]);
-            *to = to->ctx ? dl_add(*to, d) : d;
-        }
-        if (ctx->failed) return false;
+        g.more = NULL;
+        if (!reach[i]) continue;
+        if (g.node->op->flags & DL__OP_CROPS && reach[g.node->in[0]->id]) {
+            if (!next[i] && !dl__slices_back(ctx, last[g.node->in[0]->id], next, reach, grad)) return false;
+        } else if (!grad[i].ctx) continue;
+        else if (g.node->op != &dl__leaf_op) {
+            if (!dl__node_back(ctx, &g, reach, grad)) return false;
+        } else if (collect && dl__is_param(g.node)) dl__accumulate(ctx, g.node, grad[i]);
     }
     return true;
 }
@@ -6917,7 +7006,10 @@ static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char
         if (dl__is_param(n)) n->offset = ctx->param[n->i[0]].offset;
         if (n->flags & DL__LEAF) continue;
         if (n->flags & DL__VIEW) {
-            dl__bind_view(n);
+            const dl_node *x = n->in[0];
+            n->space = x->space == DL__TILE ? (uint8_t)DL__GONE : x->space;
+            n->offset = x->offset + (size_t)n->i[0] * (x->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
+            if (ctx->follower && n->op->flags & DL__OP_COPIES) ctx->follower->bind(n);
             continue;
         }
         n->space = plan->space[i];
@@ -6958,7 +7050,7 @@ static bool dl__run(dl_context *ctx, bool final)
         recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
     recycle = recycle && !ctx->config.eager;
     if (!dl__lay_out(ctx)) return false;
-    if (final && !ctx->config.eager) ctx->hash = dl__mix(ctx->hash, dl__skip_copies(ctx, start));
+    if (final && ctx->follower && !ctx->config.eager) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
     memset(&eager, 0, sizeof eager);
     plan = dl__plan_for(ctx, recycle, ctx->config.eager ? &eager : NULL);
     if (!plan) return false;
