@@ -3119,16 +3119,17 @@ static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
 }
 
 /* ---- attention ---- */
-/* c [E_MR rows, of which `rows` are stored] from kc numbers of each row of a and a packed panel of b: rule 2, of which this is a block
-   that is the first one, or is added, or a part that goes on with the chain in c. */
+/* c [rows, NR] from kc numbers of each row of a and a packed panel of b: rule 2, of which this is a block that is the first one, or is
+   added, or a part that goes on with the chain in c. Rows that lack in the tile repeat the first. */
 DL__HOT E_FN void DL__K(strip)(dl_index kc, const dl_real *a, dl_index row, dl_index step, const dl_real *b, dl_real *c,
     dl_index stride, dl_index rows, int how)
 {
     E_V acc[E_MR][E_NV];
     const dl_real *p[E_MR];
     for (int i = 0; i < E_MR; i++) {
-        p[i] = a + i * row;
-        for (int v = 0; v < E_NV; v++) acc[i][v] = how == DL__CHAINED ? E_LOAD(c + i * stride + v * E_W) : E_K(0);
+        dl_index at = i < rows ? i : 0;
+        p[i] = a + at * row;
+        for (int v = 0; v < E_NV; v++) acc[i][v] = how == DL__CHAINED ? E_LOAD(c + at * stride + v * E_W) : E_K(0);
     }
     for (dl_index k = 0, at = 0; k < kc; k++, at += step, b += E_NV * E_W) {
         E_V bv[E_NV];
