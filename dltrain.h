@@ -613,7 +613,7 @@ typedef struct dl_grad_args {
     const dl_tensor *x;
     const bool *want;
     dl_tensor *dx;                       /* fill dx[i] where want[i]; a larger broadcast shape is summed to that of x[i] */
-    const struct dl_grad_args *more;     /* the library's: another slice of the same x, node and dy, which dx[0] shall contain too */
+    const struct dl_grad_args *more;     /* the library's: node and dy of another slice of the same x, for dx[0] too */
 } dl_grad_args;
 enum {
     /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
@@ -2293,7 +2293,8 @@ DL_API bool dl_seal(dl_context *ctx)
         pairwise, 32 apart, 16, ... 1; the sums of the chunks are summed by the same rule.
      6. A sum down columns is rule 2 with factors 1. A variance takes two passes.
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
-     8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a multiplication and an addition. */
+     8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a multiplication
+        and an addition. */
 enum { DL__KB = 256, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
@@ -2554,8 +2555,9 @@ static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_in
     return p;
 }
 
-/* Rows of queries that are worked on at a time, a divisor of DL__KB: their scores stay in the cache. A causal block leaves out the keys
-   behind its last row, so that a row counts products with a probability of 0 up to the end of its block: the bits depend on the shape. */
+/* Rows of queries that are worked on at a time, a divisor of DL__KB: their scores stay in the cache. A causal block leaves
+   out the keys behind its last row, so that a row counts products with a probability of 0 up to the end of its block: the
+   bits depend on the shape. */
 static dl_index dl__attention_rows(const dl__attention *t)
 {
     dl_index rows = t->causal ? 32 : 64;
@@ -2621,8 +2623,8 @@ DL__HOT static void dl__pack_panels(
     }
 }
 
-static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row, dl_index column,
-    dl_index rows, dl_index columns)
+static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
+    dl_index column, dl_index rows, dl_index columns)
 {
     for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
         if (dst_column == 1 && column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
@@ -2832,7 +2834,8 @@ E_IN E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
     return E_SEL(E_LT(a, E_K(1)), E_MUL(p, x), E_SEL(E_EQ(x, x), q, x));
 }
 
-/* The normal distribution: on the left exp(-x^2/2) t p(t), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right 1 - that */
+/* The normal distribution: on the left exp(-x^2/2) t p(t), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right
+   1 - that */
 E_IN E_V DL__K(cdf)(E_V x)
 {
     E_V t = E_DIV(E_K(1), E_FMA(E_ABS(x), E_K(0.305f), E_K(1)));
@@ -3119,8 +3122,8 @@ static void DL__K(gemm_unit)(const dl__gemm *g, size_t unit, dl_real *scratch)
 }
 
 /* ---- attention ---- */
-/* c [rows, NR] from kc numbers of each row of a and a packed panel of b: rule 2, of which this is a block that is the first one, or is
-   added, or a part that goes on with the chain in c. Rows that lack in the tile repeat the first. */
+/* c [rows, NR] from kc numbers of each row of a and a packed panel of b: rule 2, of which this is a block that is the first
+   one, or is added, or a part that goes on with the chain in c. Rows that lack in the tile repeat the first. */
 DL__HOT E_FN void DL__K(strip)(dl_index kc, const dl_real *a, dl_index row, dl_index step, const dl_real *b, dl_real *c,
     dl_index stride, dl_index rows, int how)
 {
@@ -3146,7 +3149,8 @@ DL__HOT E_FN void DL__K(strip)(dl_index kc, const dl_real *a, dl_index row, dl_i
         }
 }
 
-/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. Tiles behind the diagonal, which is m + `diagonal`, are left out. */
+/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. Tiles behind the diagonal, which is m + `diagonal`,
+   are left out. */
 E_FN void DL__K(strips)(dl_index m, dl_index n, dl_index kk, const dl_real *a, dl_index row, dl_index step, const dl_real *b,
     dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
 {
@@ -3182,8 +3186,8 @@ E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch
     dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
              end = DL__MIN(t->l, l0 + DL__KB), keys = DL__K(seen)(t, end - 1), block = dl__attention_rows(t),
              wide = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
-    const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch), *v = dl__matrix_at(t, &t->v, batch),
-                  *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
+    const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
+                  *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
     dl_real *y = dl__matrix_at(t, &t->y, batch);
     size_t at[DL__ATT_PARTS + 1];
     dl__attention_layout(t, false, at);
@@ -3201,7 +3205,8 @@ E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch
 
 /* dp becomes the gradient of the scores: p (dp - sum(dp p)), times the scale; +0 up to n. `product` is a row of scratch. */
 E_FN void DL__K(scores_back)(
-    const dl__attention *t, dl_index l0, dl_index rows, dl_index n, const dl_real *p, dl_real *dp, dl_index stride, dl_real *product)
+    const dl__attention *t, dl_index l0, dl_index rows, dl_index n, const dl_real *p, dl_real *dp, dl_index stride,
+    dl_real *product)
 {
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
         dl_index seen = DL__K(seen)(t, l0 + i);
@@ -3225,8 +3230,8 @@ E_FN void DL__K(end_chain)(dl_real *chain, dl_real *total, size_t n, bool first)
 E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *scratch)
 {
     enum { NR = E_NV * E_W };
-    dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t), e = (t->e + NR - 1) / NR * NR,
-             f = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR + NR; /* the last tile of keys may hang over */
+    dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t);
+    dl_index e = (t->e + NR - 1) / NR * NR, f = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
     const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
                   *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
     size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
@@ -3820,7 +3825,6 @@ static void dl__row_strides(const dl_index *dim, int n, dl_index *stride)
 }
 
 /* ---- where a view lies ---- */
-
 /* The elements of x in the memory of `base`. */
 typedef struct dl__layout { const dl_node *base; dl_index offset, stride[DLTRAIN_MAX_DIMS]; } dl__layout;
 typedef struct dl__follower {
@@ -3897,12 +3901,13 @@ static const dl_node *dl__root(const dl_node *n)
     return n;
 }
 
-/* Before the last run of a step: copies that need not be made become views. Their readers can follow strides, or they are in place as they
-   are. Reading a value afterwards stays as it was: what nobody took is copied, unless it is in place. */
+/* Before the last run of a step: copies that need not be made become views. Their readers can follow strides, or they are
+   in place as they are. Reading a value afterwards stays as it was: what nobody took is copied, unless it is in place. */
 static uint32_t dl__skip_copies(dl_context *ctx, uint32_t start)
 {
     uint32_t first = start, skipped = 0;
-    while (first < ctx->nodes && (!(ctx->node[first]->op->flags & DL__OP_COPIES) || ctx->node[first]->flags & DL__VIEW)) first++;
+    while (first < ctx->nodes && (!(ctx->node[first]->op->flags & DL__OP_COPIES) || ctx->node[first]->flags & DL__VIEW))
+        first++;
     for (uint32_t i = first; i < ctx->nodes; i++) {
         dl_node *n = ctx->node[i];
         if (n->flags & DL__VIEW && !(n->flags & DL__EFFECT)) continue;
@@ -3920,14 +3925,15 @@ static uint32_t dl__skip_copies(dl_context *ctx, uint32_t start)
     for (uint32_t i = first; i < ctx->nodes; i++) {
         dl_node *n = ctx->node[i];
         dl__layout l;
-        if (!(n->op->flags & DL__OP_COPIES) || n->flags & DL__VIEW || !dl__layout_through(n, &l) || l.base->space == DL__BUFFERS)
-            continue;
+        if (!(n->op->flags & DL__OP_COPIES) || n->flags & DL__VIEW || !dl__layout_through(n, &l)) continue;
+        if (l.base->space == DL__BUFFERS) continue; /* may change before it is read */
         bool followed = n->flags & DL__FOLLOWED && !(n->flags & (DL__SOLID | DL__KEPT)) && dl__bytes(n) > 64;
         if (!followed && (l.base->flags & DL__LEAF || !dl__is_contiguous(n, &l))) continue;
         n->flags |= DL__VIEW;
         skipped++;
     }
-    for (uint32_t i = 0; first < ctx->nodes && i < ctx->nodes; i++) ctx->node[i]->flags &= (uint8_t)~(DL__FOLLOWED | DL__SOLID);
+    for (uint32_t i = 0; first < ctx->nodes && i < ctx->nodes; i++)
+        ctx->node[i]->flags &= (uint8_t)~(DL__FOLLOWED | DL__SOLID);
     return skipped;
 }
 
@@ -4037,8 +4043,8 @@ static void dl__permute_grad(const dl_grad_args *g)
     for (int i = 0; i < g->node->ndim; i++) back[g->node->i[i]] = i;
     g->dx[0] = dl_permute(g->dy, back);
 }
-static const dl_op dl__permute_op = { "permute", DL__OP_PERMUTES | DL__OP_STRIDED, NULL, dl__copy_through, dl__permute_grad, NULL,
-    NULL };
+static const dl_op dl__permute_op = { "permute", DL__OP_PERMUTES | DL__OP_STRIDED, NULL, dl__copy_through,
+    dl__permute_grad, NULL, NULL };
 DL_API dl_tensor dl_permute(dl_tensor x, const int *dims)
 {
     dl_node *n;
@@ -4106,7 +4112,8 @@ static void dl__place_run(const dl_run_args *r)
 enum { DL__SLICES = DLTRAIN_MAX_INPUTS < 16 ? DLTRAIN_MAX_INPUTS : 16 }; /* whose gradients are taken together */
 static void dl__crop_grad(const dl_grad_args *g);
 static void dl__place_grad(const dl_grad_args *g);
-static const dl_op dl__crop_op = { "slice", DL__OP_CROPS | DL__OP_STRIDED, NULL, dl__copy_through, dl__crop_grad, NULL, NULL };
+static const dl_op dl__crop_op = { "slice", DL__OP_CROPS | DL__OP_STRIDED, NULL, dl__copy_through, dl__crop_grad, NULL,
+    NULL };
 static const dl_op dl__place_op = { "pad", 0, NULL, dl__place_run, dl__place_grad, NULL, NULL };
 static dl_tensor dl__crop(dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step)
 {
@@ -4224,7 +4231,8 @@ static void dl__concat_grad(const dl_grad_args *g)
 }
 static const dl_op dl__concat_op = { "concat", 0, NULL, dl__concat_run, dl__concat_grad, NULL, NULL };
 
-/* Are the slices in g all of x in a row? Their gradients side by side, in x's order, and the dimension they lie along; 0 when not. */
+/* Are the slices in g all of x in a row? Their gradients side by side, in x's order, and the dimension they lie along; 0
+   when not. */
 static int dl__slices_in_a_row(const dl_grad_args *g, dl_tensor *in, int *dim)
 {
     const dl_node *x = g->node->in[0];
@@ -5653,9 +5661,10 @@ static dl_tensor dl__attention_parts(dl_tensor q, dl_tensor k, dl_tensor v, dl_t
     return dl__matmul(who, dl_softmax(both[0], -1), v, dl__none(), false, false);
 }
 
-/* One operation, in q, k, v and perhaps a mask; i = causal, order of y's memory. Its gradient gives dq, dk and dv in one block, in q, k, v, dy and
-   the mask; i = causal, which are wanted, orders of the memory of dy, dq, dk, dv. An order is that of dl_permute: where heads were moved in front of
-   q's positions, y's memory is laid out as q's was, so that moving them back costs nothing. */
+/* One operation, in q, k, v and perhaps a mask; i = causal, order of y's memory. Its gradient gives dq, dk and dv in one
+   block, in q, k, v, dy and the mask; i = causal, which are wanted, orders of the memory of dy, dq, dk, dv. An order is
+   that of dl_permute: where heads were moved in front of q's positions, y's memory is laid out as q's was, so that moving
+   them back costs nothing. */
 enum { DL__ATT_WANT = 1, DL__ATT_ORDERS = 4 };
 
 /* The matrices of x, whose dimension d is dimension order[d] of the memory; NULL: as they come. */
@@ -5778,8 +5787,8 @@ static size_t dl__attention_back_scratch(const dl_node *y) { return dl__attentio
 
 static void dl__attention_grad(const dl_grad_args *g);
 static void dl__attention_back_grad(const dl_grad_args *g);
-static const dl_op dl__attention_op = { "scaled_dot_product_attention", DL__OP_STRIDED, NULL, dl__attention_run, dl__attention_grad,
-    dl__attention_scratch, NULL };
+static const dl_op dl__attention_op = { "scaled_dot_product_attention", DL__OP_STRIDED, NULL, dl__attention_run,
+    dl__attention_grad, dl__attention_scratch, NULL };
 static const dl_op dl__attention_back_op = { "attention_back", DL__OP_STRIDED, NULL, dl__attention_back_run,
     dl__attention_back_grad, dl__attention_back_scratch, NULL };
 
@@ -5829,7 +5838,8 @@ static void dl__attention_grad(const dl_grad_args *g)
     }
 }
 
-/* Second derivatives: the gradient is made of other operations, and differentiated as dl_grad does. Each input stands for itself there. */
+/* Second derivatives: the gradient is made of other operations, and differentiated as dl_grad does. Each input stands for
+   itself there. */
 static void dl__attention_back_grad(const dl_grad_args *g)
 {
     dl_tensor x[4], dx[4], sum = dl__none(), no = dl__none();
@@ -5848,7 +5858,8 @@ static void dl__attention_back_grad(const dl_grad_args *g)
         x[k] = dl__record(ctx, &dl__reshape_op, 1, &n, DL_F32, &s, &e);
     }
     if (!ctx->failed) {
-        dl_tensor y = dl__attention_parts(x[0], x[1], x[2], g->node->n_in > 4 ? g->x[4] : no, g->node->f[0], g->node->i[0] != 0);
+        dl_tensor mask = g->node->n_in > 4 ? g->x[4] : no;
+        dl_tensor y = dl__attention_parts(x[0], x[1], x[2], mask, g->node->f[0], g->node->i[0] != 0);
         dl_grad(dl_sum(dl_mul(y, dl__from_memory(x[3], order, nd))), x, 3, dx);
     }
     for (int k = 0; k < 3 && !ctx->failed; k++)
@@ -6407,7 +6418,8 @@ static bool dl__node_back(dl_context *ctx, dl_grad_args *g, const bool *reach, d
     return !ctx->failed;
 }
 
-/* The gradients of slices i, next[i], next[next[i]], ... of one tensor, a few at a time: together they may need no zeros and no sums. */
+/* The gradients of slices i, next[i], next[next[i]], ... of one tensor, a few at a time: together they may need no zeros
+   and no sums. */
 static bool dl__slices_back(dl_context *ctx, uint32_t i, const uint32_t *next, const bool *reach, dl_tensor *grad)
 {
     dl_grad_args part[DL__SLICES];
@@ -6425,8 +6437,9 @@ static bool dl__slices_back(dl_context *ctx, uint32_t i, const uint32_t *next, c
     return true;
 }
 
-/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters go to the
-   flat gradients as soon as they are complete. Slices of one tensor are served when the first of them is reached: all are complete then. */
+/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters
+   go to the flat gradients as soon as they are complete. Slices of one tensor are served when the first of them is reached:
+   all are complete then. */
 static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
 {
     uint32_t *last = NULL, *next = NULL; /* slice of a node, and the one before it */

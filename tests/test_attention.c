@@ -94,7 +94,7 @@ static double parts_of_one(const dl_config *config, dl_real *y, dl_real *g, bool
     dl_tensor a = dl_scaled_dot_product_attention(part[0], part[1], part[2], &(dl_attention_desc){ .causal = true });
     dl_tensor out = dl_keep(dl_reshape(dl_transpose(a, 1, 2), DL_SHAPE(N, T, D))), unread = dl_transpose(dl_exp(qkv), 0, 1);
     if (keep) dl_keep(part[1]);
-    dl_param_info p;
+    dl_param_info p = { 0 };
     CHECK(dl_backward(dl_sum(dl_mul(out, out))) && dl_read(out, y, N * T * D) && dl_param_find(c, "x", &p) && p.grad, "%s", dl_error(c));
     if (p.grad) memcpy(g, p.grad, N * T * 3 * D * sizeof *g);
     dl_real some[N * T * 3 * D], key[N * T * D];
