@@ -620,6 +620,7 @@ typedef struct dl_grad_args {
     const dl_tensor *x;
     const bool *want;
     dl_tensor *dx;                       /* fill dx[i] where want[i]; a larger broadcast shape is summed to that of x[i] */
+    const struct dl_grad_args *more;     /* the library's: node and dy of another slice of the same x, for dx[0] too */
 } dl_grad_args;
 enum {
     /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
@@ -1230,6 +1231,7 @@ struct dl_context {
     uint64_t clock;
     dl__pool pool;
     size_t scratch_stride;
+    const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -1667,7 +1669,13 @@ enum { /* flags of a node */
     DL__LEAF = 4,       /* has its value already */
     DL__VIEW = 8,       /* lies in its first input's memory, i[0] elements on */
     DL__WANTED = 16,    /* a leaf whose gradient can be asked for */
-    DL__EFFECT = 32     /* a view that is run: it changes its first input */
+    DL__EFFECT = 32,    /* a view that is run: it changes its first input */
+    DL__FOLLOWED = 64, DL__SOLID = 128 /* dl__skip_copies' own */
+};
+enum { /* flags of operations beside the public ones */
+    DL__OP_PERMUTES = 32, DL__OP_CROPS = 64, /* copies, which can be views with strides when their readers follow these */
+    DL__OP_COPIES = DL__OP_PERMUTES | DL__OP_CROPS,
+    DL__OP_STRIDED = 128                     /* looks for its inputs by dl__layout_of */
 };
 /* Where the value of a node is. MEMORY: at the address `offset`. Flat buffers: `offset` elements in. TILE: in a tile of its group. */
 enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
@@ -2435,8 +2443,9 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
         Normalising, each step rounded: v = sum((x - mean)^2) (1 / n), r = 1 / sqrt(v + eps), h = (x - mean) r, y = h w + b;
         dx = k ((dy - mean of dy) - h (mean of dy h)), where k = w r by channels; by rows k = r, and dy w stands for dy.
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
-     8. exp, log, tanh, erf are the polynomials below. No compiler may contract a multiplication and an addition. */
-enum { DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64 };
+     8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a multiplication
+        and an addition. */
+enum { DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
    >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's
@@ -2453,21 +2462,24 @@ enum { DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64 };
     ROW(rsqrt, E_DIV(E_K(1), E_SQRT(X)), E_MUL(E_MULS(DY, -0.5), E_DIV(Y, X))) \
     ROW(square, E_MUL(X, X), E_MUL(DY, E_MULS(X, 2))) \
     ROW(reciprocal, E_DIV(E_K(1), X), E_NEG(E_MUL(DY, E_MUL(Y, Y)))) \
-    ROW(sigmoid, E_DIV(E_K(1), E_ADD(E_K(1), E_EXP(E_NEG(X)))), E_MUL(DY, E_MUL(Y, E_SUB(E_K(1), Y)))) \
+    ROW(sigmoid, E_SIGMOID(X), E_MUL(DY, E_MUL(Y, E_SUB(E_K(1), Y)))) \
     ROW(tanh, E_TANH(X), E_MUL(DY, E_SUB(E_K(1), E_MUL(Y, Y)))) \
     ROW(sin, E_SIN(X), E_MUL(DY, E_COS(X))) \
     ROW(cos, E_COS(X), E_NEG(E_MUL(DY, E_SIN(X)))) \
     ROW(erf, E_ERF(X), E_MUL(E_MULS(DY, 1.1283791670955126), E_EXP(E_NEG(E_MUL(X, X))))) \
     ROW(relu, E_SEL(E_LT(X, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Y)) \
-    ROW(gelu, E_MUL(E_MULS(X, 0.5), E_ADDS(E_ERF(E_MULS(X, 0.70710678118654752)), 1)), \
-        E_MUL(DY, E_ADD(E_MULS(E_ADDS(E_ERF(E_MULS(X, 0.70710678118654752)), 1), 0.5), \
-            E_MUL(E_MULS(X, 0.39894228040143268), E_EXP(E_MULS(E_MUL(X, X), -0.5)))))) \
+    ROW(gelu, E_MUL(X, E_CDF(X)), E_MUL(DY, E_GELU_SLOPE(X))) \
+    ROW(gelu_slope, E_ADD(E_CDF(X), E_MUL(E_MULS(X, 0.39894228040143268), E_EXP(E_MULS(E_MUL(X, X), -0.5)))), \
+        E_MUL(DY, E_MUL(E_MULS(E_EXP(E_MULS(E_MUL(X, X), -0.5)), 0.39894228040143268), E_ADDS(E_NEG(E_MUL(X, X)), 2)))) \
     ROW(gelu_u, E_MULS(E_MUL(X, E_ADDS(E_MULS(E_MUL(X, X), 0.044715), 1)), 0.79788456080286536), \
         E_MUL(DY, E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))) \
     ROW(gelu_tanh, E_MUL(E_MULS(X, 0.5), E_ADDS(E_TANH(E_GELU_U(X)), 1)), \
         E_MUL(DY, E_GELU_BACK(X, E_TANH(E_GELU_U(X))))) \
     ROW(silu, E_DIV(X, E_ADD(E_K(1), E_EXP(E_NEG(X)))), \
-        E_MUL(DY, E_MUL(E_SIGMOID(X), E_ADDS(E_MUL(X, E_SUB(E_K(1), E_SIGMOID(X))), 1)))) \
+        E_MUL(DY, E_SILU_SLOPE(X))) \
+    ROW(silu_slope, E_MUL(E_SIGMOID(X), E_ADDS(E_MUL(X, E_SUB(E_K(1), E_SIGMOID(X))), 1)), \
+        E_MUL(DY, E_MUL(E_MUL(E_SIGMOID(X), E_SUB(E_K(1), E_SIGMOID(X))), \
+            E_ADDS(E_MUL(X, E_ADDS(E_MULS(E_SIGMOID(X), -2), 1)), 2)))) \
     ROW(softplus, E_ADD(E_SEL(E_LT(X, E_K(0)), E_K(0), X), E_LOG1P(E_EXP(E_NEG(E_ABS(X))))), E_MUL(DY, E_SIGMOID(X)))
 #define DL__SCALED_ROWS(ROW) \
     ROW(add_scalar, E_ADD(X, E_A), DY) \
@@ -2541,6 +2553,107 @@ DL__INLINE dl_real dl__winner(dl_real a, dl_real b, dl_real of_a, dl_real of_b)
 {
     dl_real number = b <= a ? of_a : of_b;
     return a != a ? of_a : number;
+}
+
+/* ---- attention, described: y [L,F] = softmax(scale q k' + mask) v for each batch; q [L,E], k [S,E], v [S,F] ---- */
+typedef struct dl__matrix { /* a number lies at base + batch + i * row + j * column */
+    dl_real *base;
+    dl_index row, column, batch[DLTRAIN_MAX_DIMS];
+} dl__matrix;
+typedef struct dl__attention {
+    dl_index l, s, e, f, batch[DLTRAIN_MAX_DIMS];
+    int batch_dims;
+    bool causal;
+    dl_real scale;
+    dl__matrix q, k, v, mask, y; /* a mask without base is none; in the gradient y is dy */
+    dl__matrix dq, dk, dv;       /* those that are wanted have a base */
+} dl__attention;
+
+static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_index batch)
+{
+    dl_real *p = m->base;
+    for (int d = t->batch_dims - 1; d >= 0; d--) {
+        p += batch % t->batch[d] * m->batch[d];
+        batch /= t->batch[d];
+    }
+    return p;
+}
+
+/* Rows of queries that are worked on at a time, a divisor of DL__KB: their scores stay in the cache. A causal block leaves
+   out the keys behind its last row, so that a row counts products with a probability of 0 up to the end of its block: the
+   bits depend on the shape. */
+static dl_index dl__attention_rows(const dl__attention *t)
+{
+    dl_index rows = t->causal ? 32 : 64;
+    while (rows > 8 && rows * t->s > 65536) rows /= 2;
+    return rows;
+}
+
+/* What a thread's scratch holds. Packed: panels of columns, as wide as the kernel's tile, each row by row. */
+enum {
+    DL__ATT_K,       /* k', packed */
+    DL__ATT_V,       /* v, packed; in the gradient v' */
+    DL__ATT_Q,       /* q of the block */
+    DL__ATT_P,       /* its scores, then probabilities */
+    DL__ATT_Y,       /* its results; in the gradient its dq */
+    DL__ATT_FORWARD, /* the rest is the gradient's */
+    DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
+    DL__ATT_DY,      /* dy of the block */
+    DL__ATT_DP,      /* gradients of probabilities, then of scores */
+    DL__ATT_PRODUCT, /* a row of products */
+    DL__ATT_PACKED,  /* dy of the block packed, then q */
+    DL__ATT_DK,      /* the chains of dk and dv over a block of DL__KB rows, and where there are several their totals */
+    DL__ATT_DV,
+    DL__ATT_DK_TOTAL,
+    DL__ATT_DV_TOTAL,
+    DL__ATT_PARTS
+};
+enum { DL__FIRST, DL__ADDED, DL__CHAINED };
+enum { DL__SPARE = 64 }; /* what a tile of any level may hang over */
+
+/* Offsets of the parts, and behind them the size of all. */
+static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
+{
+    size_t s = (size_t)t->s + DL__SPARE, e = (size_t)t->e + DL__SPARE, f = (size_t)t->f + DL__SPARE, size[DL__ATT_PARTS],
+           rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
+    size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
+    size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
+    size[DL__ATT_Q] = rows * e;
+    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (s + DL__SPARE);
+    size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
+    size[DL__ATT_DY] = rows * f;
+    size[DL__ATT_PRODUCT] = s;
+    size[DL__ATT_DK_TOTAL] = totals * s * e;
+    size[DL__ATT_DV_TOTAL] = totals * s * f;
+    at[0] = 0;
+    for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
+}
+
+/* Packs x [rows, columns] in panels of `width` columns, +0 behind the last. */
+DL__HOT static void dl__pack_panels(
+    const dl_real *x, dl_index row, dl_index column, dl_index rows, dl_index columns, dl_index width, dl_real *dst)
+{
+    for (dl_index j = 0; j < columns; j += width, x += width * column, dst += rows * width) {
+        dl_index n = DL__MIN(width, columns - j);
+        if (n < width) memset(dst, 0, sizeof *dst * (size_t)(rows * width));
+        if (column == 1)
+            for (dl_index i = 0; i < rows; i++) memcpy(dst + i * width, x + i * row, sizeof *dst * (size_t)n);
+        else
+            for (dl_index i0 = 0, end; i0 < rows; i0 = end) { /* a few rows at a time: what they touch stays in the cache */
+                end = DL__MIN(rows, i0 + DL__PACK);
+                for (dl_index k = 0; k < n; k++)
+                    for (dl_index i = i0; i < end; i++) dst[i * width + k] = x[i * row + k * column];
+            }
+    }
+}
+
+static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
+    dl_index column, dl_index rows, dl_index columns)
+{
+    for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
+        if (dst_column == 1 && column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
+        else
+            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j * column];
 }
 
 /* ---- the levels ----
@@ -2859,6 +2972,22 @@ E_OUT E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
     q = E_SEL(E_LT(x, E_K(0)), E_NEG(q), q);
     return E_SEL(E_LT(a, E_K(1)), E_MUL(p, x), E_SEL(E_EQ(x, x), q, x));
 }
+
+/* The normal distribution: on the left exp(-x^2/2) t p(t), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right
+   1 - that */
+E_IN E_V DL__K(cdf)(E_V x)
+{
+    E_V t = E_DIV(E_K(1), E_FMA(E_ABS(x), E_K(0.305f), E_K(1)));
+    E_V p = E_FMA(E_K(3.66991982e-2f), t, E_K(-1.52988344e-1f));
+    p = E_FMA(p, t, E_K(1.85716972e-1f));
+    p = E_FMA(p, t, E_K(-3.79768834e-2f));
+    p = E_FMA(p, t, E_K(1.21021703e-1f));
+    p = E_FMA(p, t, E_K(1.03420861e-1f));
+    p = E_FMA(p, t, E_K(1.22466817e-1f));
+    p = E_FMA(p, t, E_K(1.21639736e-1f));
+    p = E_MUL(E_MUL(p, t), DL__K(exp)(E_MULS(E_MUL(x, x), -0.5)));
+    return E_SEL(E_LT(x, E_K(0)), p, E_SUB(E_K(1), p));
+}
 #else
 static dl_real DL__K(exp)(dl_real x) { return exp(x); }
 static dl_real DL__K(expm1)(dl_real x) { return expm1(x); }
@@ -2866,6 +2995,7 @@ static dl_real DL__K(log)(dl_real x) { return log(x); }
 static dl_real DL__K(log1p)(dl_real x) { return log1p(x); }
 static dl_real DL__K(tanh)(dl_real x) { return tanh(x); }
 static dl_real DL__K(erf)(dl_real x) { return erf(x); }
+static dl_real DL__K(cdf)(dl_real x) { return 0.5 * erfc(-0.70710678118654752 * x); }
 #endif
 #if E_W == 1
 #define E_EACH1(f, x) f(x)
@@ -2895,6 +3025,8 @@ E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
 #define E_LOG1P(x) DL__K(log1p)(x)
 #define E_TANH(x) DL__K(tanh)(x)
 #define E_ERF(x) DL__K(erf)(x)
+#define E_CDF(x) DL__K(cdf)(x)
+#define E_SIGMOID(x) E_DIV(E_K(1), E_ADD(E_K(1), E_EXP(E_NEG(x))))
 #define E_SIN(x) E_EACH1(dl__sin, x)
 #define E_COS(x) E_EACH1(dl__cos, x)
 #define E_POW(x, y) E_EACH2(dl__pow, x, y)
@@ -3451,6 +3583,163 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
 static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack), DL__K(frame) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
+/* ---- attention ---- */
+/* c [rows, NR] from kc numbers of each row of a and a packed panel of b: rule 2, of which this is a block that is the first
+   one, or is added, or a part that goes on with the chain in c. Rows that lack in the tile repeat the first. */
+DL__HOT E_FN void DL__K(strip)(dl_index kc, const dl_real *a, dl_index row, dl_index step, const dl_real *b, dl_real *c,
+    dl_index stride, dl_index rows, int how)
+{
+    E_V acc[E_MR][E_NV];
+    const dl_real *p[E_MR];
+    for (int i = 0; i < E_MR; i++) {
+        dl_index at = i < rows ? i : 0;
+        p[i] = a + at * row;
+        for (int v = 0; v < E_NV; v++) acc[i][v] = how == DL__CHAINED ? E_LOAD(c + at * stride + v * E_W) : E_K(0);
+    }
+    for (dl_index k = 0, at = 0; k < kc; k++, at += step, b += E_NV * E_W) {
+        E_V bv[E_NV];
+        for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
+        for (int i = 0; i < E_MR; i++) {
+            E_V x = E_K(p[i][at]);
+            for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
+        }
+    }
+    for (int i = 0; i < E_MR; i++)
+        for (int v = 0; v < E_NV; v++) {
+            dl_real *t = c + i * stride + v * E_W;
+            if (i < rows) E_STORE(t, how == DL__ADDED ? E_ADD(E_LOAD(t), acc[i][v]) : acc[i][v]);
+        }
+}
+
+/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. Tiles behind the diagonal, which is m + `diagonal`,
+   are left out. */
+E_FN void DL__K(strips)(dl_index m, dl_index n, dl_index kk, const dl_real *a, dl_index row, dl_index step, const dl_real *b,
+    dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
+{
+    enum { NR = E_NV * E_W };
+    for (dl_index j = 0; j < n; j += NR)
+        for (dl_index i = 0; i < m; i += E_MR)
+            for (dl_index k = 0; k < kk && j < diagonal + i + E_MR; k += DL__KB)
+                DL__K(strip)(DL__MIN(kk - k, (dl_index)DL__KB), a + i * row + k * step, row, step, b + j * height + k * NR,
+                    c + i * stride + j, stride, m - i, chained ? DL__CHAINED : k ? DL__ADDED : DL__FIRST);
+}
+
+/* How many keys row l of the queries sees, and how many its block works on. */
+E_IN dl_index DL__K(seen)(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
+
+/* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
+E_FN void DL__K(probabilities)(const dl__attention *t, const dl_real *q, const dl_real *k, const dl_real *mask, dl_index l0,
+    dl_index rows, dl_index n, dl_real *p, dl_index stride)
+{
+    DL__K(strips)(rows, n, t->e, q, t->e, 1, k, t->e, p, stride, false, t->causal ? l0 : n);
+    for (dl_index i = 0; i < rows; i++, p += stride) {
+        dl_index seen = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < seen; j += E_W) E_STORE(p + j, E_MULS(E_LOAD(p + j), t->scale));
+        for (dl_index j = 0; mask && j < seen; j++) p[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
+        DL__K(softmax_row)(p, p, (size_t)seen);
+        memset(p + seen, 0, sizeof *p * (size_t)(n - seen));
+    }
+}
+
+/* Part of a batch: DL__KB rows of queries. */
+E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch)
+{
+    enum { NR = E_NV * E_W };
+    dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
+             end = DL__MIN(t->l, l0 + DL__KB), keys = DL__K(seen)(t, end - 1), block = dl__attention_rows(t),
+             wide = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
+    const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
+                  *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
+    dl_real *y = dl__matrix_at(t, &t->y, batch);
+    size_t at[DL__ATT_PARTS + 1];
+    dl__attention_layout(t, false, at);
+    dl_real *qs = scratch + at[DL__ATT_Q], *p = scratch + at[DL__ATT_P], *ys = scratch + at[DL__ATT_Y];
+    dl__pack_panels(k, t->k.column, t->k.row, t->e, keys, NR, scratch + at[DL__ATT_K]);
+    dl__pack_panels(v, t->v.row, t->v.column, keys, t->f, NR, scratch + at[DL__ATT_V]);
+    for (; l0 < end; l0 += block) {
+        dl_index rows = DL__MIN(block, end - l0), n = DL__K(seen)(t, l0 + rows - 1);
+        dl__copy_rows(qs, t->e, 1, q + l0 * t->q.row, t->q.row, t->q.column, rows, t->e);
+        DL__K(probabilities)(t, qs, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        DL__K(strips)(rows, t->f, n, p, stride, 1, scratch + at[DL__ATT_V], keys, ys, wide, false, t->f);
+        dl__copy_rows(y + l0 * t->y.row, t->y.row, t->y.column, ys, wide, 1, rows, t->f);
+    }
+}
+
+/* dp becomes the gradient of the scores: p (dp - sum(dp p)), times the scale; +0 up to n. `product` is a row of scratch. */
+E_FN void DL__K(scores_back)(
+    const dl__attention *t, dl_index l0, dl_index rows, dl_index n, const dl_real *p, dl_real *dp, dl_index stride,
+    dl_real *product)
+{
+    for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
+        dl_index seen = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < seen; j += E_W) E_STORE(product + j, E_MUL(E_LOAD(dp + j), E_LOAD(p + j)));
+        E_V sum = E_K(DL__K(sum)(product, (size_t)seen));
+        for (dl_index j = 0; j < seen; j += E_W)
+            E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), sum)), t->scale));
+        memset(dp + seen, 0, sizeof *dp * (size_t)(n - seen));
+    }
+}
+
+/* A chain over DL__KB rows has ended: it becomes the total, or is added to it, and the next starts. */
+E_FN void DL__K(end_chain)(dl_real *chain, dl_real *total, size_t n, bool first)
+{
+    if (first) memcpy(total, chain, n * sizeof *chain);
+    else DL__K(add_to)(total, chain, n);
+    memset(chain, 0, n * sizeof *chain);
+}
+
+/* dq, dk and dv of a batch, those that are wanted. The probabilities are computed anew. */
+E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *scratch)
+{
+    enum { NR = E_NV * E_W };
+    dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t);
+    dl_index e = (t->e + NR - 1) / NR * NR, f = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
+    const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
+                  *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
+    size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
+    dl__attention_layout(t, true, at);
+    dl_real *qs = scratch + at[DL__ATT_Q], *dys = scratch + at[DL__ATT_DY], *p = scratch + at[DL__ATT_P],
+            *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED], *dqs = scratch + at[DL__ATT_Y],
+            *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
+            *dv_total = scratch + at[DL__ATT_DV_TOTAL];
+    dl__pack_panels(k, t->k.column, t->k.row, t->e, keys, NR, scratch + at[DL__ATT_K]);
+    dl__pack_panels(v, t->v.column, t->v.row, t->f, keys, NR, scratch + at[DL__ATT_V]);
+    if (t->dq.base) dl__pack_panels(k, t->k.row, t->k.column, keys, t->e, NR, scratch + at[DL__ATT_KEYS]);
+    memset(dk, 0, all_k * sizeof *dk);
+    memset(dv, 0, all_v * sizeof *dv);
+    for (dl_index l0 = 0; l0 < t->l; l0 += block) {
+        dl_index rows = DL__MIN(block, t->l - l0), n = DL__K(seen)(t, l0 + rows - 1);
+        dl__copy_rows(qs, t->e, 1, q + l0 * t->q.row, t->q.row, t->q.column, rows, t->e);
+        dl__copy_rows(dys, t->f, 1, dy + l0 * t->y.row, t->y.row, t->y.column, rows, t->f);
+        DL__K(probabilities)(t, qs, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        if (t->dv.base) {
+            dl__pack_panels(dys, t->f, 1, rows, t->f, NR, packed);
+            DL__K(strips)(n, t->f, rows, p, 1, stride, packed, rows, dv, f, true, t->f);
+        }
+        if (t->dq.base || t->dk.base) {
+            DL__K(strips)(rows, n, t->f, dys, t->f, 1, scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
+            DL__K(scores_back)(t, l0, rows, n, p, dp, stride, scratch + at[DL__ATT_PRODUCT]);
+        }
+        if (t->dq.base) {
+            DL__K(strips)(rows, t->e, n, dp, stride, 1, scratch + at[DL__ATT_KEYS], keys, dqs, e, false, t->e);
+            dl__copy_rows(dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, t->dq.row, t->dq.column, dqs, e, 1, rows, t->e);
+        }
+        if (t->dk.base) {
+            dl__pack_panels(qs, t->e, 1, rows, t->e, NR, packed);
+            DL__K(strips)(n, t->e, rows, dp, 1, stride, packed, rows, dk, e, true, t->e);
+        }
+        if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
+            DL__K(end_chain)(dk, dk_total, all_k, l0 < DL__KB);
+            DL__K(end_chain)(dv, dv_total, all_v, l0 < DL__KB);
+        }
+    }
+    if (t->l > DL__KB) dk = dk_total, dv = dv_total;
+    if (t->dk.base)
+        dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, 1, t->s, t->e);
+    if (t->dv.base)
+        dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, 1, t->s, t->f);
+}
+
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
 E_FN void DL__K(sgd)(dl_real *p, const dl_real *g, dl_real *m, size_t n, const dl_real *h)
 {
@@ -3505,6 +3794,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_ADDS
 #undef E_B
 #undef E_BITS
+#undef E_CDF
 #undef E_COS
 #undef E_DIV
 #undef E_EACH1
@@ -3554,6 +3844,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_SCALARS
 #undef E_SEL
 #undef E_SHL
+#undef E_SIGMOID
 #undef E_SIN
 #undef E_SQRT
 #undef E_STORE
@@ -3732,7 +4023,9 @@ static dl_tensor dl__apply_where(dl__stack *s)
 #define E_TANH(a) E_1(tanh, a)
 #define E_SIGN(a) E_1(sign, a)
 #define E_SIGMOID(a) E_1(sigmoid, a)
+#define E_GELU_SLOPE(a) E_1(gelu_slope, a)
 #define E_GELU_U(a) E_1(gelu_u, a)
+#define E_SILU_SLOPE(a) E_1(silu_slope, a)
 #define DL__GRAD1(name, forward, derivative) \
     static void dl__grad_##name(const dl_grad_args *g) \
     { \
@@ -3770,6 +4063,7 @@ DL__BINARY_ROWS(DL__GRAD2)
 #undef E_EXP
 #undef E_GE
 #undef E_GELU_BACK
+#undef E_GELU_SLOPE
 #undef E_GELU_U
 #undef E_GT
 #undef E_K
@@ -3790,6 +4084,7 @@ DL__BINARY_ROWS(DL__GRAD2)
 #undef E_SEL
 #undef E_SIGMOID
 #undef E_SIGN
+#undef E_SILU_SLOPE
 #undef E_SIN
 #undef E_SUB
 #undef E_TANH
@@ -3996,6 +4291,152 @@ static void dl__row_strides(const dl_index *dim, int n, dl_index *stride)
     for (int i = n - 1; i >= 0; s *= dim[i--]) stride[i] = s;
 }
 
+/* ---- where a view lies ---- */
+/* The elements of x in the memory of `base`. */
+typedef struct dl__layout { const dl_node *base; dl_index offset, stride[DLTRAIN_MAX_DIMS]; } dl__layout;
+typedef struct dl__follower {
+    uint32_t (*skip)(dl_context *ctx, uint32_t start);
+    void (*bind)(dl_node *view);
+    bool (*layout)(const dl_node *x, dl__layout *l);
+} dl__follower;
+
+/* From where the input of x lies to where x does, which copies or shows parts of it. */
+static void dl__layout_moved(const dl_node *x, dl__layout *l)
+{
+    dl_index old[DLTRAIN_MAX_DIMS];
+    memcpy(old, l->stride, sizeof old);
+    for (int i = 0; i < x->ndim; i++)
+        if (x->op->flags & DL__OP_PERMUTES) l->stride[i] = old[x->i[i]];
+        else l->offset += x->i[1 + i] * old[i], l->stride[i] *= x->i[1 + x->ndim + i];
+}
+
+/* Strides of `to`, which has the elements of `from` in other dimensions; false where none tell it. */
+static bool dl__regroup(const dl_node *from, const dl_node *to, dl_index *stride)
+{
+    dl_index old[DLTRAIN_MAX_DIMS], n = 1, m = 1, inner = from->ndim ? stride[from->ndim - 1] : 1;
+    int d = to->ndim - 1;
+    memcpy(old, stride, sizeof old);
+    for (int i = from->ndim - 1; i >= 0; i--) {
+        n *= from->dim[i];
+        if (i && (from->dim[i - 1] == 1 || old[i - 1] == n * inner)) continue; /* lies in a row with the next one */
+        for (; d >= 0 && (m < n || to->dim[d] == 1); d--) stride[d] = m * inner, m *= to->dim[d];
+        if (m != n) return false;
+        if (i) inner = old[i - 1], n = m = 1;
+    }
+    for (; d >= 0; d--) stride[d] = 1; /* of a scalar */
+    return true;
+}
+
+static bool dl__layout_of(const dl_node *x, dl__layout *l);
+
+/* Where x lies when it is taken for a view of its input. */
+static bool dl__layout_through(const dl_node *x, dl__layout *l)
+{
+    if (!x->numel || !dl__layout_of(x->in[0], l)) return false;
+    if (!(x->op->flags & DL__OP_COPIES)) return dl__regroup(x->in[0], x, l->stride);
+    dl__layout_moved(x, l);
+    return true;
+}
+
+static bool dl__layout_of(const dl_node *x, dl__layout *l)
+{
+    if (x->flags & DL__VIEW) return dl__layout_through(x, l);
+    l->base = x;
+    l->offset = 0;
+    dl__row_strides(x->dim, x->ndim, l->stride);
+    return true;
+}
+
+static bool dl__is_contiguous(const dl_node *x, const dl__layout *l)
+{
+    dl_index n = 1;
+    for (int i = x->ndim - 1; i >= 0; n *= x->dim[i--])
+        if (x->dim[i] != 1 && l->stride[i] != n) return false;
+    return true;
+}
+
+/* The address of what dl__layout_of found. */
+static void *dl__layout_address(const dl_context *ctx, const dl__layout *l)
+{
+    return (char *)dl__address(ctx, l->base) + l->offset * (dl_index)dl__dtype_size(l->base->dtype);
+}
+
+/* The node whose memory n lies in. */
+static const dl_node *dl__root(const dl_node *n)
+{
+    while (n->flags & DL__VIEW) n = n->in[0];
+    return n;
+}
+
+/* Before the last run of a step: copies that need not be made become views. Their readers can follow strides, or they are
+   in place as they are. Reading a value afterwards stays as it was: what nobody took is copied, unless it is in place. */
+static uint32_t dl__skip_copies(dl_context *ctx, uint32_t start)
+{
+    uint32_t first = start, skipped = 0;
+    while (first < ctx->nodes && (!(ctx->node[first]->op->flags & DL__OP_COPIES) || ctx->node[first]->flags & DL__VIEW))
+        first++;
+    for (uint32_t i = first; i < ctx->nodes; i++) {
+        dl_node *n = ctx->node[i];
+        if (n->flags & DL__VIEW && !(n->flags & DL__EFFECT)) continue;
+        for (int k = 0; k < n->n_in; k++) {
+            dl_node *x = n->in[k];
+            for (; x->flags & DL__VIEW; x = x->in[0]) x->flags |= DL__FOLLOWED;
+            x->flags |= n->op->flags & DL__OP_STRIDED ? DL__FOLLOWED : DL__SOLID;
+        }
+    }
+    for (uint32_t i = first; i < ctx->nodes; i++) {
+        const dl_node *n = ctx->node[i];
+        if (n->flags & DL__VIEW && (!(n->flags & DL__FOLLOWED) || n->flags & DL__KEPT || dl__bytes(n) <= 64))
+            ctx->node[dl__root(n)->id]->flags |= DL__SOLID;
+    }
+    for (uint32_t i = first; i < ctx->nodes; i++) {
+        dl_node *n = ctx->node[i];
+        dl__layout l;
+        if (!(n->op->flags & DL__OP_COPIES) || n->flags & DL__VIEW || !dl__layout_through(n, &l)) continue;
+        if (l.base->space == DL__BUFFERS) continue; /* may change before it is read */
+        bool followed = n->flags & DL__FOLLOWED && !(n->flags & (DL__SOLID | DL__KEPT)) && dl__bytes(n) > 64;
+        if (!followed && (l.base->flags & DL__LEAF || !dl__is_contiguous(n, &l))) continue;
+        n->flags |= DL__VIEW;
+        skipped++;
+    }
+    for (uint32_t i = 0; first < ctx->nodes && i < ctx->nodes; i++)
+        ctx->node[i]->flags &= (uint8_t)~(DL__FOLLOWED | DL__SOLID);
+    return skipped;
+}
+
+/* Where a copy that became a view is. One with strides has no address: those who read it know. */
+static void dl__bind_view(dl_node *n)
+{
+    dl__layout l;
+    if (!dl__layout_of(n, &l)) return; /* it is empty */
+    n->space = l.base->space == DL__TILE || !dl__is_contiguous(n, &l) ? (uint8_t)DL__GONE : l.base->space;
+    n->offset = l.base->offset + (size_t)l.offset * (n->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
+}
+
+static const dl__follower dl__follow = { dl__skip_copies, dl__bind_view, dl__layout_of };
+
+/* Copies the input, which may have strides, as the node sees it. */
+static void dl__copy_through(const dl_run_args *r)
+{
+    const dl_node *y = r->node, *x = y->in[0];
+    dl__layout l;
+    dl__strided s;
+    const char *src = (const char *)r->in[0];
+    if (!y->numel) return;
+    l.offset = 0;
+    dl__row_strides(x->dim, x->ndim, l.stride);
+    if (r->ctx->follower && r->ctx->follower->layout(x, &l)) src = (const char *)dl__address(r->ctx, l.base);
+    dl__layout_moved(y, &l);
+    s.ndim = y->ndim;
+    s.size = dl__dtype_size(y->dtype);
+    dl__row_strides(y->dim, y->ndim, s.to);
+    memcpy(s.dim, y->dim, sizeof s.dim);
+    memcpy(s.from, l.stride, sizeof s.from);
+    s.src = src + l.offset * (dl_index)s.size;
+    s.dst = (char *)r->out;
+    dl__strided_copy(r, &s);
+}
+
 /* ---- views ---- */
 static void dl__reshape_grad(const dl_grad_args *g);
 static const dl_op dl__reshape_op = { "reshape", 0, NULL, NULL, dl__reshape_grad, NULL, NULL };
@@ -4063,29 +4504,14 @@ DL_API dl_tensor dl_flatten(dl_tensor x, int start)
 }
 
 /* ---- permute ---- */
-static void dl__permute_run(const dl_run_args *r)
-{
-    const dl_node *y = r->node, *x = y->in[0];
-    dl_index stride[DLTRAIN_MAX_DIMS];
-    dl__strided s;
-    dl__row_strides(x->dim, x->ndim, stride);
-    s.ndim = y->ndim;
-    dl__row_strides(y->dim, y->ndim, s.to);
-    for (int i = 0; i < y->ndim; i++) s.dim[i] = y->dim[i], s.from[i] = stride[y->i[i]];
-    s.src = (const char *)r->in[0];
-    s.dst = (char *)r->out;
-    s.size = dl__dtype_size(y->dtype);
-    dl__strided_copy(r, &s);
-}
-
 static void dl__permute_grad(const dl_grad_args *g)
 {
     int back[DLTRAIN_MAX_DIMS];
     for (int i = 0; i < g->node->ndim; i++) back[g->node->i[i]] = i;
     g->dx[0] = dl_permute(g->dy, back);
 }
-static const dl_op dl__permute_op = { "permute", 0, NULL, dl__permute_run, dl__permute_grad, NULL, NULL };
-
+static const dl_op dl__permute_op = { "permute", DL__OP_PERMUTES | DL__OP_STRIDED, NULL, dl__copy_through,
+    dl__permute_grad, NULL, NULL };
 DL_API dl_tensor dl_permute(dl_tensor x, const int *dims)
 {
     dl_node *n;
@@ -4121,28 +4547,25 @@ DL_API dl_tensor dl_transpose(dl_tensor x, int a, int b)
 }
 
 /* ---- crop and place: out of a larger block, and into one. i = offset of a view, starts, steps ---- */
-static void dl__copy_block(const dl_run_args *r, const dl_node *small, const dl_node *large, bool crop)
+static void dl__place_block(const dl_run_args *r)
 {
+    const dl_node *small = r->node->in[0], *large = r->node;
     dl__strided s;
-    dl_index own[DLTRAIN_MAX_DIMS], wide[DLTRAIN_MAX_DIMS], offset = 0;
-    size_t size = dl__dtype_size(small->dtype);
-    dl__row_strides(small->dim, small->ndim, own);
-    dl__row_strides(large->dim, large->ndim, wide);
+    dl_index wide[DLTRAIN_MAX_DIMS], offset = 0;
     s.ndim = small->ndim;
+    s.size = dl__dtype_size(small->dtype);
+    dl__row_strides(small->dim, small->ndim, s.from);
+    dl__row_strides(large->dim, large->ndim, wide);
     for (int i = 0; i < small->ndim; i++) {
-        dl_index start = r->node->i[1 + i], step = r->node->i[1 + small->ndim + i];
+        offset += large->i[1 + i] * wide[i];
         s.dim[i] = small->dim[i];
-        offset += start * wide[i];
-        s.from[i] = crop ? step * wide[i] : own[i];
-        s.to[i] = crop ? own[i] : step * wide[i];
+        s.to[i] = large->i[1 + small->ndim + i] * wide[i];
     }
-    s.src = (const char *)r->in[0] + (crop ? offset * (dl_index)size : 0);
-    s.dst = (char *)r->out + (crop ? 0 : offset * (dl_index)size);
-    s.size = size;
+    s.src = (const char *)r->in[0];
+    s.dst = (char *)r->out + offset * (dl_index)s.size;
     dl__strided_copy(r, &s);
 }
 
-static void dl__crop_run(const dl_run_args *r) { dl__copy_block(r, r->node, r->node->in[0], true); }
 static void dl__place_run(const dl_run_args *r)
 {
     dl_real value = r->node->f[0];
@@ -4151,13 +4574,14 @@ static void dl__place_run(const dl_run_args *r)
     else if (r->node->dtype == DL_I32)
         for (size_t i = 0; i < r->node->numel; i++) ((int32_t *)r->out)[i] = (int32_t)value;
     else memset(r->out, r->node->dtype == DL_U8 ? (uint8_t)value : 0, dl__bytes(r->node));
-    dl__copy_block(r, r->node->in[0], r->node, false);
+    dl__place_block(r);
 }
+enum { DL__SLICES = DLTRAIN_MAX_INPUTS < 16 ? DLTRAIN_MAX_INPUTS : 16 }; /* whose gradients are taken together */
 static void dl__crop_grad(const dl_grad_args *g);
 static void dl__place_grad(const dl_grad_args *g);
-static const dl_op dl__crop_op = { "slice", 0, NULL, dl__crop_run, dl__crop_grad, NULL, NULL };
+static const dl_op dl__crop_op = { "slice", DL__OP_CROPS | DL__OP_STRIDED, NULL, dl__copy_through, dl__crop_grad, NULL,
+    NULL };
 static const dl_op dl__place_op = { "pad", 0, NULL, dl__place_run, dl__place_grad, NULL, NULL };
-
 static dl_tensor dl__crop(dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step)
 {
     dl_index i[1 + 2 * DLTRAIN_MAX_DIMS] = { 0 }, stride[DLTRAIN_MAX_DIMS];
@@ -4185,14 +4609,6 @@ static dl_tensor dl__place(
     for (int d = 0; d < x->ndim; d++) i[1 + d] = start[d], i[1 + x->ndim + d] = step[d];
     e.f[0] = value;
     return dl__record(ctx, &dl__place_op, 1, &x, x->dtype, shape, &e);
-}
-
-static void dl__crop_grad(const dl_grad_args *g)
-{
-    dl_shape s = dl__shape(g->node->in[0]);
-    dl_node *dy;
-    dl_context *ctx = dl__operands("slice", 1, &g->dy, &dy);
-    if (ctx) g->dx[0] = dl__place(ctx, dy, &s, g->node->i + 1, g->node->i + 1 + g->node->ndim, 0);
 }
 
 static void dl__place_grad(const dl_grad_args *g)
@@ -4253,15 +4669,20 @@ DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n_pads, float val
 static void dl__concat_run(const dl_run_args *r)
 {
     const dl_node *y = r->node;
+    dl__strided s;
     int d = (int)y->i[0];
-    size_t size = dl__dtype_size(y->dtype), inner = size, outer = 1, at = 0;
-    for (int i = d + 1; i < y->ndim; i++) inner *= (size_t)y->dim[i];
-    for (int i = 0; i < d; i++) outer *= (size_t)y->dim[i];
+    s.size = dl__dtype_size(y->dtype);
+    s.dst = (char *)r->out;
     for (int k = 0; k < y->n_in; k++) {
-        size_t bytes = inner * (size_t)y->in[k]->dim[d], row = inner * (size_t)y->dim[d];
-        for (size_t o = 0; bytes && o < outer; o++)
-            memcpy((char *)r->out + o * row + at, (const char *)r->in[k] + o * bytes, bytes);
-        at += bytes;
+        const dl_node *x = y->in[k];
+        s.ndim = y->ndim; /* the copy joins dimensions */
+        memcpy(s.dim, x->dim, sizeof s.dim);
+        dl__row_strides(x->dim, x->ndim, s.from);
+        dl__row_strides(y->dim, y->ndim, s.to);
+        dl_index width = s.to[d] * x->dim[d];
+        s.src = (const char *)r->in[k];
+        dl__strided_copy(r, &s);
+        s.dst += width * (dl_index)s.size;
     }
 }
 
@@ -4276,6 +4697,48 @@ static void dl__concat_grad(const dl_grad_args *g)
     }
 }
 static const dl_op dl__concat_op = { "concat", 0, NULL, dl__concat_run, dl__concat_grad, NULL, NULL };
+
+/* Are the slices in g all of x in a row? Their gradients side by side, in x's order, and the dimension they lie along; 0
+   when not. */
+static int dl__slices_in_a_row(const dl_grad_args *g, dl_tensor *in, int *dim)
+{
+    const dl_node *x = g->node->in[0];
+    dl_index end = 0;
+    int n = 0, d = 0;
+    while (d < x->ndim - 1 && g->node->dim[d] == x->dim[d]) d++;
+    for (const dl_grad_args *m = g; m; m = m->more)
+        for (int i = 0; i < x->ndim; i++)
+            if (m->node->i[1 + x->ndim + i] != 1 || (i != d && m->node->dim[i] != x->dim[i])) return 0;
+    while (end < x->dim[d] && n < DL__SLICES) {
+        const dl_grad_args *m = g;
+        while (m && (m->node->i[1 + d] != end || !m->node->dim[d])) m = m->more;
+        if (!m) return 0;
+        in[n++] = m->dy;
+        end += m->node->dim[d];
+    }
+    int all = 0;
+    for (const dl_grad_args *m = g; m; m = m->more) all++;
+    *dim = d;
+    return end == x->dim[d] && n == all ? n : 0; /* each one, and none twice */
+}
+
+static void dl__crop_grad(const dl_grad_args *g)
+{
+    dl_shape s = dl__shape(g->node->in[0]);
+    dl_tensor in[DL__SLICES];
+    int dim, n = g->more ? dl__slices_in_a_row(g, in, &dim) : 0;
+    if (n) {
+        g->dx[0] = dl_concat(in, n, dim);
+        return;
+    }
+    g->dx[0] = dl__none();
+    for (const dl_grad_args *m = g; m; m = m->more) {
+        dl_node *dy;
+        dl_context *ctx = dl__operands("slice", 1, &m->dy, &dy);
+        dl_tensor d = ctx ? dl__place(ctx, dy, &s, m->node->i + 1, m->node->i + 1 + s.ndim, 0) : dl__none();
+        g->dx[0] = g->dx[0].ctx ? dl_add(g->dx[0], d) : d;
+    }
+}
 
 /* Checks of concat and stack: dtypes equal, shapes equal but for dimension `free` (-1: none). */
 static dl_context *dl__list(const char *who, const dl_tensor *x, int n, dl_node **node, int max)
@@ -6407,38 +6870,290 @@ static void dl__causal_grad(const dl_grad_args *g);
 static const dl_op dl__causal_op = { "causal", DL_OP_ELEMENTWISE, NULL, dl__causal_run, dl__causal_grad, NULL, NULL };
 static void dl__causal_grad(const dl_grad_args *g) { g->dx[0] = dl__unary(&dl__causal_op, g->dy, 0, 0); }
 
+/* Made of other operations: for what broadcasts, for masks that take a gradient, and for second derivatives. */
+static dl_tensor dl__attention_parts(dl_tensor q, dl_tensor k, dl_tensor v, dl_tensor mask, dl_real scale, bool causal)
+{
+    static const char *const who = "scaled_dot_product_attention";
+    dl_tensor both[2];
+    dl_node *n[2];
+    dl_shape s;
+    both[0] = dl__unary(&dl__mul_scalar_op, dl__matmul(who, q, k, dl__none(), false, true), scale, 0);
+    both[1] = mask;
+    if (mask.ctx) {
+        dl_context *ctx = dl__operands(who, 2, both, n);
+        if (!ctx) return dl__none();
+        bool fits = n[1]->ndim <= n[0]->ndim && dl__broadcast(ctx, who, 2, n, &s) && s.ndim == n[0]->ndim &&
+            !memcmp(s.dim, n[0]->dim, sizeof *s.dim * n[0]->ndim);
+        if (!fits)
+            return dl_fail(ctx, "dl_%s: the mask %S does not broadcast to the scores %S", who, n[1], n[0]), dl__none();
+        both[0] = dl_add(both[0], mask);
+    }
+    if (causal) both[0] = dl__unary(&dl__causal_op, both[0], -HUGE_VALF, 0);
+    return dl__matmul(who, dl_softmax(both[0], -1), v, dl__none(), false, false);
+}
+
+/* One operation, in q, k, v and perhaps a mask; i = causal, order of y's memory. Its gradient gives dq, dk and dv in one
+   block, in q, k, v, dy and the mask; i = causal, which are wanted, orders of the memory of dy, dq, dk, dv. An order is
+   that of dl_permute: where heads were moved in front of q's positions, y's memory is laid out as q's was, so that moving
+   them back costs nothing. */
+enum { DL__ATT_WANT = 1, DL__ATT_ORDERS = 4 };
+
+/* The matrices of x, whose dimension d is dimension order[d] of the memory; NULL: as they come. */
+static dl__matrix dl__ordered(void *base, const dl_index *stride, const dl_index *order, int ndim)
+{
+    dl__matrix m;
+    memset(&m, 0, sizeof m);
+    m.base = (dl_real *)base;
+    m.row = stride[order ? order[ndim - 2] : ndim - 2];
+    m.column = stride[order ? order[ndim - 1] : ndim - 1];
+    for (int d = 0; d < ndim - 2; d++) m.batch[d] = stride[order ? order[d] : d];
+    return m;
+}
+
+static dl__matrix dl__matrix_of(const dl_run_args *r, const dl_node *x, const dl_index *order)
+{
+    dl__layout l;
+    dl__layout_of(x, &l);
+    return dl__ordered(dl__layout_address(r->ctx, &l), l.stride, order, x->ndim);
+}
+
+/* A new part of memory for a tensor of the size of x, in that order. */
+static dl__matrix dl__matrix_in(dl_real *base, const dl_node *x, const dl_index *order)
+{
+    dl_index dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS];
+    for (int d = 0; d < x->ndim; d++) dim[order[d]] = x->dim[d];
+    dl__row_strides(dim, x->ndim, stride);
+    return dl__ordered(base, stride, order, x->ndim);
+}
+
+static dl__attention dl__attention_sizes(const dl_node *y)
+{
+    const dl_node *q = y->in[0], *k = y->in[1], *v = y->in[2];
+    dl__attention t;
+    int nd = q->ndim;
+    memset(&t, 0, sizeof t);
+    t.l = q->dim[nd - 2], t.e = q->dim[nd - 1];
+    t.s = k->dim[nd - 2], t.f = v->dim[nd - 1];
+    t.batch_dims = nd - 2;
+    for (int d = 0; d < nd - 2; d++) t.batch[d] = q->dim[d];
+    t.causal = y->i[0] != 0;
+    t.scale = y->f[0];
+    return t;
+}
+
+static dl__attention dl__attention_inputs(const dl_run_args *r, int mask)
+{
+    dl__attention t = dl__attention_sizes(r->node);
+    dl_node *const *in = r->node->in;
+    t.q = dl__matrix_of(r, in[0], NULL);
+    t.k = dl__matrix_of(r, in[1], NULL);
+    t.v = dl__matrix_of(r, in[2], NULL);
+    if (mask < r->node->n_in) { /* broadcasts: strides of 0 */
+        dl__layout l;
+        dl_index wide[DLTRAIN_MAX_DIMS] = { 0 };
+        int extra = t.batch_dims + 2 - in[mask]->ndim;
+        dl__layout_of(in[mask], &l);
+        for (int d = 0; d < in[mask]->ndim; d++) wide[extra + d] = in[mask]->dim[d] == 1 ? 0 : l.stride[d];
+        t.mask = dl__ordered(dl__layout_address(r->ctx, &l), wide, NULL, t.batch_dims + 2);
+    }
+    return t;
+}
+
+static size_t dl__attention_batches(const dl__attention *t)
+{
+    size_t n = 1;
+    for (int d = 0; d < t->batch_dims; d++) n *= (size_t)t->batch[d];
+    return n;
+}
+
+static void dl__attention_part(const dl_run_args *r, size_t part)
+{
+    DL__CALL(r->level, attention, ((const dl__attention *)r->user, part, (dl_real *)r->scratch));
+}
+
+static void dl__attention_back_part(const dl_run_args *r, size_t part)
+{
+    DL__CALL(r->level, attention_back, ((const dl__attention *)r->user, part, (dl_real *)r->scratch));
+}
+
+static void dl__attention_run(const dl_run_args *r)
+{
+    dl__attention t = dl__attention_inputs(r, 3);
+    dl_run_args a = *r;
+    dl_index stride[DLTRAIN_MAX_DIMS];
+    dl__row_strides(r->node->dim, r->node->ndim, stride);
+    t.y = dl__ordered(r->out, stride, r->node->i + 1, r->node->ndim);
+    a.user = &t;
+    dl_parallel(&a, dl__attention_batches(&t) * (size_t)((t.l + DL__KB - 1) / DL__KB), dl__attention_part);
+}
+
+static void dl__attention_back_run(const dl_run_args *r)
+{
+    dl__attention t = dl__attention_inputs(r, 4);
+    dl_run_args a = *r;
+    dl_real *at = (dl_real *)r->out;
+    dl__matrix *to[3];
+    to[0] = &t.dq, to[1] = &t.dk, to[2] = &t.dv;
+    int nd = t.batch_dims + 2;
+    const dl_index *order = r->node->i + 2;
+    t.y = dl__matrix_of(r, r->node->in[3], order);
+    for (int k = 0; k < 3; k++)
+        if (r->node->i[DL__ATT_WANT] >> k & 1) {
+            *to[k] = dl__matrix_in(at, r->node->in[k], order + (k + 1) * nd);
+            at += r->node->in[k]->numel;
+        }
+    a.user = &t;
+    dl_parallel(&a, dl__attention_batches(&t), dl__attention_back_part);
+}
+
+static size_t dl__attention_bytes(const dl_node *y, bool back)
+{
+    dl__attention t = dl__attention_sizes(y);
+    size_t at[DL__ATT_PARTS + 1];
+    dl__attention_layout(&t, back, at);
+    return at[DL__ATT_PARTS] * sizeof(dl_real);
+}
+static size_t dl__attention_scratch(const dl_node *y) { return dl__attention_bytes(y, false); }
+static size_t dl__attention_back_scratch(const dl_node *y) { return dl__attention_bytes(y, true); }
+
+static void dl__attention_grad(const dl_grad_args *g);
+static void dl__attention_back_grad(const dl_grad_args *g);
+static const dl_op dl__attention_op = { "scaled_dot_product_attention", DL__OP_STRIDED, NULL, dl__attention_run,
+    dl__attention_grad, dl__attention_scratch, NULL };
+static const dl_op dl__attention_back_op = { "attention_back", DL__OP_STRIDED, NULL, dl__attention_back_run,
+    dl__attention_back_grad, dl__attention_back_scratch, NULL };
+
+/* How the memory behind x is ordered: x may be a permuted copy that need not be made. */
+static void dl__memory_order(const dl_node *x, dl_index *order)
+{
+    for (int d = 0; d < x->ndim; d++) order[d] = x->op->flags & DL__OP_PERMUTES ? x->i[d] : d;
+}
+
+/* x, whose dimensions lie in memory in that order, with its dimensions in theirs. */
+static dl_tensor dl__from_memory(dl_tensor x, const dl_index *order, int ndim)
+{
+    int dims[DLTRAIN_MAX_DIMS];
+    for (int d = 0; d < ndim; d++) dims[d] = (int)order[d];
+    return dl_permute(x, dims);
+}
+
+static void dl__attention_grad(const dl_grad_args *g)
+{
+    dl_node *n[5];
+    dl_tensor in[5];
+    int nd = g->node->ndim, inputs = g->node->n_in + 1;
+    dl_index i[2 + DL__ATT_ORDERS * DLTRAIN_MAX_DIMS], want = 0, total = 0, at = 0;
+    for (int k = 0; k < 3; k++) in[k] = g->x[k];
+    in[3] = g->dy;
+    if (inputs > 4) in[4] = g->x[3];
+    dl_context *ctx = dl__operands(g->node->op->name, inputs, in, n);
+    if (!ctx) return;
+    for (int k = 0; k < 3; k++)
+        if (g->want[k]) want |= 1 << k, total += (dl_index)n[k]->numel;
+    i[0] = g->node->i[0];
+    i[DL__ATT_WANT] = want;
+    memcpy(i + 2, g->node->i + 1, sizeof *i * (size_t)nd);
+    for (int k = 0; k < 3; k++) dl__memory_order(n[k], i + 2 + (k + 1) * nd);
+    dl__extra e = dl__with(2 + DL__ATT_ORDERS * nd, i);
+    dl_shape s = DL_SHAPE(total);
+    e.f[0] = g->node->f[0];
+    dl_tensor block = dl__record(ctx, &dl__attention_back_op, inputs, n, DL_F32, &s, &e);
+    for (int k = 0; k < 3; k++) {
+        const dl_index *order = i + 2 + (k + 1) * nd;
+        dl_shape memory = dl__shape(n[k]);
+        if (!g->want[k]) continue;
+        for (int d = 0; d < nd; d++) memory.dim[order[d]] = n[k]->dim[d];
+        dl_index end = at + (dl_index)n[k]->numel;
+        g->dx[k] = dl__from_memory(dl_reshape(dl_slice(block, 0, at, end, 1), memory), order, nd);
+        at = end;
+    }
+}
+
+/* Second derivatives: the gradient is made of other operations, and differentiated as dl_grad does. Each input stands for
+   itself there. */
+static void dl__attention_back_grad(const dl_grad_args *g)
+{
+    dl_tensor x[4], dx[4], sum = dl__none(), no = dl__none();
+    dl_context *ctx = g->dy.ctx;
+    const dl_index *order = g->node->i + 2;
+    int nd = g->node->in[0]->ndim;
+    dl_index at = 0;
+    bool recording = dl_set_grad(ctx, true);
+    for (int k = 0; k < 4; k++) {
+        dl_index offset = 0;
+        dl__extra e = dl__with(1, &offset);
+        dl_node *n;
+        if (!dl__operands(g->node->op->name, 1, &g->x[k], &n)) break;
+        dl_shape s = dl__shape(n);
+        e.flags = DL__VIEW | DL__REQUIRES;
+        x[k] = dl__record(ctx, &dl__reshape_op, 1, &n, DL_F32, &s, &e);
+    }
+    if (!ctx->failed) {
+        dl_tensor mask = g->node->n_in > 4 ? g->x[4] : no;
+        dl_tensor y = dl__attention_parts(x[0], x[1], x[2], mask, g->node->f[0], g->node->i[0] != 0);
+        dl_grad(dl_sum(dl_mul(y, dl__from_memory(x[3], order, nd))), x, 3, dx);
+    }
+    for (int k = 0; k < 3 && !ctx->failed; k++)
+        if (g->node->i[DL__ATT_WANT] >> k & 1) {
+            dl_index end = at + (dl_index)g->node->in[k]->numel;
+            const dl_index *own = order + (k + 1) * nd;
+            dl_shape memory = dl__shape(g->node->in[k]);
+            for (int d = 0; d < nd; d++) memory.dim[own[d]] = g->node->in[k]->dim[d];
+            dl_tensor part = dl__from_memory(dl_reshape(dl_slice(g->dy, 0, at, end, 1), memory), own, nd);
+            part = dl_sum(dl_mul(dx[k], part));
+            sum = sum.ctx ? dl_add(sum, part) : part;
+            at = end;
+        }
+    if (!ctx->failed && dl_grad(sum, x, 4, dx))
+        for (int k = 0; k < 4; k++)
+            if (g->want[k]) g->dx[k] = dx[k];
+    dl_set_grad(ctx, recording);
+}
+
+/* Does the operation itself serve these? What broadcasts, or is empty or wrong, is left to its parts. */
+static bool dl__attention_fits(dl_node *const *n, int inputs)
+{
+    for (int k = 0; k < inputs; k++)
+        if (n[k]->dtype != DL_F32 || (k < 3 && (n[k]->ndim != n[0]->ndim || !n[k]->numel))) return false;
+    for (int d = 0; d < n[0]->ndim - 2; d++)
+        if (n[0]->dim[d] != n[1]->dim[d] || n[0]->dim[d] != n[2]->dim[d]) return false;
+    if (inputs < 4) return true;
+    if (n[3]->flags & DL__REQUIRES || n[3]->ndim > n[0]->ndim) return false;
+    for (int d = 1; d <= n[3]->ndim; d++) {
+        dl_index have = n[3]->dim[n[3]->ndim - d], size = d == 1 ? n[1]->dim[n[1]->ndim - 2] : n[0]->dim[n[0]->ndim - d];
+        if (have != 1 && have != size) return false;
+    }
+    return true;
+}
+
 DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_tensor v, const dl_attention_desc *desc)
 {
     static const char *const who = "scaled_dot_product_attention";
-    dl_node *n[3];
-    dl_tensor in[3];
-    in[0] = q, in[1] = k, in[2] = v;
-    dl_context *ctx = dl__operands(who, 3, in, n);
+    dl_node *n[4];
+    dl_tensor in[4];
+    int inputs = desc && desc->mask.ctx ? 4 : 3;
+    in[0] = q, in[1] = k, in[2] = v, in[3] = inputs > 3 ? desc->mask : dl__none();
+    dl_context *ctx = dl__operands(who, inputs, in, n);
     if (!ctx) return dl__none();
+    int nd = n[0]->ndim;
     for (int i = 0; i < 3; i++)
         if (n[i]->ndim < 2) return dl_fail(ctx, "dl_%s: takes [...,length,width], not %S", who, n[i]), dl__none();
-    if (n[0]->dim[n[0]->ndim - 1] != n[1]->dim[n[1]->ndim - 1])
+    if (n[0]->dim[nd - 1] != n[1]->dim[n[1]->ndim - 1])
         return dl_fail(ctx, "dl_%s: the widths of q %S and k %S differ", who, n[0], n[1]), dl__none();
     if (n[1]->dim[n[1]->ndim - 2] != n[2]->dim[n[2]->ndim - 2])
         return dl_fail(ctx, "dl_%s: the lengths of k %S and v %S differ", who, n[1], n[2]), dl__none();
-    double width = (double)n[0]->dim[n[0]->ndim - 1];
-    dl_tensor scores = dl__matmul(who, q, k, dl__none(), false, true);
-    scores = dl__unary(
-        &dl__mul_scalar_op, scores, desc && desc->scale != 0 ? (dl_real)desc->scale : (dl_real)(1 / sqrt(width)), 0);
-    if (desc && desc->mask.ctx) {
-        dl_tensor both[2];
-        dl_node *m[2];
-        dl_shape s;
-        both[0] = scores, both[1] = desc->mask;
-        if (!dl__operands(who, 2, both, m)) return dl__none();
-        bool fits = m[1]->ndim <= m[0]->ndim && dl__broadcast(ctx, who, 2, m, &s) && s.ndim == m[0]->ndim &&
-            !memcmp(s.dim, m[0]->dim, sizeof *s.dim * m[0]->ndim);
-        if (!fits)
-            return dl_fail(ctx, "dl_%s: the mask %S does not broadcast to the scores %S", who, m[1], m[0]), dl__none();
-        scores = dl_add(scores, desc->mask);
-    }
-    if (desc && desc->causal) scores = dl__unary(&dl__causal_op, scores, -HUGE_VALF, 0);
-    return dl__matmul(who, dl_softmax(scores, -1), v, dl__none(), false, false);
+    dl_real scale = desc && desc->scale != 0 ? (dl_real)desc->scale : (dl_real)(1 / sqrt((double)n[0]->dim[nd - 1]));
+    bool causal = desc && desc->causal;
+    if (!dl__attention_fits(n, inputs)) return dl__attention_parts(q, k, v, in[3], scale, causal);
+    dl_index i[1 + DLTRAIN_MAX_DIMS];
+    dl_shape memory = dl__shape(n[0]);
+    ctx->follower = &dl__follow;
+    i[0] = causal;
+    dl__memory_order(n[0], i + 1);
+    for (int d = 0; d < nd; d++) memory.dim[i[1 + d]] = d == nd - 1 ? n[2]->dim[nd - 1] : n[0]->dim[d];
+    dl__extra e = dl__with(1 + nd, i);
+    e.f[0] = scale;
+    return dl__from_memory(dl__record(ctx, &dl__attention_op, inputs, n, DL_F32, &memory, &e), i + 1, nd);
 }
 
 /* ---- segments; x seen as [rows, inner], i = segments, rows, inner, who ---- */
@@ -6908,41 +7623,82 @@ static bool dl__no_gradients(dl_context *ctx, uint32_t from)
     return false;
 }
 
-/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters go to the
-   flat gradients as soon as they are complete. */
-static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
+/* Adds to grad what the rule of the node makes of it; `g` has node, dy and more. */
+static bool dl__node_back(dl_context *ctx, dl_grad_args *g, const bool *reach, dl_tensor *grad)
 {
     dl_tensor x[DLTRAIN_MAX_INPUTS], dx[DLTRAIN_MAX_INPUTS];
     bool want[DLTRAIN_MAX_INPUTS];
-    dl_grad_args g;
+    const dl_node *n = g->node;
+    for (int k = 0; k < n->n_in; k++) {
+        x[k] = dl__handle(ctx, n->in[k]);
+        want[k] = reach[n->in[k]->id];
+        dx[k] = dl__none();
+    }
+    g->y = dl__handle(ctx, n);
+    g->x = x;
+    g->want = want;
+    g->dx = dx;
+    n->op->grad(g);
+    if (ctx->failed) return false;
+    for (int k = 0; k < n->n_in; k++) {
+        if (!want[k] || !dx[k].ctx) continue;
+        dl_tensor *to = &grad[n->in[k]->id], d = dl__sum_to(dx[k], n->in[k]);
+        *to = to->ctx ? dl_add(*to, d) : d;
+    }
+    return !ctx->failed;
+}
+
+/* The gradients of slices i, next[i], next[next[i]], ... of one tensor, a few at a time: together they may need no zeros
+   and no sums. */
+static bool dl__slices_back(dl_context *ctx, uint32_t i, const uint32_t *next, const bool *reach, dl_tensor *grad)
+{
+    dl_grad_args part[DL__SLICES];
+    while (i) {
+        int n = 0;
+        for (; i && n < DL__SLICES; i = next[i]) {
+            if (!grad[i].ctx) continue;
+            part[n].node = ctx->node[i];
+            part[n].dy = grad[i];
+            part[n].more = n ? &part[n - 1] : NULL;
+            n++;
+        }
+        if (n && !dl__node_back(ctx, &part[n - 1], reach, grad)) return false;
+    }
+    return true;
+}
+
+/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters
+   go to the flat gradients as soon as they are complete. Slices of one tensor are served when the first of them is reached:
+   all are complete then. */
+static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
+{
+    uint32_t *last = NULL, *next = NULL; /* slice of a node, and the one before it */
     dl__reach(ctx, y, reach);
+    for (uint32_t i = 0; i <= y; i++) {
+        const dl_node *n = ctx->node[i];
+        if (!(n->op->flags & DL__OP_CROPS) || !reach[i] || !reach[n->in[0]->id]) continue;
+        if (!last) {
+            last = (uint32_t *)dl__tape_alloc(ctx, 2 * ((size_t)y + 1) * sizeof *last, 0);
+            if (!last) return false;
+            memset(last, 0, 2 * ((size_t)y + 1) * sizeof *last);
+            next = last + y + 1;
+        }
+        next[i] = last[n->in[0]->id];
+        last[n->in[0]->id] = i;
+    }
     grad[y] = dy;
     for (uint32_t i = y + 1; i-- > 0;) {
-        const dl_node *n = ctx->node[i];
-        if (!grad[i].ctx || !reach[i]) continue;
-        if (n->op == &dl__leaf_op) {
-            if (collect && dl__is_param(n)) dl__accumulate(ctx, n, grad[i]);
-            continue;
-        }
-        for (int k = 0; k < n->n_in; k++) {
-            x[k] = dl__handle(ctx, n->in[k]);
-            want[k] = reach[n->in[k]->id];
-            dx[k] = dl__none();
-        }
-        g.node = n;
-        g.y = dl__handle(ctx, n);
+        dl_grad_args g;
+        g.node = ctx->node[i];
         g.dy = grad[i];
-        g.x = x;
-        g.want = want;
-        g.dx = dx;
-        n->op->grad(&g);
-        if (ctx->failed) return false;
-        for (int k = 0; k < n->n_in; k++) {
-            if (!want[k] || !dx[k].ctx) continue;
-            dl_tensor *to = &grad[n->in[k]->id], d = dl__sum_to(dx[k], n->in[k]);
-            *to = to->ctx ? dl_add(*to, d) : d;
-        }
-        if (ctx->failed) return false;
+        g.more = NULL;
+        if (!reach[i]) continue;
+        if (g.node->op->flags & DL__OP_CROPS && reach[g.node->in[0]->id]) {
+            if (!next[i] && !dl__slices_back(ctx, last[g.node->in[0]->id], next, reach, grad)) return false;
+        } else if (!grad[i].ctx) continue;
+        else if (g.node->op != &dl__leaf_op) {
+            if (!dl__node_back(ctx, &g, reach, grad)) return false;
+        } else if (collect && dl__is_param(g.node)) dl__accumulate(ctx, g.node, grad[i]);
     }
     return true;
 }
@@ -7031,14 +7787,7 @@ DL_API bool dl_backward(dl_tensor loss) { return dl_backward_ex(loss, NULL); }
 
 /* ==== >>planner ====
    From a segment of the tape to memory offsets and a list of launches.
-   may use: tape */
-
-/* The node whose memory n lies in. */
-static const dl_node *dl__root(const dl_node *n)
-{
-    while (n->flags & DL__VIEW) n = n->in[0];
-    return n;
-}
+   may use: moving operations */
 
 /* Does the view show all of its root, element by element? */
 static bool dl__whole(const dl_node *n) { return n->numel == dl__root(n)->numel; }
@@ -7603,6 +8352,7 @@ static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char
             const dl_node *x = n->in[0];
             n->space = x->space;
             n->offset = x->offset + (size_t)n->i[0] * (x->space == DL__MEMORY ? dl__dtype_size(n->dtype) : 1);
+            if (ctx->follower && n->op->flags & DL__OP_COPIES) ctx->follower->bind(n);
             continue;
         }
         n->space = plan->space[i];
@@ -7616,7 +8366,7 @@ static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
     for (uint32_t i = 0; i < plan->nodes; i++) {
         dl_node *n = ctx->node[start + i];
         if (plan->does[i] & DL__GONE_AFTER) n->space = DL__GONE;
-        if (n->flags & DL__VIEW && n->in[0]->space == DL__GONE) n->space = DL__GONE;
+        if (n->flags & DL__VIEW && dl__root(n)->space == DL__GONE) n->space = DL__GONE;
     }
 }
 
@@ -7643,6 +8393,7 @@ static bool dl__run(dl_context *ctx, bool final)
         recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
     recycle = recycle && !ctx->config.eager;
     if (!dl__lay_out(ctx)) return false;
+    if (final && ctx->follower && !ctx->config.eager) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
     memset(&eager, 0, sizeof eager);
     plan = dl__plan_for(ctx, recycle, ctx->config.eager ? &eager : NULL);
     if (!plan) return false;
