@@ -8250,9 +8250,9 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
     uint32_t skip = !(t->args->node->op->flags & DL_OP_ELEMENTWISE);
     const void *in[8];
     struct { const dl_node *y; size_t first, period; } held[8]; /* what the tiles of stretched inputs hold */
+    size_t holding = 0;
     dl_run_args a = *t->args;
     a.in = in;
-    memset(held, 0, sizeof held);
     for (size_t end = first + n; first < end; first += a.n) {
         a.first = first;
         a.n = DL__MIN((size_t)DLTRAIN_TILE, end - first);
@@ -8265,9 +8265,10 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
                 else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
                 else {
                     char *own = slots + (l->slots + stretched) * bytes;
-                    bool holds = held[stretched].y == y && held[stretched].period &&
+                    bool holds = stretched < holding && held[stretched].y == y && held[stretched].period &&
                         (first - held[stretched].first) % held[stretched].period == 0;
                     if (!holds) {
+                        holding = DL__MAX(holding, stretched + 1);
                         held[stretched].y = y;
                         held[stretched].first = first;
                         held[stretched].period = dl__stretch(y, x, dl__address(t->ctx, x), own, first, a.n);

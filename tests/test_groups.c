@@ -138,7 +138,7 @@ static void one_hash(int how)
 {
     static const struct { const char *name; dl_config c; } modes[] = {
         { "planned", { .seed = 3, .threads = 1 } },          { "2 threads", { .seed = 3, .threads = 2 } },
-        { "4 threads", { .seed = 3, .threads = 4 } },        { "portable", { .seed = 3, .threads = 1, .portable = true } },
+        { "4 threads", { .seed = 3, .threads = 4 } },        { "portable", { .seed = 3, .threads = 1, .simd = "portable" } },
         { "no fusion", { .seed = 3, .threads = 1, .no_fusion = true } }, { "no reuse", { .seed = 3, .threads = 1, .no_reuse = true } },
     };
     dl_config eager = { .seed = 3, .threads = 1, .eager = true };
