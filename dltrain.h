@@ -3101,31 +3101,49 @@ DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z
 }
 
 /* ---- pooling: a row of outputs ---- */
-/* y [rows, n] = of v where x is greatest in windows of 2 x 2 side by side; rows of x and v are w wide */
-DL__HOT E_FN void DL__K(pick_2x2)(dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, dl_index rows, dl_index n)
+/* One row of windows of 2 x 2 side by side; rows of x and v are w wide. y = of v where x is greatest */
+E_IN void DL__K(pick_some)(dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
 {
-    for (; rows--; x += 2 * w, v += 2 * w, y += n)
-        for (dl_index i = 0; i < n; i++) {
-            dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
-            dl_real above = dl__winner(a, b, v[2 * i], v[2 * i + 1]);
-            dl_real below = dl__winner(c, d, v[w + 2 * i], v[w + 2 * i + 1]);
-            y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
-        }
+    for (int i = 0; i < n; i++) {
+        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
+        dl_real above = dl__winner(a, b, v[2 * i], v[2 * i + 1]), below = dl__winner(c, d, v[w + 2 * i], v[w + 2 * i + 1]);
+        y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
+    }
+}
+/* rows d0 and d1 = dy where x is greatest, else 0 */
+E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1, const dl_real *DL__RESTRICT x,
+    const dl_real *DL__RESTRICT dy, dl_index w, int n)
+{
+    for (int i = 0; i < n; i++) {
+        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
+        dl_real above = dl__winner(a, b, a, b), below = dl__winner(c, d, c, d);
+        dl_real g0 = dl__winner(above, below, dy[i], 0), g1 = dl__winner(above, below, 0, dy[i]);
+        d0[2 * i] = dl__winner(a, b, g0, 0), d0[2 * i + 1] = dl__winner(a, b, 0, g0);
+        d1[2 * i] = dl__winner(c, d, g1, 0), d1[2 * i + 1] = dl__winner(c, d, 0, g1);
+    }
 }
 
-/* dx = dy where x is greatest in its window, else 0. */
-DL__HOT E_FN void DL__K(spread_2x2)(dl_real *DL__RESTRICT dx, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT dy, dl_index w, dl_index rows, dl_index n)
+/* `rows` of them, of n. Eight or four at a time, so that gcc makes vectors of them; the last overlap those before: rows are short, and
+   one by one the rest took longer than all else. */
+DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w, dl_index rows, dl_index n)
 {
-    for (; rows--; x += 2 * w, dx += 2 * w, dy += n) {
-        dl_real *DL__RESTRICT d0 = dx, *DL__RESTRICT d1 = dx + w;
-        for (dl_index i = 0; i < n; i++) {
-            dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
-            dl_real above = dl__winner(a, b, a, b), below = dl__winner(c, d, c, d);
-            dl_real g0 = dl__winner(above, below, dy[i], 0), g1 = dl__winner(above, below, 0, dy[i]);
-            d0[2 * i] = dl__winner(a, b, g0, 0), d0[2 * i + 1] = dl__winner(a, b, 0, g0);
-            d1[2 * i] = dl__winner(c, d, g1, 0), d1[2 * i + 1] = dl__winner(c, d, 0, g1);
+    for (; rows--; x += 2 * w, v += 2 * w, y += n)
+        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
+            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
+            if (n >= 8) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 8);
+            else if (n >= 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
+            else DL__K(pick_some)(y, x, v, w, (int)n);
         }
-    }
+}
+DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
+{
+    for (; rows--; x += 2 * w, dx += 2 * w, dy += n)
+        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
+            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
+            if (n >= 8) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 8);
+            else if (n >= 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
+            else DL__K(spread_some)(dx, dx + w, x, dy, w, (int)n);
+        }
 }
 
 /* y[i] = the winner of y[i] and x[i * step], i < n */
