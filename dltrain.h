@@ -741,9 +741,11 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #if defined(__GNUC__)
 #define DL__INLINE static inline __attribute__((always_inline))
 #define DL__NOINLINE __attribute__((noinline))
+#define DL__RESTRICT __restrict
 #else
 #define DL__INLINE static inline
 #define DL__NOINLINE
+#define DL__RESTRICT
 #endif
 #if defined(__GNUC__)
 #define DL__PREFETCH(p) __builtin_prefetch(p, 1)
@@ -3383,27 +3385,49 @@ DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z
 }
 
 /* ---- pooling: a row of outputs ---- */
-/* y = of v where x is greatest, in windows of 2 x 2 side by side: rows x0 and x1, v0 and v1 */
-DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x0, const dl_real *x1, const dl_real *v0, const dl_real *v1, size_t n)
+/* One row of windows of 2 x 2 side by side; rows of x and v are w wide. y = of v where x is greatest */
+E_IN void DL__K(pick_some)(dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
 {
-    for (size_t i = 0; i < n; i++) {
-        dl_real a = x0[2 * i], b = x0[2 * i + 1], c = x1[2 * i], d = x1[2 * i + 1];
-        dl_real above = dl__winner(a, b, v0[2 * i], v0[2 * i + 1]), below = dl__winner(c, d, v1[2 * i], v1[2 * i + 1]);
+    for (int i = 0; i < n; i++) {
+        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
+        dl_real above = dl__winner(a, b, v[2 * i], v[2 * i + 1]), below = dl__winner(c, d, v[w + 2 * i], v[w + 2 * i + 1]);
         y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
     }
 }
-
-/* Rows d0 and d1 = dy where x is greatest in its window, else 0. */
-DL__HOT E_FN void DL__K(spread_2x2)(
-    dl_real *d0, dl_real *d1, const dl_real *x0, const dl_real *x1, const dl_real *dy, size_t n)
+/* rows d0 and d1 = dy where x is greatest, else 0 */
+E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1, const dl_real *DL__RESTRICT x,
+    const dl_real *DL__RESTRICT dy, dl_index w, int n)
 {
-    for (size_t i = 0; i < n; i++) {
-        dl_real a = x0[2 * i], b = x0[2 * i + 1], c = x1[2 * i], d = x1[2 * i + 1];
+    for (int i = 0; i < n; i++) {
+        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
         dl_real above = dl__winner(a, b, a, b), below = dl__winner(c, d, c, d);
         dl_real g0 = dl__winner(above, below, dy[i], 0), g1 = dl__winner(above, below, 0, dy[i]);
         d0[2 * i] = dl__winner(a, b, g0, 0), d0[2 * i + 1] = dl__winner(a, b, 0, g0);
         d1[2 * i] = dl__winner(c, d, g1, 0), d1[2 * i + 1] = dl__winner(c, d, 0, g1);
     }
+}
+
+/* `rows` of them, of n. Eight or four at a time, so that gcc makes vectors of them; the last overlap those before: rows are short, and
+   one by one the rest took longer than all else. */
+DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w, dl_index rows, dl_index n)
+{
+    for (; rows--; x += 2 * w, v += 2 * w, y += n)
+        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
+            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
+            if (n >= 8) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 8);
+            else if (n >= 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
+            else DL__K(pick_some)(y, x, v, w, (int)n);
+        }
+}
+DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
+{
+    for (; rows--; x += 2 * w, dx += 2 * w, dy += n)
+        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
+            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
+            if (n >= 8) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 8);
+            else if (n >= 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
+            else DL__K(spread_some)(dx, dx + w, x, dy, w, (int)n);
+        }
 }
 
 /* y[i] = the winner of y[i] and x[i * step], i < n */
@@ -6233,11 +6257,12 @@ static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index
 {
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *v = (const dl_real *)r->in[1] + k * q->h * q->w;
     dl_real *y = (dl_real *)r->out + k * q->oh * q->ow;
-    for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow) {
-        if (dl__is_2x2(q)) {
-            dl_index at = 2 * oy * q->w;
-            DL__CALL(r->level, pick_2x2, (y, x + at, x + at + q->w, v + at, v + at + q->w, (size_t)q->ow));
-        } else if (x == v) {
+    if (dl__is_2x2(q)) {
+        DL__CALL(r->level, pick_2x2, (y, x, v, q->w, q->oh, q->ow));
+        return;
+    }
+    for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow)
+        if (x == v) {
             dl_index first, end;
             for (dl_index ox = 0; ox < q->ow; ox++) y[ox] = -HUGE_VALF;
             for (dl_index ky = 0, iy = oy * q->sh - q->ph; ky < q->kh; ky++, iy++)
@@ -6247,7 +6272,6 @@ static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index
                 }
         } else
             for (dl_index ox = 0; ox < q->ow; ox++) y[ox] = v[dl__greatest(q, x, oy, ox)];
-    }
 }
 
 static void dl__spread_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
@@ -6255,13 +6279,12 @@ static void dl__spread_plane(const dl_run_args *r, const dl__geometry *q, dl_ind
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *dy = (const dl_real *)r->in[1] + k * q->oh * q->ow;
     dl_real *dx = (dl_real *)r->out + k * q->h * q->w;
     if (!dl__is_2x2(q) || (q->h | q->w) & 1) memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
-    for (dl_index oy = 0; oy < q->oh; oy++, dy += q->ow) {
-        dl_index at = 2 * oy * q->w;
-        if (dl__is_2x2(q))
-            DL__CALL(r->level, spread_2x2, (dx + at, dx + at + q->w, x + at, x + at + q->w, dy, (size_t)q->ow));
-        else
-            for (dl_index ox = 0; ox < q->ow; ox++) dx[dl__greatest(q, x, oy, ox)] += dy[ox];
+    if (dl__is_2x2(q)) {
+        DL__CALL(r->level, spread_2x2, (dx, x, dy, q->w, q->oh, q->ow));
+        return;
     }
+    for (dl_index oy = 0; oy < q->oh; oy++, dy += q->ow)
+        for (dl_index ox = 0; ox < q->ow; ox++) dx[dl__greatest(q, x, oy, ox)] += dy[ox];
 }
 static void dl__pick_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__pick_plane); }
 static void dl__spread_part(const dl_run_args *r, size_t part) { dl__each_plane(r, part, dl__spread_plane); }

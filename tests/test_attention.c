@@ -9,7 +9,7 @@ enum { MOST = 3 * 400 * 40 };
 typedef struct lengths { dl_index n, heads, l, s, e, f; } lengths;
 static const lengths cases[] = { { 1, 1, 1, 1, 1, 1 }, { 2, 3, 5, 7, 4, 3 }, { 1, 2, 33, 65, 5, 17 }, { 1, 1, 70, 40, 16, 32 }, { 2, 1, 64, 64, 32, 16 },
     { 1, 1, 300, 20, 8, 8 }, { 1, 1, 20, 300, 3, 40 }, { 1, 1, 257, 270, 2, 1 }, { 1, 1, 3, 4, 260, 5 } };
-static const dl_config ways[] = { { .seed = 1, .threads = 1 }, { .seed = 1, .threads = 3 }, { .seed = 1, .threads = 2, .portable = true }, { .seed = 1, .eager = true, .threads = 1 } };
+static const dl_config ways[] = { { .seed = 1, .threads = 1 }, { .seed = 1, .threads = 3 }, { .seed = 1, .threads = 2, .simd = "portable" }, { .seed = 1, .eager = true, .threads = 1 } };
 enum { WAYS = sizeof ways / sizeof *ways };
 
 static dl_real data[4][MOST], got[4][MOST], want[4][MOST];

@@ -256,6 +256,10 @@ static dl_tensor batch_norm_eval(dl_context *c, dl_tensor x, dl_tensor w, dl_ten
     X(logsumexp_one, FULL, "a1,4", dl_logsumexp_dims(A, DIMS(0), 1, false)) \
     X(logsumexp_all, FULL, "a3,7", dl_logsumexp_dims(A, NULL, 0, false)) \
     X(logsumexp_all_keep, FULL, "a2,3", dl_logsumexp_dims(A, NULL, 0, true)) \
+    X(sum_channels, FULL, "a3,2,5,3", dl_sum_dims(A, DIMS(0, 2, 3), 3, false)) \
+    X(sum_channels_keep, FULL, "a5,3,70", dl_sum_dims(A, DIMS(0, 2), 2, true)) \
+    X(sum_channels_pixel, FULL, "a5,3,1,1", dl_sum_dims(A, DIMS(0, 2, 3), 3, false)) \
+    X(sum_channels_two, FULL, "a2,3,2,3", dl_sum_dims(A, DIMS(0, 3), 2, false)) \
     X(norm_0, FULL, "k3,7", dl_norm_dims(A, DIMS(0), 1, false)) \
     X(norm_1, FULL, "k3,7", dl_norm_dims(A, DIMS(1), 1, false)) \
     X(norm_keep, FULL, "k3,7", dl_norm_dims(A, DIMS(-1), 1, true)) \
@@ -413,6 +417,11 @@ static dl_tensor batch_norm_eval(dl_context *c, dl_tensor x, dl_tensor w, dl_ten
     X(max_pool2d_sparse, FULL, "d1,1,7,7", dl_max_pool2d(A, POOL(.kernel = 2, .stride = 3))) \
     X(avg_pool2d_sparse, FULL, "a1,1,7,7", dl_avg_pool2d(A, POOL(.kernel = 2, .stride = 3))) \
     X(max_pool2d_ties, GOLD, "t1,2,5,5", dl_max_pool2d(A, POOL(.kernel = 3, .stride = 2, .padding = 1))) \
+    X(max_pool2d_wide, FULL, "d1,2,4,38", dl_max_pool2d(A, POOL(.kernel = 2))) \
+    X(max_pool2d_wide_overlap, FULL, "d1,1,5,39", dl_max_pool2d(A, POOL(.kernel = 3, .stride = 2, .padding = 1))) \
+    X(avg_pool2d_wide, FULL, "a1,1,5,39", dl_avg_pool2d(A, POOL(.kernel = 3, .stride = 2, .padding = 1))) \
+    X(avg_pool2d_whole, FULL, "a2,2,5,3", dl_avg_pool2d(A, POOL(.kernel = 5, .kernel_w = 3))) \
+    X(max_pool2d_2_ties, GOLD, "t2,2,6,10", dl_max_pool2d(A, POOL(.kernel = 2))) \
     X(adaptive_avg_pool2d_plain, FULL, "a1,2,5,7", dl_adaptive_avg_pool2d(A, 3, 2)) \
     X(adaptive_avg_pool2d_even, FULL, "a2,1,4,6", dl_adaptive_avg_pool2d(A, 2, 3)) \
     X(adaptive_avg_pool2d_global, FULL, "a2,3,3,4", dl_adaptive_avg_pool2d(A, 1, 1)) \
@@ -428,6 +437,14 @@ static dl_tensor batch_norm_eval(dl_context *c, dl_tensor x, dl_tensor w, dl_ten
         dl_batch_norm_op(A, B, C, buffer(c, "mean", 3, 0.25f), buffer(c, "var", 3, 1.5f), 0.25f, 0.25f)) \
     X(batch_norm_eval, FULL, "a2,3,2,2 a3 a3", batch_norm_eval(c, A, B, C)) \
     X(batch_norm_eval_bare, FULL, "a5,3", batch_norm_eval(c, A, none, none)) \
+    X(batch_norm_odd, FULL, "a3,2,7,3 p2 a2", dl_batch_norm_op(A, B, C, none, none, 0.5f, 1e-5f)) \
+    X(batch_norm_wide, FULL, "a5,2,70 a2 a2", dl_batch_norm_op(A, B, C, none, none, 0.5f, 1e-5f)) \
+    X(batch_norm_pixel, FULL, "a6,2,1,1 a2 a2", dl_batch_norm_op(A, B, C, none, none, 0.5f, 1e-5f)) \
+    X(batch_norm_image, FULL, "a1,2,3,3 a2 a2", dl_batch_norm_op(A, B, C, none, none, 0.5f, 1e-5f)) \
+    X(batch_norm_4_w, FULL, "a2,3,2,3 p3", dl_batch_norm_op(A, B, none, none, none, 0.5f, 1e-5f)) \
+    X(batch_norm_4_b, FULL, "a2,3,2,3 p3", dl_batch_norm_op(A, none, B, none, none, 0.5f, 1e-5f)) \
+    X(layer_norm_blocks, FULL, "a300,3 a3 a3", dl_layer_norm_op(A, B, C, 0.25f)) \
+    X(layer_norm_wide, FULL, "a2,70 a70 a70", dl_layer_norm_op(A, B, C, 1e-5f)) \
     X(layer_norm, FULL, "a3,7 a7 a7", dl_layer_norm_op(A, B, C, 1e-5f)) \
     X(layer_norm_2, FULL, "a2,3,4 a3,4 a3,4", dl_layer_norm_op(A, B, C, 0.25f)) \
     X(layer_norm_bare, FULL, "a3,5", dl_layer_norm_op(A, none, none, 1e-5f)) \
