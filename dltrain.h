@@ -5583,14 +5583,15 @@ static void dl__matmul_run(const dl_run_args *r)
     a.user = &g;
     dl_parallel(&a, dl__gemm_units(&g), dl__gemm_part);
 }
-static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level needs */
+static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level needs, with one thread: more split the work */
 {
     size_t most = 0;
-    for (int level = 0; level <= DL__TOP_LEVEL; level++) {
-        dl__gemm g = dl__matmul_gemm(y, level, true);
-        dl__gemm_plan(&g, 1);
-        most = DL__MAX(most, sizeof(dl_real) * dl__gemm_scratch(&g));
-    }
+    for (int level = 0; level <= DL__TOP_LEVEL; level++)
+        for (int accumulate = 0; accumulate < 2; accumulate++) {
+            dl__gemm g = dl__matmul_gemm(y, level, accumulate != 0);
+            dl__gemm_plan(&g, 1);
+            most = DL__MAX(most, sizeof(dl_real) * dl__gemm_scratch(&g));
+        }
     return most;
 }
 static void dl__matmul_grad(const dl_grad_args *g);
