@@ -3386,7 +3386,8 @@ DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z
 
 /* ---- pooling: a row of outputs ---- */
 /* One row of windows of 2 x 2 side by side; rows of x and v are w wide. y = of v where x is greatest */
-E_IN void DL__K(pick_some)(dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
+E_IN void DL__K(pick_some)(
+    dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
 {
     for (int i = 0; i < n; i++) {
         dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
@@ -3407,8 +3408,8 @@ E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1,
     }
 }
 
-/* `rows` of them, of n. Eight or four at a time, so that gcc makes vectors of them; the last overlap those before: rows are short, and
-   one by one the rest took longer than all else. */
+/* `rows` of them, of n. Eight or four at a time, so that gcc makes vectors of them; the last overlap those before: rows are short,
+   and one by one the rest took longer than all else. */
 DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w, dl_index rows, dl_index n)
 {
     for (; rows--; x += 2 * w, v += 2 * w, y += n)
@@ -5077,8 +5078,8 @@ typedef struct dl__reduced {
     bool by_channel;
 } dl__reduced; /* x as [outer, reduced, inner]; by channel: [reduced, channels, reduced] */
 
-/* Which dimensions are reduced, and x brought into a form where they lie together, unless the caller takes them by channel. NULL
-   after an error. */
+/* Which dimensions are reduced, and x brought into a form where they lie together, unless the caller takes them by channel.
+   NULL after an error. */
 static dl_context *dl__reduce(
     const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, bool by_channel, dl__reduced *r)
 {
@@ -5142,7 +5143,7 @@ static dl_context *dl__reduce(
     return r->x.ctx;
 }
 
-/* ---- sum; i = outer, count, inner, by channel, then the shape before with 1 for each reduced dimension (of the permuted x) ---- */
+/* ---- sum; i = outer, count, inner, by channel, then x's shape (permuted) with 1 for each reduced dimension ---- */
 static void dl__sum_rows(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i;
@@ -5197,7 +5198,11 @@ static void dl__sum_columns_part(const dl_run_args *r, size_t part)
 }
 
 /* Some channels of [images, channels, size]. */
-static size_t dl__channels_of_part(const dl_index *i) { return (size_t)DL__MAX((dl_index)1, DL__CHUNK / DL__MAX(i[0] * i[2], (dl_index)1)); }
+static size_t dl__channels_of_part(const dl_index *i)
+{
+    return (size_t)DL__MAX((dl_index)1, DL__CHUNK / DL__MAX(i[0] * i[2], (dl_index)1));
+}
+
 static void dl__sum_channels(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i;
@@ -6217,9 +6222,13 @@ static dl_index dl__inside(const dl__geometry *q, dl_index kx, dl_index *end)
 
 /* Planes are small: a part is some of them. */
 enum { DL__POOLED = 4096 };
-static size_t dl__planes(const dl__geometry *q) { return (size_t)DL__MAX((dl_index)1, DL__POOLED / DL__MAX(q->h * q->w, (dl_index)1)); }
+static size_t dl__planes(const dl__geometry *q)
+{
+    return (size_t)DL__MAX((dl_index)1, DL__POOLED / DL__MAX(q->h * q->w, (dl_index)1));
+}
 
-static void dl__each_plane(const dl_run_args *r, size_t part, void (*plane)(const dl_run_args *, const dl__geometry *, dl_index))
+static void dl__each_plane(
+    const dl_run_args *r, size_t part, void (*plane)(const dl_run_args *, const dl__geometry *, dl_index))
 {
     dl__geometry q = dl__geometry_of(r->node);
     size_t per = dl__planes(&q);
@@ -6252,8 +6261,8 @@ static bool dl__is_2x2(const dl__geometry *q)
     return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw;
 }
 
-/* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient, and no index
-   is stored; a greatest place does not change with x, so x itself has no gradient. in: x, v or dy ---- */
+/* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient, and no
+   index is stored; a greatest place does not change with x, so x itself has no gradient. in: x, v or dy ---- */
 static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
 {
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *v = (const dl_real *)r->in[1] + k * q->h * q->w;
@@ -6377,7 +6386,10 @@ static void dl__spread_grad(const dl_grad_args *g)
 {
     if (g->want[1]) g->dx[1] = dl__pooled(&dl__pick_op, g->x[0], g->dy, g->node->i, false);
 }
-static void dl__avg_grad(const dl_grad_args *g) { g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, dl__none(), g->node->i, true); }
+static void dl__avg_grad(const dl_grad_args *g)
+{
+    g->dx[0] = dl__pooled(&dl__avg_back_op, g->dy, dl__none(), g->node->i, true);
+}
 static void dl__avg_back_grad(const dl_grad_args *g)
 {
     g->dx[0] = dl__pooled(&dl__avg_op, g->dy, dl__none(), g->node->i, false);
@@ -6506,10 +6518,12 @@ static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, d
 }
 
 /* ---- and as operations: x [outer, channels, inner] is normalised by channels, or by rows of inner; i = the sizes, flags.
-   y: in x, saved, w or none, b or none. dx: in dy, x, saved, w or none, sums or none. sums [2, weights], the gradients of b and w: in
-   dy, x, saved. An operation that visits a group anyway fills in what is saved of it, too, while it is in the cache: the nodes
-   `moments` and, with a dx, `sums` are its further outputs, and compute nothing themselves. Written as inputs, they live no longer than
-   they are read, and y dies before them. ---- */
+       y: of x, saved, w or none, b or none
+       dx: of dy, x, saved, w or none, sums or none
+       sums [2, weights], the gradients of b and w: of dy, x, saved
+   An operation that visits a group anyway fills in what is saved of it, too, while it is in the cache: the nodes `moments` and, with
+   a dx, `sums` are its further outputs and compute nothing themselves. Given as inputs they live just as long as they are read, and
+   y no longer than it is. ---- */
 enum { DL__BY_ROW = 1, DL__SCALED = 2, DL__SHIFTED = 4, DL__MAKES_SUMS = 8 };
 typedef struct dl__groups {
     size_t groups, runs, n, stride; /* group k: `runs` runs of n, `stride` apart, from k * n on */
@@ -6572,7 +6586,7 @@ static void dl__norm_run(const dl_run_args *r)
 static void dl__norm_back_channel(const dl_run_args *r, size_t k)
 {
     const dl__groups *q = (const dl__groups *)r->user;
-    dl_real m = q->saved[k], scale = q->saved[q->groups + k], s[2];
+    dl_real m = q->saved[k], scale = q->saved[q->groups + k], slope = q->w ? q->w[k] * scale : scale, s[2];
     size_t at = k * q->n;
     DL__CALL(r->level, normalise_sums, (s, q->dy + at, q->x + at, q->runs, q->n, q->stride, m, scale));
     if (q->sums) q->sums[k] = s[0], q->sums[q->groups + k] = s[1];
@@ -6643,8 +6657,10 @@ static void dl__norm_sums_grad(const dl_grad_args *g);
 static const dl_op dl__moments_op = { "moments", 0, NULL, dl__moments_run, NULL, NULL, NULL };
 static const dl_op dl__batch_norm_op = { "batch_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
 static const dl_op dl__layer_norm_op = { "layer_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
-static const dl_op dl__norm_back_op = { "norm_back", 0, NULL, dl__norm_back_run, dl__norm_back_grad, dl__norm_back_scratch, NULL };
-static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch, NULL };
+static const dl_op dl__norm_back_op = { "norm_back", 0, NULL, dl__norm_back_run, dl__norm_back_grad, dl__norm_back_scratch,
+    NULL };
+static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
+    NULL };
 
 /* i: sizes and by row or not; `saved` takes the node of the moments. */
 static dl_tensor dl__norm(const dl_op *op, dl_tensor x, dl_tensor w, dl_tensor b, dl_index *i, float eps, dl_tensor *saved)
@@ -6695,8 +6711,8 @@ static void dl__norm_grad(const dl_grad_args *g)
     if (b && g->want[b]) g->dx[b] = dl_reshape(dl_slice(total, 0, 0, 1, 1), dl__shape(g->node->in[b]));
 }
 
-/* Second derivatives, of dx or of the sums: the same as a formula of dy, x and w, differentiated. Its inputs are views made for it, so
-   that the derivative ends at them; what is saved is a function of x in it. */
+/* Second derivatives, of dx or of the sums: the same as a formula of dy, x and w, differentiated. Its inputs are views made for it,
+   so that the derivative ends at them; what is saved is a function of x in it. */
 static void dl__norm_second(const dl_grad_args *g, bool of_sums)
 {
     static const int both[2] = { 0, 2 }, at[3] = { 0, 1, 3 };
@@ -6710,7 +6726,7 @@ static void dl__norm_second(const dl_grad_args *g, bool of_sums)
         in[k] = dl__view(&dl__reshape_op, g->dy.ctx, g->node->in[at[k]], k < 2 ? &s : &per);
         if (g->want[at[k]]) wanted[n++] = in[k];
     }
-    dl_tensor y = dl__normalise(in[1], dims, nd, g->node->f[0], m);
+    dl_tensor y = dl__normalise(in[1], dims, nd, (float)g->node->f[0], m);
     if (of_sums) {
         dl_tensor db = dl_reshape(dl_slice(g->dy, 0, 0, 1, 1), per), dw = dl_reshape(dl_slice(g->dy, 0, 1, 2, 1), per);
         dl_tensor sum = dl_add(dl_mul(y, dw), db);
@@ -6805,7 +6821,8 @@ static dl_tensor dl__batch_norm(
     double per = (double)size[0] * (double)size[2];
     if (ctx->training && per == 1)
         return dl_fail(ctx,
-                   "dl_%s: one value a channel in %S has no variance; train with more, or call dl_train(ctx, false)", who, n),
+                   "dl_%s: one value a channel in %S has no variance; train with more, or call dl_train(ctx, false)",
+                   who, n),
                dl__none();
     dl_tensor saved, y, m[3];
     if (size[2] == 1) { /* the vectors lie across the channels */
