@@ -3601,7 +3601,9 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
             dl_index i = 0;
             for (; i < left; i++) *to++ = 0;
             for (i = 0; i + E_W <= run; i += E_W) E_STORE(to + i, E_LOAD(row + i));
-            if (E_W > 1 && i < run) E_STOREN(to + i, E_LOADN(row + i, (int)(run - i)), (int)(run - i));
+            if (i < run && run >= E_W) E_STORE(to + run - E_W, E_LOAD(row + run - E_W)); /* quicker than a mask */
+            else
+                for (; i < run; i++) to[i] = row[i];
             for (i = 0; i < right; i++) to[run + i] = 0;
         }
 }
@@ -6235,8 +6237,11 @@ static void dl__each_plane(
     const dl_run_args *r, size_t part, void (*plane)(const dl_run_args *, const dl__geometry *, dl_index))
 {
     dl__geometry q = dl__geometry_of(r->node);
-    size_t per = dl__planes(&q);
-    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)(q.n * q.c)); k++) plane(r, &q, (dl_index)k);
+    size_t per = dl__planes(&q), size = r->node->numel / (size_t)(q.n * q.c);
+    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)(q.n * q.c)); k++) {
+        plane(r, &q, (dl_index)k);
+        dl__finished(r, k * size, size);
+    }
 }
 
 static void dl__run_planes(const dl_run_args *r, void (*part)(const dl_run_args *, size_t))
@@ -6306,8 +6311,8 @@ static void dl__pick_run(const dl_run_args *r) { dl__run_planes(r, dl__pick_part
 static void dl__spread_run(const dl_run_args *r) { dl__run_planes(r, dl__spread_part); }
 static void dl__pick_grad(const dl_grad_args *g);
 static void dl__spread_grad(const dl_grad_args *g);
-static const dl_op dl__pick_op = { "max_pool2d", 0, NULL, dl__pick_run, dl__pick_grad, NULL, NULL };
-static const dl_op dl__spread_op = { "max_pool2d_back", 0, NULL, dl__spread_run, dl__spread_grad, NULL, NULL };
+static const dl_op dl__pick_op = { "max_pool2d", DL_OP_FINISHES, NULL, dl__pick_run, dl__pick_grad, NULL, NULL };
+static const dl_op dl__spread_op = { "max_pool2d_back", DL_OP_FINISHES, NULL, dl__spread_run, dl__spread_grad, NULL, NULL };
 
 /* ---- mean: the numbers of a window are added in order (y, x); of a window that is the whole plane by rule 5 ---- */
 static bool dl__is_global(const dl__geometry *q, bool adaptive)
@@ -6364,8 +6369,8 @@ static void dl__avg_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_part);
 static void dl__avg_back_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_back_part); }
 static void dl__avg_grad(const dl_grad_args *g);
 static void dl__avg_back_grad(const dl_grad_args *g);
-static const dl_op dl__avg_op = { "avg_pool2d", 0, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
-static const dl_op dl__avg_back_op = { "avg_pool2d_back", 0, NULL, dl__avg_back_run, dl__avg_back_grad, NULL, NULL };
+static const dl_op dl__avg_op = { "avg_pool2d", DL_OP_FINISHES, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
+static const dl_op dl__avg_back_op = { "avg_pool2d_back", DL_OP_FINISHES, NULL, dl__avg_back_run, dl__avg_back_grad, NULL, NULL };
 
 /* Of max both x and v; v zero for the mean. */
 static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, dl_tensor v, const dl_index *i, bool back)
@@ -6563,12 +6568,15 @@ static void dl__norm_part(const dl_run_args *r, size_t part)
         dl_real m[3];
         DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
         for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) q->saved[i * q->groups + k] = m[i];
-        if (q->by_row) DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, m[0], m[1], q->w, q->b));
-        else
+        if (q->by_row) {
+            DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, m[0], m[1], q->w, q->b));
+            dl__finished(r, k * q->n, q->n);
+        } else
             for (size_t i = 0; i < q->runs; i++) {
                 size_t at = k * q->n + i * q->stride;
                 DL__CALL(r->level, normalise_run,
                     (q->y + at, q->x + at, q->n, m[0], m[1], q->w ? q->w + k : NULL, q->b ? q->b + k : NULL));
+                dl__finished(r, at, q->n);
             }
     }
 }
@@ -6594,9 +6602,11 @@ static void dl__norm_back_channel(const dl_run_args *r, size_t k)
     size_t at = k * q->n;
     DL__CALL(r->level, normalise_sums, (s, q->dy + at, q->x + at, q->runs, q->n, q->stride, m, scale));
     if (q->sums) q->sums[k] = s[0], q->sums[q->groups + k] = s[1];
-    for (size_t i = 0; q->y && i < q->runs; i++, at += q->stride)
+    for (size_t i = 0; q->y && i < q->runs; i++, at += q->stride) {
         DL__CALL(r->level, normalise_back,
-            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, q->w ? q->w[k] * scale : scale, s[0] * q->share, s[1] * q->share));
+            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, slope, s[0] * q->share, s[1] * q->share));
+        dl__finished(r, at, q->n);
+    }
 }
 
 static void dl__norm_back_rows(const dl_run_args *r, size_t part)
@@ -6615,6 +6625,7 @@ static void dl__norm_back_rows(const dl_run_args *r, size_t part)
         }
         DL__CALL(r->level, normalise_sums, (s, g, x, 1, q->n, q->n, m, scale));
         DL__CALL(r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share));
+        dl__finished(r, k * q->n, q->n);
     }
 }
 
@@ -6659,9 +6670,9 @@ static void dl__norm_grad(const dl_grad_args *g);
 static void dl__norm_back_grad(const dl_grad_args *g);
 static void dl__norm_sums_grad(const dl_grad_args *g);
 static const dl_op dl__moments_op = { "moments", 0, NULL, dl__moments_run, NULL, NULL, NULL };
-static const dl_op dl__batch_norm_op = { "batch_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
+static const dl_op dl__batch_norm_op = { "batch_norm", DL_OP_FINISHES, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
 static const dl_op dl__layer_norm_op = { "layer_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
-static const dl_op dl__norm_back_op = { "norm_back", 0, NULL, dl__norm_back_run, dl__norm_back_grad, dl__norm_back_scratch,
+static const dl_op dl__norm_back_op = { "norm_back", DL_OP_FINISHES, NULL, dl__norm_back_run, dl__norm_back_grad, dl__norm_back_scratch,
     NULL };
 static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
     NULL };
