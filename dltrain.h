@@ -2544,6 +2544,9 @@ typedef struct dl__products {
     /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart */
     void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw, dl_real *dst,
         dl_index plane);
+    /* a row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
+    void (*along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias, bool add,
+        dl_real *y, dl_index n);
 } dl__products;
 
 /* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 of sums of chunks, and so on: rule 5 ---- */
@@ -3607,7 +3610,36 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
             for (i = 0; i < right; i++) to[run + i] = 0;
         }
 }
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack), DL__K(frame) };
+DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias,
+    bool add, dl_real *y, dl_index n)
+{
+    enum { SIDE = 4 }; /* vectors side by side: chains enough for the multipliers */
+    for (dl_index i = 0; i < n; i += SIDE * E_W) {
+        E_V acc[SIDE];
+        dl_index from[SIDE];
+        int some[SIDE];
+        bool whole = i + SIDE * E_W <= n;
+        for (int v = 0; v < SIDE; v++) {
+            acc[v] = E_K(0);
+            some[v] = (int)DL__MAX(DL__MIN(n - i - v * E_W, (dl_index)E_W), (dl_index)0);
+            from[v] = some[v] ? i + v * E_W : 0;
+        }
+        for (dl_index k = 0; k < kc; k++) {
+            E_V f = E_K(w[k * w_step]);
+            for (int v = 0; v < SIDE; v++)
+                acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
+        }
+        for (int v = 0; v < SIDE; v++) {
+            dl_real *to = y + from[v];
+            if (!some[v]) continue;
+            if (bias) acc[v] = E_ADD(acc[v], E_K(*bias));
+            if (add) acc[v] = E_ADD(E_LOADN(to, some[v]), acc[v]);
+            if (some[v] == E_W) E_STORE(to, acc[v]);
+            else E_STOREN(to, acc[v], some[v]);
+        }
+    }
+}
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack), DL__K(frame), DL__K(along) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
@@ -5638,6 +5670,11 @@ static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor
     s.dim[s.ndim - 1] = n[1]->dim[n[1]->ndim - (tb ? 2 : 1)];
     if (inputs == 3 && (n[2]->ndim != 1 || n[2]->dim[0] != s.dim[s.ndim - 1]))
         return dl_fail(ctx, "dl_%s: the bias must be [%td], not %S", who, s.dim[s.ndim - 1], n[2]), dl__none();
+    if (n[0]->ndim > 2 && n[1]->ndim == 2 && !ta) { /* one product, and one sum over the batch in b's gradient */
+        dl_index rows = 1;
+        for (int d = 0; d < s.ndim - 1; d++) rows *= s.dim[d];
+        return dl_reshape(dl__matmul(who, dl_reshape(a, DL_SHAPE(rows, ka)), b, bias, false, tb), s);
+    }
     dl_index i[2];
     i[0] = ta, i[1] = tb;
     dl__extra e = dl__with(2, i);
@@ -5748,6 +5785,7 @@ typedef struct dl__slide {
     const dl__products *e;
     dl__geometry q;
     bool back, accumulate, inside;
+    bool along;                     /* few numbers to a pixel: pixels lie in vectors instead */
     dl_index in, out, groups;       /* channels of a group */
     dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
     dl_index kk, blocks, classes, rows, strips, mc, frame; /* `rows` rows of a result are one unit of work; numbers of a frame */
@@ -5768,6 +5806,7 @@ static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int thre
     s.kk = q.kh * q.kw * s.in;
     s.blocks = DL__MAX((s.kk + DL__KB - 1) / DL__KB, (dl_index)1);
     s.classes = back ? q.sh * q.sw : 1;
+    s.along = q.sh == 1 && q.sw == 1 && s.kk <= DL__KB && s.out < s.e->nr / 2;
     s.rows = DL__MAX(DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h), (dl_index)1);
     while (s.rows > 1 && q.n * q.groups * ((s.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
     s.strips = (s.out_h + s.rows - 1) / s.rows;
@@ -5853,12 +5892,18 @@ static void dl__slide_part(const dl_run_args *r, size_t part)
         x = total + s->mc * nt;
     }
     dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
+    for (dl_index j = 0; s->along && j < s->out; j++)
+        for (dl_index oy = y0; oy < y1; oy++) {
+            dl_index first = s->inside ? oy : s->back ? oy - f.y : oy - q->ph - f.y;
+            e->along(x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr, e->nr,
+                s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w, s->out_w);
+        }
     p.a = x;
     p.row = pixel;
     p.b_step = e->nr;
     p.out_row = nt;
     p.bias_by_row = p.add = false;
-    for (dl_index c = 0; c < s->classes; c++) {
+    for (dl_index c = 0; c < s->classes && !s->along; c++) {
         dl_index step_y = s->back ? q->sh : 1, step_x = s->back ? q->sw : 1, rx = c % step_x;
         dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
         const dl_index *begin = start + c * (s->blocks + 1);
