@@ -179,7 +179,7 @@ typedef struct dl_config {
     bool eager;
     bool no_reuse;                                       /* give every value memory of its own */
     bool no_fusion;                                      /* run elementwise operations one by one */
-    const char *simd;                                    /* kernels: "portable", "avx2", "avx512", "neon"; NULL: as the environment
+    const char *simd;                                    /* "portable", "avx2", "avx512", "neon"; NULL: as the environment
                                                             variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
 } dl_config;
 
@@ -942,7 +942,8 @@ static bool dl__have_level(int level)
     bool avx2 = DL__CPU_HAS("avx2") && DL__CPU_HAS("fma");
     if (level == DL__AVX2) return avx2;
     if (level == DL__AVX512)
-        return avx2 && DL__CPU_HAS("avx512f") && DL__CPU_HAS("avx512bw") && DL__CPU_HAS("avx512dq") && DL__CPU_HAS("avx512vl");
+        return avx2 && DL__CPU_HAS("avx512f") && DL__CPU_HAS("avx512bw") && DL__CPU_HAS("avx512dq") &&
+               DL__CPU_HAS("avx512vl");
 #elif DL__ARM64
     if (level == DL__NEON) return true;
 #endif
@@ -2538,15 +2539,16 @@ typedef struct dl__products {
     dl_index mc, nc;                /* how much of C one unit of work computes at most */
     void (*panel)(const dl__panel *p);
     /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
-    void (*turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
+    void (*turn)(
+        const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
     /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart */
-    void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw, dl_real *dst,
-        dl_index plane);
+    void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh,
+        dl_index fw, dl_real *dst, dl_index plane);
     /* a row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
-    void (*along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias, bool add,
-        dl_real *y, dl_index n);
+    void (*along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias,
+        bool add, dl_real *y, dl_index n);
 } dl__products;
 
 /* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 of sums of chunks, and so on: rule 5 ---- */
@@ -3538,7 +3540,8 @@ E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_ro
 #define E_TURN_BLOCK dl__turn_block_neon
 DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
-    float32x4x2_t p = vzipq_f32(vld1q_f32(src), vld1q_f32(src + 2 * src_row)); /* rows 0 and 2, 1 and 3 in turns; then again */
+    float32x4x2_t p =
+        vzipq_f32(vld1q_f32(src), vld1q_f32(src + 2 * src_row)); /* rows 0 and 2, 1 and 3 in turns; then again */
     float32x4x2_t q = vzipq_f32(vld1q_f32(src + src_row), vld1q_f32(src + 3 * src_row));
     float32x4x2_t half[2];
     half[0] = vzipq_f32(p.val[0], q.val[0]);
@@ -3549,19 +3552,23 @@ DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_rea
     }
 }
 #endif
-DL__HOT E_FN void DL__K(turn)(const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
+DL__HOT E_FN void DL__K(turn)(
+    const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
 {
     dl_index i = 0;
 #ifdef E_TURN
     for (; i + E_TURN <= rows; i += E_TURN) {
         dl_index j = 0;
-        for (; j + E_TURN <= cols; j += E_TURN) E_TURN_BLOCK(src + i * src_row + j, src_row, dst + j * dst_row + i, dst_row, add);
+        for (; j + E_TURN <= cols; j += E_TURN)
+            E_TURN_BLOCK(src + i * src_row + j, src_row, dst + j * dst_row + i, dst_row, add);
         for (; j < cols; j++)
-            for (dl_index k = i; k < i + E_TURN; k++) dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
+            for (dl_index k = i; k < i + E_TURN; k++)
+                dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
     }
 #endif
     for (; i < rows; i++)
-        for (dl_index j = 0; j < cols; j++) dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
+        for (dl_index j = 0; j < cols; j++)
+            dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
 }
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
@@ -3588,8 +3595,8 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh, dl_index fw,
-    dl_real *dst, dl_index plane)
+DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x,
+    dl_index fh, dl_index fw, dl_real *dst, dl_index plane)
 {
     dl_index left = DL__MIN(DL__MAX(-x, (dl_index)0), fw), from = DL__MAX(x, (dl_index)0);
     dl_index run = DL__MAX(DL__MIN(fw - left, w - from), (dl_index)0), right = fw - left - run;
@@ -3610,8 +3617,8 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
             for (i = 0; i < right; i++) to[run + i] = 0;
         }
 }
-DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias,
-    bool add, dl_real *y, dl_index n)
+DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
+    const dl_real *bias, bool add, dl_real *y, dl_index n)
 {
     enum { SIDE = 4 }; /* vectors side by side: chains enough for the multipliers */
     for (dl_index i = 0; i < n; i += SIDE * E_W) {
@@ -3639,7 +3646,8 @@ DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc
         }
     }
 }
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack), DL__K(frame), DL__K(along) };
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack),
+    DL__K(frame), DL__K(along) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
@@ -5499,11 +5507,14 @@ static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->m
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
     dl_index kc = DL__MIN(g->kk, (dl_index)DL__KB);
-    return (size_t)((g->pack_b ? g->nc * kc : 0) + (g->pack_a ? DL__MIN(g->mc, g->e->mc) / g->e->mr * dl__packed_row(g->e) * kc : 0) + (g->total ? g->mc * g->nc : 0));
+    return (size_t)((g->pack_b ? g->nc * kc : 0) +
+                    (g->pack_a ? DL__MIN(g->mc, g->e->mc) / g->e->mr * dl__packed_row(g->e) * kc : 0) +
+                    (g->total ? g->mc * g->nc : 0));
 }
 
 /* Rows of A as the kernel goes through them: mr rows at a time, their numbers of one k together, `wide` apart for whole vectors. */
-static void dl__pack_rows(const dl__products *e, const dl_real *a, dl_index a_row, dl_index a_k, dl_index rows, dl_index kc, dl_real *dst)
+static void dl__pack_rows(
+    const dl__products *e, const dl_real *a, dl_index a_row, dl_index a_k, dl_index rows, dl_index kc, dl_real *dst)
 {
     dl_index wide = dl__packed_row(e);
     for (dl_index i = 0; i < rows; i += e->mr, dst += kc * wide) {
@@ -5757,7 +5768,10 @@ static dl__geometry dl__geometry_of(const dl_node *n)
 static dl_index dl__floor_div(dl_index a, dl_index b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
 /* The part of the source planes that is looked at, with the zeros around them: rows y .. y + h, columns x .. x + w. */
-typedef struct dl__frame { dl_index y, x, h, w; bool inside; } dl__frame; /* inside: it lies in the plane; no zeros, no copy */
+typedef struct dl__frame {
+    dl_index y, x, h, w;
+    bool inside;
+} dl__frame; /* inside: it lies in the plane; no zeros, no copy */
 
 /* What rows y0 .. y1 of the result are made of: conv reads x at y * sh - ph + ky * dh, back reads dy at (y + ph - ky * dh) / sh where
    this is whole. */
@@ -5788,7 +5802,8 @@ typedef struct dl__slide {
     bool along;                     /* few numbers to a pixel: pixels lie in vectors instead */
     dl_index in, out, groups;       /* channels of a group */
     dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
-    dl_index kk, blocks, classes, rows, strips, mc, frame; /* `rows` rows of a result are one unit of work; numbers of a frame */
+    dl_index kk, blocks, classes, mc, frame; /* numbers of a frame */
+    dl_index rows, strips;          /* `rows` rows of a result are one unit of work */
     const dl_real *x, *weight, *bias;
     dl_real *packed, *y;            /* the weight: by group, class, panel */
 } dl__slide;
@@ -5807,7 +5822,9 @@ static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int thre
     s.blocks = DL__MAX((s.kk + DL__KB - 1) / DL__KB, (dl_index)1);
     s.classes = back ? q.sh * q.sw : 1;
     s.along = q.sh == 1 && q.sw == 1 && s.kk <= DL__KB && s.out < s.e->nr / 2;
-    s.rows = DL__MAX(DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h), (dl_index)1);
+    s.rows =
+        DL__MAX(DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h),
+            (dl_index)1);
     while (s.rows > 1 && q.n * q.groups * ((s.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
     s.strips = (s.out_h + s.rows - 1) / s.rows;
     s.mc = DL__MIN(dl__round_up(DL__MAX(s.rows * s.out_w, (dl_index)1), s.e->mr), s.e->mc);
@@ -5838,11 +5855,12 @@ static bool dl__reaches(const dl__slide *s, dl_index r, dl_index pad, dl_index t
 
 /* The canonical order of k, class by class: where a class's elements lie from the pixel, and where its blocks begin; or a panel of the
    weight in that order. Either may be NULL. */
-static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, dl_index *at, dl_index *start, const dl_real *w, dl_index cols,
-    dl_real *packed)
+static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, dl_index *at, dl_index *start,
+    const dl_real *w, dl_index cols, dl_real *packed)
 {
     const dl__geometry *q = &s->q;
-    dl_index nr = s->e->nr, taps = q->kh * q->kw, row = s->back ? taps : s->in * taps, channel = s->back ? s->out * taps : taps, n = 0;
+    dl_index nr = s->e->nr, taps = q->kh * q->kw, row = s->back ? taps : s->in * taps,
+             channel = s->back ? s->out * taps : taps, n = 0;
     for (dl_index c = 0; c < s->classes; c++) {
         dl_index ry = c / q->sw, rx = c % q->sw, k = 0;
         for (dl_index tap = 0; tap < taps; tap++) {
@@ -5853,7 +5871,8 @@ static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, 
                 if (start && k % DL__KB == 0) start[c * (s->blocks + 1) + k / DL__KB] = n;
                 if (!reached) continue;
                 if (at) at[n] = first + i * plane;
-                for (dl_index j = 0; j < nr && packed; j++) packed[n * nr + j] = j < cols ? w[j * row + i * channel + tap] : 0;
+                for (dl_index j = 0; j < nr && packed; j++)
+                    packed[n * nr + j] = j < cols ? w[j * row + i * channel + tap] : 0;
                 n++;
             }
         }
@@ -5865,10 +5884,11 @@ static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, 
 static void dl__slide_pack(const dl_run_args *r, size_t part)
 {
     const dl__slide *s = (const dl__slide *)r->user;
-    dl_index nr = s->e->nr, panels = (s->out + nr - 1) / nr, group = (dl_index)part / panels, j = (dl_index)part % panels * nr;
+    dl_index nr = s->e->nr, panels = (s->out + nr - 1) / nr, group = (dl_index)part / panels,
+             j = (dl_index)part % panels * nr;
     dl_index taps = s->q.kh * s->q.kw, per_group = s->in * s->out * taps;
-    dl__slide_order(s, 0, 0, NULL, NULL, s->weight + group * per_group + j * (s->back ? taps : s->in * taps), DL__MIN(nr, s->out - j),
-        s->packed + (dl_index)part * nr * s->kk);
+    dl__slide_order(s, 0, 0, NULL, NULL, s->weight + group * per_group + j * (s->back ? taps : s->in * taps),
+        DL__MIN(nr, s->out - j), s->packed + (dl_index)part * nr * s->kk);
 }
 
 static void dl__slide_part(const dl_run_args *r, size_t part)
@@ -5876,7 +5896,8 @@ static void dl__slide_part(const dl_run_args *r, size_t part)
     const dl__slide *s = (const dl__slide *)r->user;
     const dl__geometry *q = &s->q;
     const dl__products *e = s->e;
-    dl_index unit = (dl_index)part, y0 = unit % s->strips * s->rows, group = unit / s->strips % s->groups, image = unit / s->strips / s->groups;
+    dl_index unit = (dl_index)part, y0 = unit % s->strips * s->rows, group = unit / s->strips % s->groups,
+             image = unit / s->strips / s->groups;
     dl_index y1 = DL__MIN(y0 + s->rows, s->out_h), nt = dl__round_up(s->out, e->nr), plane_y = s->out_h * s->out_w;
     dl_index *at = (dl_index *)(void *)((dl_real *)r->scratch + dl__slide_packed(s)), *start = at + s->kk;
     dl_index *pixel = start + s->classes * (s->blocks + 1), *place = pixel + s->mc;
@@ -5895,8 +5916,9 @@ static void dl__slide_part(const dl_run_args *r, size_t part)
     for (dl_index j = 0; s->along && j < s->out; j++)
         for (dl_index oy = y0; oy < y1; oy++) {
             dl_index first = s->inside ? oy : s->back ? oy - f.y : oy - q->ph - f.y;
-            e->along(x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr, e->nr,
-                s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w, s->out_w);
+            e->along(x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr,
+                e->nr, s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w,
+                s->out_w);
         }
     p.a = x;
     p.row = pixel;
@@ -5912,7 +5934,8 @@ static void dl__slide_part(const dl_run_args *r, size_t part)
             for (; mc < s->mc && py < y1; mc++) {
                 place[mc] = py * s->out_w + px;
                 pixel[mc] = s->back ? (py / step_y - f.y) * width + px / step_x - f.x
-                                    : (py * q->sh - (s->inside ? 0 : q->ph) - f.y) * width + px * q->sw - (s->inside ? 0 : q->pw) - f.x;
+                                    : (py * q->sh - (s->inside ? 0 : q->ph) - f.y) * width + px * q->sw -
+                                          (s->inside ? 0 : q->pw) - f.x;
                 if ((px += step_x) >= s->out_w) px = rx, py += step_y;
             }
             p.rows = mc;
@@ -5937,7 +5960,8 @@ static void dl__slide_part(const dl_run_args *r, size_t part)
                     }
         }
     }
-    dl__finished_rows(r, (size_t)(y - s->y + y0 * s->out_w), (size_t)s->out, (size_t)((y1 - y0) * s->out_w), (size_t)plane_y);
+    dl__finished_rows(
+        r, (size_t)(y - s->y + y0 * s->out_w), (size_t)s->out, (size_t)((y1 - y0) * s->out_w), (size_t)plane_y);
 }
 
 static void dl__slide_run(const dl_run_args *r, bool back)
@@ -5983,7 +6007,8 @@ static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
     s.kk = q.n * plane;
     s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr), s.e->mc);
     s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->mc);
-    while (q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
+    while (
+        q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
         if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
         else s.nc = dl__round_up(s.nc / 2, s.e->nr);
     }
@@ -5992,13 +6017,15 @@ static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
 
 static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 {
-    dl_index channels = DL__MIN(s->channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2); /* that a unit of work looks at, at most */
+    dl_index channels =
+        DL__MIN(s->channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2); /* that a unit of work looks at, at most */
     dl_index frames = s->inside ? 0 : s->slots * channels * s->frame_h * s->frame_w;
     return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)s->mc;
 }
 
 /* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
-static const dl_real *dl__taps_frame(const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
+static const dl_real *dl__taps_frame(
+    const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
     dl_index plane = q->oh * q->ow, plane_f = s->frame_h * s->frame_w;
@@ -6053,7 +6080,8 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
             for (dl_index k = 0, run; k < p.kc; k += run) { /* dy, pixel by pixel */
                 dl_index image = (k0 + k) / plane, pixel = (k0 + k) % plane;
                 run = DL__MIN(plane - pixel, p.kc - k);
-                e->pack(s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel, plane, 1, p.cols, run, packed + k * e->nr);
+                e->pack(s->dy + (image * q->o + group * s->n + n0 + j) * plane + pixel, plane, 1, p.cols, run,
+                    packed + k * e->nr);
             }
             p.out = total + j;
             e->panel(&p);
@@ -6075,7 +6103,8 @@ static void dl__conv_weight_run(const dl_run_args *r)
     s.dw = (dl_real *)r->out;
     s.accumulate = r->accumulate;
     a.user = &s;
-    if (r->node->numel) dl_parallel(&a, (size_t)(s.q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc)), dl__taps_part);
+    if (r->node->numel)
+        dl_parallel(&a, (size_t)(s.q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc)), dl__taps_part);
 }
 
 /* The most that any level needs. */
@@ -6102,9 +6131,10 @@ static size_t dl__conv_weight_scratch(const dl_node *n)
 static void dl__conv_grad(const dl_grad_args *g);
 static void dl__conv_back_grad(const dl_grad_args *g);
 static void dl__conv_weight_grad(const dl_grad_args *g);
-static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_run, dl__conv_grad, dl__conv_scratch, NULL };
-static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_back_run, dl__conv_back_grad,
-    dl__conv_back_scratch, NULL };
+static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_run, dl__conv_grad,
+    dl__conv_scratch, NULL };
+static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_back_run,
+    dl__conv_back_grad, dl__conv_back_scratch, NULL };
 static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_weight_run,
     dl__conv_weight_grad, dl__conv_weight_scratch, NULL };
 
@@ -6415,7 +6445,8 @@ static void dl__avg_back_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_b
 static void dl__avg_grad(const dl_grad_args *g);
 static void dl__avg_back_grad(const dl_grad_args *g);
 static const dl_op dl__avg_op = { "avg_pool2d", DL_OP_FINISHES, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
-static const dl_op dl__avg_back_op = { "avg_pool2d_back", DL_OP_FINISHES, NULL, dl__avg_back_run, dl__avg_back_grad, NULL, NULL };
+static const dl_op dl__avg_back_op = { "avg_pool2d_back", DL_OP_FINISHES, NULL, dl__avg_back_run, dl__avg_back_grad, NULL,
+    NULL };
 
 /* Of max both x and v; v zero for the mean. */
 static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, dl_tensor v, const dl_index *i, bool back)
@@ -6717,8 +6748,8 @@ static void dl__norm_sums_grad(const dl_grad_args *g);
 static const dl_op dl__moments_op = { "moments", 0, NULL, dl__moments_run, NULL, NULL, NULL };
 static const dl_op dl__batch_norm_op = { "batch_norm", DL_OP_FINISHES, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
 static const dl_op dl__layer_norm_op = { "layer_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
-static const dl_op dl__norm_back_op = { "norm_back", DL_OP_FINISHES, NULL, dl__norm_back_run, dl__norm_back_grad, dl__norm_back_scratch,
-    NULL };
+static const dl_op dl__norm_back_op = { "norm_back", DL_OP_FINISHES, NULL, dl__norm_back_run, dl__norm_back_grad,
+    dl__norm_back_scratch, NULL };
 static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
     NULL };
 
@@ -7893,11 +7924,16 @@ DL_API bool dl_backward(dl_tensor loss) { return dl_backward_ex(loss, NULL); }
 /* Does the view show all of its root, element by element? */
 static bool dl__whole(const dl_node *n) { return n->numel == dl__root(n)->numel; }
 
-enum { DL__ADDS = 1, DL__GONE_AFTER = 2, DL__FOLDED = 4 }; /* adds to its output; is gone after the run; its input's node does its work */
+enum {
+    DL__ADDS = 1,
+    DL__GONE_AFTER = 2,
+    DL__FOLDED = 4
+}; /* adds to its output; is gone after the run; its input's node does its work */
 
 /* What the planner knows of each node of the tape while it works. */
 typedef struct dl__life {
-    uint32_t last;       /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
+    uint32_t
+        last; /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
     uint32_t launch;     /* where it is computed */
     uint32_t read;       /* the latest launch that reads it, so far */
     unsigned readers : 31;
@@ -7971,7 +8007,10 @@ static bool dl__runs(const dl_node *n)
 }
 
 /* Node `place` in the order of execution. */
-static const dl_node *dl__in_order(const dl__planning *p, uint32_t place) { return p->ctx->node[p->start + p->plan->order[place]]; }
+static const dl_node *dl__in_order(const dl__planning *p, uint32_t place)
+{
+    return p->ctx->node[p->start + p->plan->order[place]];
+}
 
 static void dl__find_lives(dl__planning *p)
 {
@@ -8080,7 +8119,8 @@ static void dl__find_launches(dl__planning *p)
     }
     for (uint32_t i = p->start; i < p->end; i++) {
         dl__launch *l = &plan->launch[p->life[i].launch];
-        if (dl__runs(p->ctx->node[i]) && !(plan->does[i - p->start] & DL__FOLDED)) plan->order[l->first + l->count++] = i - p->start;
+        if (dl__runs(p->ctx->node[i]) && !(plan->does[i - p->start] & DL__FOLDED))
+            plan->order[l->first + l->count++] = i - p->start;
     }
     for (uint32_t at = 0; at < place; at++) {
         const dl_node *n = dl__in_order(p, at);
@@ -8125,7 +8165,8 @@ static void dl__free_dead(dl__planning *p, uint32_t place)
     for (int k = 0; k < n->n_in; k++) {
         const dl_node *x = dl__root(n->in[k]);
         if (x->id < p->start || p->life[x->id].last != place || !dl__runs(x) ||
-            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse || p->life[x->id].freed)
+            p->plan->space[x->id - p->start] != DL__MEMORY || dl__stays(p, x) || p->ctx->config.no_reuse ||
+            p->life[x->id].freed)
             continue;
         p->life[x->id].freed = 1;
         dl__give(p, p->plan->offset[x->id - p->start], dl__round(dl__bytes(x)));
@@ -8310,7 +8351,8 @@ static int dl__levels(const dl_node *y, const dl_node *x, size_t *dim, size_t *s
 /* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. After how many they repeat; 0: they do not. */
 static size_t dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
 {
-    size_t size = dl__dtype_size(x->dtype), dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS], at[DLTRAIN_MAX_DIMS], period = 1;
+    size_t size = dl__dtype_size(x->dtype), dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS], at[DLTRAIN_MAX_DIMS],
+           period = 1;
     int levels = dl__levels(y, x, dim, stride);
     const char *p = (const char *)from;
     char *to = (char *)out;
@@ -8363,7 +8405,8 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
             for (int k = 0; k < y->n_in; k++) {
                 const dl_node *x = y->in[k];
                 if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
-                else if (x->numel == y->numel) in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
+                else if (x->numel == y->numel)
+                    in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
                 else {
                     char *own = slots + (l->slots + stretched) * bytes;
                     bool holds = stretched < holding && held[stretched].y == y && held[stretched].period &&
@@ -8531,8 +8574,11 @@ static int dl__choose_level(dl_context *ctx, const char *asked)
     if (!asked || !*asked) return best;
     while (level < DL__LEVELS && strcmp(asked, dl__level_name[level])) level++;
     if (level < DL__LEVELS && dl__have_level(level)) return level;
-    if (level == DL__LEVELS) dl_fail(ctx, "dl_create: %s '%s' is unknown; there are portable, avx2, avx512 and neon", who, asked);
-    else dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked, dl__level_name[best]);
+    if (level == DL__LEVELS)
+        dl_fail(ctx, "dl_create: %s '%s' is unknown; there are portable, avx2, avx512 and neon", who, asked);
+    else
+        dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked,
+            dl__level_name[best]);
     return best;
 }
 
