@@ -15,6 +15,9 @@ struct workload {
     dl_index x[3], size[4];   /* of a sample; of the model, as its kind reads them: see below */
 };
 
+/* By name: a comparison of functions would link every model into a program of one. */
+static bool wl_is(const workload *w, const char *kind) { return !strcmp(w->kind, kind); }
+
 static double wl_product(double m, double n, double k) { return 2 * m * n * k; }
 
 /* Forward, weight gradient, input gradient: 2 a multiply-add, products alone, causal attention by half. */
@@ -155,7 +158,7 @@ static const workload workload_variants[] = {
 static dl_shape wl_batch_shape(const workload *w)
 {
     dl_shape s = DL_SHAPE(w->samples);
-    while (s.ndim < 4 && (s.ndim == 1 || w->model == wl_cnn || w->model == wl_resnet)) s.dim[s.ndim] = w->x[s.ndim - 1], s.ndim++;
+    while (s.ndim < 4 && (s.ndim == 1 || wl_is(w, "cnn") || wl_is(w, "resnet"))) s.dim[s.ndim] = w->x[s.ndim - 1], s.ndim++;
     return s;
 }
 
@@ -167,14 +170,14 @@ static size_t wl_inputs(const workload *w) /* numbers of a batch's x */
     return n;
 }
 
-static size_t wl_targets(const workload *w) { return w->model == wl_gpt ? wl_inputs(w) : (size_t)w->samples; }
+static size_t wl_targets(const workload *w) { return wl_is(w, "gpt") ? wl_inputs(w) : (size_t)w->samples; }
 
 /* One step on batch i of the data that wl_data made. */
 static dl_tensor wl_step(dl_context *ctx, const workload *w, dl_optimizer *opt, const void *data, int i)
 {
     size_t nx = wl_inputs(w), ny = wl_targets(w);
     const int32_t *at = (const int32_t *)data + (size_t)(i % WL_BATCHES) * (nx + ny);
-    dl_tensor logits = w->model(w, dl_borrow(ctx, w->model == wl_gpt ? DL_I32 : DL_F32, wl_batch_shape(w), at));
+    dl_tensor logits = w->model(w, dl_borrow(ctx, wl_is(w, "gpt") ? DL_I32 : DL_F32, wl_batch_shape(w), at));
     dl_tensor loss = dl_cross_entropy(logits, dl_borrow(ctx, DL_I32, DL_SHAPE((dl_index)ny), at + nx));
     dl_backward(loss);
     dl_step(opt);
@@ -185,14 +188,14 @@ static dl_tensor wl_step(dl_context *ctx, const workload *w, dl_optimizer *opt, 
 static void *wl_data_of(const workload *w, int n)
 {
     size_t nx = wl_inputs(w), ny = wl_targets(w);
-    dl_index classes = w->size[w->model == wl_gpt ? 0 : w->model == wl_mlp ? 1 : 3];
+    dl_index classes = w->size[wl_is(w, "gpt") ? 0 : wl_is(w, "mlp") ? 1 : 3];
     uint32_t state = 1;
     int32_t *data = (int32_t *)malloc((size_t)n * (nx + ny) * 4), *at = data;
     for (int b = 0; data && b < n; b++)
         for (size_t i = 0; i < nx + ny; i++, at++) {
             state = state * 1664525u + 1013904223u;
             float f = (float)(state >> 8) / 16777216;
-            if (i < nx && w->model != wl_gpt) memcpy(at, &f, 4);
+            if (i < nx && !wl_is(w, "gpt")) memcpy(at, &f, 4);
             else *at = (int32_t)((state >> 8) % (uint32_t)classes);
         }
     return data;
