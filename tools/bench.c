@@ -322,7 +322,7 @@ static bool one_core(const workload *w)
 
 static bool size_and_compile_time(void)
 {
-    static const char build[] = "exec ${CC:-cc} -O2 -ffunction-sections -Wl,--gc-sections tools/bench_w2.c -o build/bench_w2 -lm -pthread";
+    static const char build[] = "exec ${CC:-cc} -O2 -ffunction-sections -fdata-sections -Wl,--gc-sections tools/bench_w2.c -o build/bench_w2 -lm -pthread";
     const char *argv[] = { "sh", "-c", build, NULL };
     double user;
     char line[256] = "";
