@@ -3929,7 +3929,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 
 #if defined(DLTRAIN_IMPLEMENTATION) && !defined(DL__LEVEL) && !defined(DL__REST)
 #define DL__REST
-/* What follows asks, checks and plans; what of it goes over data is marked DL__HOT. -O1 compiles it in half the time. */
+/* What follows asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -O1 compiles it in half the time. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
 #pragma GCC optimize("O1")
 #endif
@@ -4311,7 +4311,7 @@ typedef struct dl__strided {
     char *dst;
 } dl__strided;
 
-static void dl__strided_rows(const dl_run_args *r, size_t part)
+DL__HOT static void dl__strided_rows(const dl_run_args *r, size_t part)
 {
     const dl__strided *s = (const dl__strided *)r->user;
     int last = s->ndim - 1;
@@ -5513,7 +5513,7 @@ static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 }
 
 /* Rows of A as the kernel goes through them: mr rows at a time, their numbers of one k together, `wide` apart for whole vectors. */
-static void dl__pack_rows(
+DL__HOT static void dl__pack_rows(
     const dl__products *e, const dl_real *a, dl_index a_row, dl_index a_k, dl_index rows, dl_index kc, dl_real *dst)
 {
     dl_index wide = dl__packed_row(e);
@@ -5530,7 +5530,7 @@ static void dl__pack_rows(
     }
 }
 
-static void dl__gemm_part(const dl_run_args *r, size_t unit)
+DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
 {
     const dl__gemm *g = (const dl__gemm *)r->user;
     const dl__products *e = g->e;
@@ -5855,7 +5855,7 @@ static bool dl__reaches(const dl__slide *s, dl_index r, dl_index pad, dl_index t
 
 /* The canonical order of k, class by class: where a class's elements lie from the pixel, and where its blocks begin; or a panel of the
    weight in that order. Either may be NULL. */
-static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, dl_index *at, dl_index *start,
+DL__HOT static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, dl_index *at, dl_index *start,
     const dl_real *w, dl_index cols, dl_real *packed)
 {
     const dl__geometry *q = &s->q;
@@ -5891,7 +5891,7 @@ static void dl__slide_pack(const dl_run_args *r, size_t part)
         DL__MIN(nr, s->out - j), s->packed + (dl_index)part * nr * s->kk);
 }
 
-static void dl__slide_part(const dl_run_args *r, size_t part)
+DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
 {
     const dl__slide *s = (const dl__slide *)r->user;
     const dl__geometry *q = &s->q;
@@ -6024,7 +6024,7 @@ static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 }
 
 /* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
-static const dl_real *dl__taps_frame(
+DL__HOT static const dl_real *dl__taps_frame(
     const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
@@ -8349,7 +8349,7 @@ static int dl__levels(const dl_node *y, const dl_node *x, size_t *dim, size_t *s
 }
 
 /* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. After how many they repeat; 0: they do not. */
-static size_t dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+DL__HOT static size_t dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
 {
     size_t size = dl__dtype_size(x->dtype), dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS], at[DLTRAIN_MAX_DIMS],
            period = 1;
