@@ -93,12 +93,19 @@ static dl_tensor normalised(dl_context *c)
     return dl_add(y, dl_mul(x, dl_reshape(var, DL_SHAPE(6, 1, 1)))); /* the variance as it is after the change */
 }
 
+static dl_tensor pooled(dl_context *c) /* tails of both kinds of pooling, and of their gradients */
+{
+    dl_pool2d_desc two = { .kernel = 2 }, three = { .kernel = 3, .stride = 1, .padding = 1 };
+    dl_tensor x = dl_add_scalar(dl_max_pool2d(dl_tanh(conv(c)), &two), 1);
+    return dl_exp(dl_neg(dl_avg_pool2d(x, &three)));
+}
+
 typedef dl_tensor (*program)(dl_context *c);
 static const struct { const char *name; program of; } programs[] = {
 #define ROW(name) { #name, name },
     ROW(relu_of_product) ROW(relu_of_wide_product) ROW(relu_of_conv) ROW(gelu_reads_its_head_later) ROW(residual) ROW(past_a_sum)
     ROW(broadcast_tail) ROW(head_read_twice) ROW(head_dies_in_a_tile) ROW(two_heads) ROW(through_views) ROW(dropped) ROW(shared_weight)
-    ROW(empty_product) ROW(normalised)
+    ROW(empty_product) ROW(normalised) ROW(pooled)
 #undef ROW
 };
 
