@@ -533,12 +533,24 @@ typedef struct dl_dataset_desc {
     bool (*get)(void *user, size_t index, void *x, void *y);
     void *user;
 } dl_dataset_desc;
+/* How the ranks of a world share an epoch */
+typedef enum dl_split {
+    /* order[rank], order[rank + world], ...: as PyTorch's DistributedSampler. The order is wrapped until all ranks have as many,
+       so some samples come twice; with drop_last it is cut instead */
+    DL_SPLIT_PAD,
+    DL_SPLIT_ONCE,                       /* the same without wrapping: each sample once, ranks may differ by one. For evaluation */
+    /* Batches of world times `batch` samples of the order, cut into a contiguous part a rank: together the ranks see what one rank
+       with that batch sees, each sample once. A rank's part of the last batch may be empty: its epoch is a batch shorter */
+    DL_SPLIT_BATCH
+} dl_split;
 typedef struct dl_loader_desc {
-    size_t batch;                        /* 0: 1 */
+    size_t batch;                        /* of each rank; 0: 1 */
     bool shuffle;                        /* by the context's seed and the epoch */
     bool torch_order;                    /* the order of PyTorch's randperm seeded with seed + epoch */
     bool drop_last;                      /* no partial last batch */
     bool prefetch;                       /* a thread prepares the next batch */
+    int rank, world;                     /* whose part of each epoch this is; world 0: all of it */
+    dl_split split;
 } dl_loader_desc;
 typedef struct dl_batch {
     dl_tensor x, y;                      /* [count,...]; y is zero for a dataset without */
@@ -552,7 +564,8 @@ DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
 /* The next batch of the epoch, and the end of the step before it; false at the end of the epoch (the next call begins another) and after
    an error. Bytes come as numbers: those of x as DL_F32 scaled to [0,1], those of y as DL_I32 classes. */
 DL_API bool dl_next(dl_loader *loader, dl_batch *batch);
-DL_API size_t dl_loader_batches(const dl_loader *loader); /* in an epoch */
+DL_API size_t dl_loader_batches(const dl_loader *loader); /* in an epoch, of this rank */
+DL_API size_t dl_loader_samples(const dl_loader *loader); /* in an epoch, of this rank, drop_last not counted */
 DL_API bool dl_loader_rewind(dl_loader *loader, uint64_t epoch); /* the next dl_next begins that epoch */
 DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's randperm of a CPU generator seeded so */
 
@@ -9456,6 +9469,7 @@ struct dl_loader {
     dl_dataset *data;
     dl_loader_desc desc;
     uint64_t epoch;
+    size_t count;            /* samples of an epoch: of this rank */
     size_t at, *order;
     bool begun, served;
     dl__fill buffer[2];
@@ -9553,30 +9567,57 @@ static void dl__prefetch_take(dl_loader *l)
 
 static size_t dl__batch_size(const dl_loader *l, size_t at) /* of the batch that begins there; 0: none */
 {
-    size_t left = l->data->desc.count - at;
+    size_t left = l->count - at;
     return left >= l->desc.batch ? l->desc.batch : l->desc.drop_last ? 0 : left;
+}
+
+/* DL_SPLIT_BATCH: where part `rank` of the n samples of a batch begins. Parts of a finer split begin there too. */
+static size_t dl__part_begin(size_t n, size_t rank, size_t world) { return n / world * rank + n % world * rank / world; }
+
+/* How many samples of an epoch are this rank's. */
+static size_t dl__part_count(const dl_loader *l)
+{
+    size_t n = l->data->desc.count, world = (size_t)l->desc.world, rank = (size_t)l->desc.rank;
+    size_t left = l->desc.split == DL_SPLIT_BATCH ? n % (l->desc.batch * world) : n % world;
+    size_t even = (n - left) / world; /* exact: so it is in both cases */
+    if (l->desc.split == DL_SPLIT_ONCE) return even + (rank < left);
+    if (l->desc.drop_last) return even;
+    if (l->desc.split == DL_SPLIT_PAD) return even + (left != 0);
+    return even + dl__part_begin(left, rank + 1, world) - dl__part_begin(left, rank, world);
+}
+
+static bool dl__check_split(dl_loader *l)
+{
+    dl_loader_desc *d = &l->desc;
+    if (d->world < 0 || (d->world ? d->rank < 0 || d->rank >= d->world : d->rank != 0))
+        return dl_fail(l->ctx, "dl_loader_create: rank %d of a world of %d", d->rank, d->world);
+    if ((unsigned)d->split > DL_SPLIT_BATCH)
+        return dl_fail(l->ctx, "dl_loader_create: there is no way %d to split", (int)d->split);
+    if (!d->world) d->world = 1;
+    size_t asked = d->batch ? d->batch : 1;
+    d->batch = DL__MIN(asked, DL__MAX(l->data->desc.count, (size_t)1));
+    l->count = dl__part_count(l);
+    if (d->drop_last && asked > l->count)
+        return dl_fail(l->ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none", asked,
+            l->count);
+    return true;
 }
 
 DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
 {
     if (!data || data->ctx->failed) return NULL;
     dl_context *ctx = data->ctx;
-    dl_loader *l = (dl_loader *)dl__alloc(ctx, sizeof *l, 20);
+    dl_loader *l = (dl_loader *)dl__alloc(ctx, sizeof *l, 21);
     if (!l) return NULL;
     l->ctx = ctx;
     l->data = data;
     if (desc) l->desc = *desc;
-    if (!l->desc.batch) l->desc.batch = 1;
-    if (l->desc.drop_last && l->desc.batch > data->desc.count)
-        return dl_fail(ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none",
-                   l->desc.batch, data->desc.count),
-               (dl_loader *)NULL;
-    l->desc.batch = DL__MIN(l->desc.batch, DL__MAX(data->desc.count, (size_t)1));
+    if (!dl__check_split(l)) return NULL;
     size_t x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype),
            y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
-    size_t most = (size_t)PTRDIFF_MAX / 16 / l->desc.batch;
+    size_t room = DL__MIN(l->desc.batch, DL__MAX(l->count, (size_t)1)), most = (size_t)PTRDIFF_MAX / 16 / room;
     if (data->x_numel > most || data->y_numel > most)
-        return dl_fail(ctx, "dl_loader_create: batches of %zu samples are larger than memory", l->desc.batch),
+        return dl_fail(ctx, "dl_loader_create: batches of %zu samples are larger than memory", room),
                (dl_loader *)NULL;
     l->order = (size_t *)dl__alloc(ctx, data->desc.count * sizeof *l->order, data->desc.count);
     if (!l->order) return NULL;
@@ -9585,9 +9626,9 @@ DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
     two = l->desc.prefetch;
 #endif
     for (int i = 0; i < (two ? 2 : 1); i++) {
-        l->buffer[i].x = (char *)dl__alloc(ctx, l->desc.batch * data->x_numel * x_size, 0);
+        l->buffer[i].x = (char *)dl__alloc(ctx, room * data->x_numel * x_size, 0);
         if (l->buffer[i].x && !data->desc.no_y)
-            l->buffer[i].y = (char *)dl__alloc(ctx, l->desc.batch * data->y_numel * y_size, 0);
+            l->buffer[i].y = (char *)dl__alloc(ctx, room * data->y_numel * y_size, 0);
         if (ctx->failed) return NULL;
     }
 #ifndef DLTRAIN_NO_THREADS
@@ -9600,6 +9641,24 @@ DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
     }
 #endif
     return l;
+}
+
+/* Keeps of the order what is this rank's, at its beginning. */
+static void dl__take_part(dl_loader *l)
+{
+    size_t n = l->data->desc.count, world = (size_t)l->desc.world, rank = (size_t)l->desc.rank, to = 0;
+    if (l->desc.split == DL_SPLIT_BATCH) {
+        for (size_t at = 0, size; to < l->count; at += size) {
+            size = DL__MIN(n - at, l->desc.batch * world);
+            size_t from = dl__part_begin(size, rank, world), end = dl__part_begin(size, rank + 1, world);
+            memmove(l->order + to, l->order + at + from, (end - from) * sizeof *l->order);
+            to += end - from;
+        }
+        return;
+    }
+    size_t last = l->count ? l->order[((l->count - 1) * world + rank) % n] : 0; /* what wraps is read before it is written over */
+    for (; to + 1 < l->count; to++) l->order[to] = l->order[to * world + rank];
+    if (l->count) l->order[to] = last;
 }
 
 static void dl__begin_epoch(dl_loader *l)
@@ -9617,6 +9676,7 @@ static void dl__begin_epoch(dl_loader *l)
             l->order[i] = l->order[other];
             l->order[other] = t;
         }
+    if (l->desc.world > 1) dl__take_part(l);
 }
 
 static dl_tensor dl__batch_tensor(dl_context *ctx, size_t count, const dl_shape *sample, dl_dtype dtype, const void *data)
@@ -9673,10 +9733,10 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
 
 DL_API size_t dl_loader_batches(const dl_loader *l)
 {
-    return !l               ? 0
-        : l->desc.drop_last ? l->data->desc.count / l->desc.batch
-                            : (l->data->desc.count + l->desc.batch - 1) / l->desc.batch;
+    return !l ? 0 : l->desc.drop_last ? l->count / l->desc.batch : (l->count + l->desc.batch - 1) / l->desc.batch;
 }
+
+DL_API size_t dl_loader_samples(const dl_loader *l) { return l ? l->count : 0; }
 
 DL_API bool dl_loader_rewind(dl_loader *l, uint64_t epoch)
 {

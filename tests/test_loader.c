@@ -366,6 +366,109 @@ static void rewinding(void)
     }
 }
 
+/* ---- ranks of a world ---- */
+/* What rank gets in the next epoch, of a dataset of n samples. */
+static size_t part(size_t n, const dl_loader_desc *desc, uint64_t seed, size_t *order, size_t most)
+{
+    dl_context *c = context(seed);
+    source s = { 0 };
+    dl_loader *l = dl_loader_create(made(c, n, &s), desc);
+    size_t got = epoch(l, order, most);
+    CHECK(l && !dl_failed(c), "%s", dl_error(c));
+    CHECK(desc->drop_last ? got == dl_loader_samples(l) / desc->batch * desc->batch : got == dl_loader_samples(l),
+        "%zu samples, dl_loader_samples says %zu", got, dl_loader_samples(l));
+    dl_destroy(c);
+    return got;
+}
+
+static void as_distributed_sampler(void) /* torch.utils.data.DistributedSampler(range(n), world, rank, shuffle=False, drop_last=...) */
+{
+    static const struct { size_t n; int world; bool drop; size_t each; size_t of[8][3]; } cases[] = {
+        { 10, 4, false, 3, { { 0, 4, 8 }, { 1, 5, 9 }, { 2, 6, 0 }, { 3, 7, 1 } } },
+        { 10, 4, true, 2, { { 0, 4 }, { 1, 5 }, { 2, 6 }, { 3, 7 } } },
+        { 3, 8, false, 1, { { 0 }, { 1 }, { 2 }, { 0 }, { 1 }, { 2 }, { 0 }, { 1 } } },
+        { 8, 4, false, 2, { { 0, 4 }, { 1, 5 }, { 2, 6 }, { 3, 7 } } },
+    };
+    for (size_t k = 0; k < COUNT_OF(cases); k++)
+        for (int rank = 0; rank < cases[k].world; rank++) {
+            size_t order[16];
+            dl_loader_desc d = loader(1, false, rank & 1);
+            d.rank = rank;
+            d.world = cases[k].world;
+            d.drop_last = cases[k].drop;
+            size_t got = part(cases[k].n, &d, 1, order, 16);
+            CHECK(got == cases[k].each && !memcmp(order, cases[k].of[rank], got * sizeof *order), "%zu samples, rank %d of %d: %zu, first %zu",
+                cases[k].n, rank, d.world, got, order[0]);
+            d.torch_order = true; /* the same places of torch.randperm(10), seed 42 */
+            if (cases[k].n != 10) continue;
+            got = part(10, &d, 42, order, 16);
+            for (size_t i = 0; i < got; i++)
+                CHECK(order[i] == torch10[2].order[cases[k].of[rank][i]], "shuffled, rank %d: sample %zu", rank, i);
+        }
+}
+
+static void each_once(void) /* neither left out nor twice, whatever divides what */
+{
+    for (size_t n = 1; n <= 14; n++)
+        for (int world = 1; world <= 5; world++)
+            for (size_t batch = 1; batch <= 4; batch++)
+                for (int split = DL_SPLIT_ONCE; split <= DL_SPLIT_BATCH; split++) {
+                    size_t all[64], got = 0;
+                    for (int rank = 0; rank < world; rank++) {
+                        dl_loader_desc d = loader(batch, true, false);
+                        d.rank = rank;
+                        d.world = world;
+                        d.split = (dl_split)split;
+                        got += part(n, &d, 5, all + got, 64 - got);
+                    }
+                    CHECK(once_each(all, got, n), "split %d, %zu samples, %d ranks, batches of %zu: %zu came", split, n, world, batch, got);
+                }
+}
+
+static void batches_in_parts(void) /* ranks side by side see the batches of one rank */
+{
+    for (size_t n = 1; n <= 30; n += 1)
+        for (int world = 2; world <= 4; world++)
+            for (int drop = 0; drop < 2; drop++) {
+                size_t one[64], parts[4][64], at[4] = { 0 }, got[4], all;
+                dl_loader_desc d = loader(2 * (size_t)world, true, false);
+                d.drop_last = drop;
+                if (drop && n < d.batch) continue;
+                all = part(n, &d, 5, one, 64);
+                d.batch = 2;
+                d.world = world;
+                d.split = DL_SPLIT_BATCH;
+                for (d.rank = 0; d.rank < world; d.rank++) got[d.rank] = part(n, &d, 5, parts[d.rank], 64);
+                for (size_t i = 0; i < all;) {
+                    size_t size = all - i < 2 * (size_t)world ? all - i : 2 * (size_t)world, first = i;
+                    for (int r = 0; r < world; r++) {
+                        size_t end = first + size * (size_t)(r + 1) / (size_t)world;
+                        for (; i < end; i++)
+                            CHECK(at[r] < got[r] && parts[r][at[r]] == one[i], "%zu samples, rank %d of %d: sample %zu", n, r, world, at[r]), at[r]++;
+                    }
+                }
+                for (int r = 0; r < world; r++) CHECK(at[r] == got[r], "%zu samples: rank %d of %d has more", n, r, world);
+            }
+}
+
+static void wrong_ranks(void)
+{
+    static const struct { int rank, world; dl_split split; const char *says; } cases[] = {
+        { 4, 4, DL_SPLIT_PAD, "rank 4 of a world of 4" }, { -1, 2, DL_SPLIT_PAD, "rank -1" }, { 1, 0, DL_SPLIT_PAD, "rank 1 of a world of 0" },
+        { 0, -2, DL_SPLIT_PAD, "world of -2" }, { 0, 2, (dl_split)7, "no way 7 to split" },
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        dl_context *c = context(1);
+        source s = { 0 };
+        dl_loader_desc d = loader(2, false, false);
+        d.rank = cases[i].rank;
+        d.world = cases[i].world;
+        d.split = cases[i].split;
+        CHECK(!dl_loader_create(made(c, 9, &s), &d) && strstr(dl_error(c), cases[i].says), "'%s'", dl_error(c));
+        dl_destroy(c);
+    }
+}
+
 /* ---- steps ---- */
 static void ends_the_step(void)
 {
@@ -584,6 +687,10 @@ int main(void)
     RUN(evenly);
     RUN(torch_order);
     RUN(rewinding);
+    RUN(as_distributed_sampler);
+    RUN(each_once);
+    RUN(batches_in_parts);
+    RUN(wrong_ranks);
     RUN(ends_the_step);
     RUN(runs_what_is_recorded);
     RUN(two_loaders);
