@@ -55,6 +55,7 @@
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
        >>data                    Datasets and the loader
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
+       >>snapshots               All that a run needs to go on as if it had never stopped
        >>progress                A line on a terminal
 
    CONFIGURATION, by #define before the #include
@@ -577,6 +578,24 @@ DL_API bool dl_save(dl_context *ctx, const char *path);
 DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern);
 DL_API bool dl_load(dl_context *ctx, const char *path);  /* names not known yet wait for their first use */
 DL_API int dl_load_pending(const dl_context *ctx);       /* how many still wait */
+
+/* Snapshots: a checkpoint that dl_load and PyTorch open too, and all else that a run needs to go on as if it had never stopped, bit for
+   bit, in mid-epoch too and with another number of threads: optimizers, accumulators, loaders, counters of random numbers. */
+typedef struct dl_snapshot_desc {
+    dl_optimizer *optimizer[4];          /* the program's; the same, in the same order, for saving and loading */
+    dl_accumulator *accumulator[4];
+    dl_loader *loader[4];
+    dl_history *history;
+    double *number;                      /* what else the program counts: saved, and overwritten by dl_snapshot_load */
+    size_t numbers;
+    int keep;                            /* files: the newest is `path`, those before are path.1, path.2, ...; 0: 1 */
+} dl_snapshot_desc;
+/* Between steps. Written as checkpoints are: after a crash or on a full disk the last snapshot is there still. */
+DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
+/* Of the files kept the newest that is whole. Parameters need not exist yet: they are created as they were. The program's optimizers and
+   loaders must be made as those of the snapshot were. */
+DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
+DL_API bool dl_snapshot_exists(const char *path, const dl_snapshot_desc *run); /* is there a file? */
 
 /* Curves: named series of points, written as CSV or drawn as SVG. */
 DL_API dl_history *dl_history_create(dl_context *ctx);
@@ -9841,8 +9860,6 @@ DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *
 }
 
 /* ---- safetensors: u64 header length, JSON, data; all little-endian ---- */
-static const char *const dl__real_name = sizeof(dl_real) == 4 ? "F32" : "F64";
-
 static void dl__put_little(uint8_t *to, uint64_t v, int bytes)
 {
     for (int i = 0; i < bytes; i++) to[i] = (uint8_t)(v >> 8 * i);
@@ -9873,70 +9890,229 @@ static dl_real dl__decode_real(const uint8_t *p, char kind)
     return (dl_real)((sign ? -1.0f : 1.0f) * (float)m * 5.9604644775390625e-8f);
 }
 
-static bool dl__write_params(dl_context *ctx, FILE *f, const char *pattern)
+/* The dtypes of safetensors; kind 0: none that is read here. */
+static const struct { const char *name; char kind; int size; } dl__kinds[] = {
+    { "F64", 'd', 8 },
+    { "F32", 'f', 4 },
+    { "F16", 'h', 2 },
+    { "BF16", 'b', 2 },
+    { "I64", 'l', 8 },
+    { "U64", 0, 8 },
+    { "I32", 'i', 4 },
+    { "U32", 0, 4 },
+    { "I16", 0, 2 },
+    { "U16", 0, 2 },
+    { "I8", 0, 1 },
+    { "U8", 'c', 1 },
+    { "BOOL", 0, 1 },
+    { "F8_E5M2", 0, 1 },
+    { "F8_E4M3", 0, 1 },
+};
+enum { DL__REAL_KIND = sizeof(dl_real) == 4 ? 'f' : 'd' };
+static bool dl__kind_is_real(char kind) { return kind == 'd' || kind == 'f' || kind == 'h' || kind == 'b'; }
+
+typedef struct dl__entry {
+    const char *name;
+    dl_shape shape;
+    uint64_t begin, end;
+    size_t numel;
+    char kind;
+    int size;
+} dl__entry;
+
+/* A file of tensors on its way, piece by piece. Who has pieces hands each to dl__piece, in the same order in every phase: to measure the
+   header, to write it and to write the data; or to check that a file has just these pieces, and to read them. */
+typedef enum dl__phase { DL__MEASURE, DL__HEAD, DL__WRITE, DL__CHECK, DL__READ } dl__phase;
+typedef struct dl__io {
+    dl_context *ctx;
+    const char *who, *path;
+    FILE *file;
+    dl__phase phase;
+    bool ok;
+    uint64_t at, length;     /* bytes of data so far, and of the header */
+    uint64_t hash;           /* of what was written so far */
+    dl__entry *entry;        /* what a file that is read has, in the order of its data, and where that begins */
+    size_t entries, next;
+    uint64_t data;
+} dl__io;
+
+static uint64_t dl__hash_bytes(uint64_t h, const void *bytes, size_t n)
 {
-    uint8_t buffer[4096], word[8];
-    uint64_t at = 0, length = 0;
-    for (int pass = 0; pass < 2; pass++) { /* first how long the header is, then the header */
-        const char *comma = ",";
-        char entry[DLTRAIN_NAME_MAX + 400];
-        int n = snprintf(entry, sizeof entry, "{\"__metadata__\":{\"format\":\"pt\"}");
-        uint64_t written = 0;
-        at = 0;
-        for (int i = -1; i <= ctx->params; i++) {
-            if (i >= 0 && i < ctx->params) {
-                const dl__param *p = &ctx->param[i];
-                if (!dl_glob(pattern, p->name)) continue;
-                n = snprintf(entry, sizeof entry, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", comma, p->name, dl__real_name);
-                for (int d = 0; d < p->shape.ndim; d++)
-                    n += snprintf(entry + n, sizeof entry - (size_t)n, d ? ",%lld" : "%lld", (long long)p->shape.dim[d]);
-                n += snprintf(entry + n, sizeof entry - (size_t)n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at,
-                    (unsigned long long)(at + p->numel * sizeof(dl_real)));
-                at += p->numel * sizeof(dl_real);
-            } else if (i == ctx->params) n = snprintf(entry, sizeof entry, "}");
-            if (pass && fwrite(entry, 1, (size_t)n, f) != (size_t)n) return false;
-            written += (uint64_t)n;
-        }
-        if (!pass) {
-            length = (written + 7) / 8 * 8;
-            dl__put_little(word, length, 8);
-            if (fwrite(word, 1, 8, f) != 8) return false;
-        } else
-            for (; written < length; written++)
-                if (fputc(' ', f) == EOF) return false;
+    for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)bytes)[i]) * 1099511628211u;
+    return h;
+}
+
+static void dl__io_write(dl__io *io, const void *bytes, size_t n)
+{
+    io->ok = io->ok && fwrite(bytes, 1, n, io->file) == n;
+    io->hash = dl__hash_bytes(io->hash, bytes, n);
+}
+
+static void dl__io_head(dl__io *io, const char *text, int n)
+{
+    io->length += (uint64_t)n;
+    if (io->phase == DL__HEAD) dl__io_write(io, text, (size_t)n);
+}
+
+static void dl__write_piece(dl__io *io, const char *name, size_t kind, const dl_shape *shape, const void *data, size_t numel)
+{
+    char entry[DLTRAIN_NAME_MAX + 400];
+    uint8_t buffer[4096];
+    size_t size = (size_t)dl__kinds[kind].size;
+    if (io->phase != DL__WRITE) {
+        int n = snprintf(entry, sizeof entry, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, dl__kinds[kind].name);
+        for (int d = 0; d < shape->ndim; d++)
+            n += snprintf(entry + n, sizeof entry - (size_t)n, d ? ",%lld" : "%lld", (long long)shape->dim[d]);
+        n += snprintf(entry + n, sizeof entry - (size_t)n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)io->at,
+            (unsigned long long)(io->at + numel * size));
+        io->at += numel * size;
+        dl__io_head(io, entry, n);
+        return;
     }
-    for (int i = 0; i < ctx->params; i++) {
-        const dl__param *p = &ctx->param[i];
-        const dl_real *v = (p->buffer ? ctx->buffers : ctx->values) + p->offset;
-        if (!dl_glob(pattern, p->name)) continue;
-        for (size_t k = 0, n; k < p->numel; k += n) {
-            n = DL__MIN(p->numel - k, sizeof buffer / sizeof *v);
-            for (size_t j = 0; j < n; j++) {
-                uint64_t u = 0;
-                uint32_t w;
-                memcpy(&w, &v[k + j], 4);
-                if (sizeof *v == 8) memcpy(&u, &v[k + j], sizeof *v);
-                dl__put_little(buffer + j * sizeof *v, sizeof *v == 8 ? u : w, (int)sizeof *v);
-            }
-            if (fwrite(buffer, sizeof *v, n, f) != n) return false;
+    for (size_t k = 0, n; k < numel; k += n) {
+        n = DL__MIN(numel - k, sizeof buffer / size);
+        for (size_t j = 0; j < n; j++) {
+            const char *from = (const char *)data + (k + j) * size;
+            uint64_t u;
+            uint32_t w;
+            if (size == 8) memcpy(&u, from, 8);
+            else if (size == 4) memcpy(&w, from, 4), u = w;
+            else u = *(const uint8_t *)from;
+            dl__put_little(buffer + j * size, u, (int)size);
         }
+        dl__io_write(io, buffer, n * size);
+    }
+}
+
+/* Bytes `from` on of the file that is read. */
+static bool dl__fetch(dl__io *io, uint64_t from, void *to, size_t n)
+{
+    return !n || (!fseek(io->file, (long)from, SEEK_SET) && fread(to, 1, n, io->file) == n) ||
+        dl_fail(io->ctx, "dl_%s: '%s' could not be read to its end", io->who, io->path);
+}
+
+static bool dl__read_piece(dl__io *io, const char *name, size_t kind, const dl_shape *shape, void *data, size_t numel)
+{
+    size_t size = (size_t)dl__kinds[kind].size;
+    const dl__entry *e = io->next < io->entries ? &io->entry[io->next++] : NULL;
+    if (!e || strcmp(e->name, name))
+        return dl_fail(io->ctx, "dl_%s: '%s' has %s%s%s where the program has '%s'", io->who, io->path, e ? "'" : "its end",
+            e ? e->name : "", e ? "'" : "", name);
+    if (e->shape.ndim != shape->ndim || memcmp(e->shape.dim, shape->dim, sizeof *shape->dim * (size_t)shape->ndim))
+        return dl_fail(
+            io->ctx, "dl_%s: '%s': '%s' is %H in the file and %H in the program", io->who, io->path, name, &e->shape, shape);
+    if (e->kind != dl__kinds[kind].kind)
+        return dl_fail(io->ctx, "dl_%s: '%s': '%s' is not %s, which the program has", io->who, io->path, name, dl__kinds[kind].name);
+    if (io->phase == DL__CHECK) return true;
+    if (!dl__fetch(io, io->data + e->begin, data, numel * size)) return false;
+    for (size_t k = 0; size > 1 && k < numel; k++) { /* from little-endian, in place */
+        char *at = (char *)data + k * size;
+        uint64_t u = dl__get_little((const uint8_t *)at, (int)size);
+        uint32_t w = (uint32_t)u;
+        if (size == 8) memcpy(at, &u, 8);
+        else memcpy(at, &w, 4);
     }
     return true;
 }
 
-/* Closes the temporary file, flushed to the disk, and gives it its name; or removes it. */
-static bool dl__commit(dl_context *ctx, const char *who, FILE *f, bool ok, const char *temporary, const char *path)
+/* `group` and `name` with a '|' between them, or `name` alone: no parameter's name has a '|'. */
+static bool dl__piece(dl__io *io, const char *group, const char *name, char kind, const dl_shape *shape, void *data)
 {
+    char full[DLTRAIN_NAME_MAX + 64];
+    size_t k = 0, numel = 1;
+    while (dl__kinds[k].kind != kind) k++;
+    for (int d = 0; d < shape->ndim; d++) numel *= (size_t)shape->dim[d];
+    snprintf(full, sizeof full, "%s%s%s", group ? group : "", group ? "|" : "", name);
+    if (io->phase <= DL__WRITE) dl__write_piece(io, full, k, shape, data, numel);
+    else io->ok = io->ok && dl__read_piece(io, full, k, shape, data, numel);
+    return io->ok;
+}
+
+/* The whole file: what `visit` hands over. The metadata are members of a JSON object. */
+static bool dl__write_pieces(dl__io *io, const char *metadata, void (*visit)(dl__io *io, const void *user), const void *user)
+{
+    uint8_t word[8];
+    char head[512];
+    int n = snprintf(head, sizeof head, "{\"__metadata__\":{%s}", metadata);
+    uint64_t whole = 0;
+    io->ok = true;
+    for (int phase = DL__MEASURE; phase <= DL__WRITE; phase++) {
+        io->phase = (dl__phase)phase;
+        if (phase == DL__HEAD) {
+            whole = (io->length + 7) / 8 * 8;
+            dl__put_little(word, whole, 8);
+            io->ok = fwrite(word, 1, 8, io->file) == 8;
+            io->hash = dl__hash_text("");
+        }
+        if (phase != DL__WRITE) {
+            io->at = io->length = 0;
+            dl__io_head(io, head, n);
+        }
+        visit(io, user);
+        if (phase != DL__WRITE) dl__io_head(io, "}", 1);
+        while (phase == DL__HEAD && io->length < whole) dl__io_head(io, " ", 1);
+    }
+    return io->ok;
+}
+
+static void dl__visit_matching(dl__io *io, const void *pattern)
+{
+    dl_context *ctx = io->ctx;
+    for (int i = 0; i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        if (!dl_glob((const char *)pattern, p->name)) continue;
+        dl__piece(io, NULL, p->name, DL__REAL_KIND, &p->shape, (p->buffer ? ctx->buffers : ctx->values) + p->offset);
+    }
+}
+
+/* So that a name given is there after a loss of power. Some file systems refuse it for folders: they are as they are. */
+static void dl__sync_folder(const char *path)
+{
+#if defined(_POSIX_VERSION)
+    char folder[1024];
+    const char *slash = strrchr(path, '/');
+    size_t n = slash ? (size_t)(slash - path) : 0;
+    if (n >= sizeof folder) return;
+    memcpy(folder, path, n);
+    folder[n] = 0;
+    int file = open(n ? folder : slash ? "/" : ".", O_RDONLY);
+    if (file < 0) return;
+    (void)fsync(file);
+    close(file);
+#else
+    (void)path;
+#endif
+}
+
+/* The name of a file and, for back 1, 2, ..., of those that it replaced. */
+static const char *dl__version(char *out, size_t size, const char *path, int back)
+{
+    int n = back ? snprintf(out, size, "%s.%d", path, back) : snprintf(out, size, "%s", path);
+    return n > 0 && (size_t)n < size ? out : path;
+}
+
+/* Closes the temporary file, flushed to the disk, and gives it its name; or removes it. Of those before, keep - 1 stay as path.1, ... */
+static bool dl__commit(dl_context *ctx, const char *who, FILE *f, bool ok, const char *temporary, const char *path, int keep)
+{
+    char from[1040], to[1040];
     ok = !fclose(f) && ok;
 #if defined(_POSIX_VERSION)
     int file = ok ? open(temporary, O_RDONLY) : -1; /* fileno hides from a strict -std=c99 */
     ok = file >= 0 && !fsync(file);
     if (file >= 0) close(file);
 #endif
+    for (int i = keep - 1; ok && i > 0; i--) {
+        dl__version(from, sizeof from, path, i - 1);
+        dl__version(to, sizeof to, path, i);
+#if defined(_WIN32)
+        remove(to);
+#endif
+        (void)rename(from, to); /* there may be none */
+    }
 #if defined(_WIN32)
     if (ok) remove(path);
 #endif
-    if (ok && !rename(temporary, path)) return true;
+    if (ok && !rename(temporary, path)) return dl__sync_folder(path), true;
     remove(temporary);
     return dl_fail(ctx, "dl_%s: '%s' could not be written; is the disk full?", who, path);
 }
@@ -9959,7 +10135,12 @@ static bool dl__save(dl_context *ctx, const char *who, const char *path, const c
     if (strcmp(pattern, "*") && !dl__matches(ctx, who, pattern)) return false;
     if (!dl__lay_out(ctx)) return false;
     FILE *f = dl__open_temporary(ctx, who, path, temporary, sizeof temporary);
-    return f && dl__commit(ctx, who, f, dl__write_params(ctx, f, pattern), temporary, path);
+    dl__io io;
+    memset(&io, 0, sizeof io);
+    io.ctx = ctx;
+    io.file = f;
+    return f &&
+        dl__commit(ctx, who, f, dl__write_pieces(&io, "\"format\":\"pt\"", dl__visit_matching, pattern), temporary, path, 1);
 }
 DL_API bool dl_save(dl_context *ctx, const char *path) { return dl__save(ctx, "save", path, "*"); }
 DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern)
@@ -9967,14 +10148,6 @@ DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *patt
     return dl__save(ctx, "save_matching", path, pattern);
 }
 
-typedef struct dl__entry {
-    const char *name;
-    dl_shape shape;
-    uint64_t begin, end;
-    size_t numel;
-    char kind;
-    int size;
-} dl__entry;
 typedef struct dl__json { char *at; const char *wrong; } dl__json;
 
 static bool dl__json_wrong(dl__json *j, const char *why)
@@ -10079,28 +10252,10 @@ static bool dl__json_number(dl__json *j, uint64_t *out)
 
 static bool dl__json_kind(dl__json *j, const char *name, dl__entry *e)
 {
-    static const struct { const char *name; char kind; int size;
-    } kinds[] = {
-        { "F64", 'd', 8 },
-        { "F32", 'f', 4 },
-        { "F16", 'h', 2 },
-        { "BF16", 'b', 2 },
-        { "I64", 0, 8 },
-        { "U64", 0, 8 },
-        { "I32", 0, 4 },
-        { "U32", 0, 4 },
-        { "I16", 0, 2 },
-        { "U16", 0, 2 },
-        { "I8", 0, 1 },
-        { "U8", 0, 1 },
-        { "BOOL", 0, 1 },
-        { "F8_E5M2", 0, 1 },
-        { "F8_E4M3", 0, 1 },
-    };
-    for (size_t i = 0; name && i < DL__COUNT_OF(kinds); i++)
-        if (!strcmp(name, kinds[i].name)) {
-            e->kind = kinds[i].kind;
-            e->size = kinds[i].size;
+    for (size_t i = 0; name && i < DL__COUNT_OF(dl__kinds); i++)
+        if (!strcmp(name, dl__kinds[i].name)) {
+            e->kind = dl__kinds[i].kind;
+            e->size = dl__kinds[i].size;
             return true;
         }
     return dl__json_wrong(j, "it has a dtype that is not known here");
@@ -10202,24 +10357,28 @@ static const char *dl__entries_wrong(dl__entry *e, size_t n, uint64_t data)
     return at == data ? NULL : "its size differs from what its header says";
 }
 
+/* Of a parameter? A snapshot also holds numbers of other kinds, and what has a '|' in its name. */
+static bool dl__is_value(const dl__entry *e) { return dl__kind_is_real(e->kind) && !strchr(e->name, '|'); }
+
 /* The entries that fit the program, or an error; then the values. */
 static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl__entry *e, size_t n)
 {
     uint8_t buffer[4096];
     for (size_t i = 0; i < n; i++) {
-        const dl__param *p = e[i].kind ? dl__find(ctx, e[i].name) : NULL;
+        const dl__param *p = dl__is_value(&e[i]) ? dl__find(ctx, e[i].name) : NULL;
         if (p &&
             (p->shape.ndim != e[i].shape.ndim ||
                 memcmp(p->shape.dim, e[i].shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)))
             return dl_fail(
                 ctx, "dl_load: '%s': '%s' is %H in the file and %H in the program", path, e[i].name, &e[i].shape, &p->shape);
-        if (strlen(e[i].name) >= DLTRAIN_NAME_MAX)
+        if (dl__is_value(&e[i]) && strlen(e[i].name) >= DLTRAIN_NAME_MAX)
             return dl_fail(ctx, "dl_load: '%s': the name '%s' is longer than DLTRAIN_NAME_MAX allows", path, e[i].name);
     }
     for (size_t i = 0; i < n; i++) {
-        const dl__param *p = e[i].kind ? dl__find(ctx, e[i].name) : NULL;
+        bool value = dl__is_value(&e[i]);
+        const dl__param *p = value ? dl__find(ctx, e[i].name) : NULL;
         dl_real *to = p ? (p->buffer ? ctx->buffers : ctx->values) + p->offset : NULL;
-        if (!p && e[i].kind) { /* waits for its first use */
+        if (!p && value) { /* waits for its first use */
             dl__pending *q = (dl__pending *)dl__alloc(ctx, sizeof *q, 4 + DLTRAIN_MAX_DIMS);
             if (!q || !(q->name = dl__copy_text(ctx, e[i].name)) ||
                 !(to = (dl_real *)dl__alloc(ctx, e[i].numel * sizeof *to, 0)))
@@ -10244,35 +10403,43 @@ static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl
     return true;
 }
 
-DL_API bool dl_load(dl_context *ctx, const char *path)
+/* What is wrong with the open file, or NULL: then `io` has its entries, which are the caller's to release. */
+static const char *dl__read_entries(dl__io *io)
 {
     uint8_t word[8];
-    if (!ctx || ctx->failed) return false;
-    FILE *f = dl__open(ctx, "load", path, "rb");
-    if (!f) return false;
-    uint64_t size = dl__file_size(f), length = fread(word, 1, 8, f) == 8 ? dl__get_little(word, 8) : UINT64_MAX;
     dl__json j;
-    char *text = NULL;
-    dl__entry *entry = NULL;
-    size_t count = 0, most = 0;
     memset(&j, 0, sizeof j);
+    io->entry = NULL;
+    io->entries = io->next = 0;
+    uint64_t size = dl__file_size(io->file), length = fread(word, 1, 8, io->file) == 8 ? dl__get_little(word, 8) : UINT64_MAX;
     if (size == UINT64_MAX || size < 8 || length > 100000000 || length > size - 8)
-        j.wrong = "it is too short for a safetensors file, or not one";
-    else {
-        most = (size_t)length / 48 + 1; /* the shortest tensor has 49 characters */
-        entry = (dl__entry *)dl__alloc(
-            ctx, most * sizeof *entry + (size_t)length + 1, 0); /* one piece: a fixed block takes it back */
-        text = entry ? (char *)(entry + most) : NULL;
-        if (text && fread(text, 1, (size_t)length, f) != length) j.wrong = "it could not be read";
-        if (text && !j.wrong && strlen(text) != length) j.wrong = "its header contains a zero byte";
-        j.at = text;
-        if (text && !j.wrong && dl__json_header(&j, entry, most, &count))
-            j.wrong = dl__entries_wrong(entry, count, size - 8 - length);
-    }
-    bool ok = j.wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, j.wrong)
-                      : !ctx->failed && dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__load_values(ctx, path, f, entry, count);
-    fclose(f);
-    dl__release(ctx, entry);
+        return "it is too short for a safetensors file, or not one";
+    size_t most = (size_t)length / 48 + 1; /* the shortest tensor has 49 characters */
+    io->entry = (dl__entry *)dl__alloc(
+        io->ctx, most * sizeof *io->entry + (size_t)length + 1, 0); /* one piece: a fixed block takes it back */
+    if (!io->entry) return "there is no memory for its header";
+    char *text = (char *)(io->entry + most);
+    if (fread(text, 1, (size_t)length, io->file) != length) return "it could not be read";
+    if (strlen(text) != length) return "its header contains a zero byte";
+    j.at = text;
+    io->data = 8 + length;
+    if (!dl__json_header(&j, io->entry, most, &io->entries)) return j.wrong;
+    return dl__entries_wrong(io->entry, io->entries, size - io->data);
+}
+
+DL_API bool dl_load(dl_context *ctx, const char *path)
+{
+    dl__io io;
+    if (!ctx || ctx->failed) return false;
+    memset(&io, 0, sizeof io);
+    io.ctx = ctx;
+    io.file = dl__open(ctx, "load", path, "rb");
+    if (!io.file) return false;
+    const char *wrong = dl__read_entries(&io);
+    bool ok = wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, wrong)
+                    : dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__load_values(ctx, path, io.file, io.entry, io.entries);
+    fclose(io.file);
+    dl__release(ctx, io.entry);
     return ok;
 }
 
@@ -10294,6 +10461,28 @@ DL_API dl_history *dl_history_create(dl_context *ctx)
     return h;
 }
 
+/* Series i, at most one more than there are, with room for n points. NULL after an error. */
+static dl__series *dl__history_room(dl_history *h, int i, size_t n)
+{
+    if (i == h->capacity) {
+        int capacity = i ? 2 * i : 4;
+        dl__series *p = (dl__series *)dl__grow(
+            h->ctx, h->series, (size_t)i * sizeof *p, (size_t)capacity * sizeof *p, (size_t)capacity * 3);
+        if (!p) return NULL;
+        h->series = p;
+        h->capacity = capacity;
+    }
+    dl__series *s = &h->series[i];
+    if (n > s->capacity) {
+        size_t capacity = DL__MAX(n, 2 * s->capacity);
+        double *p = (double *)dl__grow(h->ctx, s->xy, 2 * s->n * sizeof *p, 2 * capacity * sizeof *p, 0);
+        if (!p) return NULL;
+        s->xy = p;
+        s->capacity = capacity;
+    }
+    return s;
+}
+
 DL_API bool dl_history_add(dl_history *h, const char *name, double x, double y)
 {
     int i = 0;
@@ -10303,22 +10492,9 @@ DL_API bool dl_history_add(dl_history *h, const char *name, double x, double y)
         return dl_fail(
             h->ctx, "dl_history_add: the name '%s' has more than %zu characters", name, sizeof h->series->name - 1);
     while (i < h->n && strcmp(h->series[i].name, name)) i++;
-    if (i == h->capacity) {
-        int capacity = i ? 2 * i : 4;
-        dl__series *p = (dl__series *)dl__grow(h->ctx, h->series, (size_t)h->n * sizeof *p, (size_t)capacity * sizeof *p, 0);
-        if (!p) return false;
-        h->series = p;
-        h->capacity = capacity;
-    }
-    dl__series *s = &h->series[i];
+    dl__series *s = dl__history_room(h, i, i < h->n ? h->series[i].n + 1 : 32);
+    if (!s) return false;
     if (i == h->n) memcpy(s->name, name, strlen(name) + 1), h->n++;
-    if (s->n == s->capacity) {
-        size_t capacity = s->n ? 2 * s->n : 32;
-        double *p = (double *)dl__grow(h->ctx, s->xy, 2 * s->n * sizeof *p, 2 * capacity * sizeof *p, 0);
-        if (!p) return false;
-        s->xy = p;
-        s->capacity = capacity;
-    }
     s->xy[2 * s->n] = x;
     s->xy[2 * s->n++ + 1] = y;
     return true;
@@ -10340,7 +10516,7 @@ DL_API bool dl_history_csv(const dl_history *h, const char *path)
             }
             fprintf(f, "\",%.9g,%.9g\n", h->series[i].xy[2 * k], h->series[i].xy[2 * k + 1]);
         }
-    return dl__commit(h->ctx, "history_csv", f, !ferror(f), temporary, path);
+    return dl__commit(h->ctx, "history_csv", f, !ferror(f), temporary, path, 1);
 }
 
 static void dl__xml(FILE *f, const char *s)
@@ -10424,7 +10600,501 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
         fprintf(f, "\"/>\n");
     }
     fprintf(f, "</svg>\n");
-    return dl__commit(h->ctx, "history_svg", f, !ferror(f), temporary, path);
+    return dl__commit(h->ctx, "history_svg", f, !ferror(f), temporary, path, 1);
+}
+
+/* ==== >>snapshots ====
+   All that a run needs to go on as if it had never stopped.
+   may use: optimizers, data, files */
+
+/* The file's tables of whole numbers, bit patterns of doubles among them. */
+enum {
+    DL__RUN_VERSION, DL__RUN_SEED, DL__RUN_STEP, DL__RUN_SEALED, DL__RUN_PARAMS, DL__RUN_OPTIMIZERS, DL__RUN_ACCUMULATORS,
+    DL__RUN_LOADERS, DL__RUN_NUMBERS, DL__RUN_HISTORY, DL__RUN_SERIES, DL__RUN_FIELDS
+};
+enum { DL__OPT_SETTINGS, DL__OPT_STEPS, DL__OPT_START, DL__OPT_SCHEDULED, DL__OPT_LR, DL__OPT_STATE, DL__OPT_FIELDS };
+enum { DL__ACC_DONE, DL__ACC_COUNT, DL__ACC_FIELDS };
+enum { DL__LOAD_EPOCH, DL__LOAD_BEGUN, DL__LOAD_AT, DL__LOAD_BATCH, DL__LOAD_SAMPLES, DL__LOAD_ORDER, DL__LOAD_FIELDS };
+enum { DL__ROW_INIT, DL__ROW_VALUE, DL__ROW_FLAGS, DL__ROW_FIELDS };
+enum { DL__ROW_BUFFER = 1, DL__ROW_FROZEN = 2, DL__ROW_GRAD = 4 };
+enum { DL__SNAPSHOT_VERSION = 1, DL__SNAPSHOT_EACH = 4 };
+
+typedef struct dl__snapshot {
+    const dl_snapshot_desc *d;
+    int64_t run[DL__RUN_FIELDS], optimizer[DL__SNAPSHOT_EACH][DL__OPT_FIELDS], accumulator[DL__SNAPSHOT_EACH][DL__ACC_FIELDS],
+        loader[DL__SNAPSHOT_EACH][DL__LOAD_FIELDS];
+    int32_t *row; /* DL__ROW_FIELDS of each parameter */
+} dl__snapshot;
+
+static int64_t dl__double_bits(double v)
+{
+    int64_t u;
+    memcpy(&u, &v, sizeof u);
+    return u;
+}
+
+static double dl__double_from(int64_t u)
+{
+    double v;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
+/* How the program made its optimizer, but for the learning rate. */
+static uint64_t dl__settings(const dl_optimizer *o)
+{
+    const dl_real number[7] = { o->momentum, o->dampening, o->weight_decay, o->beta1, o->beta2, o->eps, o->alpha };
+    uint64_t h = dl__mix_text(dl__mix(0, (uint64_t)o->rule << 2 | (uint64_t)o->nesterov << 1 | o->centered), o->select);
+    for (int i = 0; i < 7; i++) h = dl__mix(h, (uint64_t)dl__double_bits((double)number[i]));
+    for (int i = 0; i < o->groups; i++) {
+        const dl_group_desc *d = &o->group[i].desc;
+        h = dl__mix(dl__mix_text(h, o->group[i].pattern), (uint64_t)dl__double_bits((double)d->lr_scale));
+        h = dl__mix(h, (uint64_t)dl__double_bits((double)d->weight_decay));
+        h = dl__mix(h, (uint64_t)d->no_weight_decay << 1 | d->set_weight_decay);
+    }
+    return h;
+}
+
+/* The samples of a batch of all ranks together. */
+static int64_t dl__batch_of_all(const dl_loader *l) { return (int64_t)(l->desc.batch * (size_t)l->desc.world); }
+
+/* ---- from the program to the tables ---- */
+static void dl__pack(dl_context *ctx, dl__snapshot *s)
+{
+    const dl_snapshot_desc *d = s->d;
+    s->run[DL__RUN_VERSION] = DL__SNAPSHOT_VERSION;
+    s->run[DL__RUN_SEED] = (int64_t)ctx->config.seed;
+    s->run[DL__RUN_STEP] = (int64_t)(ctx->random_step + ctx->ended); /* of the step to come */
+    s->run[DL__RUN_SEALED] = ctx->sealed;
+    s->run[DL__RUN_PARAMS] = ctx->params;
+    s->run[DL__RUN_NUMBERS] = (int64_t)d->numbers;
+    s->run[DL__RUN_HISTORY] = d->history != NULL;
+    s->run[DL__RUN_SERIES] = d->history ? d->history->n : 0;
+    for (int i = 0; i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        int32_t *row = s->row + i * DL__ROW_FIELDS;
+        uint32_t u = dl__bits(p->value);
+        row[DL__ROW_INIT] = (int32_t)p->init;
+        memcpy(&row[DL__ROW_VALUE], &u, 4);
+        row[DL__ROW_FLAGS] = (p->buffer ? DL__ROW_BUFFER : 0) | (p->frozen ? DL__ROW_FROZEN : 0) |
+            (dl__grad_of(ctx, p) ? DL__ROW_GRAD : 0);
+    }
+    for (int i = 0; i < DL__SNAPSHOT_EACH && d->optimizer[i]; i++) {
+        const dl_optimizer *o = d->optimizer[i];
+        int64_t *t = s->optimizer[s->run[DL__RUN_OPTIMIZERS]++];
+        t[DL__OPT_SETTINGS] = (int64_t)dl__settings(o);
+        t[DL__OPT_STEPS] = o->steps;
+        t[DL__OPT_START] = o->schedule_start;
+        t[DL__OPT_SCHEDULED] = o->scheduled;
+        t[DL__OPT_LR] = dl__double_bits(o->lr);
+        t[DL__OPT_STATE] = o->age != NULL;
+    }
+    for (int i = 0; i < DL__SNAPSHOT_EACH && d->accumulator[i]; i++) {
+        int64_t *t = s->accumulator[s->run[DL__RUN_ACCUMULATORS]++];
+        t[DL__ACC_DONE] = d->accumulator[i]->done;
+        t[DL__ACC_COUNT] = dl__double_bits(d->accumulator[i]->count);
+    }
+    for (int i = 0; i < DL__SNAPSHOT_EACH && d->loader[i]; i++) {
+        const dl_loader *l = d->loader[i];
+        int64_t *t = s->loader[s->run[DL__RUN_LOADERS]++];
+        t[DL__LOAD_EPOCH] = (int64_t)l->epoch;
+        t[DL__LOAD_BEGUN] = l->begun;
+        t[DL__LOAD_BATCH] = dl__batch_of_all(l);
+        t[DL__LOAD_AT] = (int64_t)((l->at + l->desc.batch - 1) / l->desc.batch); /* batches */
+        t[DL__LOAD_SAMPLES] = (int64_t)l->data->desc.count;
+        t[DL__LOAD_ORDER] = (int64_t)l->desc.shuffle << 4 | (int64_t)l->desc.torch_order << 3 | (int64_t)l->desc.drop_last << 2 |
+            (int64_t)l->desc.split;
+    }
+}
+
+/* ---- the pieces of the file, in order ---- */
+static bool dl__table(dl__io *io, const char *what, int i, int64_t *t, int n)
+{
+    char group[32];
+    dl_shape shape = DL_SHAPE(n);
+    snprintf(group, sizeof group, i < 0 ? "%s" : "%s.%d", what, i);
+    return dl__piece(io, group, "run", 'l', &shape, t);
+}
+
+/* After the first table, which says how many there are. */
+static void dl__visit_tables(dl__io *io, dl__snapshot *s)
+{
+    dl_shape rows = DL_SHAPE((dl_index)s->run[DL__RUN_PARAMS], DL__ROW_FIELDS);
+    dl__piece(io, "dltrain", "parameters", 'i', &rows, s->row);
+    for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) dl__table(io, "optimizer", i, s->optimizer[i], DL__OPT_FIELDS);
+    for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) dl__table(io, "accumulator", i, s->accumulator[i], DL__ACC_FIELDS);
+    for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) dl__table(io, "loader", i, s->loader[i], DL__LOAD_FIELDS);
+}
+
+static void dl__visit_optimizer(dl__io *io, dl_optimizer *o, int index)
+{
+    static const char *const adam[2] = { "exp_avg", "exp_avg_sq" };
+    dl_context *ctx = io->ctx;
+    dl_shape each = DL_SHAPE(ctx->params);
+    char group[64];
+    snprintf(group, sizeof group, "optimizer.%d", index);
+    dl__piece(io, group, "age", 'i', &each, o->age);
+    if (o->power1) {
+        dl__piece(io, group, "beta1_power", 'd', &each, o->power1);
+        dl__piece(io, group, "beta2_power", 'd', &each, o->power2);
+    }
+    for (int k = 0; k < dl__states(o); k++) {
+        const char *name = o->power1           ? adam[k]
+            : o->rule == DL__RMSPROP && k == 0 ? "square_avg"
+            : k == 2 || o->momentum == 0       ? "grad_avg"
+                                               : "momentum_buffer";
+        snprintf(group, sizeof group, "optimizer.%d|%s", index, name);
+        for (int i = 0; i < ctx->params; i++) {
+            const dl__param *p = &ctx->param[i];
+            if (!p->buffer) dl__piece(io, group, p->name, DL__REAL_KIND, &p->shape, o->state[k] + p->offset);
+        }
+    }
+}
+
+static void dl__visit_history(dl__io *io, dl_history *h, int series)
+{
+    bool reading = io->phase >= DL__CHECK;
+    for (int i = 0; i < series; i++) {
+        char group[32];
+        size_t n = reading ? 0 : h->series[i].n;
+        if (reading && io->next + 1 < io->entries && io->entry[io->next + 1].shape.ndim == 2)
+            n = (size_t)io->entry[io->next + 1].shape.dim[0];
+        dl__series *s = reading ? dl__history_room(h, i, n) : &h->series[i];
+        io->ok = io->ok && s;
+        if (!io->ok) return;
+        if (io->phase == DL__READ) h->n = i + 1, s->n = n;
+        dl_shape name = DL_SHAPE((dl_index)sizeof s->name), points = DL_SHAPE((dl_index)n, 2);
+        snprintf(group, sizeof group, "history.%d", i);
+        dl__piece(io, group, "name", 'c', &name, s->name);
+        dl__piece(io, group, "points", 'd', &points, s->xy);
+        s->name[sizeof s->name - 1] = 0;
+    }
+}
+
+static void dl__visit_values(dl__io *io, const dl__snapshot *s)
+{
+    dl_context *ctx = io->ctx;
+    dl__visit_matching(io, "*");
+    for (int i = 0; i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        if (s->row[i * DL__ROW_FIELDS + DL__ROW_FLAGS] & DL__ROW_GRAD)
+            dl__piece(io, "gradient", p->name, DL__REAL_KIND, &p->shape, ctx->grads + p->offset);
+    }
+    for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++)
+        if (s->optimizer[i][DL__OPT_STATE]) dl__visit_optimizer(io, s->d->optimizer[i], i);
+    if (s->d->history) dl__visit_history(io, s->d->history, (int)s->run[DL__RUN_SERIES]);
+    dl_shape numbers = DL_SHAPE((dl_index)s->d->numbers);
+    if (s->d->numbers) dl__piece(io, "dltrain", "numbers", 'd', &numbers, s->d->number);
+}
+
+/* All of it, and last the hash of all before: a damaged file is known by it. */
+static void dl__visit_snapshot(dl__io *io, const void *user)
+{
+    dl__snapshot *s = (dl__snapshot *)(uintptr_t)user; /* not written to, as nothing is read */
+    dl__table(io, "dltrain", -1, s->run, DL__RUN_FIELDS);
+    dl__visit_tables(io, s);
+    dl__visit_values(io, s);
+    int64_t hash = (int64_t)io->hash;
+    dl_shape one = DL_SHAPE(1);
+    dl__piece(io, "dltrain", "check", 'l', &one, &hash);
+}
+
+/* ---- saving ---- */
+static bool dl__snapshot_desc_ok(dl_context *ctx, const char *who, const dl_snapshot_desc *d)
+{
+    bool stranger = false;
+    if (!d) return dl_fail(ctx, "dl_%s: the description of the run is NULL", who);
+    if (d->keep < 0 || d->keep > 1000) return dl_fail(ctx, "dl_%s: keep %d; 1 to 1000, 0: 1", who, d->keep);
+    if (d->numbers && !d->number) return dl_fail(ctx, "dl_%s: number is NULL", who);
+    for (int i = 0; i < DL__SNAPSHOT_EACH; i++)
+        stranger = stranger || (d->optimizer[i] && d->optimizer[i]->ctx != ctx) ||
+            (d->accumulator[i] && d->accumulator[i]->o->ctx != ctx) || (d->loader[i] && d->loader[i]->ctx != ctx);
+    return (!stranger && (!d->history || d->history->ctx == ctx)) || dl_fail(ctx, "dl_%s: something is of another context", who);
+}
+
+DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapshot_desc *run)
+{
+    char temporary[1024];
+    dl__snapshot s;
+    dl__io io;
+    if (!ctx || ctx->failed || !dl__snapshot_desc_ok(ctx, "snapshot_save", run)) return false;
+    if (ctx->nodes && !ctx->ended)
+        return dl_fail(ctx, "dl_snapshot_save: a step is open; call it after dl_step, dl_accumulate or dl_end");
+    if (!dl__lay_out(ctx)) return false;
+    memset(&s, 0, sizeof s);
+    memset(&io, 0, sizeof io);
+    s.d = run;
+    s.row = (int32_t *)dl__alloc(ctx, (size_t)ctx->params * DL__ROW_FIELDS * sizeof *s.row, 0);
+    if (!s.row) return false;
+    dl__pack(ctx, &s);
+    io.ctx = ctx;
+    io.file = dl__open_temporary(ctx, "snapshot_save", path, temporary, sizeof temporary);
+    bool ok = io.file && dl__write_pieces(&io, "\"format\":\"pt\",\"dltrain\":\"snapshot\"", dl__visit_snapshot, &s);
+    ok = io.file && dl__commit(ctx, "snapshot_save", io.file, ok, temporary, path, run->keep);
+    dl__release(ctx, s.row);
+    return ok;
+}
+
+/* ---- loading ---- */
+/* What is wrong with the open file, or NULL. */
+static const char *dl__snapshot_wrong(dl__io *io)
+{
+    uint8_t buffer[4096];
+    uint64_t hash = dl__hash_text("");
+    const char *wrong = dl__read_entries(io);
+    if (wrong) return wrong;
+    const dl__entry *last = io->entries ? &io->entry[io->entries - 1] : NULL;
+    if (!last || strcmp(io->entry[0].name, "dltrain|run") || strcmp(last->name, "dltrain|check") || last->end - last->begin != 8)
+        return "it is no snapshot";
+    if (fseek(io->file, 8, SEEK_SET)) return "it could not be read";
+    for (uint64_t left = io->data - 8 + last->begin, n; left; left -= n) {
+        n = DL__MIN(left, (uint64_t)sizeof buffer);
+        if (fread(buffer, 1, (size_t)n, io->file) != n) return "it could not be read";
+        hash = dl__hash_bytes(hash, buffer, (size_t)n);
+    }
+    if (fread(buffer, 1, 8, io->file) != 8 || dl__get_little(buffer, 8) != hash) return "it is damaged: its check sum differs";
+    return NULL;
+}
+
+/* Opens the newest that is whole; the reasons against newer ones go to the log. */
+static bool dl__snapshot_open(dl__io *io, const char *path, char *name, size_t size, int keep)
+{
+    const char *wrong = NULL;
+    char first[DLTRAIN_ERROR_MAX];
+    if (!path) return dl_fail(io->ctx, "dl_snapshot_load: the path is NULL");
+    for (int i = 0; i < DL__MAX(keep, 1) && !io->ctx->failed; i++) {
+        io->path = dl__version(name, size, path, i);
+        io->file = fopen(io->path, "rb");
+        if (!io->file) continue;
+        const char *why = dl__snapshot_wrong(io);
+        if (!why) return true;
+        fclose(io->file);
+        io->file = NULL;
+        dl__release(io->ctx, io->entry);
+        io->entry = NULL;
+        dl__say(io->ctx, "dl_snapshot_load: '%s': %s", io->path, why);
+        if (!wrong) wrong = why, snprintf(first, sizeof first, "%s", io->path);
+    }
+    return wrong ? dl_fail(io->ctx, "dl_snapshot_load: '%s': %s", first, wrong)
+                 : dl_fail(io->ctx, "dl_snapshot_load: cannot open '%s' for reading", path);
+}
+
+static bool dl__same_count(dl__io *io, const char *what, int64_t theirs, int64_t ours)
+{
+    return theirs == ours ||
+        dl_fail(io->ctx, "dl_snapshot_load: '%s' has %td %s, the program %td", io->path, (ptrdiff_t)theirs, what, (ptrdiff_t)ours);
+}
+
+static bool dl__tables_wrong(dl__io *io)
+{
+    return dl_fail(io->ctx, "dl_snapshot_load: '%s': its tables do not fit its tensors", io->path);
+}
+
+static bool dl__is_count(int64_t v) { return v >= 0 && v <= (int64_t)1 << 53; }
+
+/* Does the first table suit the program? */
+static bool dl__check_run(dl__io *io, const dl__snapshot *s)
+{
+    const int64_t *t = s->run;
+    const dl_snapshot_desc *d = s->d;
+    int64_t optimizers = 0, accumulators = 0, loaders = 0;
+    for (int i = 0; i < DL__SNAPSHOT_EACH && d->optimizer[i]; i++) optimizers++;
+    for (int i = 0; i < DL__SNAPSHOT_EACH && d->accumulator[i]; i++) accumulators++;
+    for (int i = 0; i < DL__SNAPSHOT_EACH && d->loader[i]; i++) loaders++;
+    if (t[DL__RUN_VERSION] != DL__SNAPSHOT_VERSION)
+        return dl_fail(io->ctx, "dl_snapshot_load: '%s' is of version %td; this dltrain reads %d", io->path,
+            (ptrdiff_t)t[DL__RUN_VERSION], (int)DL__SNAPSHOT_VERSION);
+    if (t[DL__RUN_SEED] != (int64_t)io->ctx->config.seed)
+        return dl_fail(io->ctx, "dl_snapshot_load: '%s' is a run of seed %zu, this context has seed %zu", io->path,
+            (size_t)t[DL__RUN_SEED], (size_t)io->ctx->config.seed);
+    if (t[DL__RUN_PARAMS] < 0 || (uint64_t)t[DL__RUN_PARAMS] > io->entries || t[DL__RUN_SERIES] < 0 ||
+        (uint64_t)t[DL__RUN_SERIES] > io->entries)
+        return dl__tables_wrong(io);
+    return dl__same_count(io, "optimizers", t[DL__RUN_OPTIMIZERS], optimizers) &&
+        dl__same_count(io, "accumulators", t[DL__RUN_ACCUMULATORS], accumulators) &&
+        dl__same_count(io, "loaders", t[DL__RUN_LOADERS], loaders) &&
+        dl__same_count(io, "numbers of the program", t[DL__RUN_NUMBERS], (int64_t)d->numbers) &&
+        dl__same_count(io, "histories", t[DL__RUN_HISTORY], d->history != NULL);
+}
+
+/* Do the other tables? */
+static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
+{
+    for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) {
+        const int64_t *t = s->optimizer[i];
+        const dl_optimizer *o = s->d->optimizer[i];
+        if (t[DL__OPT_SETTINGS] != (int64_t)dl__settings(o))
+            return dl_fail(io->ctx,
+                "dl_snapshot_load: '%s': optimizer %d is of another kind, or has other settings, groups or parameters than in the "
+                "file; dl_load takes the parameters alone",
+                io->path, i);
+        double lr = dl__double_from(t[DL__OPT_LR]);
+        if (!dl__is_count(t[DL__OPT_STEPS]) || !dl__is_count(t[DL__OPT_START]) || !(lr >= 0 && lr < HUGE_VAL))
+            return dl__tables_wrong(io);
+        if (t[DL__OPT_SCHEDULED] && !o->scheduled)
+            return dl_fail(io->ctx,
+                "dl_snapshot_load: '%s': optimizer %d follows a schedule: call dl_set_schedule before dl_snapshot_load", io->path, i);
+    }
+    for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) {
+        const int64_t *t = s->accumulator[i];
+        double count = dl__double_from(t[DL__ACC_COUNT]);
+        if (t[DL__ACC_DONE] < 0 || !(count >= 0 && count < HUGE_VAL)) return dl__tables_wrong(io);
+        if (t[DL__ACC_DONE] >= s->d->accumulator[i]->steps)
+            return dl_fail(io->ctx, "dl_snapshot_load: '%s': %td micro-batches of a window are done; accumulator %d makes windows of %d",
+                io->path, (ptrdiff_t)t[DL__ACC_DONE], i, s->d->accumulator[i]->steps);
+    }
+    for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) {
+        const int64_t *t = s->loader[i];
+        const dl_loader *l = s->d->loader[i];
+        if (!dl__same_count(io, "samples", t[DL__LOAD_SAMPLES], (int64_t)l->data->desc.count)) return false;
+        if (t[DL__LOAD_BEGUN] && t[DL__LOAD_BATCH] != dl__batch_of_all(l))
+            return dl_fail(io->ctx, "dl_snapshot_load: '%s' is in the middle of an epoch in batches of %td, loader %d makes batches of %td",
+                io->path, (ptrdiff_t)t[DL__LOAD_BATCH], i, (ptrdiff_t)dl__batch_of_all(l));
+        if (!dl__is_count(t[DL__LOAD_AT])) return dl__tables_wrong(io);
+    }
+    return true;
+}
+
+/* The file's parameters: those that the program has are the same; the others are created. */
+static bool dl__create_params(dl__io *io, const dl__snapshot *s)
+{
+    dl_context *ctx = io->ctx;
+    int n = (int)s->run[DL__RUN_PARAMS];
+    if (ctx->params > n)
+        return dl_fail(ctx, "dl_snapshot_load: '%s' has no '%s', which the program has", io->path, ctx->param[n].name);
+    for (int i = 0; i < n; i++) {
+        const int32_t *row = s->row + i * DL__ROW_FIELDS;
+        const dl__entry *e = &io->entry[io->next + (size_t)i];
+        dl_param_desc d;
+        uint32_t u;
+        if (io->next + (size_t)i >= io->entries || !dl__is_value(e) || strlen(e->name) >= DLTRAIN_NAME_MAX ||
+            row[DL__ROW_INIT] < 0 || row[DL__ROW_INIT] > DL_INIT_CONSTANT)
+            return dl__tables_wrong(io);
+        memset(&d, 0, sizeof d);
+        memcpy(&u, &row[DL__ROW_VALUE], 4);
+        d.shape = e->shape;
+        d.init = (dl_init)row[DL__ROW_INIT];
+        d.value = dl__from_bits(u);
+        d.buffer = row[DL__ROW_FLAGS] & DL__ROW_BUFFER;
+        if (i >= ctx->params && ctx->sealed)
+            return dl_fail(ctx, "dl_snapshot_load: '%s' has '%s', which the program has not", io->path, e->name);
+        if (i >= ctx->params && !dl__new_param(ctx, e->name, &d, e->numel)) return false;
+        if (ctx->param[i].buffer != d.buffer)
+            return dl_fail(ctx, "dl_snapshot_load: '%s': '%s' is a buffer in one and a parameter in the other", io->path, e->name);
+    }
+    return true;
+}
+
+/* Memory for what the file has. */
+static bool dl__make_room(dl__io *io, const dl__snapshot *s)
+{
+    dl_context *ctx = io->ctx;
+    bool any = false;
+    for (int i = 0; i < ctx->params; i++) {
+        int32_t flags = s->row[i * DL__ROW_FIELDS + DL__ROW_FLAGS];
+        any = any || flags & DL__ROW_GRAD;
+        if (flags & DL__ROW_GRAD && flags & DL__ROW_BUFFER)
+            return dl__tables_wrong(io);
+    }
+    if (!dl__lay_out(ctx) || (any && !dl__lay_out_grads(ctx)) || (s->run[DL__RUN_SEALED] && !dl_seal(ctx))) return false;
+    for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) {
+        dl_optimizer *o = s->d->optimizer[i];
+        bool state = s->optimizer[i][DL__OPT_STATE];
+        if (state && !dl__make_state(o)) return false;
+        if (state && !o->age) return dl__tables_wrong(io);
+        if (!state && o->age) memset(o->age, 0, (size_t)ctx->params * sizeof *o->age);
+    }
+    return true;
+}
+
+/* From the tables to the program. */
+static void dl__unpack(dl_context *ctx, const dl__snapshot *s)
+{
+    dl_end(ctx);
+    ctx->random_step = (uint64_t)s->run[DL__RUN_STEP] - 1;
+    for (int i = 0; i < ctx->params; i++) {
+        int32_t flags = s->row[i * DL__ROW_FIELDS + DL__ROW_FLAGS];
+        ctx->param[i].frozen = flags & DL__ROW_FROZEN;
+        ctx->param[i].fresh = !(flags & DL__ROW_GRAD);
+    }
+    for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) {
+        const int64_t *t = s->optimizer[i];
+        dl_optimizer *o = s->d->optimizer[i];
+        o->steps = t[DL__OPT_STEPS];
+        o->schedule_start = t[DL__OPT_START];
+        o->scheduled = t[DL__OPT_SCHEDULED];
+        o->lr = dl__double_from(t[DL__OPT_LR]);
+    }
+    for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) {
+        s->d->accumulator[i]->done = (int)s->accumulator[i][DL__ACC_DONE];
+        s->d->accumulator[i]->count = dl__double_from(s->accumulator[i][DL__ACC_COUNT]);
+    }
+    for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) {
+        const int64_t *t = s->loader[i];
+        dl_loader *l = s->d->loader[i];
+        dl_loader_rewind(l, (uint64_t)t[DL__LOAD_EPOCH]);
+        if (!t[DL__LOAD_BEGUN]) continue;
+        dl__begin_epoch(l);
+        l->at = DL__MIN((size_t)t[DL__LOAD_AT], l->count / l->desc.batch + 1) * l->desc.batch;
+        l->at = DL__MIN(l->at, l->count);
+    }
+}
+
+static bool dl__snapshot_read(dl__io *io, dl__snapshot *s)
+{
+    io->ok = true;
+    io->phase = DL__READ;
+    if (!dl__table(io, "dltrain", -1, s->run, DL__RUN_FIELDS) || !dl__check_run(io, s)) return false;
+    s->row = (int32_t *)dl__alloc(io->ctx, (size_t)s->run[DL__RUN_PARAMS] * DL__ROW_FIELDS * sizeof *s->row, 0);
+    if (!s->row) return false;
+    dl__visit_tables(io, s);
+    if (!io->ok || !dl__check_tables(io, s) || !dl__create_params(io, s) || !dl__make_room(io, s)) return false;
+    size_t values = io->next;
+    for (int phase = DL__CHECK; phase <= DL__READ; phase++) {
+        io->phase = (dl__phase)phase;
+        io->next = values;
+        dl__visit_values(io, s);
+        if (io->ok && io->next + 1 != io->entries)
+            io->ok = dl_fail(io->ctx, "dl_snapshot_load: '%s' has '%s', which the program has not", io->path, io->entry[io->next].name);
+        if (!io->ok) return false;
+    }
+    for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++)
+        for (int k = 0; s->optimizer[i][DL__OPT_STATE] && k < io->ctx->params; k++)
+            if (s->d->optimizer[i]->age[k] < 0 || s->d->optimizer[i]->age[k] == INT32_MAX) return dl__tables_wrong(io);
+    dl__unpack(io->ctx, s);
+    return true;
+}
+
+DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapshot_desc *run)
+{
+    char name[1040];
+    dl__snapshot s;
+    dl__io io;
+    if (!ctx || ctx->failed || !dl__snapshot_desc_ok(ctx, "snapshot_load", run)) return false;
+    dl_end(ctx);
+    memset(&s, 0, sizeof s);
+    memset(&io, 0, sizeof io);
+    s.d = run;
+    io.ctx = ctx;
+    io.who = "snapshot_load";
+    if (!dl__snapshot_open(&io, path, name, sizeof name, run->keep)) return false;
+    bool ok = dl__snapshot_read(&io, &s);
+    fclose(io.file);
+    dl__release(ctx, s.row);
+    dl__release(ctx, io.entry);
+    return ok;
+}
+
+DL_API bool dl_snapshot_exists(const char *path, const dl_snapshot_desc *run)
+{
+    char name[1040];
+    for (int i = 0; path && i < DL__MAX(run ? run->keep : 1, 1); i++) {
+        FILE *f = fopen(dl__version(name, sizeof name, path, i), "rb");
+        if (!f) continue;
+        fclose(f);
+        return true;
+    }
+    return false;
 }
 #endif /* DLTRAIN_NO_FILES */
 
