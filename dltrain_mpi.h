@@ -1,0 +1,403 @@
+/* dltrain_mpi.h: replicas in several processes and on several machines, over MPI. Include it after dltrain.h; build with mpicc:
+
+       #define DLTRAIN_IMPLEMENTATION
+       #include "dltrain.h"
+       #include "dltrain_mpi.h"
+
+       int main(void)
+       {
+           char error[512] = "";
+           dl_launch_desc desc = { .error = error, .error_size = sizeof error };
+           if (!dl_mpi_launch(&desc, train, NULL)) return fprintf(stderr, "%s\n", error), 1;
+       }
+
+       mpicc -O2 program.c -o program -lm -pthread && mpirun -np 4 ./program
+
+   Replicas of one process and processes compose: mpirun -np 2 of a program with dl_launch_desc.replicas = 2 is a world of four.
+
+   Who waits polls MPI and sleeps in between, so that there are deadlines, and so that processes may outnumber the CPUs. Sums are made in
+   the order of the processes: two runs give the same bits. MIT licence, as dltrain.h. */
+#ifndef DLTRAIN_MPI_H
+#define DLTRAIN_MPI_H
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* dl_launch with the replicas of all processes that mpirun or srun started as one world; desc->transport is filled in here. Starts MPI
+   and ends it, unless the program has done so. After an error MPI is left as it is: return from main with another status than 0, which
+   makes the launcher end the other processes. */
+DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* DLTRAIN_MPI_H */
+
+#if defined(DLTRAIN_IMPLEMENTATION) && !defined(DLTRAIN_MPI_IMPLEMENTED)
+#define DLTRAIN_MPI_IMPLEMENTED
+#include <mpi.h>
+#include <signal.h>
+#include <stdio.h>
+
+/* ---- state ---- */
+enum { DL__MPI_SENTENCE = 512, DL__MPI_PART = 1 << 30 }; /* bytes of one message: MPI counts in int */
+
+typedef struct dl__mpi_channel {
+    MPI_Comm comm;
+    MPI_Request *request;    /* two a process, and room for what comes */
+    char *room;
+    size_t room_size;
+    char sentence[DL__MPI_SENTENCE];
+} dl__mpi_channel;
+
+typedef struct dl__mpi {
+    int rank, size;
+    dl__mpi_channel channel[2];
+    MPI_Comm control;        /* the sentence of a process that fails comes here, at any time */
+    MPI_Request failing;
+    char heard[DL__MPI_SENTENCE], told[DL__MPI_SENTENCE];
+    bool over;               /* heard or told */
+    bool lent;               /* MPI is the program's */
+    pthread_mutex_t mutex;   /* one thread at a time is in MPI: MPI_THREAD_SERIALIZED is enough */
+} dl__mpi;
+
+/* The launcher ends a job whose process died with SIGTERM, and a second later with SIGKILL. In between the survivors say what they were
+   waiting for. The one variable of the process: signals know no other. */
+static volatile sig_atomic_t dl__mpi_terminated;
+static void dl__mpi_on_term(int number) { dl__mpi_terminated = number; }
+
+static const char *dl__mpi_say(dl__mpi_channel *c, const char *format, const char *text, int number)
+{
+    snprintf(c->sentence, sizeof c->sentence, format, text, number);
+    return c->sentence;
+}
+
+static const char *dl__mpi_error(dl__mpi_channel *c, int code)
+{
+    char text[MPI_MAX_ERROR_STRING + 1] = "";
+    int n = 0;
+    if (MPI_Error_string(code, text, &n)) n = 0;
+    text[n] = 0;
+    return dl__mpi_say(c, "MPI: %s (%d)", text, code);
+}
+
+static void dl__mpi_nap(int round)
+{
+    struct timespec t;
+    t.tv_sec = 0;
+    t.tv_nsec = round < 2000 ? 20000 : 500000;
+    if (round < 100) sched_yield();
+    else nanosleep(&t, NULL);
+}
+
+static double dl__mpi_now(void) { return 1e-6 * (double)dl__microseconds(); }
+
+/* Has another process failed, or is the job being ended? The mutex is held. */
+static const char *dl__mpi_ended(dl__mpi *m, dl__mpi_channel *c)
+{
+    int flag = 0;
+    if (!m->over && m->failing != MPI_REQUEST_NULL && !MPI_Test(&m->failing, &flag, MPI_STATUS_IGNORE) && flag) {
+        m->heard[sizeof m->heard - 1] = 0;
+        m->over = true;
+    }
+    if (m->over) return dl__mpi_say(c, "%s", *m->heard ? m->heard : m->told, 0);
+    if (dl__mpi_terminated) return dl__mpi_say(c, "%s by signal %d: has another process died?", "the job is being ended", dl__mpi_terminated);
+    return NULL;
+}
+
+/* Waits for all requests. NULL, or why not; "" is the deadline. Requests that are left then are left for good: MPI is not used again. */
+static const char *dl__mpi_wait(dl__mpi *m, dl__mpi_channel *c, double seconds)
+{
+    double last = dl__mpi_now(), waited = 0;
+    for (int round = 0;; round++) {
+        int flag = 0;
+        pthread_mutex_lock(&m->mutex);
+        int code = MPI_Testall(2 * m->size, c->request, &flag, MPI_STATUSES_IGNORE);
+        const char *why = code ? dl__mpi_error(c, code) : flag ? NULL : dl__mpi_ended(m, c);
+        pthread_mutex_unlock(&m->mutex);
+        if (why || flag) return why;
+        double now = dl__mpi_now();
+        waited += now - last < 0.1 ? now - last : 0.1; /* a process that was stopped itself has not waited */
+        last = now;
+        if (seconds > 0 && waited >= seconds) return "";
+        dl__mpi_nap(round);
+    }
+}
+
+/* After a deadline: which processes have not sent, or not taken, what was due. */
+static const char *dl__mpi_late(dl__mpi *m, dl__mpi_channel *c, bool *missing, double seconds)
+{
+    char list[128] = "";
+    size_t at = 0;
+    pthread_mutex_lock(&m->mutex);
+    for (int p = 0; p < m->size; p++) {
+        int received = 1, sent = 1;
+        if (c->request[p] != MPI_REQUEST_NULL) MPI_Test(&c->request[p], &received, MPI_STATUS_IGNORE);
+        if (c->request[m->size + p] != MPI_REQUEST_NULL) MPI_Test(&c->request[m->size + p], &sent, MPI_STATUS_IGNORE);
+        if (received && sent) continue;
+        if (missing) missing[p] = true;
+        if (at < sizeof list - 16) at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", at ? ", " : "", p);
+    }
+    pthread_mutex_unlock(&m->mutex);
+    snprintf(c->sentence, sizeof c->sentence, "process %s has not answered for %g s", list, seconds);
+    return c->sentence;
+}
+
+static bool dl__mpi_room(dl__mpi_channel *c, size_t bytes)
+{
+    if (bytes <= c->room_size) return true;
+    char *p = (char *)realloc(c->room, bytes);
+    if (p) c->room = p, c->room_size = bytes;
+    return p != NULL;
+}
+
+/* ---- messages. The requests of receiving come first, one a process, those of sending behind them ---- */
+static void dl__mpi_clear(dl__mpi *m, dl__mpi_channel *c)
+{
+    for (int i = 0; i < 2 * m->size; i++) c->request[i] = MPI_REQUEST_NULL;
+}
+
+static int dl__mpi_receive(dl__mpi *m, dl__mpi_channel *c, int from, void *to, size_t bytes)
+{
+    pthread_mutex_lock(&m->mutex);
+    int code = MPI_Irecv(to, (int)bytes, MPI_BYTE, from, 0, c->comm, &c->request[from]);
+    pthread_mutex_unlock(&m->mutex);
+    return code;
+}
+
+static int dl__mpi_send(dl__mpi *m, dl__mpi_channel *c, int to, const void *from, size_t bytes)
+{
+    pthread_mutex_lock(&m->mutex);
+    int code = MPI_Isend((void *)(uintptr_t)from, (int)bytes, MPI_BYTE, to, 0, c->comm, &c->request[m->size + to]);
+    pthread_mutex_unlock(&m->mutex);
+    return code;
+}
+
+static const char *dl__mpi_finish(dl__mpi *m, dl__mpi_channel *c, int code, double seconds, bool *missing)
+{
+    if (code) return dl__mpi_error(c, code);
+    const char *why = dl__mpi_wait(m, c, seconds);
+    return why && !*why ? dl__mpi_late(m, c, missing, seconds) : why;
+}
+
+/* Part i of n elements that are cut in `size` parts. */
+static size_t dl__mpi_cut(const dl__mpi *m, size_t n, int i) { return n / (size_t)m->size * (size_t)i + n % (size_t)m->size * (size_t)i / (size_t)m->size; }
+
+/* Every process sends to every other: nobody's lateness hides behind another's. */
+static const char *dl__mpi_gather_part(
+    dl__mpi *m, dl__mpi_channel *c, const char *mine, char *all, size_t stride, size_t bytes, double seconds, bool *missing)
+{
+    int code = 0;
+    dl__mpi_clear(m, c);
+    for (int p = 0; p < m->size && !code; p++)
+        if (p != m->rank) code = dl__mpi_receive(m, c, p, all + (size_t)p * stride, bytes);
+    for (int p = 0; p < m->size && !code; p++)
+        if (p != m->rank) code = dl__mpi_send(m, c, p, mine, bytes);
+    if (bytes) memcpy(all + (size_t)m->rank * stride, mine, bytes);
+    return dl__mpi_finish(m, c, code, seconds, missing);
+}
+
+static const char *dl__mpi_all_gather(void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing)
+{
+    dl__mpi *m = (dl__mpi *)user;
+    const char *why = NULL;
+    for (size_t at = 0, n; !why && (at < bytes || !at); at += n ? n : 1) {
+        n = DL__MIN(bytes - at, (size_t)DL__MPI_PART);
+        why = dl__mpi_gather_part(m, &m->channel[channel], (const char *)mine + at, (char *)all + at, bytes, n, seconds, missing);
+    }
+    return why;
+}
+
+static void dl__mpi_add(dl_real *to, const dl_real *from, size_t n, dl_comm_op op)
+{
+    if (op == DL_COMM_MAX)
+        for (size_t i = 0; i < n; i++) to[i] = from[i] > to[i] || from[i] != from[i] ? from[i] : to[i];
+    else
+        for (size_t i = 0; i < n; i++) to[i] += from[i];
+}
+
+/* Each process gets its part of everybody's numbers, sums in the order of processes, and sends the sum to all. */
+static const char *dl__mpi_reduce_part(dl__mpi *m, dl__mpi_channel *c, dl_real *data, size_t n, dl_comm_op op, double seconds)
+{
+    size_t first = dl__mpi_cut(m, n, m->rank), own = dl__mpi_cut(m, n, m->rank + 1) - first;
+    int code = 0;
+    dl_real *room;
+    if (!dl__mpi_room(c, ((size_t)m->size * own + 1) * sizeof *data)) return dl__mpi_say(c, "%s", "out of memory for a reduction", 0);
+    void *raw = c->room;
+    room = (dl_real *)raw;
+    dl__mpi_clear(m, c);
+    for (int p = 0; p < m->size && !code; p++)
+        if (p != m->rank) code = dl__mpi_receive(m, c, p, room + (size_t)p * own, own * sizeof *data);
+    for (int p = 0; p < m->size && !code; p++) {
+        size_t at = dl__mpi_cut(m, n, p);
+        if (p != m->rank) code = dl__mpi_send(m, c, p, data + at, (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
+    }
+    const char *why = dl__mpi_finish(m, c, code, seconds, NULL);
+    if (why) return why;
+    if (own) memcpy(room + (size_t)m->rank * own, data + first, own * sizeof *data);
+    for (int p = 1; p < m->size; p++) dl__mpi_add(room, room + (size_t)p * own, own, op);
+    if (own) memcpy(data + first, room, own * sizeof *data);
+    dl__mpi_clear(m, c);
+    for (int p = 0; p < m->size && !code; p++) {
+        size_t at = dl__mpi_cut(m, n, p);
+        if (p != m->rank) code = dl__mpi_receive(m, c, p, data + at, (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
+    }
+    for (int p = 0; p < m->size && !code; p++)
+        if (p != m->rank) code = dl__mpi_send(m, c, p, room, own * sizeof *data);
+    return dl__mpi_finish(m, c, code, seconds, NULL);
+}
+
+static const char *dl__mpi_all_reduce(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds)
+{
+    dl__mpi *m = (dl__mpi *)user;
+    const char *why = NULL;
+    for (size_t at = 0, part; !why && at < n; at += part) {
+        part = DL__MIN(n - at, (size_t)DL__MPI_PART / sizeof *data);
+        why = dl__mpi_reduce_part(m, &m->channel[channel], data + at, part, op, seconds);
+    }
+    return why;
+}
+
+/* Down a binomial tree: relative to the root, process r has r without its lowest bit as parent. */
+static const char *dl__mpi_broadcast_part(dl__mpi *m, dl__mpi_channel *c, char *data, size_t bytes, int root, double seconds)
+{
+    int relative = (m->rank - root + m->size) % m->size, low = 1, code = 0;
+    while (low < m->size && !(relative & low)) low <<= 1;
+    if (relative) {
+        dl__mpi_clear(m, c);
+        code = dl__mpi_receive(m, c, (relative - low + root) % m->size, data, bytes);
+        const char *why = dl__mpi_finish(m, c, code, seconds, NULL);
+        if (why) return why;
+    }
+    dl__mpi_clear(m, c);
+    for (int bit = low >> 1; bit && !code; bit >>= 1)
+        if (relative + bit < m->size) code = dl__mpi_send(m, c, (relative + bit + root) % m->size, data, bytes);
+    return dl__mpi_finish(m, c, code, seconds, NULL);
+}
+
+static const char *dl__mpi_broadcast(void *user, int channel, void *data, size_t bytes, int root, double seconds)
+{
+    dl__mpi *m = (dl__mpi *)user;
+    const char *why = NULL;
+    for (size_t at = 0, n; !why && at < bytes; at += n) {
+        n = DL__MIN(bytes - at, (size_t)DL__MPI_PART);
+        why = dl__mpi_broadcast_part(m, &m->channel[channel], (char *)data + at, n, root, seconds);
+    }
+    return why;
+}
+
+static const char *dl__mpi_exchange(void *user, int channel, int peer, const void *send, void *receive, size_t bytes, double seconds)
+{
+    dl__mpi *m = (dl__mpi *)user;
+    dl__mpi_channel *c = &m->channel[channel];
+    const char *why = NULL;
+    for (size_t at = 0, n; !why && at < bytes; at += n) {
+        n = DL__MIN(bytes - at, (size_t)DL__MPI_PART);
+        dl__mpi_clear(m, c);
+        int code = dl__mpi_receive(m, c, peer, (char *)receive + at, n);
+        if (!code) code = dl__mpi_send(m, c, peer, (const char *)send + at, n);
+        why = dl__mpi_finish(m, c, code, seconds, NULL);
+    }
+    return why;
+}
+
+/* ---- the end ---- */
+/* Tells the other processes; at most half a second is spent on it, as they may be gone. A job that is being ended needs no telling. */
+static void dl__mpi_abort(void *user, const char *sentence)
+{
+    dl__mpi *m = (dl__mpi *)user;
+    MPI_Request *sent = (MPI_Request *)malloc((size_t)m->size * sizeof *sent);
+    pthread_mutex_lock(&m->mutex);
+    bool first = !m->over && sent && !dl__mpi_terminated;
+    m->over = true;
+    if (first) snprintf(m->told, sizeof m->told, "%s", sentence);
+    for (int p = 0; first && p < m->size; p++) {
+        sent[p] = MPI_REQUEST_NULL;
+        if (p != m->rank) MPI_Isend(m->told, (int)sizeof m->told, MPI_BYTE, p, 1, m->control, &sent[p]);
+    }
+    pthread_mutex_unlock(&m->mutex);
+    double end = dl__mpi_now() + 0.5;
+    for (int flag = !first, round = 100; !flag && dl__mpi_now() < end; round++) {
+        pthread_mutex_lock(&m->mutex);
+        if (MPI_Testall(m->size, sent, &flag, MPI_STATUSES_IGNORE)) flag = 1;
+        pthread_mutex_unlock(&m->mutex);
+        if (!flag) dl__mpi_nap(round);
+    }
+    free(sent);
+}
+
+static bool dl__mpi_start(dl__mpi *m)
+{
+    int begun = 0, level = MPI_THREAD_SINGLE;
+    MPI_Initialized(&begun);
+    m->lent = begun;
+    if (begun) MPI_Query_thread(&level);
+    else if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level)) return false;
+    if (level < MPI_THREAD_SERIALIZED) return false;
+    MPI_Comm_rank(MPI_COMM_WORLD, &m->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &m->size);
+    pthread_mutex_init(&m->mutex, NULL);
+    for (int i = 0; i < 3; i++) {
+        MPI_Comm *comm = i < 2 ? &m->channel[i].comm : &m->control;
+        if (MPI_Comm_dup(MPI_COMM_WORLD, comm)) return false;
+        MPI_Comm_set_errhandler(*comm, MPI_ERRORS_RETURN);
+        if (i < 2 && !(m->channel[i].request = (MPI_Request *)malloc(2 * (size_t)m->size * sizeof(MPI_Request)))) return false;
+    }
+    return !MPI_Irecv(m->heard, (int)sizeof m->heard, MPI_BYTE, MPI_ANY_SOURCE, 1, m->control, &m->failing);
+}
+
+static void dl__mpi_stop(dl__mpi *m)
+{
+    if (m->failing != MPI_REQUEST_NULL) {
+        MPI_Cancel(&m->failing);
+        MPI_Wait(&m->failing, MPI_STATUS_IGNORE);
+    }
+    for (int i = 0; i < 2; i++) {
+        MPI_Comm_free(&m->channel[i].comm);
+        free(m->channel[i].request);
+        free(m->channel[i].room);
+    }
+    MPI_Comm_free(&m->control);
+    pthread_mutex_destroy(&m->mutex);
+    if (!m->lent) MPI_Finalize();
+}
+
+/* Why MPI, though it has started, is not what the environment promises; or NULL. */
+static const char *dl__mpi_alone(const dl__mpi *m)
+{
+    const char *tasks = getenv("SLURM_NTASKS");
+    if (m->size > 1 || !getenv("SLURM_STEP_ID") || !tasks || atoi(tasks) < 2) return NULL;
+    return "SLURM started several processes, but MPI sees this one alone: start them by mpirun, or by srun --mpi=pmix";
+}
+
+DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user)
+{
+    dl__mpi *m = (dl__mpi *)calloc(1, sizeof *m); /* not on the stack: after an error MPI still has requests in it */
+    dl_launch_desc d;
+    dl_transport t;
+    memset(&d, 0, sizeof d);
+    memset(&t, 0, sizeof t);
+    if (desc) d = *desc;
+    const char *wrong = !m || !dl__mpi_start(m) ? "MPI does not start, or not with MPI_THREAD_SERIALIZED, which is needed" : dl__mpi_alone(m);
+    if (wrong) {
+        if (d.error && d.error_size) snprintf(d.error, d.error_size, "dl_mpi_launch: %s", wrong);
+        return false;
+    }
+    t.rank = m->rank;
+    t.size = m->size;
+    t.user = m;
+    t.all_gather = dl__mpi_all_gather;
+    t.all_reduce = dl__mpi_all_reduce;
+    t.broadcast = dl__mpi_broadcast;
+    t.exchange = dl__mpi_exchange;
+    t.abort = dl__mpi_abort;
+    d.transport = m->size > 1 ? &t : NULL;
+    void (*before)(int) = signal(SIGTERM, dl__mpi_on_term);
+    bool ok = dl_launch(&d, fn, user);
+    signal(SIGTERM, before == SIG_ERR ? SIG_DFL : before);
+    if (!ok) return false;
+    dl__mpi_stop(m);
+    free(m);
+    return true;
+}
+#endif
