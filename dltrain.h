@@ -53,6 +53,7 @@
        >>executor                Runs a plan on the threads; contexts, measuring and your own operations
        >>layers                  Parameters by name with PyTorch's initialisation, handed to operations
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
+       >>parallel                Replicas as one world: collectives over threads and processes, gradients reduced during the backward pass
        >>data                    Datasets and the loader
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
        >>snapshots               All that a run needs to go on as if it had never stopped
@@ -522,6 +523,67 @@ DL_API bool dl_accumulate(dl_accumulator *acc, dl_tensor loss, size_t count);
 DL_API bool dl_accumulator_stepped(const dl_accumulator *acc); /* did the last call step? */
 /* steps a partial window with its true count (DL_DIVIDE: as it is) */
 DL_API bool dl_accumulator_flush(dl_accumulator *acc);
+
+/* ---- replicas: data-parallel training. A replica is a context on a device, driven by a thread of its own. Those of a program, in one
+   process or in several, are one world, and each has a rank in it. A program is written as for one device, with its own part of the
+   data: dl_backward leaves the gradient of all ranks in each. Parameters and buffers are those of rank 0, from the first run on ---- */
+typedef struct dl_comm dl_comm;
+typedef enum dl_comm_op { DL_COMM_SUM, DL_COMM_MAX } dl_comm_op;
+/* From one process to the others: what dltrain_mpi.h fills in. Each call waits for the other processes, `seconds` at most (0: for ever),
+   and returns NULL, or a sentence that is good until the next call. There are two channels: calls on one are made one after the other, in
+   the same order in all processes; those on the other come from another thread, at the same time, and must not wait for the first's. */
+typedef struct dl_transport {
+    int rank, size;                      /* of this process */
+    void *user;
+    /* all[p * bytes]: mine of process p. At the deadline, missing[p] is set of those that nothing came from */
+    const char *(*all_gather)(void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing);
+    const char *(*all_reduce)(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds);
+    const char *(*broadcast)(void *user, int channel, void *data, size_t bytes, int root, double seconds);
+    /* sends to and receives from one other process; only for invariant_shards, NULL: there are none */
+    const char *(*exchange)(void *user, int channel, int peer, const void *send, void *receive, size_t bytes, double seconds);
+    /* a replica here has failed: ends the calls that wait, here and elsewhere, soon. From any thread; NULL: cannot */
+    void (*abort)(void *user, const char *sentence);
+} dl_transport;
+typedef struct dl_launch_desc {
+    const char *devices;                 /* one replica on each: "cpu,cpu:2", the second with two threads; NULL: "cpu" */
+    int replicas;                        /* so many on the one device; 0: as the devices say */
+    const dl_config *config;             /* of every replica, its memory shared out; alloc is called from several threads; NULL: defaults */
+    const dl_transport *transport;       /* to other processes; NULL: there are none */
+    double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
+    size_t first_bucket, bucket;         /* bytes of gradient that are reduced together; 0: 1 MiB and 25 MB */
+    bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
+    /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard cuts it, and
+       rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each dl_step. Gradients are added in
+       one binary tree over the shards; random numbers go by shard; batch_norm sees one shard, its buffers become the mean over shards */
+    int invariant_shards;
+    char *error;                         /* of error_size bytes: what failed, naming rank, step and collective; NULL: nowhere */
+    size_t error_size;
+} dl_launch_desc;
+/* Runs fn once for each replica, on a thread each, and waits for all of them. False when one failed: the others' calls fail then, too,
+   with the same sentence. It ends when each has returned. desc NULL: one replica. */
+DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user);
+DL_API dl_comm *dl_comm_of(const dl_context *ctx);       /* NULL: a context alone, which is a world of one for all that follows */
+DL_API int dl_comm_rank(const dl_comm *comm);
+DL_API int dl_comm_size(const dl_comm *comm);
+/* Collectives: every rank calls the same ones, in the same order, with the same sizes; who does not is named in the error of all. False
+   after an error. Sums are made in an order that depends on nothing but the ranks: two runs give the same bits. */
+DL_API bool dl_all_reduce(dl_comm *comm, dl_real *data, size_t n, dl_comm_op op);
+DL_API bool dl_broadcast(dl_comm *comm, void *data, size_t bytes, int root);
+DL_API bool dl_all_gather(dl_comm *comm, const void *mine, void *all, size_t bytes); /* all: size * bytes, by rank */
+DL_API bool dl_barrier(dl_comm *comm);
+DL_API void dl_comm_abort(dl_comm *comm, const char *sentence); /* ends all ranks with it */
+/* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false) reduces all since the
+   last dl_step. The accumulator does so by itself. Returns what it was */
+DL_API bool dl_no_sync(dl_context *ctx, bool off);
+/* For a rank that has no more data while others do: takes part in their dl_backward with nothing. True: gradients are there, go on to
+   dl_step as they do; false: all ranks have joined, or an error. dl_accumulator_flush does so by itself:
+       for (bool more = true; !dl_failed(ctx); dl_step(opt))
+           if ((more = more && dl_next(loader, &b))) dl_backward(loss(&b));
+           else if (!dl_join(ctx)) break; */
+DL_API bool dl_join(dl_context *ctx);
+DL_API bool dl_sync(dl_context *ctx);                    /* parameters and buffers of rank 0 for all, again: after a dl_load by hand */
+/* Part `shard` of `shards` of n samples: *count of them (perhaps none) from *first. */
+DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count);
 
 /* ---- data ---- */
 typedef struct dl_dataset_desc {
@@ -1235,6 +1297,11 @@ typedef struct dl__plan {
     uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
+/* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none does not link it. */
+typedef struct dl__replica {
+    void (*failed)(dl_context *ctx);     /* its first error: all ranks hear of it */
+} dl__replica;
+
 struct dl_context {
     dl_config config;
     bool failed, training, recording, ended, sealed, dry, running;
@@ -1267,6 +1334,8 @@ struct dl_context {
     dl__pool pool;
     size_t scratch_stride;
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
+    struct dl_comm *comm;                /* of a replica; NULL: a context alone */
+    const dl__replica *replica;
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -1635,6 +1704,7 @@ static bool dl__vfail(dl_context *ctx, const char *format, va_list args)
     t.at = ctx->error;
     t.end = ctx->error + sizeof ctx->error - 1;
     if (format) dl__format(&t, format, args);
+    if (ctx->replica) ctx->replica->failed(ctx);
     dl__say(ctx, "%s", ctx->error);
     return false;
 }
@@ -9411,6 +9481,743 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     else if (!dl_backward_ex(loss, &d)) return false;
     a->count += (double)count;
     return ++a->done < a->steps || dl_accumulator_flush(a);
+}
+
+/* ==== >>parallel ====
+   Replicas as one world: collectives over threads and processes, gradients reduced during the backward pass, invariant bits.
+   may use: optimizers, executor
+
+   Replicas here meet at a channel: each leaves a record of its call and a pointer, the last to come compares the records. Then each works
+   on its own slice of everybody's memory, and they meet again; so nothing is copied but what has to be. Between processes the replica
+   of index 0, the leader, calls the transport. There are two channels: what the replica's own thread calls goes over DL__CALLS, the
+   gradients of the communication thread over DL__GRADIENTS. A replica waits for its gradients only after a call (dl__close) that
+   all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
+enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
+enum { DL__MAX_REPLICAS = 256 };
+typedef enum dl__what { DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__LEAVES } dl__what;
+static const char *const dl__what_text[] = { "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes",
+    "dl_barrier", "the comparison of %zu parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
+    "the reduction of gradients", "the reduction of a bucket of %zu gradients", "the end, as its function has returned" };
+
+/* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
+typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
+typedef struct dl__slot { dl__call call; void *data; uint64_t round; } dl__slot;
+typedef struct dl__channel {
+    int arrived;
+    uint64_t round;
+    dl__slot *slot;          /* of each replica here */
+    dl__call *remote;        /* of each process */
+    bool *missing;
+    char *room;              /* of the leader, for the transport */
+    size_t room_size;
+#ifndef DLTRAIN_NO_THREADS
+    pthread_cond_t changed;
+#endif
+} dl__channel;
+
+typedef struct dl__world {
+    dl_launch_desc desc;
+    dl_config config;        /* of the replicas, and of memory here */
+    void (*fn)(dl_context *ctx, dl_comm *comm, void *user);
+    void *user;
+    int replicas, first, size; /* here; the rank of the first; of all processes */
+    int *counts;             /* replicas of each process */
+    double seconds;          /* 0: for ever */
+    bool failed;
+    char error[DLTRAIN_ERROR_MAX];
+    dl__channel channel[DL__CHANNELS];
+    dl_comm *comm;           /* of each replica here */
+#ifndef DLTRAIN_NO_THREADS
+    pthread_mutex_t mutex;
+#endif
+} dl__world;
+
+/* Gradients first .. first + n, reduced as one; `waits` for so many parameters of them. */
+typedef struct dl__bucket { size_t first, n; uint32_t waits; } dl__bucket;
+
+struct dl_comm {
+    dl__world *world;
+    dl_context *ctx;
+    int rank, local;
+    uint64_t step;           /* reductions so far */
+    uint64_t calls[DL__CHANNELS];
+    int doing;               /* the call it is in, or -1 */
+    size_t doing_amount;
+    char device[32];
+    int threads;
+#ifndef DLTRAIN_NO_THREADS
+    pthread_t thread;
+#endif
+};
+
+#ifndef DLTRAIN_NO_THREADS
+static void dl__lock(dl__world *w) { pthread_mutex_lock(&w->mutex); }
+static void dl__unlock(dl__world *w) { pthread_mutex_unlock(&w->mutex); }
+static void dl__wake(pthread_cond_t *changed) { pthread_cond_broadcast(changed); }
+/* In slices, so that neither a clock that is set nor a process that was stopped looks like a deadline. */
+static void dl__wait(dl__world *w, pthread_cond_t *changed, double *waited)
+{
+    enum { SLICE = 50000 }; /* microseconds */
+    struct timespec until;
+    uint64_t at = dl__microseconds() + SLICE;
+    until.tv_sec = (time_t)(at / 1000000);
+    until.tv_nsec = (long)(at % 1000000 * 1000);
+    if (pthread_cond_timedwait(changed, &w->mutex, &until)) *waited += SLICE * 1e-6;
+}
+#else
+static void dl__lock(dl__world *w) { (void)w; }
+static void dl__unlock(dl__world *w) { (void)w; }
+#endif
+
+static bool dl__world_failed(const dl__world *w) { return __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE); }
+
+/* The first failure ends every call of every rank. The mutex is held. */
+static bool dl__fail_locked(dl__world *w, const char *format, ...)
+{
+    dl__text t;
+    va_list args;
+    if (w->failed) return false;
+    t.at = w->error;
+    t.end = w->error + sizeof w->error - 1;
+    va_start(args, format);
+    dl__format(&t, format, args);
+    va_end(args);
+    __atomic_store_n(&w->failed, true, __ATOMIC_RELEASE);
+#ifndef DLTRAIN_NO_THREADS
+    for (int i = 0; i < DL__CHANNELS; i++) dl__wake(&w->channel[i].changed);
+#endif
+    return false;
+}
+
+/* After dl__fail_locked, without the mutex: the other processes. */
+static bool dl__spread(dl__world *w)
+{
+    const dl_transport *t = w->desc.transport;
+    if (t && t->abort) t->abort(t->user, w->error);
+    return false;
+}
+
+/* A sentence about a call: "all-reduce of 5 numbers". */
+static void dl__put_call(char *out, size_t size, const dl__call *call)
+{
+    dl__text t;
+    t.at = out;
+    t.end = out + size - 1;
+    const char *f = dl__what_text[call->what];
+    for (; *f; f++)
+        if (f[0] == '%' && f[1] == 'z') dl__put_unsigned(&t, call->amount), f += 2;
+        else dl__put(&t, *f);
+    if (call->what == DL__BROADCASTS) dl__puts(&t, " from rank "), dl__put_unsigned(&t, call->detail);
+    if (call->what == DL__REDUCES) dl__puts(&t, call->detail == DL_COMM_MAX ? " (max)" : " (sum)");
+    *t.at = 0;
+}
+
+static bool dl__same_call(const dl__call *a, const dl__call *b)
+{
+    return a->what == b->what && a->detail == b->detail && a->amount == b->amount && a->number == b->number;
+}
+
+static void dl__tell_mismatch(dl__world *w, int rank, const dl__call *a, int other, const dl__call *b)
+{
+    char mine[128], theirs[128];
+    dl__put_call(mine, sizeof mine, a);
+    dl__put_call(theirs, sizeof theirs, b);
+    if (!strcmp(mine, theirs))
+        dl__fail_locked(w, "rank %d, step %zu: calls %s as collective %zu, rank %d as %zu: the ranks do not call the same ones", rank,
+            (size_t)a->step, mine, (size_t)a->number, other, (size_t)b->number);
+    else if (b->what == DL__LEAVES || a->what == DL__LEAVES)
+        dl__fail_locked(w, "rank %d, step %zu, in %s: rank %d has returned from its function", b->what == DL__LEAVES ? rank : other,
+            (size_t)(b->what == DL__LEAVES ? a : b)->step, b->what == DL__LEAVES ? mine : theirs, b->what == DL__LEAVES ? other : rank);
+    else
+        dl__fail_locked(w, "rank %d, step %zu, in %s: rank %d, step %zu, calls %s instead", rank, (size_t)a->step, mine, other,
+            (size_t)b->step, theirs);
+}
+
+/* The mutex is held, and time is up. */
+static void dl__tell_missing(const dl_comm *c, const dl__channel *ch, const dl__call *call)
+{
+    char mine[128], list[128];
+    dl__text t;
+    int n = 0;
+    t.at = list;
+    t.end = list + sizeof list - 1;
+    for (int i = 0; i < c->world->replicas; i++)
+        if (ch->slot[i].round != ch->round + 1) {
+            if (n++) dl__puts(&t, ", ");
+            dl__put_signed(&t, c->world->first + i);
+        }
+    *t.at = 0;
+    dl__put_call(mine, sizeof mine, call);
+    dl__fail_locked(c->world, "rank %d, step %zu, in %s: rank%s %s has not come in %g seconds", c->rank, (size_t)c->step, mine,
+        n > 1 ? "s" : "", list, c->world->seconds);
+}
+
+/* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have begun and so will
+   come, failed or not: they touch each other's memory. */
+static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
+{
+    dl__world *w = c->world;
+    dl__channel *ch = &w->channel[channel];
+    if (call && dl__world_failed(w)) return false;
+    if (call) ch->slot[c->local].call = *call, ch->slot[c->local].data = data;
+    if (w->replicas == 1) return true;
+#ifndef DLTRAIN_NO_THREADS
+    bool spread = false;
+    double waited = 0;
+    dl__lock(w);
+    uint64_t round = ch->round;
+    ch->slot[c->local].round = round + 1;
+    if (++ch->arrived == w->replicas) {
+        for (int i = 1; call && i < w->replicas && !w->failed; i++)
+            if (!dl__same_call(&ch->slot[0].call, &ch->slot[i].call)) {
+                dl__tell_mismatch(w, w->first, &ch->slot[0].call, w->first + i, &ch->slot[i].call);
+                spread = true;
+            }
+        if (!call || !w->failed) {
+            ch->arrived = 0;
+            ch->round++;
+        }
+        dl__wake(&ch->changed);
+    } else
+        while (ch->round == round && !(call && w->failed)) {
+            dl__wait(w, &ch->changed, &waited);
+            if (call && call->what != DL__LEAVES && w->seconds > 0 && waited >= w->seconds && ch->round == round && !w->failed) {
+                dl__tell_missing(c, ch, call);
+                spread = true;
+            }
+        }
+    bool met = ch->round != round;
+    dl__unlock(w);
+    return spread ? dl__spread(w) : met;
+#else
+    return true;
+#endif
+}
+
+/* A sentence of the transport. */
+static bool dl__transport_failed(dl_comm *c, const dl__call *call, const char *sentence)
+{
+    char mine[128];
+    dl__world *w = c->world;
+    dl__put_call(mine, sizeof mine, call);
+    dl__lock(w);
+    dl__fail_locked(w, "rank %d, step %zu, in %s: %s", c->rank, (size_t)c->step, mine, sentence);
+    dl__unlock(w);
+    return dl__spread(w);
+}
+
+/* The leader: do all processes call the same? */
+static bool dl__agree(dl_comm *c, int channel, const dl__call *call)
+{
+    dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    dl__channel *ch = &w->channel[channel];
+    char list[128];
+    dl__text text;
+    int rank = 0, n = 0;
+    memset(ch->missing, 0, (size_t)t->size * sizeof *ch->missing);
+    const char *sentence = t->all_gather(t->user, channel, call, ch->remote, sizeof *call, call->what == DL__LEAVES ? 0 : w->seconds, ch->missing);
+    text.at = list;
+    text.end = list + sizeof list - 1;
+    for (int p = 0; p < t->size; rank += w->counts[p++])
+        for (int i = 0; sentence && ch->missing[p] && i < w->counts[p]; i++) {
+            dl__puts(&text, n++ ? ", " : "nothing has come from rank ");
+            dl__put_signed(&text, rank + i);
+        }
+    *text.at = 0;
+    if (sentence) return dl__transport_failed(c, call, n ? list : sentence);
+    rank = w->counts[0];
+    for (int p = 1; p < t->size; rank += w->counts[p++])
+        if (!dl__same_call(&ch->remote[0], &ch->remote[p])) {
+            dl__lock(w);
+            dl__tell_mismatch(w, 0, &ch->remote[0], rank, &ch->remote[p]);
+            dl__unlock(w);
+            return dl__spread(w);
+        }
+    return true;
+}
+
+static dl__call dl__make_call(dl_comm *c, int channel, dl__what what, uint32_t detail, size_t amount)
+{
+    dl__call call;
+    call.what = (uint32_t)what;
+    call.detail = detail;
+    call.amount = amount;
+    call.number = ++c->calls[channel];
+    call.step = c->step;
+    if (channel == DL__CALLS) c->doing = (int)what, c->doing_amount = amount;
+    return call;
+}
+
+/* After a collective: the error of the world is the context's. */
+static bool dl__called(dl_comm *c, bool ok)
+{
+    c->doing = -1;
+    return ok || dl_fail(c->ctx, "%s", c->world->error);
+}
+
+/* ---- sums: dst = x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
+enum { DL__SUM_TILE = 512 };
+static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n)
+{
+    if (op == DL_COMM_SUM) DL__CALL(level, add_to, (dst, x, n));
+    else
+        for (size_t i = 0; i < n; i++) dst[i] = x[i] > dst[i] || x[i] != x[i] ? x[i] : dst[i];
+}
+
+/* n numbers, at most a tile, from `at` on, of ranks first .. first + count here. */
+static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real *dst)
+{
+    dl_real other[DL__SUM_TILE];
+    int half = 1;
+    if (count == 1) {
+        memcpy(dst, (const dl_real *)ch->slot[first].data + at, n * sizeof *dst);
+        return;
+    }
+    while (2 * half < count) half *= 2;
+    dl__tree(ch, level, op, first, half, at, n, dst);
+    dl__tree(ch, level, op, first + half, count - half, at, n, other);
+    dl__combine(level, op, dst, other, n);
+}
+
+/* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for each
+   number is the binary tree over the processes, since a + b = b + a. `other`: room for n + 1 numbers. */
+static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *data, size_t n, dl_real *other)
+{
+    const dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    size_t first[32], count[32], at = 0;
+    int depth = 0;
+    for (int bit = 1; bit < t->size; bit *= 2, depth++) {
+        size_t low = (n + 1) / 2, keep = t->rank & bit ? n - low : low, give = n - keep;
+        dl_real *mine = data + at + (t->rank & bit ? low : 0), *theirs = data + at + (t->rank & bit ? 0 : low);
+        first[depth] = at, count[depth] = n;
+        memcpy(other + low, theirs, give * sizeof *data);
+        if (give < low) other[low + give] = 0; /* both send as much */
+        const char *sentence = t->exchange(t->user, channel, t->rank ^ bit, other + low, other, low * sizeof *data, w->seconds);
+        if (sentence) return sentence;
+        DL__CALL(c->ctx->level, add_to, (mine, other, keep));
+        at = (size_t)(mine - data);
+        n = keep;
+    }
+    for (int bit = t->size / 2; bit; bit /= 2) {
+        depth--;
+        size_t low = (count[depth] + 1) / 2, give = count[depth] - n;
+        dl_real *theirs = data + first[depth] + (t->rank & bit ? 0 : low);
+        memcpy(other + low, data + at, n * sizeof *data);
+        if (n < low) other[low + n] = 0;
+        const char *sentence = t->exchange(t->user, channel, t->rank ^ bit, other + low, other, low * sizeof *data, w->seconds);
+        if (sentence) return sentence;
+        memcpy(theirs, other, give * sizeof *data);
+        at = first[depth];
+        n = count[depth];
+    }
+    return NULL;
+}
+
+/* The leader's room for the transport; NULL after an error. */
+static char *dl__room(dl_comm *c, int channel, size_t bytes)
+{
+    dl__world *w = c->world;
+    dl__channel *ch = &w->channel[channel];
+    if (bytes <= ch->room_size) return ch->room;
+    if (ch->room) dl__system_free(&w->config, ch->room);
+    ch->room = (char *)dl__system_alloc(&w->config, bytes);
+    ch->room_size = ch->room ? bytes : 0;
+    if (ch->room) return ch->room;
+    dl__lock(w);
+    dl__fail_locked(w, "rank %d: out of memory: a collective asked for %zu bytes", c->rank, bytes);
+    dl__unlock(w);
+    dl__spread(w);
+    return NULL;
+}
+
+/* The part of n numbers that this replica works on: whole cache lines. */
+static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
+{
+    size_t per = (n + (size_t)c->world->replicas - 1) / (size_t)c->world->replicas;
+    per = (per + 15) / 16 * 16;
+    *first = DL__MIN(n, per * (size_t)c->local);
+    return DL__MIN(n - *first, per);
+}
+
+static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_real *data, size_t n, dl_comm_op op)
+{
+    dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const dl__channel *ch = &w->channel[channel];
+    dl_real sum[DL__SUM_TILE];
+    size_t first, mine = dl__slice_of(c, n, &first);
+    bool ok = true;
+    if (!dl__meet(c, channel, call, data)) return false;
+    for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
+        m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
+        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m, sum);
+        for (int r = 0; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
+    }
+    dl__meet(c, channel, NULL, NULL);
+    if (!t) return true;
+    if (!c->local) {
+        char *room = w->desc.invariant_shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
+        ok = dl__agree(c, channel, call) && (room || !w->desc.invariant_shards);
+        const char *sentence = !ok ? NULL
+            : room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
+                                        : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+        if (sentence) ok = dl__transport_failed(c, call, sentence);
+    }
+    dl__meet(c, channel, NULL, NULL);
+    if (c->local) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    dl__meet(c, channel, NULL, NULL);
+    return ok && !(t && dl__world_failed(w));
+}
+
+/* The process of a rank, and its index there. */
+static int dl__process_of(const dl__world *w, int rank, int *local)
+{
+    int p = 0;
+    if (w->desc.transport)
+        for (; rank >= w->counts[p]; p++) rank -= w->counts[p];
+    *local = rank;
+    return p;
+}
+
+static bool dl__spread_bytes(dl_comm *c, const dl__call *call, void *data, size_t bytes, int root)
+{
+    dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const dl__slot *slot = w->channel[DL__CALLS].slot;
+    int local, process = dl__process_of(w, root, &local), from = t && process != t->rank ? 0 : local;
+    bool ok = true;
+    if (!dl__meet(c, DL__CALLS, call, data)) return false;
+    if (t && !c->local) {
+        ok = dl__agree(c, DL__CALLS, call);
+        const char *sentence = ok ? t->broadcast(t->user, DL__CALLS, slot[from].data, bytes, process, w->seconds) : NULL;
+        if (sentence) ok = dl__transport_failed(c, call, sentence);
+    }
+    if (t) dl__meet(c, DL__CALLS, NULL, NULL);
+    if (c->local != from) memcpy(data, slot[from].data, bytes);
+    dl__meet(c, DL__CALLS, NULL, NULL);
+    return ok && !(t && dl__world_failed(w));
+}
+
+static bool dl__gather_bytes(dl_comm *c, const dl__call *call, const void *mine, void *all, size_t bytes)
+{
+    dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const dl__slot *slot = w->channel[DL__CALLS].slot;
+    char *to = (char *)all;
+    bool ok = true;
+    if (!dl__meet(c, DL__CALLS, call, (void *)(uintptr_t)mine)) return false;
+    if (!t) {
+        for (int i = 0; i < w->replicas; i++) memcpy(to + (size_t)i * bytes, slot[i].data, bytes);
+        dl__meet(c, DL__CALLS, NULL, NULL);
+        return true;
+    }
+    size_t most = 0; /* of a process: all send as much */
+    for (int p = 0; p < t->size; p++) most = DL__MAX(most, (size_t)w->counts[p] * bytes);
+    if (!c->local) {
+        char *room = dl__room(c, DL__CALLS, ((size_t)t->size + 1) * most);
+        ok = room && dl__agree(c, DL__CALLS, call);
+        for (int i = 0; ok && i < w->replicas; i++) memcpy(room + (size_t)t->size * most + (size_t)i * bytes, slot[i].data, bytes);
+        memset(w->channel[DL__CALLS].missing, 0, (size_t)t->size * sizeof(bool));
+        const char *sentence = ok ? t->all_gather(t->user, DL__CALLS, room + (size_t)t->size * most, room, most, w->seconds,
+                                        w->channel[DL__CALLS].missing)
+                                  : NULL;
+        if (sentence) ok = dl__transport_failed(c, call, sentence);
+    }
+    dl__meet(c, DL__CALLS, NULL, NULL);
+    for (int p = 0; p < t->size && !dl__world_failed(w); p++) {
+        memcpy(to, w->channel[DL__CALLS].room + (size_t)p * most, (size_t)w->counts[p] * bytes);
+        to += (size_t)w->counts[p] * bytes;
+    }
+    dl__meet(c, DL__CALLS, NULL, NULL);
+    return ok && !dl__world_failed(w);
+}
+
+static bool dl__barrier(dl_comm *c, dl__what what)
+{
+    dl__call call = dl__make_call(c, DL__CALLS, what, 0, 0);
+    if (!dl__meet(c, DL__CALLS, &call, NULL)) return false;
+    bool ok = c->local || !c->world->desc.transport || dl__agree(c, DL__CALLS, &call);
+    dl__meet(c, DL__CALLS, NULL, NULL);
+    return ok && !(c->world->desc.transport && dl__world_failed(c->world));
+}
+
+DL_API dl_comm *dl_comm_of(const dl_context *ctx) { return ctx ? ctx->comm : NULL; }
+DL_API int dl_comm_rank(const dl_comm *c) { return c ? c->rank : 0; }
+DL_API int dl_comm_size(const dl_comm *c) { return c ? c->world->size : 1; }
+
+DL_API bool dl_all_reduce(dl_comm *c, dl_real *data, size_t n, dl_comm_op op)
+{
+    if (!c) return true;
+    if (c->ctx->failed) return false;
+    if (!data && n) return dl_fail(c->ctx, "dl_all_reduce: data is NULL");
+    dl__call call = dl__make_call(c, DL__CALLS, DL__REDUCES, (uint32_t)op, n);
+    return dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, data, n, op));
+}
+
+DL_API bool dl_broadcast(dl_comm *c, void *data, size_t bytes, int root)
+{
+    if (!c) return true;
+    if (c->ctx->failed) return false;
+    if (!data && bytes) return dl_fail(c->ctx, "dl_broadcast: data is NULL");
+    if (root < 0 || root >= c->world->size)
+        return dl_fail(c->ctx, "dl_broadcast: there is no rank %d; there are %d ranks", root, c->world->size);
+    dl__call call = dl__make_call(c, DL__CALLS, DL__BROADCASTS, (uint32_t)root, bytes);
+    return dl__called(c, dl__spread_bytes(c, &call, data, bytes, root));
+}
+
+DL_API bool dl_all_gather(dl_comm *c, const void *mine, void *all, size_t bytes)
+{
+    if (c && c->ctx->failed) return false;
+    if (bytes && (!mine || !all)) return c && dl_fail(c->ctx, "dl_all_gather: mine or all is NULL");
+    if (!c) return bytes && mine != all ? (memcpy(all, mine, bytes), true) : true;
+    dl__call call = dl__make_call(c, DL__CALLS, DL__GATHERS, 0, bytes);
+    return dl__called(c, dl__gather_bytes(c, &call, mine, all, bytes));
+}
+
+DL_API bool dl_barrier(dl_comm *c) { return !c || (!c->ctx->failed && dl__called(c, dl__barrier(c, DL__MEETS))); }
+
+DL_API void dl_comm_abort(dl_comm *c, const char *sentence)
+{
+    if (c) dl_fail(c->ctx, "%s", sentence ? sentence : "dl_comm_abort");
+}
+
+DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count)
+{
+    size_t s = (size_t)shard, of = (size_t)(shards > 0 ? shards : 1), each = n / of, more = n % of; /* the first ones have one more */
+    *first = s * each + DL__MIN(s, more);
+    *count = each + (s < more);
+}
+
+/* ---- the error of a replica is that of the world ---- */
+static void dl__replica_failed(dl_context *ctx)
+{
+    dl_comm *c = ctx->comm;
+    dl__world *w = c->world;
+    char doing[128] = "";
+    dl__lock(w);
+    bool first = !w->failed;
+    if (first && c->doing >= 0) {
+        dl__call call;
+        memset(&call, 0, sizeof call);
+        call.what = (uint32_t)c->doing;
+        call.amount = c->doing_amount;
+        memcpy(doing, ", in ", 5);
+        dl__put_call(doing + 5, sizeof doing - 5, &call);
+    }
+    if (first) dl__fail_locked(w, "rank %d (%s), step %zu%s: %s", c->rank, c->device, (size_t)c->step, doing, ctx->error);
+    memcpy(ctx->error, w->error, sizeof ctx->error);
+    dl__unlock(w);
+    if (first) dl__spread(w);
+}
+
+static const dl__replica dl__replica_calls = { dl__replica_failed };
+
+/* ---- launching ---- */
+/* The replica's part of a list "cpu,cpu:2". */
+static bool dl__read_device(dl_comm *c, const char *list, int index)
+{
+    size_t n = 0;
+    for (int i = 0; i <= index; i++) {
+        if (i) list += n + 1;
+        n = strcspn(list, ",");
+    }
+    if (!n || n >= sizeof c->device) return false;
+    memcpy(c->device, list, n);
+    c->device[n] = 0;
+    if (strncmp(c->device, "cpu:", 4)) return true;
+    c->device[3] = 0;
+    for (const char *p = c->device + 4; *p; p++) {
+        if (*p < '0' || *p > '9' || c->threads > DL__MAX_THREADS) return false;
+        c->threads = 10 * c->threads + (*p - '0');
+    }
+    return c->threads > 0;
+}
+
+static void dl__replica_main(dl_comm *c)
+{
+    dl__world *w = c->world;
+    dl_config config = w->config;
+    config.device = c->device;
+    config.threads = c->threads ? c->threads : config.threads ? config.threads : DL__MAX(1, dl__cpu_count() / w->replicas);
+    if (config.memory) {
+        config.memory_size /= (size_t)w->replicas;
+        config.memory = (char *)config.memory + (size_t)c->local * config.memory_size;
+    }
+    if (c->rank) config.log = NULL; /* all would say the same */
+    c->ctx = dl_create(&config);
+    if (!c->ctx) {
+        dl__lock(w);
+        dl__fail_locked(w, "rank %d: out of memory: there is none for a context", c->rank);
+        dl__unlock(w);
+        dl__spread(w);
+        return;
+    }
+    c->ctx->comm = c;
+    c->ctx->replica = &dl__replica_calls;
+    if (c->ctx->failed) dl__replica_failed(c->ctx);
+    if (!c->ctx->failed) w->fn(c->ctx, c, w->user);
+    if (!c->ctx->failed) dl_end(c->ctx);
+    if (!c->ctx->failed) dl__called(c, dl__barrier(c, DL__LEAVES));
+}
+
+#ifndef DLTRAIN_NO_THREADS
+static void *dl__replica_thread(void *argument)
+{
+    dl__replica_main((dl_comm *)argument);
+    return NULL;
+}
+#endif
+
+/* Ranks and sizes, agreed on with the other processes. */
+static bool dl__find_ranks(dl__world *w)
+{
+    const dl_transport *t = w->desc.transport;
+    const int shards = w->desc.invariant_shards;
+    w->size = w->replicas;
+    if (t) {
+        struct { int replicas, shards; size_t first, bucket; } mine, *all = NULL;
+        memset(&mine, 0, sizeof mine);
+        mine.replicas = w->replicas, mine.shards = shards, mine.first = w->desc.first_bucket, mine.bucket = w->desc.bucket;
+        void *room = dl__system_alloc(&w->config, (size_t)t->size * sizeof mine);
+        memcpy(&all, &room, sizeof all);
+        if (!all) return dl__fail_locked(w, "dl_launch: out of memory");
+        const char *sentence = t->all_gather(t->user, DL__CALLS, &mine, all, sizeof mine, w->seconds, w->channel[0].missing);
+        w->size = w->first = 0;
+        for (int p = 0; !sentence && p < t->size; p++) {
+            if (p == t->rank) w->first = w->size;
+            w->size += w->counts[p] = all[p].replicas;
+            if (all[p].shards != shards || all[p].first != mine.first || all[p].bucket != mine.bucket)
+                dl__fail_locked(w, "dl_launch: process %d and process %d ask for other shards or buckets", t->rank, p);
+            if (shards && all[p].replicas != mine.replicas)
+                dl__fail_locked(w, "dl_launch: with invariant_shards every process needs as many replicas: %d here, %d in process %d",
+                    mine.replicas, all[p].replicas, p);
+        }
+        dl__system_free(&w->config, room);
+        if (sentence) return dl__fail_locked(w, "dl_launch: %s", sentence);
+        if (shards && t->size > 1 && !t->exchange) return dl__fail_locked(w, "dl_launch: invariant_shards needs a transport with exchange");
+    }
+    if (shards && (shards < 0 || shards & (shards - 1)))
+        return dl__fail_locked(w, "dl_launch: invariant_shards must be a power of two, not %d", shards);
+    if (shards && shards % w->size)
+        return dl__fail_locked(w, "dl_launch: %d replicas do not divide %d invariant_shards", w->size, shards);
+    return !w->failed;
+}
+
+/* One block for all that the world needs; the caller frees it. */
+static char *dl__world_memory(dl__world *w)
+{
+    size_t processes = w->desc.transport ? (size_t)w->desc.transport->size : 1, here = (size_t)w->replicas;
+    size_t comms = dl__round(here * sizeof(dl_comm)), slots = dl__round(here * sizeof(dl__slot)),
+           calls = dl__round(processes * sizeof(dl__call)), flags = dl__round(processes), counts = dl__round(processes * sizeof(int));
+    size_t bytes = comms + DL__CHANNELS * (slots + calls + flags) + counts;
+    char *p = (char *)dl__system_alloc(&w->config, bytes), *memory = p;
+    if (!p) return NULL;
+    memset(p, 0, bytes);
+    w->comm = (dl_comm *)(void *)p;
+    p += comms;
+    for (int i = 0; i < DL__CHANNELS; i++) {
+        w->channel[i].slot = (dl__slot *)(void *)p;
+        w->channel[i].remote = (dl__call *)(void *)(p += slots);
+        w->channel[i].missing = (bool *)(void *)(p += calls);
+        p += flags;
+    }
+    w->counts = (int *)(void *)p;
+    return memory;
+}
+
+/* Every replica's thread, the first one's being the caller's; the contexts outlive all of them, for they look into each other. */
+static void dl__run_replicas(dl__world *w)
+{
+    int started = 1;
+#ifndef DLTRAIN_NO_THREADS
+    for (; started < w->replicas && !pthread_create(&w->comm[started].thread, NULL, dl__replica_thread, &w->comm[started]);) started++;
+#endif
+    if (started < w->replicas) {
+        dl__lock(w);
+        dl__fail_locked(w, "dl_launch: the system gives no thread for replica %d of %d", started, w->replicas);
+        dl__unlock(w);
+    }
+    dl__replica_main(&w->comm[0]);
+#ifndef DLTRAIN_NO_THREADS
+    for (int i = 1; i < started; i++) pthread_join(w->comm[i].thread, NULL);
+#endif
+    for (int i = 0; i < started; i++) dl_destroy(w->comm[i].ctx);
+}
+
+static int dl__count_devices(const char *devices)
+{
+    int n = 1;
+    for (; *devices; devices++) n += *devices == ',';
+    return n;
+}
+
+static void dl__launch_world(dl__world *w, int named)
+{
+    char *memory = dl__world_memory(w);
+    if (!memory) {
+        dl__fail_locked(w, "dl_launch: out of memory");
+        return;
+    }
+#ifndef DLTRAIN_NO_THREADS
+    pthread_mutex_init(&w->mutex, NULL);
+    for (int i = 0; i < DL__CHANNELS; i++) pthread_cond_init(&w->channel[i].changed, NULL);
+#endif
+    bool ok = dl__find_ranks(w);
+    for (int i = 0; ok && i < w->replicas; i++) {
+        dl_comm *c = &w->comm[i];
+        c->world = w;
+        c->local = i;
+        c->rank = w->first + i;
+        c->doing = -1;
+        if (!dl__read_device(c, w->desc.devices, named == 1 ? 0 : i))
+            ok = dl__fail_locked(w, "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads", w->desc.devices);
+    }
+    if (ok) dl__run_replicas(w);
+    else dl__spread(w);
+    for (int i = 0; i < DL__CHANNELS; i++) {
+        if (w->channel[i].room) dl__system_free(&w->config, w->channel[i].room);
+#ifndef DLTRAIN_NO_THREADS
+        pthread_cond_destroy(&w->channel[i].changed);
+#endif
+    }
+#ifndef DLTRAIN_NO_THREADS
+    pthread_mutex_destroy(&w->mutex);
+#endif
+    dl__system_free(&w->config, memory);
+}
+
+DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user)
+{
+    dl__world w;
+    memset(&w, 0, sizeof w);
+    if (desc) w.desc = *desc;
+    if (w.desc.config) w.config = *w.desc.config;
+    if (!w.desc.devices) w.desc.devices = "cpu";
+    if (!w.desc.first_bucket) w.desc.first_bucket = (size_t)1 << 20;
+    if (!w.desc.bucket) w.desc.bucket = (size_t)25 << 20;
+    w.seconds = w.desc.deadline_seconds == 0 ? 600 : w.desc.deadline_seconds < 0 ? 0 : w.desc.deadline_seconds;
+    w.fn = fn;
+    w.user = user;
+    int named = dl__count_devices(w.desc.devices);
+    w.replicas = w.desc.replicas ? w.desc.replicas : named;
+    if (!fn) dl__fail_locked(&w, "dl_launch: there is no function to run");
+    else if (w.replicas < 1 || w.replicas > DL__MAX_REPLICAS)
+        dl__fail_locked(&w, "dl_launch: %d replicas; 1 to %d", w.replicas, (int)DL__MAX_REPLICAS);
+    else if (named > 1 && named != w.replicas)
+        dl__fail_locked(&w, "dl_launch: %d replicas on %d devices: name one device, or as many", w.replicas, named);
+#ifdef DLTRAIN_NO_THREADS
+    else if (w.replicas > 1)
+        dl__fail_locked(&w, "dl_launch: built with DLTRAIN_NO_THREADS, which leaves one replica, not %d", w.replicas);
+#endif
+    else dl__launch_world(&w, named);
+    if (w.desc.error && w.desc.error_size) {
+        size_t n = DL__MIN(strlen(w.error), w.desc.error_size - 1);
+        memcpy(w.desc.error, w.error, n);
+        w.desc.error[n] = 0;
+    }
+    return !w.failed;
 }
 
 /* ==== >>data ====
