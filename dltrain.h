@@ -602,18 +602,19 @@ typedef enum dl_split {
        so some samples come twice; with drop_last it is cut instead */
     DL_SPLIT_PAD,
     DL_SPLIT_ONCE,                       /* the same without wrapping: each sample once, ranks may differ by one. For evaluation */
-    /* Batches of world times `batch` samples of the order, cut into a contiguous part a rank: together the ranks see what one rank
-       with that batch sees, each sample once. A rank's part of the last batch may be empty: its epoch is a batch shorter */
+    /* Batches of `batch` samples for all ranks together, cut as dl_shard does: a part a rank, or with shards several in turn. Together
+       the ranks see the batches of one rank, each sample once. Of the last batch some parts may be empty: these do not come */
     DL_SPLIT_BATCH
 } dl_split;
 typedef struct dl_loader_desc {
-    size_t batch;                        /* of each rank; 0: 1 */
+    size_t batch;                        /* of each rank, DL_SPLIT_BATCH: of all; 0: 1 */
     bool shuffle;                        /* by the context's seed and the epoch */
     bool torch_order;                    /* the order of PyTorch's randperm seeded with seed + epoch */
     bool drop_last;                      /* no partial last batch */
     bool prefetch;                       /* a thread prepares the next batch */
-    int rank, world;                     /* whose part of each epoch this is; world 0: all of it */
+    int rank, world;                     /* whose part of each epoch this is; world 0: the context's communicator says; 1: all of it */
     dl_split split;
+    int shards;                          /* DL_SPLIT_BATCH: parts of a batch; 0: the communicator's invariant_shards, or one a rank */
 } dl_loader_desc;
 typedef struct dl_batch {
     dl_tensor x, y;                      /* [count,...]; y is zero for a dataset without */
@@ -10222,7 +10223,7 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
 
 /* ==== >>data ====
    Datasets and the loader.
-   may use: tape, platform */
+   may use: parallel, tape, platform */
 struct dl_dataset {
     dl_context *ctx;
     dl_dataset_desc desc;
@@ -10296,7 +10297,8 @@ struct dl_loader {
     dl_loader_desc desc;
     uint64_t epoch;
     size_t count;            /* samples of an epoch: of this rank */
-    size_t at, *order;
+    size_t at, *order, done; /* samples and batches so far in this epoch */
+    size_t per;              /* DL_SPLIT_BATCH: this rank's parts of a batch */
     bool begun, served;
     dl__fill buffer[2];
     int current;
@@ -10391,41 +10393,60 @@ static void dl__prefetch_take(dl_loader *l)
 }
 #endif
 
-static size_t dl__batch_size(const dl_loader *l, size_t at) /* of the batch that begins there; 0: none */
+/* Of a batch of n samples: this rank's, and where they begin. */
+static size_t dl__own_part(const dl_loader *l, size_t n, size_t *first)
 {
-    size_t left = l->count - at;
-    return left >= l->desc.batch ? l->desc.batch : l->desc.drop_last ? 0 : left;
+    size_t from, count;
+    int shard = l->desc.rank * (int)l->per;
+    dl_shard(n, shard, l->desc.shards, first, &count);
+    dl_shard(n, shard + (int)l->per - 1, l->desc.shards, &from, &count);
+    return from + count - *first;
 }
 
-/* DL_SPLIT_BATCH: where part `rank` of the n samples of a batch begins. Parts of a finer split begin there too. */
-static size_t dl__part_begin(size_t n, size_t rank, size_t world) { return n / world * rank + n % world * rank / world; }
+/* Of batch number `done`, which begins at `at`; 0: there is none. */
+static size_t dl__batch_size(const dl_loader *l, size_t at, size_t done)
+{
+    size_t left = l->count - at, first, n;
+    if (l->desc.split == DL_SPLIT_BATCH) {
+        size_t begin = done / l->per * l->desc.batch, all = l->data->desc.count;
+        if (begin >= all || (l->desc.drop_last && all - begin < l->desc.batch)) return 0;
+        dl_shard(DL__MIN(all - begin, l->desc.batch), l->desc.rank * (int)l->per + (int)(done % l->per), l->desc.shards, &first, &n);
+        return n;
+    }
+    return left >= l->desc.batch ? l->desc.batch : l->desc.drop_last ? 0 : left;
+}
 
 /* How many samples of an epoch are this rank's. */
 static size_t dl__part_count(const dl_loader *l)
 {
-    size_t n = l->data->desc.count, world = (size_t)l->desc.world, rank = (size_t)l->desc.rank;
-    size_t left = l->desc.split == DL_SPLIT_BATCH ? n % (l->desc.batch * world) : n % world;
-    size_t even = (n - left) / world; /* exact: so it is in both cases */
-    if (l->desc.split == DL_SPLIT_ONCE) return even + (rank < left);
-    if (l->desc.drop_last) return even;
-    if (l->desc.split == DL_SPLIT_PAD) return even + (left != 0);
-    return even + dl__part_begin(left, rank + 1, world) - dl__part_begin(left, rank, world);
+    size_t n = l->data->desc.count, world = (size_t)l->desc.world, rank = (size_t)l->desc.rank, left = n % world, first;
+    if (l->desc.split == DL_SPLIT_ONCE) return n / world + (rank < left);
+    if (l->desc.split == DL_SPLIT_PAD) return n / world + (left && !l->desc.drop_last);
+    left = n % l->desc.batch;
+    return n / l->desc.batch * dl__own_part(l, l->desc.batch, &first) + (l->desc.drop_last ? 0 : dl__own_part(l, left, &first));
 }
 
 static bool dl__check_split(dl_loader *l)
 {
     dl_loader_desc *d = &l->desc;
+    const dl_comm *comm = dl_comm_of(l->ctx);
     if (d->world < 0 || (d->world ? d->rank < 0 || d->rank >= d->world : d->rank != 0))
         return dl_fail(l->ctx, "dl_loader_create: rank %d of a world of %d", d->rank, d->world);
     if ((unsigned)d->split > DL_SPLIT_BATCH)
         return dl_fail(l->ctx, "dl_loader_create: there is no way %d to split", (int)d->split);
-    if (!d->world) d->world = 1;
-    size_t asked = d->batch ? d->batch : 1;
-    d->batch = DL__MIN(asked, DL__MAX(l->data->desc.count, (size_t)1));
+    if (!d->world) d->rank = dl_comm_rank(comm), d->world = dl_comm_size(comm);
+    if (!d->shards && comm) d->shards = comm->world->desc.invariant_shards;
+    if (!d->shards || d->split != DL_SPLIT_BATCH) d->shards = d->world;
+    size_t all = l->data->desc.count, asked = d->batch ? d->batch : 1;
+    if (d->shards < 0 || d->shards % d->world || (d->split == DL_SPLIT_BATCH && asked < (size_t)d->shards))
+        return dl_fail(l->ctx, "dl_loader_create: batches of %zu samples in %d shards for %d ranks: each needs as many, and one sample",
+            asked, d->shards, d->world);
+    l->per = (size_t)(d->shards / d->world);
+    d->batch = DL__MIN(asked, DL__MAX(all, (size_t)1));
     l->count = dl__part_count(l);
-    if (d->drop_last && asked > l->count)
+    if (d->drop_last && asked > (d->split == DL_SPLIT_BATCH ? all : l->count))
         return dl_fail(l->ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none", asked,
-            l->count);
+            d->split == DL_SPLIT_BATCH ? all : l->count);
     return true;
 }
 
@@ -10474,11 +10495,9 @@ static void dl__take_part(dl_loader *l)
 {
     size_t n = l->data->desc.count, world = (size_t)l->desc.world, rank = (size_t)l->desc.rank, to = 0;
     if (l->desc.split == DL_SPLIT_BATCH) {
-        for (size_t at = 0, size; to < l->count; at += size) {
-            size = DL__MIN(n - at, l->desc.batch * world);
-            size_t from = dl__part_begin(size, rank, world), end = dl__part_begin(size, rank + 1, world);
-            memmove(l->order + to, l->order + at + from, (end - from) * sizeof *l->order);
-            to += end - from;
+        for (size_t at = 0, own, first; to < l->count; at += l->desc.batch, to += own) {
+            own = dl__own_part(l, DL__MIN(n - at, l->desc.batch), &first);
+            memmove(l->order + to, l->order + at + first, own * sizeof *l->order);
         }
         return;
     }
@@ -10491,7 +10510,7 @@ static void dl__begin_epoch(dl_loader *l)
 {
     size_t n = l->data->desc.count;
     l->begun = true;
-    l->at = 0;
+    l->at = l->done = 0;
     for (size_t i = 0; i < n; i++) l->order[i] = i;
     if (l->desc.torch_order) dl_randperm((uint32_t)(l->ctx->config.seed + l->epoch), l->order, n);
     else if (l->desc.shuffle)
@@ -10523,7 +10542,7 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
     l->served = false;
     if (ctx->failed) return false;
     if (!l->begun) dl__begin_epoch(l);
-    size_t n = dl__batch_size(l, l->at);
+    size_t n = dl__batch_size(l, l->at, l->done);
     if (!n) {
         l->begun = false;
         l->epoch++;
@@ -10533,7 +10552,7 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
     if (l->threaded) {
         if (!l->coming) dl__prefetch_ask(l, l->at, n);
         dl__prefetch_take(l);
-        size_t next = dl__batch_size(l, l->at + n);
+        size_t next = dl__batch_size(l, l->at + n, l->done + 1);
         l->coming = next &&
             l->buffer[l->current].ok; /* after a failure the thread rests, and the same batch is asked for again */
         if (l->coming) dl__prefetch_ask(l, l->at + n, next);
@@ -10553,13 +10572,20 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
     b->count = n;
     b->index = l->order + l->at;
     l->at += n;
+    l->done++;
     l->served = true;
     return !ctx->failed;
 }
 
 DL_API size_t dl_loader_batches(const dl_loader *l)
 {
-    return !l ? 0 : l->desc.drop_last ? l->count / l->desc.batch : (l->count + l->desc.batch - 1) / l->desc.batch;
+    if (!l) return 0;
+    if (l->desc.split != DL_SPLIT_BATCH)
+        return l->desc.drop_last ? l->count / l->desc.batch : (l->count + l->desc.batch - 1) / l->desc.batch;
+    size_t n = l->data->desc.count / l->desc.batch * l->per; /* and of the last batch the parts that are not empty */
+    if (l->desc.batch < (size_t)l->desc.shards) n = 0;       /* as the only one is the last */
+    while (dl__batch_size(l, 0, n)) n++;
+    return n;
 }
 
 DL_API size_t dl_loader_samples(const dl_loader *l) { return l ? l->count : 0; }
@@ -11421,7 +11447,7 @@ enum {
 };
 enum { DL__OPT_SETTINGS, DL__OPT_STEPS, DL__OPT_START, DL__OPT_SCHEDULED, DL__OPT_LR, DL__OPT_STATE, DL__OPT_FIELDS };
 enum { DL__ACC_DONE, DL__ACC_COUNT, DL__ACC_FIELDS };
-enum { DL__LOAD_EPOCH, DL__LOAD_BEGUN, DL__LOAD_AT, DL__LOAD_BATCH, DL__LOAD_SAMPLES, DL__LOAD_ORDER, DL__LOAD_FIELDS };
+enum { DL__LOAD_EPOCH, DL__LOAD_BEGUN, DL__LOAD_DONE, DL__LOAD_BATCH, DL__LOAD_SAMPLES, DL__LOAD_ORDER, DL__LOAD_FIELDS };
 enum { DL__ROW_INIT, DL__ROW_VALUE, DL__ROW_FLAGS, DL__ROW_FIELDS };
 enum { DL__ROW_BUFFER = 1, DL__ROW_FROZEN = 2, DL__ROW_GRAD = 4 };
 enum { DL__SNAPSHOT_VERSION = 1, DL__SNAPSHOT_EACH = 4 };
@@ -11463,7 +11489,10 @@ static uint64_t dl__settings(const dl_optimizer *o)
 }
 
 /* The samples of a batch of all ranks together. */
-static int64_t dl__batch_of_all(const dl_loader *l) { return (int64_t)(l->desc.batch * (size_t)l->desc.world); }
+static int64_t dl__batch_of_all(const dl_loader *l)
+{
+    return (int64_t)(l->desc.split == DL_SPLIT_BATCH ? l->desc.batch : l->desc.batch * (size_t)l->desc.world);
+}
 
 /* ---- from the program to the tables ---- */
 static void dl__pack(dl_context *ctx, dl__snapshot *s)
@@ -11507,7 +11536,7 @@ static void dl__pack(dl_context *ctx, dl__snapshot *s)
         t[DL__LOAD_EPOCH] = (int64_t)l->epoch;
         t[DL__LOAD_BEGUN] = l->begun;
         t[DL__LOAD_BATCH] = dl__batch_of_all(l);
-        t[DL__LOAD_AT] = (int64_t)((l->at + l->desc.batch - 1) / l->desc.batch); /* batches */
+        t[DL__LOAD_DONE] = (int64_t)l->done;
         t[DL__LOAD_SAMPLES] = (int64_t)l->data->desc.count;
         t[DL__LOAD_ORDER] = (int64_t)l->desc.shuffle << 4 | (int64_t)l->desc.torch_order << 3 | (int64_t)l->desc.drop_last << 2 |
             (int64_t)l->desc.split;
@@ -11757,7 +11786,7 @@ static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
         if (t[DL__LOAD_BEGUN] && t[DL__LOAD_BATCH] != dl__batch_of_all(l))
             return dl_fail(io->ctx, "dl_snapshot_load: '%s' is in the middle of an epoch in batches of %td, loader %d makes batches of %td",
                 io->path, (ptrdiff_t)t[DL__LOAD_BATCH], i, (ptrdiff_t)dl__batch_of_all(l));
-        if (!dl__is_count(t[DL__LOAD_AT])) return dl__tables_wrong(io);
+        if (!dl__is_count(t[DL__LOAD_DONE])) return dl__tables_wrong(io);
     }
     return true;
 }
@@ -11842,8 +11871,7 @@ static void dl__unpack(dl_context *ctx, const dl__snapshot *s)
         dl_loader_rewind(l, (uint64_t)t[DL__LOAD_EPOCH]);
         if (!t[DL__LOAD_BEGUN]) continue;
         dl__begin_epoch(l);
-        l->at = DL__MIN((size_t)t[DL__LOAD_AT], l->count / l->desc.batch + 1) * l->desc.batch;
-        l->at = DL__MIN(l->at, l->count);
+        for (size_t n; l->done < (size_t)t[DL__LOAD_DONE] && (n = dl__batch_size(l, l->at, l->done)) != 0; l->done++) l->at += n;
     }
 }
 

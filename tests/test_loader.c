@@ -375,7 +375,7 @@ static size_t part(size_t n, const dl_loader_desc *desc, uint64_t seed, size_t *
     dl_loader *l = dl_loader_create(made(c, n, &s), desc);
     size_t got = epoch(l, order, most);
     CHECK(l && !dl_failed(c), "%s", dl_error(c));
-    CHECK(desc->drop_last ? got == dl_loader_samples(l) / desc->batch * desc->batch : got == dl_loader_samples(l),
+    CHECK(desc->drop_last && desc->split != DL_SPLIT_BATCH ? got == dl_loader_samples(l) / desc->batch * desc->batch : got == dl_loader_samples(l),
         "%zu samples, dl_loader_samples says %zu", got, dl_loader_samples(l));
     dl_destroy(c);
     return got;
@@ -411,7 +411,7 @@ static void each_once(void) /* neither left out nor twice, whatever divides what
 {
     for (size_t n = 1; n <= 14; n++)
         for (int world = 1; world <= 5; world++)
-            for (size_t batch = 1; batch <= 4; batch++)
+            for (size_t batch = 1; batch <= 7; batch++)
                 for (int split = DL_SPLIT_ONCE; split <= DL_SPLIT_BATCH; split++) {
                     size_t all[64], got = 0;
                     for (int rank = 0; rank < world; rank++) {
@@ -419,35 +419,49 @@ static void each_once(void) /* neither left out nor twice, whatever divides what
                         d.rank = rank;
                         d.world = world;
                         d.split = (dl_split)split;
+                        if (split == DL_SPLIT_BATCH && batch < (size_t)world) d.batch = (size_t)world;
                         got += part(n, &d, 5, all + got, 64 - got);
                     }
                     CHECK(once_each(all, got, n), "split %d, %zu samples, %d ranks, batches of %zu: %zu came", split, n, world, batch, got);
                 }
 }
 
-static void batches_in_parts(void) /* ranks side by side see the batches of one rank */
+static void batches_in_parts(void) /* the ranks' parts, side by side, are the batches of one rank */
 {
-    for (size_t n = 1; n <= 30; n += 1)
-        for (int world = 2; world <= 4; world++)
-            for (int drop = 0; drop < 2; drop++) {
-                size_t one[64], parts[4][64], at[4] = { 0 }, got[4], all;
-                dl_loader_desc d = loader(2 * (size_t)world, true, false);
-                d.drop_last = drop;
-                if (drop && n < d.batch) continue;
+    for (size_t n = 1; n <= 30; n++)
+        for (int world = 1; world <= 4; world++)
+            for (int k = 0; k < 8; k++) {
+                dl_context *c = context(5);
+                source s = { 0 };
+                dl_batch b;
+                size_t one[64], all, at = 0;
+                int per = k % 4 + 1, shards = per * world;
+                dl_loader *l[4];
+                dl_loader_desc d = loader((size_t)shards + 3, true, k == 3);
+                d.drop_last = k >= 4;
+                if (d.drop_last && n < d.batch) d.batch = (size_t)shards;
+                if (d.drop_last && n < d.batch) d.drop_last = false;
                 all = part(n, &d, 5, one, 64);
-                d.batch = 2;
                 d.world = world;
                 d.split = DL_SPLIT_BATCH;
-                for (d.rank = 0; d.rank < world; d.rank++) got[d.rank] = part(n, &d, 5, parts[d.rank], 64);
-                for (size_t i = 0; i < all;) {
-                    size_t size = all - i < 2 * (size_t)world ? all - i : 2 * (size_t)world, first = i;
-                    for (int r = 0; r < world; r++) {
-                        size_t end = first + size * (size_t)(r + 1) / (size_t)world;
-                        for (; i < end; i++)
-                            CHECK(at[r] < got[r] && parts[r][at[r]] == one[i], "%zu samples, rank %d of %d: sample %zu", n, r, world, at[r]), at[r]++;
+                d.shards = per > 1 ? shards : 0;
+                for (d.rank = 0; d.rank < world; d.rank++) l[d.rank] = dl_loader_create(made(c, n, &s), &d);
+                for (size_t batches = 0; at < all; batches++)
+                    for (int shard = 0; shard < shards; shard++) {
+                        size_t first, count, size = n - batches * d.batch < d.batch ? n - batches * d.batch : d.batch;
+                        dl_shard(size, shard, shards, &first, &count);
+                        if (!count) continue;
+                        bool ok = dl_next(l[shard / per], &b) && right(&b) && b.count == count && !memcmp(b.index, one + at, count * sizeof *one);
+                        CHECK(ok, "%zu samples, %d ranks, %d shards, batch %zu, shard %d. %s", n, world, shards, batches, shard, dl_error(c));
+                        at += count;
+                        dl_end(c);
                     }
+                for (int r = 0; r < world; r++) {
+                    CHECK(l[r] && l[r]->done == dl_loader_batches(l[r]), "%zu samples, rank %d of %d, %d shards: %zu batches, dl_loader_batches says %zu. %s", n, r,
+                        world, shards, l[r] ? l[r]->done : 0, dl_loader_batches(l[r]), dl_error(c));
+                    CHECK(!dl_next(l[r], &b), "%zu samples, %d ranks: rank %d has more", n, world, r);
                 }
-                for (int r = 0; r < world; r++) CHECK(at[r] == got[r], "%zu samples: rank %d of %d has more", n, r, world);
+                dl_destroy(c);
             }
 }
 
@@ -455,7 +469,7 @@ static void wrong_ranks(void)
 {
     static const struct { int rank, world; dl_split split; const char *says; } cases[] = {
         { 4, 4, DL_SPLIT_PAD, "rank 4 of a world of 4" }, { -1, 2, DL_SPLIT_PAD, "rank -1" }, { 1, 0, DL_SPLIT_PAD, "rank 1 of a world of 0" },
-        { 0, -2, DL_SPLIT_PAD, "world of -2" }, { 0, 2, (dl_split)7, "no way 7 to split" },
+        { 0, -2, DL_SPLIT_PAD, "world of -2" }, { 0, 2, (dl_split)7, "no way 7 to split" }, { 0, 3, DL_SPLIT_BATCH, "batches of 2 samples in 3 shards for 3 ranks" },
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         dl_context *c = context(1);
