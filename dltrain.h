@@ -652,13 +652,16 @@ typedef struct dl_snapshot_desc {
     double *number;                      /* what else the program counts: saved, and overwritten by dl_snapshot_load */
     size_t numbers;
     int keep;                            /* files: the newest is `path`, those before are path.1, path.2, ...; 0: 1 */
+    bool any_world;                      /* load that of a world of another size, too: then the run has other batches than before.
+                                            With the same invariant_shards it is exact, and needs no asking */
 } dl_snapshot_desc;
-/* Between steps. Written as checkpoints are: after a crash or on a full disk the last snapshot is there still. */
+/* Between steps, by all ranks; rank 0 alone writes. Written as checkpoints are: after a crash or on a full disk the last snapshot is
+   there still. */
 DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
-/* Of the files kept the newest that is whole. Parameters need not exist yet: they are created as they were. The program's optimizers and
+/* Of the files kept the newest that is whole. All ranks call it, rank 0 alone reads. Parameters need not exist yet: they are created as they were. The program's optimizers and
    loaders must be made as those of the snapshot were. */
 DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
-DL_API bool dl_snapshot_exists(const char *path, const dl_snapshot_desc *run); /* is there a file? */
+DL_API bool dl_snapshot_exists(dl_context *ctx, const char *path, const dl_snapshot_desc *run); /* is there a file, for rank 0? */
 
 /* Curves: named series of points, written as CSV or drawn as SVG. */
 DL_API dl_history *dl_history_create(dl_context *ctx);
@@ -10760,6 +10763,7 @@ typedef struct dl__io {
     dl_context *ctx;
     const char *who, *path;
     FILE *file;
+    dl_comm *comm;           /* rank 0 reads for all */
     dl__phase phase;
     bool ok;
     uint64_t at, length;     /* bytes of data so far, and of the header */
@@ -10820,8 +10824,10 @@ static void dl__write_piece(dl__io *io, const char *name, size_t kind, const dl_
 /* Bytes `from` on of the file that is read. */
 static bool dl__fetch(dl__io *io, uint64_t from, void *to, size_t n)
 {
-    return !n || (!fseek(io->file, (long)from, SEEK_SET) && fread(to, 1, n, io->file) == n) ||
-        dl_fail(io->ctx, "dl_%s: '%s' could not be read to its end", io->who, io->path);
+    if (!n) return true;
+    if (!dl_comm_rank(io->comm) && (fseek(io->file, (long)from, SEEK_SET) || fread(to, 1, n, io->file) != n))
+        return dl_fail(io->ctx, "dl_%s: '%s' could not be read to its end", io->who, io->path);
+    return dl_broadcast(io->comm, to, n, 0);
 }
 
 static bool dl__read_piece(dl__io *io, const char *name, size_t kind, const dl_shape *shape, void *data, size_t numel)
@@ -11438,26 +11444,38 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
 
 /* ==== >>snapshots ====
    All that a run needs to go on as if it had never stopped.
-   may use: optimizers, data, files */
+   may use: optimizers, parallel, data, files */
 
 /* The file's tables of whole numbers, bit patterns of doubles among them. */
 enum {
-    DL__RUN_VERSION, DL__RUN_SEED, DL__RUN_STEP, DL__RUN_SEALED, DL__RUN_PARAMS, DL__RUN_OPTIMIZERS, DL__RUN_ACCUMULATORS,
-    DL__RUN_LOADERS, DL__RUN_NUMBERS, DL__RUN_HISTORY, DL__RUN_SERIES, DL__RUN_FIELDS
+    DL__RUN_VERSION, DL__RUN_SEED, DL__RUN_WORLD, DL__RUN_SHARDS, DL__RUN_SEALED, DL__RUN_PARAMS, DL__RUN_OPTIMIZERS,
+    DL__RUN_ACCUMULATORS, DL__RUN_LOADERS, DL__RUN_NUMBERS, DL__RUN_HISTORY, DL__RUN_SERIES, DL__RUN_FIELDS
 };
 enum { DL__OPT_SETTINGS, DL__OPT_STEPS, DL__OPT_START, DL__OPT_SCHEDULED, DL__OPT_LR, DL__OPT_STATE, DL__OPT_FIELDS };
 enum { DL__ACC_DONE, DL__ACC_COUNT, DL__ACC_FIELDS };
-enum { DL__LOAD_EPOCH, DL__LOAD_BEGUN, DL__LOAD_DONE, DL__LOAD_BATCH, DL__LOAD_SAMPLES, DL__LOAD_ORDER, DL__LOAD_FIELDS };
+enum { DL__LOAD_EPOCH, DL__LOAD_BEGUN, DL__LOAD_DONE, DL__LOAD_PER, DL__LOAD_BATCH, DL__LOAD_SAMPLES, DL__LOAD_FIELDS };
 enum { DL__ROW_INIT, DL__ROW_VALUE, DL__ROW_FLAGS, DL__ROW_FIELDS };
 enum { DL__ROW_BUFFER = 1, DL__ROW_FROZEN = 2, DL__ROW_GRAD = 4 };
 enum { DL__SNAPSHOT_VERSION = 1, DL__SNAPSHOT_EACH = 4 };
+/* What differs from rank to rank: one may have run out of data where others have not */
+enum { DL__RANK_STEP, DL__RANK_LOADERS, DL__RANK_FIELDS = DL__RANK_LOADERS + DL__SNAPSHOT_EACH * DL__LOAD_FIELDS };
 
 typedef struct dl__snapshot {
     const dl_snapshot_desc *d;
     int64_t run[DL__RUN_FIELDS], optimizer[DL__SNAPSHOT_EACH][DL__OPT_FIELDS], accumulator[DL__SNAPSHOT_EACH][DL__ACC_FIELDS],
-        loader[DL__SNAPSHOT_EACH][DL__LOAD_FIELDS];
-    int32_t *row; /* DL__ROW_FIELDS of each parameter */
+        mine[DL__RANK_FIELDS];
+    int64_t *rank; /* DL__RANK_FIELDS of each; in one piece with: */
+    int32_t *row;  /* DL__ROW_FIELDS of each parameter */
 } dl__snapshot;
+
+static bool dl__snapshot_room(dl_context *ctx, dl__snapshot *s, size_t world, size_t params)
+{
+    s->rank = (int64_t *)dl__alloc(
+        ctx, world * DL__RANK_FIELDS * sizeof *s->rank + params * DL__ROW_FIELDS * sizeof *s->row, 0);
+    void *rows = s->rank ? s->rank + world * DL__RANK_FIELDS : NULL;
+    s->row = (int32_t *)rows;
+    return s->rank != NULL;
+}
 
 static int64_t dl__double_bits(double v)
 {
@@ -11500,7 +11518,8 @@ static void dl__pack(dl_context *ctx, dl__snapshot *s)
     const dl_snapshot_desc *d = s->d;
     s->run[DL__RUN_VERSION] = DL__SNAPSHOT_VERSION;
     s->run[DL__RUN_SEED] = (int64_t)ctx->config.seed;
-    s->run[DL__RUN_STEP] = (int64_t)(ctx->random_step + ctx->ended); /* of the step to come */
+    s->run[DL__RUN_WORLD] = dl_comm_size(ctx->comm);
+    s->run[DL__RUN_SHARDS] = ctx->comm ? ctx->comm->world->desc.invariant_shards : 0;
     s->run[DL__RUN_SEALED] = ctx->sealed;
     s->run[DL__RUN_PARAMS] = ctx->params;
     s->run[DL__RUN_NUMBERS] = (int64_t)d->numbers;
@@ -11530,16 +11549,16 @@ static void dl__pack(dl_context *ctx, dl__snapshot *s)
         t[DL__ACC_DONE] = d->accumulator[i]->done;
         t[DL__ACC_COUNT] = dl__double_bits(d->accumulator[i]->count);
     }
+    s->mine[DL__RANK_STEP] = (int64_t)(ctx->random_step + ctx->ended); /* of the step to come */
     for (int i = 0; i < DL__SNAPSHOT_EACH && d->loader[i]; i++) {
         const dl_loader *l = d->loader[i];
-        int64_t *t = s->loader[s->run[DL__RUN_LOADERS]++];
+        int64_t *t = s->mine + DL__RANK_LOADERS + DL__LOAD_FIELDS * s->run[DL__RUN_LOADERS]++;
         t[DL__LOAD_EPOCH] = (int64_t)l->epoch;
         t[DL__LOAD_BEGUN] = l->begun;
-        t[DL__LOAD_BATCH] = dl__batch_of_all(l);
         t[DL__LOAD_DONE] = (int64_t)l->done;
+        t[DL__LOAD_PER] = (int64_t)l->per;
+        t[DL__LOAD_BATCH] = dl__batch_of_all(l);
         t[DL__LOAD_SAMPLES] = (int64_t)l->data->desc.count;
-        t[DL__LOAD_ORDER] = (int64_t)l->desc.shuffle << 4 | (int64_t)l->desc.torch_order << 3 | (int64_t)l->desc.drop_last << 2 |
-            (int64_t)l->desc.split;
     }
 }
 
@@ -11555,11 +11574,12 @@ static bool dl__table(dl__io *io, const char *what, int i, int64_t *t, int n)
 /* After the first table, which says how many there are. */
 static void dl__visit_tables(dl__io *io, dl__snapshot *s)
 {
+    dl_shape ranks = DL_SHAPE((dl_index)s->run[DL__RUN_WORLD], DL__RANK_FIELDS);
     dl_shape rows = DL_SHAPE((dl_index)s->run[DL__RUN_PARAMS], DL__ROW_FIELDS);
+    dl__piece(io, "dltrain", "ranks", 'l', &ranks, s->rank);
     dl__piece(io, "dltrain", "parameters", 'i', &rows, s->row);
     for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) dl__table(io, "optimizer", i, s->optimizer[i], DL__OPT_FIELDS);
     for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) dl__table(io, "accumulator", i, s->accumulator[i], DL__ACC_FIELDS);
-    for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) dl__table(io, "loader", i, s->loader[i], DL__LOAD_FIELDS);
 }
 
 static void dl__visit_optimizer(dl__io *io, dl_optimizer *o, int index)
@@ -11656,18 +11676,23 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
     if (!ctx || ctx->failed || !dl__snapshot_desc_ok(ctx, "snapshot_save", run)) return false;
     if (ctx->nodes && !ctx->ended)
         return dl_fail(ctx, "dl_snapshot_save: a step is open; call it after dl_step, dl_accumulate or dl_end");
-    if (!dl__lay_out(ctx)) return false;
+    for (int i = 0; i < DL__SNAPSHOT_EACH && run->accumulator[i] && dl_comm_size(ctx->comm) > 1; i++)
+        if (run->accumulator[i]->done)
+            return dl_fail(ctx,
+                "dl_snapshot_save: in the middle of a window of micro-batches each rank has gradients of its own; save after the step");
     memset(&s, 0, sizeof s);
-    memset(&io, 0, sizeof io);
     s.d = run;
-    s.row = (int32_t *)dl__alloc(ctx, (size_t)ctx->params * DL__ROW_FIELDS * sizeof *s.row, 0);
-    if (!s.row) return false;
+    if (!dl__lay_out(ctx) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
     dl__pack(ctx, &s);
-    io.ctx = ctx;
-    io.file = dl__open_temporary(ctx, "snapshot_save", path, temporary, sizeof temporary);
-    bool ok = io.file && dl__write_pieces(&io, "\"format\":\"pt\",\"dltrain\":\"snapshot\"", dl__visit_snapshot, &s);
-    ok = io.file && dl__commit(ctx, "snapshot_save", io.file, ok, temporary, path, run->keep);
-    dl__release(ctx, s.row);
+    bool ok = dl_all_gather(ctx->comm, s.mine, s.rank, sizeof s.mine);
+    if (ok && !dl_comm_rank(ctx->comm)) {
+        memset(&io, 0, sizeof io);
+        io.ctx = ctx;
+        io.file = dl__open_temporary(ctx, "snapshot_save", path, temporary, sizeof temporary);
+        ok = io.file && dl__write_pieces(&io, "\"format\":\"pt\",\"dltrain\":\"snapshot\"", dl__visit_snapshot, &s);
+        ok = io.file && dl__commit(ctx, "snapshot_save", io.file, ok, temporary, path, run->keep);
+    }
+    dl__release(ctx, s.rank);
     return ok;
 }
 
@@ -11715,6 +11740,28 @@ static bool dl__snapshot_open(dl__io *io, const char *path, char *name, size_t s
                  : dl_fail(io->ctx, "dl_snapshot_load: cannot open '%s' for reading", path);
 }
 
+/* What rank 0 has opened, for the others: the header. */
+static bool dl__snapshot_share(dl__io *io)
+{
+    uint64_t length = io->file ? io->data - 8 : 0, at[2];
+    at[0] = length;
+    at[1] = io->entries ? io->entry[io->entries - 1].end : 0;
+    if (!dl_broadcast(io->comm, at, sizeof at, 0)) return false;
+    size_t most = (size_t)at[0] / 48 + 1;
+    void *block = dl__alloc(io->ctx, most * sizeof *io->entry + (size_t)at[0] + 1, 0);
+    if (!block) return false;
+    char *text = (char *)block + most * sizeof *io->entry;
+    bool ok = dl__fetch(io, 8, text, (size_t)at[0]);
+    if (io->file) return dl__release(io->ctx, block), ok;
+    dl__json j;
+    memset(&j, 0, sizeof j);
+    j.at = text;
+    io->entry = (dl__entry *)block;
+    io->data = 8 + at[0];
+    return ok && ((dl__json_header(&j, io->entry, most, &io->entries) && !dl__entries_wrong(io->entry, io->entries, at[1])) ||
+        dl_fail(io->ctx, "dl_snapshot_load: '%s' arrived damaged from rank 0", io->path));
+}
+
 static bool dl__same_count(dl__io *io, const char *what, int64_t theirs, int64_t ours)
 {
     return theirs == ours ||
@@ -11727,6 +11774,26 @@ static bool dl__tables_wrong(dl__io *io)
 }
 
 static bool dl__is_count(int64_t v) { return v >= 0 && v <= (int64_t)1 << 53; }
+
+static bool dl__same_shards(const dl__io *io, const dl__snapshot *s)
+{
+    int64_t shards = io->comm ? io->comm->world->desc.invariant_shards : 0;
+    return shards && shards == s->run[DL__RUN_SHARDS];
+}
+
+/* This rank's part of the file; of that of another world what rank 0 has, which comes to the end of its data last. */
+static const int64_t *dl__rank_row(const dl__io *io, const dl__snapshot *s)
+{
+    int rank = s->run[DL__RUN_WORLD] == dl_comm_size(io->comm) ? dl_comm_rank(io->comm) : 0;
+    return s->rank + rank * DL__RANK_FIELDS;
+}
+
+/* The batches of the epoch that a loader has had; those of another world may be cut in more parts or in fewer. -1: inside of one. */
+static int64_t dl__batches_done(const int64_t *t, const dl_loader *l)
+{
+    int64_t per = (int64_t)l->per;
+    return t[DL__LOAD_PER] == per ? t[DL__LOAD_DONE] : t[DL__LOAD_DONE] % t[DL__LOAD_PER] ? -1 : t[DL__LOAD_DONE] / t[DL__LOAD_PER] * per;
+}
 
 /* Does the first table suit the program? */
 static bool dl__check_run(dl__io *io, const dl__snapshot *s)
@@ -11743,9 +11810,14 @@ static bool dl__check_run(dl__io *io, const dl__snapshot *s)
     if (t[DL__RUN_SEED] != (int64_t)io->ctx->config.seed)
         return dl_fail(io->ctx, "dl_snapshot_load: '%s' is a run of seed %zu, this context has seed %zu", io->path,
             (size_t)t[DL__RUN_SEED], (size_t)io->ctx->config.seed);
-    if (t[DL__RUN_PARAMS] < 0 || (uint64_t)t[DL__RUN_PARAMS] > io->entries || t[DL__RUN_SERIES] < 0 ||
+    if (t[DL__RUN_WORLD] < 1 || t[DL__RUN_WORLD] > INT32_MAX || t[DL__RUN_PARAMS] < 0 || (uint64_t)t[DL__RUN_PARAMS] > io->entries || t[DL__RUN_SERIES] < 0 ||
         (uint64_t)t[DL__RUN_SERIES] > io->entries)
         return dl__tables_wrong(io);
+    if (t[DL__RUN_WORLD] != dl_comm_size(io->comm) && !d->any_world && !dl__same_shards(io, s))
+        return dl_fail(io->ctx,
+            "dl_snapshot_load: '%s' is of a world of %td ranks, this one has %d: with any_world the run goes on all the same, in other "
+            "batches; in one of the same invariant_shards it would be exact",
+            io->path, (ptrdiff_t)t[DL__RUN_WORLD], dl_comm_size(io->comm));
     return dl__same_count(io, "optimizers", t[DL__RUN_OPTIMIZERS], optimizers) &&
         dl__same_count(io, "accumulators", t[DL__RUN_ACCUMULATORS], accumulators) &&
         dl__same_count(io, "loaders", t[DL__RUN_LOADERS], loaders) &&
@@ -11780,13 +11852,15 @@ static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
                 io->path, (ptrdiff_t)t[DL__ACC_DONE], i, s->d->accumulator[i]->steps);
     }
     for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) {
-        const int64_t *t = s->loader[i];
+        const int64_t *t = dl__rank_row(io, s) + DL__RANK_LOADERS + i * DL__LOAD_FIELDS;
         const dl_loader *l = s->d->loader[i];
         if (!dl__same_count(io, "samples", t[DL__LOAD_SAMPLES], (int64_t)l->data->desc.count)) return false;
-        if (t[DL__LOAD_BEGUN] && t[DL__LOAD_BATCH] != dl__batch_of_all(l))
+        if (t[DL__LOAD_DONE] < 0 || t[DL__LOAD_PER] < 1 || t[DL__LOAD_PER] > INT32_MAX || t[DL__LOAD_BATCH] < 1 ||
+            t[DL__LOAD_DONE] > (int64_t)1 << 31 || t[DL__LOAD_BATCH] > INT64_MAX >> 32)
+            return dl__tables_wrong(io);
+        if (t[DL__LOAD_BEGUN] && !s->d->any_world && (t[DL__LOAD_BATCH] != dl__batch_of_all(l) || dl__batches_done(t, l) < 0))
             return dl_fail(io->ctx, "dl_snapshot_load: '%s' is in the middle of an epoch in batches of %td, loader %d makes batches of %td",
                 io->path, (ptrdiff_t)t[DL__LOAD_BATCH], i, (ptrdiff_t)dl__batch_of_all(l));
-        if (!dl__is_count(t[DL__LOAD_DONE])) return dl__tables_wrong(io);
     }
     return true;
 }
@@ -11844,10 +11918,12 @@ static bool dl__make_room(dl__io *io, const dl__snapshot *s)
 }
 
 /* From the tables to the program. */
-static void dl__unpack(dl_context *ctx, const dl__snapshot *s)
+static void dl__unpack(dl__io *io, const dl__snapshot *s)
 {
+    dl_context *ctx = io->ctx;
+    const int64_t *mine = dl__rank_row(io, s);
     dl_end(ctx);
-    ctx->random_step = (uint64_t)s->run[DL__RUN_STEP] - 1;
+    ctx->random_step = (uint64_t)mine[DL__RANK_STEP] - 1;
     for (int i = 0; i < ctx->params; i++) {
         int32_t flags = s->row[i * DL__ROW_FIELDS + DL__ROW_FLAGS];
         ctx->param[i].frozen = flags & DL__ROW_FROZEN;
@@ -11866,12 +11942,15 @@ static void dl__unpack(dl_context *ctx, const dl__snapshot *s)
         s->d->accumulator[i]->count = dl__double_from(s->accumulator[i][DL__ACC_COUNT]);
     }
     for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) {
-        const int64_t *t = s->loader[i];
+        const int64_t *t = mine + DL__RANK_LOADERS + i * DL__LOAD_FIELDS;
         dl_loader *l = s->d->loader[i];
+        int64_t done = dl__batches_done(t, l);
+        if (t[DL__LOAD_BATCH] != dl__batch_of_all(l) || done < 0) /* any_world: as near as can be */
+            done = t[DL__LOAD_DONE] / t[DL__LOAD_PER] * t[DL__LOAD_BATCH] / dl__batch_of_all(l) * (int64_t)l->per;
         dl_loader_rewind(l, (uint64_t)t[DL__LOAD_EPOCH]);
         if (!t[DL__LOAD_BEGUN]) continue;
         dl__begin_epoch(l);
-        for (size_t n; l->done < (size_t)t[DL__LOAD_DONE] && (n = dl__batch_size(l, l->at, l->done)) != 0; l->done++) l->at += n;
+        for (size_t n; (int64_t)l->done < done && (n = dl__batch_size(l, l->at, l->done)) != 0; l->done++) l->at += n;
     }
 }
 
@@ -11880,8 +11959,9 @@ static bool dl__snapshot_read(dl__io *io, dl__snapshot *s)
     io->ok = true;
     io->phase = DL__READ;
     if (!dl__table(io, "dltrain", -1, s->run, DL__RUN_FIELDS) || !dl__check_run(io, s)) return false;
-    s->row = (int32_t *)dl__alloc(io->ctx, (size_t)s->run[DL__RUN_PARAMS] * DL__ROW_FIELDS * sizeof *s->row, 0);
-    if (!s->row) return false;
+    const dl__entry *ranks = io->next < io->entries ? &io->entry[io->next] : NULL; /* its size is that of the file: it can be trusted */
+    if (!ranks || ranks->numel != (size_t)s->run[DL__RUN_WORLD] * DL__RANK_FIELDS) return dl__tables_wrong(io);
+    if (!dl__snapshot_room(io->ctx, s, (size_t)s->run[DL__RUN_WORLD], (size_t)s->run[DL__RUN_PARAMS])) return false;
     dl__visit_tables(io, s);
     if (!io->ok || !dl__check_tables(io, s) || !dl__create_params(io, s) || !dl__make_room(io, s)) return false;
     size_t values = io->next;
@@ -11896,7 +11976,7 @@ static bool dl__snapshot_read(dl__io *io, dl__snapshot *s)
     for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++)
         for (int k = 0; s->optimizer[i][DL__OPT_STATE] && k < io->ctx->params; k++)
             if (s->d->optimizer[i]->age[k] < 0 || s->d->optimizer[i]->age[k] == INT32_MAX) return dl__tables_wrong(io);
-    dl__unpack(io->ctx, s);
+    dl__unpack(io, s);
     return true;
 }
 
@@ -11911,25 +11991,29 @@ DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapsho
     memset(&io, 0, sizeof io);
     s.d = run;
     io.ctx = ctx;
+    io.comm = ctx->comm;
     io.who = "snapshot_load";
-    if (!dl__snapshot_open(&io, path, name, sizeof name, run->keep)) return false;
-    bool ok = dl__snapshot_read(&io, &s);
-    fclose(io.file);
-    dl__release(ctx, s.row);
+    io.path = path;
+    bool ok = dl_comm_rank(io.comm) || dl__snapshot_open(&io, path, name, sizeof name, run->keep);
+    ok = ok && (dl_comm_size(io.comm) == 1 || dl__snapshot_share(&io)) && dl__snapshot_read(&io, &s);
+    if (io.file) fclose(io.file);
+    dl__release(ctx, s.rank);
     dl__release(ctx, io.entry);
     return ok;
 }
 
-DL_API bool dl_snapshot_exists(const char *path, const dl_snapshot_desc *run)
+DL_API bool dl_snapshot_exists(dl_context *ctx, const char *path, const dl_snapshot_desc *run)
 {
     char name[1040];
-    for (int i = 0; path && i < DL__MAX(run ? run->keep : 1, 1); i++) {
+    int32_t found = 0;
+    if (!ctx || ctx->failed) return false;
+    for (int i = 0; path && !dl_comm_rank(ctx->comm) && !found && i < DL__MAX(run ? run->keep : 1, 1); i++) {
         FILE *f = fopen(dl__version(name, sizeof name, path, i), "rb");
         if (!f) continue;
         fclose(f);
-        return true;
+        found = 1;
     }
-    return false;
+    return dl_broadcast(ctx->comm, &found, sizeof found, 0) && found;
 }
 #endif /* DLTRAIN_NO_FILES */
 

@@ -277,7 +277,7 @@ static void misfits(void)
     CHECK(!dl_snapshot_save(a.ctx, "build/no/such/folder", &a.run) && strstr(dl_error(a.ctx), "build/no/such/folder"), "'%s'", dl_error(a.ctx));
     dl_clear_error(a.ctx);
     CHECK(!dl_snapshot_load(a.ctx, "build/none", &a.run) && strstr(dl_error(a.ctx), "cannot open 'build/none'"), "'%s'", dl_error(a.ctx));
-    CHECK(!dl_snapshot_exists("build/none", &a.run) && dl_snapshot_exists(file, &a.run), "dl_snapshot_exists");
+    CHECK(!dl_snapshot_exists(other.ctx, "build/none", &a.run) && dl_snapshot_exists(other.ctx, file, &a.run), "dl_snapshot_exists");
     dl_destroy(a.ctx);
     dl_destroy(other.ctx);
 }
@@ -347,7 +347,7 @@ static void hostile_tables(void) /* every number of every table, some nasty valu
     CHECK(dl_snapshot_save(a.ctx, file, &a.run), "%s", dl_error(a.ctx));
     char *bytes = slurp(file, &size);
     size_t data = 8 + (size_t)dl__get_little((const uint8_t *)bytes, 8);
-    size_t tables = (DL__RUN_FIELDS + DL__OPT_FIELDS + DL__ACC_FIELDS + DL__LOAD_FIELDS) * 8 + (size_t)dl_param_count(a.ctx) * DL__ROW_FIELDS * 4;
+    size_t tables = (DL__RUN_FIELDS + DL__OPT_FIELDS + DL__ACC_FIELDS + DL__RANK_FIELDS) * 8 + (size_t)dl_param_count(a.ctx) * DL__ROW_FIELDS * 4;
     for (size_t at = data; at < data + tables; at += 4)
         for (size_t k = 0; k < COUNT_OF(nasty); k++) {
             char kept[8];
