@@ -448,6 +448,8 @@ typedef struct dl_backward_desc {
     const char *pattern;                 /* only parameters whose names match; NULL: all */
     bool retain;                         /* the step goes on */
     float scale;                         /* of the gradient; 0: 1 */
+    /* in a world: the loss is a mean over so many samples, and counts so much among the ranks; 0: all count alike. See dl_launch */
+    size_t count;
 } dl_backward_desc;
 /* loss: one element. Runs the step, adds to the gradients, ends the step */
 DL_API bool dl_backward(dl_tensor loss);
@@ -518,10 +520,11 @@ typedef struct dl_accumulator_desc {
     float clip_norm;                     /* clip_grad_norm before each step; 0: none */
 } dl_accumulator_desc;
 DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *opt, const dl_accumulator_desc *desc);
-/* dl_backward, and dl_step when the window is full */
+/* dl_backward, and dl_step when the window is full. count 0: nothing of this loss is counted, and it may be no tensor at all. In a
+   world (dl_launch) it is exact over all ranks, whatever the count of each */
 DL_API bool dl_accumulate(dl_accumulator *acc, dl_tensor loss, size_t count);
 DL_API bool dl_accumulator_stepped(const dl_accumulator *acc); /* did the last call step? */
-/* steps a partial window with its true count (DL_DIVIDE: as it is) */
+/* steps a partial window with its true count (DL_DIVIDE: as it is). In a world: this rank's data has ended; see dl_join */
 DL_API bool dl_accumulator_flush(dl_accumulator *acc);
 
 /* ---- replicas: data-parallel training. A replica is a context on a device, driven by a thread of its own. Those of a program, in one
@@ -1304,6 +1307,15 @@ typedef struct dl__plan {
 /* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none does not link it. */
 typedef struct dl__replica {
     void (*failed)(dl_context *ctx);     /* its first error: all ranks hear of it */
+    bool (*before_run)(dl_context *ctx); /* are the parameters those of rank 0? */
+    void (*launched)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
+    /* gradients are recorded from node `from` on, and will run; they have run; reduces without any: false when nobody has one */
+    bool (*before_backward)(dl_context *ctx, uint32_t from, const char *pattern, size_t count);
+    bool (*after_backward)(dl_context *ctx, const char *pattern);
+    bool (*nothing)(dl_context *ctx, const char *pattern, bool leaving);
+    bool (*before_step)(dl_context *ctx, const char *pattern);
+    bool (*sum)(dl_context *ctx, dl_real *x, size_t n); /* over the ranks, in place */
+    uint64_t (*random_step)(const dl_context *ctx);
 } dl__replica;
 
 struct dl_context {
@@ -1338,8 +1350,12 @@ struct dl_context {
     dl__pool pool;
     size_t scratch_stride;
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
-    struct dl_comm *comm;                /* of a replica; NULL: a context alone */
-    const dl__replica *replica;
+    /* a replica's; NULL: a context alone */
+    struct dl_comm *comm;
+    const dl__replica *replica;          /* NULL also in a world of one that is asked for nothing special */
+    bool no_sync;
+    int parts;                           /* micro-batches of a step with invariant shards; 0: none */
+    double weight, reduced;              /* of what is to be reduced, here; of the last reduction, on all ranks */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -2418,17 +2434,23 @@ static void dl__initialise(dl_context *ctx, const dl__param *p)
     }
 }
 
+static size_t dl__padded(size_t numel) /* in the flat buffers */
+{
+    size_t pad = DLTRAIN_ALIGN / sizeof(dl_real) ? DLTRAIN_ALIGN / sizeof(dl_real) : 1;
+    return (numel + pad - 1) / pad * pad;
+}
+
 /* Places the parameters that have no place yet behind the others. Growth copies. */
 static bool dl__lay_out(dl_context *ctx)
 {
-    size_t pad = DLTRAIN_ALIGN / sizeof(dl_real) ? DLTRAIN_ALIGN / sizeof(dl_real) : 1, n[2];
+    size_t n[2];
     bool any = false;
     n[0] = ctx->n_values;
     n[1] = ctx->n_buffers;
     for (int i = 0; i < ctx->params; i++)
         if (ctx->param[i].offset == SIZE_MAX) {
             any = true;
-            n[ctx->param[i].buffer] += (ctx->param[i].numel + pad - 1) / pad * pad;
+            n[ctx->param[i].buffer] += dl__padded(ctx->param[i].numel);
         }
     if (!any) return true;
     if (n[0] > ctx->cap_values) {
@@ -2445,7 +2467,7 @@ static bool dl__lay_out(dl_context *ctx)
         if (p->offset != SIZE_MAX) continue;
         size_t *at = p->buffer ? &ctx->n_buffers : &ctx->n_values;
         p->offset = *at;
-        *at += (p->numel + pad - 1) / pad * pad;
+        *at += dl__padded(p->numel);
         dl__initialise(ctx, p);
         dl__release(ctx, p->pending);
         p->pending = NULL;
@@ -4350,7 +4372,7 @@ static void dl__dropout_grad(const dl_grad_args *g)
 static uint64_t dl__next_counter(dl_context *ctx)
 {
     dl__begin_step(ctx);
-    return ctx->random_step << 20 | ctx->ordinal++;
+    return (ctx->replica ? ctx->replica->random_step(ctx) : ctx->random_step) << 20 | ctx->ordinal++;
 }
 
 DL_API dl_tensor dl_dropout(dl_tensor x, float p)
@@ -8009,17 +8031,19 @@ DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc)
     }
     if (!any) return dl_fail(ctx, "dl_backward: no parameter that can be trained is used in this step");
     uint32_t from = ctx->nodes;
+    size_t count = desc && ctx->replica ? desc->count : 0;
+    float scale = (desc && desc->scale != 0 ? desc->scale : 1) * (count ? (float)count : 1);
     bool recording = dl_set_grad(ctx, false);
-    bool ok = dl__differentiate(
-        ctx, node->id, dl_full(ctx, dl__shape(node), desc && desc->scale != 0 ? desc->scale : 1), reach, grad, true);
+    bool ok = dl__differentiate(ctx, node->id, dl_full(ctx, dl__shape(node), scale), reach, grad, true);
     dl_set_grad(ctx, recording);
     if (!ok || ctx->failed) return dl__no_gradients(ctx, from);
     any = false;
     for (uint32_t i = 0; i <= node->id && !any; i++) any = grad[i].ctx && dl__is_param(ctx->node[i]);
     if (!any) return dl_fail(ctx, "dl_backward: the loss depends on no parameter that can be trained");
+    if (ctx->replica && !ctx->replica->before_backward(ctx, from, pattern, count)) return dl__no_gradients(ctx, from);
     if (!dl__run(ctx, !(desc && desc->retain))) return dl__no_gradients(ctx, from);
     if (!(desc && desc->retain)) ctx->ended = true;
-    return true;
+    return !ctx->replica || ctx->replica->after_backward(ctx, pattern);
 }
 DL_API bool dl_backward(dl_tensor loss) { return dl_backward_ex(loss, NULL); }
 
@@ -8643,7 +8667,7 @@ static bool dl__run(dl_context *ctx, bool final)
     for (uint32_t i = start; !final && recycle && i < ctx->nodes; i++)
         recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
     recycle = recycle && !ctx->config.eager;
-    if (!dl__lay_out(ctx)) return false;
+    if (!dl__lay_out(ctx) || (ctx->replica && !ctx->replica->before_run(ctx))) return false;
     if (final && ctx->follower && !ctx->config.eager) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
     memset(&eager, 0, sizeof eager);
     plan = dl__plan_for(ctx, recycle, ctx->config.eager ? &eager : NULL);
@@ -8656,8 +8680,10 @@ static bool dl__run(dl_context *ctx, bool final)
     dl__bind(ctx, plan, start, work);
     unsigned fp = dl__fp_enter();
     ctx->running = true;
-    for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++)
+    for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) {
         dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
+        if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
+    }
     ctx->running = false;
     dl__fp_leave(fp);
     ctx->done = ctx->nodes;
@@ -9411,6 +9437,7 @@ DL_API bool dl_step(dl_optimizer *o)
             if (!dl__matches(ctx, "optimizer_group", o->group[i].pattern)) return false;
     if (*o->select && !dl__matches(ctx, "optimizer_select", o->select)) return false;
     if (!dl__run_recorded(ctx) || !dl_seal(ctx) || !dl__make_state(o)) return false;
+    if (ctx->replica && !ctx->replica->before_step(ctx, *o->select ? o->select : NULL)) return false;
     double lr = dl_get_lr(o);
     unsigned fp = dl__fp_enter();
     for (int i = 0; i < ctx->params; i++) {
@@ -9445,43 +9472,98 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     a->o = o;
     a->steps = desc->steps ? desc->steps : 1;
     a->mode = desc->mode;
+    if (o->ctx->parts) {
+        if (a->steps > 1 || a->mode != DL_EXACT)
+            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch, of exact counts: make the batch larger"),
+                   (dl_accumulator *)NULL;
+        a->steps = o->ctx->parts;
+    }
     a->clip_norm = desc->clip_norm;
     return a;
 }
 
 DL_API bool dl_accumulator_stepped(const dl_accumulator *a) { return a && a->stepped; }
 
+/* The window is full, and the gradients are those of all ranks. */
+static bool dl__accumulator_step(dl_accumulator *a, const char *mine)
+{
+    a->done = 0;
+    a->count = 0;
+    if (a->clip_norm > 0) dl_clip_grad_norm(a->o->ctx, (double)a->clip_norm, mine);
+    return a->stepped = dl_step(a->o);
+}
+
+/* In a world a rank that flushes has no more data, and takes part in the windows of those that have. */
+static bool dl__flush_replica(dl_accumulator *a, const char *mine)
+{
+    dl_context *ctx = a->o->ctx;
+    bool stepped = false;
+    for (;;) {
+        ctx->weight = a->count;
+        if (!ctx->replica->nothing(ctx, mine, true)) break;
+        if (ctx->reduced > 0) stepped = dl__accumulator_step(a, mine);
+    }
+    a->done = 0;
+    a->count = 0;
+    a->stepped = stepped;
+    return !ctx->failed;
+}
+
+/* Only the last micro-batch of a window reduces; then the window is divided by the count of all ranks. */
+static bool dl__accumulate_replica(dl_accumulator *a, dl_tensor loss, size_t count, const dl_backward_desc *d)
+{
+    dl_context *ctx = a->o->ctx;
+    bool was = ctx->no_sync, last = a->done + 1 >= a->steps, ok;
+    ctx->no_sync = !last;
+    ctx->weight = a->count;
+    if (d->count || a->mode != DL_EXACT) ok = dl_backward_ex(loss, d);
+    else {
+        dl_end(ctx);
+        if (!ctx->failed) ctx->replica->nothing(ctx, d->pattern, false);
+        ok = !ctx->failed;
+    }
+    ctx->no_sync = was;
+    a->count += (double)count;
+    a->done++;
+    if (!ok || !last) return ok;
+    if (ctx->reduced > 0) return dl__accumulator_step(a, d->pattern);
+    a->done = 0;
+    return true;
+}
+
 DL_API bool dl_accumulator_flush(dl_accumulator *a)
 {
     if (!a || a->o->ctx->failed) return false;
     a->stepped = false;
-    if (!a->done) return true;
     dl_context *ctx = a->o->ctx;
     const char *mine = *a->o->select ? a->o->select : NULL; /* other gradients may be of the window of another accumulator */
+    if (ctx->replica) return dl__flush_replica(a, mine);
+    if (!a->done) return true;
     if (a->mode == DL_EXACT && a->count == 0) { /* no sample in the whole window: no gradient and no step */
         a->done = 0;
         return true;
     }
     if (a->mode == DL_EXACT && a->steps > 1) dl__scale_grads(ctx, mine, (dl_real)(1 / a->count));
-    if (a->clip_norm > 0) dl_clip_grad_norm(ctx, (double)a->clip_norm, mine);
-    a->done = 0;
-    a->count = 0;
-    a->stepped = dl_step(a->o);
-    return a->stepped;
+    return dl__accumulator_step(a, mine);
 }
 
 DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
 {
-    if (!a || a->o->ctx->failed || !loss.ctx) return false;
+    if (!a || a->o->ctx->failed || (!loss.ctx && count)) return false;
     dl_backward_desc d;
     memset(&d, 0, sizeof d);
-    if (loss.ctx != a->o->ctx) return dl_fail(a->o->ctx, "dl_accumulate: the loss is a tensor of another context");
+    if (loss.ctx && loss.ctx != a->o->ctx) return dl_fail(a->o->ctx, "dl_accumulate: the loss is a tensor of another context");
     a->stepped = false;
     if (*a->o->select) d.pattern = a->o->select;
+    if (a->o->ctx->replica) {
+        d.count = a->mode == DL_EXACT ? count : 0;
+        d.scale = a->mode == DL_EXACT ? 1 : 1.0f / (float)a->steps;
+        return dl__accumulate_replica(a, loss, count, &d);
+    }
     if (a->steps > 1)
         d.scale = a->mode == DL_EXACT ? (float)count
                                       : 1.0f / (float)a->steps; /* the mean's gradient times its count: the sum's */
-    if (a->mode == DL_EXACT && !count) dl_end(loss.ctx); /* no sample: no gradient */
+    if (a->mode == DL_EXACT && !count) dl_end(a->o->ctx); /* no sample: no gradient */
     else if (!dl_backward_ex(loss, &d)) return false;
     a->count += (double)count;
     return ++a->done < a->steps || dl_accumulator_flush(a);
@@ -9498,10 +9580,11 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
    all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
 enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
 enum { DL__MAX_REPLICAS = 256 };
-typedef enum dl__what { DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__LEAVES } dl__what;
+typedef enum dl__what { DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__BUFFERS_, DL__LEAVES } dl__what;
 static const char *const dl__what_text[] = { "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes",
     "dl_barrier", "the comparison of %zu parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
-    "the reduction of gradients", "the reduction of a bucket of %zu gradients", "the end, as its function has returned" };
+    "the reduction of gradients", "the reduction of a bucket of %zu gradients", "the broadcast of buffers, %zu bytes",
+    "the end, as its function has returned" };
 
 /* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
 typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
@@ -9538,6 +9621,9 @@ typedef struct dl__world {
 
 /* Gradients first .. first + n, reduced as one; `waits` for so many parameters of them. */
 typedef struct dl__bucket { size_t first, n; uint32_t waits; } dl__bucket;
+/* What a rank says at the end of a backward pass. */
+typedef struct dl__closing { double weight; uint64_t has, leaving; } dl__closing;
+enum { DL__MAX_LEVELS = 16 };
 
 struct dl_comm {
     dl__world *world;
@@ -9549,8 +9635,28 @@ struct dl_comm {
     size_t doing_amount;
     char device[32];
     int threads;
+    /* the reduction */
+    uint32_t layout;         /* of the parameters that are rank 0's */
+    int params, buckets;
+    dl__bucket *bucket;      /* in the order in which they are reduced: backward passes end with the first parameters */
+    uint8_t *has, *own;    /* of each parameter: some gradient here; one that was not reduced */
+    dl_real *mask;           /* of each parameter, on all ranks */
+    dl__closing *closing;    /* of each rank */
+    bool overlaps;           /* buckets are handed over as launches complete them */
+    int complete;            /* buckets handed over */
+    /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
+    int part, levels;
+    uint64_t pattern;
+    double shard_weight;
+    size_t cap_values, cap_buffers;
+    dl_real *stack[DL__MAX_LEVELS], *buffer_stack[DL__MAX_LEVELS];
+    dl_real *before, *change; /* buffers before the step; what this shard changed, times its weight */
+    /* the communication thread: reduces buckets done .. posted */
+    bool threaded, quit;
+    int posted, done;
 #ifndef DLTRAIN_NO_THREADS
-    pthread_t thread;
+    pthread_t thread, reducer;
+    pthread_cond_t turn;
 #endif
 };
 
@@ -9899,7 +10005,7 @@ static bool dl__spread_bytes(dl_comm *c, const dl__call *call, void *data, size_
         if (sentence) ok = dl__transport_failed(c, call, sentence);
     }
     if (t) dl__meet(c, DL__CALLS, NULL, NULL);
-    if (c->local != from) memcpy(data, slot[from].data, bytes);
+    if (c->local != from && bytes) memcpy(data, slot[from].data, bytes);
     dl__meet(c, DL__CALLS, NULL, NULL);
     return ok && !(t && dl__world_failed(w));
 }
@@ -10016,7 +10122,500 @@ static void dl__replica_failed(dl_context *ctx)
     if (first) dl__spread(w);
 }
 
-static const dl__replica dl__replica_calls = { dl__replica_failed };
+/* ---- parameters: compared, then those of rank 0 for all ---- */
+typedef struct dl__card { char name[DLTRAIN_NAME_MAX]; dl_shape shape; size_t offset; int buffer, there; } dl__card;
+
+static void dl__make_card(const dl_context *ctx, int index, dl__card *card)
+{
+    memset(card, 0, sizeof *card);
+    if (index >= ctx->params) return;
+    const dl__param *p = &ctx->param[index];
+    memcpy(card->name, p->name, strlen(p->name));
+    card->shape.ndim = p->shape.ndim;
+    for (int i = 0; i < p->shape.ndim; i++) card->shape.dim[i] = p->shape.dim[i];
+    card->offset = p->offset;
+    card->buffer = p->buffer;
+    card->there = 1;
+}
+
+static bool dl__spread_what(dl_comm *c, dl__what what, void *data, size_t bytes, int root)
+{
+    dl__call call = dl__make_call(c, DL__CALLS, what, (uint32_t)root, bytes);
+    return dl__called(c, dl__spread_bytes(c, &call, data, bytes, root));
+}
+
+static bool dl__gather_what(dl_comm *c, dl__what what, const void *mine, void *all, size_t bytes, size_t amount)
+{
+    dl__call call = dl__make_call(c, DL__CALLS, what, 0, amount);
+    return dl__called(c, dl__gather_bytes(c, &call, mine, all, bytes));
+}
+
+/* The parameters differ: which is the first, and whose? Every rank finds the same sentence. */
+static bool dl__tell_difference(dl_comm *c, uint64_t *all)
+{
+    for (int i = 0; !c->ctx->failed; i++) {
+        dl__card first, mine;
+        dl__make_card(c->ctx, i, &first);
+        dl__make_card(c->ctx, i, &mine);
+        if (!dl__spread_what(c, DL__COMPARES, &first, sizeof first, 0)) return false;
+        uint64_t same = !memcmp(&first, &mine, sizeof first);
+        if (!dl__gather_what(c, DL__COMPARES, &same, all, sizeof same, (size_t)i)) return false;
+        for (int r = 0; r < c->world->size; r++) {
+            if (all[r]) continue;
+            if (!dl__spread_what(c, DL__COMPARES, &mine, sizeof mine, r)) return false;
+            if (!mine.there || !first.there)
+                return dl_fail(c->ctx, "rank %d has %s parameters than rank 0: '%s' %H is the first that only one has", r,
+                    mine.there ? "more" : "fewer", mine.there ? mine.name : first.name, mine.there ? &mine.shape : &first.shape);
+            return dl_fail(c->ctx, "parameter %d of rank %d is '%s' %H, that of rank 0 '%s' %H: all ranks must run the same model", i, r,
+                mine.name, &mine.shape, first.name, &first.shape);
+        }
+    }
+    return false;
+}
+
+static bool dl__compare_parameters(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    uint64_t hash = (uint64_t)ctx->params, *all = (uint64_t *)(void *)c->closing; /* room for as many */
+    for (int i = 0; i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        hash = dl__mix(dl__mix(dl__mix(hash, p->hash), p->offset), (uint64_t)p->buffer << 8 | (uint64_t)p->shape.ndim);
+        for (int k = 0; k < p->shape.ndim; k++) hash = dl__mix(hash, (uint64_t)p->shape.dim[k]);
+    }
+    if (!dl__gather_what(c, DL__COMPARES, &hash, all, sizeof hash, (size_t)ctx->params)) return false;
+    for (int r = 1; r < c->world->size; r++)
+        if (all[r] != all[0]) return dl__tell_difference(c, all);
+    return true;
+}
+
+/* A flat buffer that grows with those of the context. */
+static bool dl__grow_along(dl_context *ctx, dl_real **buffer, size_t old, size_t now)
+{
+    return !now || (*buffer && old == now) || dl__reserve(ctx, buffer, *buffer ? old : 0, now);
+}
+
+static bool dl__room_for_parameters(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    if (ctx->params > c->params) {
+        size_t n = (size_t)ctx->param_capacity;
+        dl__bucket *bucket = (dl__bucket *)dl__alloc(ctx, n * sizeof *bucket, 2 * n);
+        dl_real *mask = bucket ? (dl_real *)dl__alloc(ctx, n * sizeof *mask, 0) : NULL;
+        uint8_t *has = mask ? (uint8_t *)dl__grow(ctx, c->has, (size_t)c->params, n, 0) : NULL;
+        uint8_t *own = has ? (uint8_t *)dl__grow(ctx, c->own, (size_t)c->params, n, 0) : NULL;
+        if (has) c->has = has;
+        if (!own) return false;
+        dl__release(ctx, c->bucket);
+        dl__release(ctx, c->mask);
+        c->own = own;
+        c->bucket = bucket;
+        c->mask = mask;
+        c->params = (int)n;
+    }
+    for (int i = 0; i < c->levels; i++)
+        if (!dl__grow_along(ctx, &c->stack[i], c->cap_values, ctx->cap_values) || !dl__grow_along(ctx, &c->buffer_stack[i], c->cap_buffers, ctx->cap_buffers))
+            return false;
+    if (ctx->parts && (!dl__grow_along(ctx, &c->before, c->cap_buffers, ctx->cap_buffers) || !dl__grow_along(ctx, &c->change, c->cap_buffers, ctx->cap_buffers)))
+        return false;
+    c->cap_values = ctx->cap_values;
+    c->cap_buffers = ctx->cap_buffers;
+    return true;
+}
+
+static bool dl__spread_parameters(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    if (!dl__compare_parameters(c) || !dl__room_for_parameters(c)) return false;
+    c->layout = ctx->layout;
+    return dl__spread_what(c, DL__COMPARES, ctx->values, ctx->n_values * sizeof(dl_real), 0) &&
+        dl__spread_what(c, DL__COMPARES, ctx->buffers, ctx->n_buffers * sizeof(dl_real), 0);
+}
+
+static bool dl__before_run(dl_context *ctx)
+{
+    dl_comm *c = ctx->comm;
+    if (dl__world_failed(c->world)) return dl_fail(ctx, "%s", c->world->error);
+    if (ctx->layout != c->layout && !dl__spread_parameters(c)) return false;
+    if (ctx->parts && !c->part && !ctx->done && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    return true;
+}
+
+/* ---- gradients, in buckets ---- */
+static bool dl__is_reduced(const dl__param *p, const char *pattern)
+{
+    return !p->buffer && !p->frozen && p->offset != SIZE_MAX && (!pattern || dl_glob(pattern, p->name));
+}
+
+/* Runs of neighbours in the flat buffer, from its end. */
+static void dl__make_buckets(dl_comm *c, const char *pattern)
+{
+    const dl_context *ctx = c->ctx;
+    const dl_launch_desc *d = &c->world->desc;
+    dl__bucket *b = NULL;
+    c->buckets = 0;
+    for (int i = ctx->params; i-- > 0;) {
+        const dl__param *p = &ctx->param[i];
+        size_t n = dl__padded(p->numel), most = (c->buckets < 2 ? d->first_bucket : d->bucket) / sizeof(dl_real);
+        if (!n || !dl__is_reduced(p, pattern)) continue;
+        if (!b || p->offset + n != b->first || b->n + n > most) {
+            b = &c->bucket[c->buckets++];
+            memset(b, 0, sizeof *b);
+        }
+        b->first = p->offset;
+        b->n += n;
+    }
+}
+
+static dl__bucket *dl__bucket_at(dl_comm *c, size_t offset)
+{
+    int low = 0, high = c->buckets - 1;
+    while (low < high) { /* they fall */
+        int middle = (low + high) / 2;
+        if (c->bucket[middle].first <= offset) high = middle;
+        else low = middle + 1;
+    }
+    return c->bucket + low;
+}
+
+/* What has no gradient here counts as zeros. */
+static void dl__fill_absent(dl_comm *c, const char *pattern, bool all)
+{
+    dl_context *ctx = c->ctx;
+    for (int i = 0; i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        if (!dl__is_reduced(p, pattern)) continue;
+        if (p->fresh || all) memset(ctx->grads + p->offset, 0, p->numel * sizeof *ctx->grads);
+        else c->has[i] = 1;
+    }
+}
+
+static bool dl__reduce_bucket(dl_comm *c, const dl__bucket *b)
+{
+    dl_real *g = c->ctx->grads + b->first;
+    dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)b->first, b->n);
+    for (int i = 0; i < c->levels; i++) DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n)); /* the last part of a step */
+    return dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
+}
+
+#ifndef DLTRAIN_NO_THREADS
+static void *dl__reducer_main(void *argument)
+{
+    dl_comm *c = (dl_comm *)argument;
+    dl__world *w = c->world;
+    dl__fp_enter();
+    dl__lock(w);
+    while (!c->quit) {
+        if (c->done >= c->posted) {
+            pthread_cond_wait(&c->turn, &w->mutex);
+            continue;
+        }
+        dl__bucket b = c->bucket[c->done];
+        dl__unlock(w);
+        bool ok = dl__reduce_bucket(c, &b);
+        dl__lock(w);
+        c->done = ok ? c->done + 1 : c->posted;
+        dl__wake(&c->turn);
+    }
+    dl__unlock(w);
+    return NULL;
+}
+#endif
+
+/* Hands over buckets up to number n. */
+static void dl__post(dl_comm *c, int n)
+{
+    if (n <= c->complete) return;
+    c->complete = n;
+#ifndef DLTRAIN_NO_THREADS
+    if (c->threaded) {
+        dl__lock(c->world);
+        c->posted = n;
+        dl__wake(&c->turn);
+        dl__unlock(c->world);
+        return;
+    }
+#endif
+    for (; c->done < n && dl__reduce_bucket(c, &c->bucket[c->done]); c->done++) c->posted = n;
+}
+
+static bool dl__await_buckets(dl_comm *c)
+{
+#ifndef DLTRAIN_NO_THREADS
+    if (c->threaded) {
+        dl__lock(c->world);
+        while (c->done < c->posted) pthread_cond_wait(&c->turn, &c->world->mutex);
+        dl__unlock(c->world);
+    }
+#endif
+    return !dl__world_failed(c->world) || dl_fail(c->ctx, "%s", c->world->error);
+}
+
+static void dl__begin_buckets(dl_comm *c, const char *pattern)
+{
+    dl__make_buckets(c, pattern);
+    c->complete = 0;
+    dl__lock(c->world);
+    c->posted = c->done = 0;
+    dl__unlock(c->world);
+}
+
+static void dl__post_complete(dl_comm *c)
+{
+    int n = c->complete;
+    while (n < c->buckets && !c->bucket[n].waits) n++;
+    dl__post(c, n);
+}
+
+static void dl__launched(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
+{
+    dl_comm *c = ctx->comm;
+    for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
+        uint32_t at = plan->order[i];
+        if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) dl__bucket_at(c, plan->offset[at])->waits--;
+    }
+    if (c->overlaps) dl__post_complete(c);
+}
+
+/* Does the backward pass that comes end with a reduction? */
+static bool dl__reduces(const dl_context *ctx)
+{
+    return ctx->parts ? ctx->comm->part == ctx->parts - 1 : !ctx->no_sync;
+}
+
+static bool dl__begin_part(dl_context *ctx, const char *pattern)
+{
+    dl_comm *c = ctx->comm;
+    uint64_t hash = pattern ? dl__hash_text(pattern) : 0;
+    if (ctx->parts && c->part && hash != c->pattern)
+        return dl_fail(ctx, "dl_backward: with invariant_shards all %d shards of a step need the same pattern", ctx->parts);
+    c->pattern = hash;
+    if (!c->part && ctx->params) memset(c->has, 0, (size_t)ctx->params);
+    return true;
+}
+
+static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *pattern, size_t count)
+{
+    dl_comm *c = ctx->comm;
+    bool counted = count || ctx->parts, reduces = dl__reduces(ctx);
+    if (!dl__before_run(ctx) || !dl__begin_part(ctx, pattern)) return false;
+    for (uint32_t i = from; i < ctx->nodes; i++) {
+        const dl_node *n = ctx->node[i];
+        if (n->op != &dl__accumulate_op) continue;
+        if (counted && n->i[1] && !c->own[n->i[0]])
+            return dl_fail(ctx, "dl_backward: '%s' has a gradient of all ranks, to which one with a count cannot be added: dl_step or "
+                                "dl_zero_grad comes first", ctx->param[n->i[0]].name);
+        c->own[n->i[0]] = !reduces && !ctx->parts;
+    }
+    c->shard_weight = count ? (double)count : 1;
+    ctx->weight = counted ? ctx->weight + c->shard_weight : 1;
+    if (reduces || ctx->parts) dl__fill_absent(c, pattern, false);
+    if (!reduces) return true;
+    dl__begin_buckets(c, pattern);
+    c->overlaps = !ctx->config.eager;
+    for (uint32_t i = from; i < ctx->nodes; i++)
+        if (ctx->node[i]->op == &dl__accumulate_op && ctx->node[i]->numel) dl__bucket_at(c, ctx->node[i]->offset)->waits++;
+    if (c->overlaps) dl__post_complete(c);
+    return true;
+}
+
+/* ---- what closes a reduction ---- */
+static bool dl__share_masks(dl_comm *c, const char *pattern)
+{
+    dl_context *ctx = c->ctx;
+    bool same = true;
+    for (int r = 1; r < c->world->size; r++) same = same && c->closing[r].has == c->closing[0].has;
+    for (int i = 0; i < ctx->params; i++) c->mask[i] = c->has[i];
+    if (!same) {
+        dl__call call = dl__make_call(c, DL__CALLS, DL__CLOSES, 1, (size_t)ctx->params);
+        if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->mask, (size_t)ctx->params, DL_COMM_MAX))) return false;
+    }
+    for (int i = 0; i < ctx->params; i++)
+        if (dl__is_reduced(&ctx->param[i], pattern)) {
+            ctx->param[i].fresh = c->mask[i] == 0;
+            c->own[i] = 0;
+        }
+    return true;
+}
+
+/* Buffers: the mean of what the shards made of them, or those of the first rank that had data. */
+static bool dl__share_buffers(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    int root = 0;
+    if (!ctx->n_buffers) return true;
+    if (ctx->parts) {
+        dl__call call = dl__make_call(c, DL__CALLS, DL__BUFFERS_, 0, ctx->n_buffers);
+        if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->change, ctx->n_buffers, DL_COMM_SUM))) return false;
+        for (size_t i = 0; i < ctx->n_buffers; i++)
+            ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
+        return true;
+    }
+    while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
+    return c->world->desc.own_buffers || dl__spread_what(c, DL__BUFFERS_, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
+}
+
+/* False: nobody has a gradient, or an error. */
+static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
+{
+    dl_context *ctx = c->ctx;
+    dl__closing mine;
+    uint64_t left = 0;
+    memset(&mine, 0, sizeof mine);
+    mine.weight = ctx->weight;
+    mine.leaving = leaving;
+    for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
+    c->overlaps = false;
+    if (!leaving) dl__post(c, c->buckets);
+    if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
+    ctx->reduced = ctx->weight = 0;
+    c->part = 0;
+    for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
+    if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
+    dl__post(c, c->buckets);
+    if (!dl__await_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
+    for (int b = 0; b < c->buckets && factor != 1; b++)
+        for (size_t i = 0; i < c->bucket[b].n; i++) ctx->grads[c->bucket[b].first + i] *= factor;
+    c->step++;
+    return true;
+}
+
+/* What this shard made of the buffers, added to what the shards before it did, as far as they are its like. */
+static void dl__add_buffers(dl_comm *c, double weight)
+{
+    dl_context *ctx = c->ctx;
+    for (size_t i = 0; i < ctx->n_buffers; i++) {
+        c->change[i] = (ctx->buffers[i] - c->before[i]) * (dl_real)weight;
+        ctx->buffers[i] = c->before[i];
+    }
+    for (int level = 0; c->part >> level & 1; level++) DL__CALL(ctx->level, add_to, (c->change, c->buffer_stack[level], ctx->n_buffers));
+}
+
+/* Gradients and buffers of a shard that is not the step's last go to the stack. */
+static void dl__push_part(dl_comm *c, const char *pattern, double weight)
+{
+    dl_context *ctx = c->ctx;
+    int level = 0;
+    dl__add_buffers(c, weight);
+    dl__make_buckets(c, pattern);
+    for (; c->part >> level & 1; level++)
+        for (int b = 0; b < c->buckets; b++)
+            DL__CALL(ctx->level, add_to, (ctx->grads + c->bucket[b].first, c->stack[level] + c->bucket[b].first, c->bucket[b].n));
+    for (int b = 0; b < c->buckets; b++)
+        memcpy(c->stack[level] + c->bucket[b].first, ctx->grads + c->bucket[b].first, c->bucket[b].n * sizeof(dl_real));
+    if (ctx->n_buffers) memcpy(c->buffer_stack[level], c->change, ctx->n_buffers * sizeof(dl_real));
+    for (int i = 0; i < ctx->params; i++)
+        if (dl__is_reduced(&ctx->param[i], pattern)) ctx->param[i].fresh = true;
+    c->part++;
+}
+
+static bool dl__after_backward(dl_context *ctx, const char *pattern)
+{
+    dl_comm *c = ctx->comm;
+    if (ctx->parts && !dl__reduces(ctx)) return dl__push_part(c, pattern, c->shard_weight), true;
+    if (!dl__reduces(ctx)) return true;
+    if (ctx->parts) dl__add_buffers(c, c->shard_weight);
+    return dl__close(c, pattern, false) || !ctx->failed;
+}
+
+/* A micro-batch without samples; leaving: all that are left of the step. */
+static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
+{
+    dl_comm *c = ctx->comm;
+    if (ctx->failed) return false;
+    ctx->reduced = 0;
+    if (!leaving && !ctx->parts && ctx->no_sync) return true;
+    if ((ctx->params && !dl__lay_out_grads(ctx)) || !dl__before_run(ctx) || !dl__begin_part(ctx, pattern)) return false;
+    if (ctx->parts && !c->part && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    for (;;) {
+        dl__fill_absent(c, pattern, ctx->parts != 0);
+        if (!ctx->parts || dl__reduces(ctx)) break;
+        dl__push_part(c, pattern, 0);
+        if (!leaving) return true;
+    }
+    if (ctx->parts) dl__add_buffers(c, 0);
+    dl__begin_buckets(c, pattern);
+    return dl__close(c, pattern, leaving);
+}
+
+static bool dl__before_step(dl_context *ctx, const char *pattern)
+{
+    const dl_comm *c = ctx->comm;
+    if (c->part) return dl_fail(ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
+    for (int i = 0; i < ctx->params; i++)
+        if (c->own[i] && !ctx->param[i].fresh && dl__is_reduced(&ctx->param[i], pattern))
+            return dl_fail(ctx, "dl_step: the gradient of '%s' is this rank's alone: dl_no_sync(ctx, false) must come before the last dl_backward",
+                ctx->param[i].name);
+    return true;
+}
+
+static bool dl__sum_ranks(dl_context *ctx, dl_real *x, size_t n)
+{
+    dl__call call = dl__make_call(ctx->comm, DL__CALLS, DL__SUMS, 0, n);
+    return dl__called(ctx->comm, dl__reduce_ranks(ctx->comm, DL__CALLS, &call, x, n, DL_COMM_SUM));
+}
+
+/* Every rank, or every shard, has numbers of its own. */
+static uint64_t dl__random_step(const dl_context *ctx)
+{
+    const dl_comm *c = ctx->comm;
+    return ctx->parts ? (uint64_t)(c->rank * ctx->parts + c->part) << 28 | c->step : (uint64_t)c->rank << 28 | ctx->random_step;
+}
+
+DL_API bool dl_no_sync(dl_context *ctx, bool off)
+{
+    bool was = ctx && ctx->no_sync;
+    if (ctx) ctx->no_sync = off;
+    return was;
+}
+
+DL_API bool dl_join(dl_context *ctx) { return ctx && ctx->replica && ctx->replica->nothing(ctx, NULL, true); }
+
+DL_API bool dl_sync(dl_context *ctx)
+{
+    if (!ctx || !dl__run_recorded(ctx) || !dl__lay_out(ctx)) return false;
+    return !ctx->replica || dl__spread_parameters(ctx->comm);
+}
+
+static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__launched, dl__before_backward, dl__after_backward,
+    dl__nothing, dl__before_step, dl__sum_ranks, dl__random_step };
+
+/* A context alone needs none of it: a world of one runs the plain program. */
+static void dl__join_world(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    dl__world *w = c->world;
+    ctx->comm = c;
+    if (w->size == 1 && !w->desc.invariant_shards) return;
+    ctx->replica = &dl__replica_calls;
+    if (ctx->failed) {
+        dl__replica_failed(ctx);
+        return;
+    }
+    ctx->parts = w->desc.invariant_shards / w->size;
+    for (int n = ctx->parts; n > 1; n /= 2) c->levels++;
+    c->closing = (dl__closing *)dl__alloc(ctx, (size_t)w->size * sizeof *c->closing, 0);
+#ifndef DLTRAIN_NO_THREADS
+    if (w->size == 1) return;
+    pthread_cond_init(&c->turn, NULL);
+    c->threaded = !pthread_create(&c->reducer, NULL, dl__reducer_main, c); /* without, gradients are reduced in between */
+    if (!c->threaded) pthread_cond_destroy(&c->turn);
+#endif
+}
+
+static void dl__leave_world(dl_comm *c)
+{
+    if (c->ctx->failed) dl__replica_failed(c->ctx);
+#ifndef DLTRAIN_NO_THREADS
+    if (!c->threaded) return;
+    dl__lock(c->world);
+    c->quit = true;
+    dl__wake(&c->turn);
+    dl__unlock(c->world);
+    pthread_join(c->reducer, NULL);
+    pthread_cond_destroy(&c->turn);
+#endif
+}
 
 /* ---- launching ---- */
 /* The replica's part of a list "cpu,cpu:2". */
@@ -10058,12 +10657,11 @@ static void dl__replica_main(dl_comm *c)
         dl__spread(w);
         return;
     }
-    c->ctx->comm = c;
-    c->ctx->replica = &dl__replica_calls;
-    if (c->ctx->failed) dl__replica_failed(c->ctx);
+    dl__join_world(c);
     if (!c->ctx->failed) w->fn(c->ctx, c, w->user);
     if (!c->ctx->failed) dl_end(c->ctx);
     if (!c->ctx->failed) dl__called(c, dl__barrier(c, DL__LEAVES));
+    dl__leave_world(c);
 }
 
 #ifndef DLTRAIN_NO_THREADS
