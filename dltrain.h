@@ -58,6 +58,7 @@
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
        >>snapshots               All that a run needs to go on as if it had never stopped
        >>progress                A line on a terminal
+       >>trainer                 Epochs, evaluation and snapshots in one call
 
    CONFIGURATION, by #define before the #include
        DLTRAIN_IMPLEMENTATION   compile the implementation here
@@ -672,6 +673,39 @@ DL_API bool dl_history_add(dl_history *history, const char *series, double x, do
 DL_API bool dl_history_csv(const dl_history *history, const char *path);
 DL_API bool dl_history_svg(const dl_history *history, const char *path, const char *title);
 #endif
+#ifndef DLTRAIN_NO_FILES
+/* ---- a whole training run ---- */
+typedef struct dl_trainer_state {        /* what the callbacks are told */
+    int epoch, epochs;                   /* done, of */
+    int64_t steps;                       /* of the optimizer */
+    double loss;                         /* the mean over the samples of the epoch, of all ranks */
+    double metric;                       /* the mean over `test`; NaN without */
+} dl_trainer_state;
+typedef struct dl_trainer_desc {
+    dl_loader *train;                    /* required, as are optimizer, epochs and loss */
+    dl_optimizer *optimizer;
+    int epochs;
+    dl_tensor (*loss)(const dl_batch *batch, void *user); /* a mean over the batch */
+    dl_loader *test;                     /* NULL: none. In a world: one of DL_SPLIT_ONCE */
+    dl_tensor (*metric)(const dl_batch *batch, void *user); /* a mean over the batch, see dl_evaluate */
+    void (*resumed)(const dl_trainer_state *state, void *user); /* told when a snapshot was there; may be NULL, as the next */
+    void (*epoch_done)(const dl_trainer_state *state, void *user); /* instead of the line that rank 0 prints */
+    void *user;
+    dl_accumulator_desc accumulate;
+    dl_history *history;                 /* gets "loss" and "metric" of each epoch; in a world all ranks have one; NULL: none */
+    const char *snapshot;                /* a file: written as the run goes on, and where it resumes when it is there; NULL: none */
+    int64_t save_steps;                  /* so often, */
+    int save_epochs;                     /* or so often; both 0: after each epoch. And always at the end */
+    int keep;                            /* see dl_snapshot_desc, as the next */
+    bool any_world;
+    bool quiet;                          /* no progress line */
+} dl_trainer_desc;
+/* Trains to the end of desc->epochs, with what went before it in the snapshot counted. In a world every rank calls it. */
+DL_API bool dl_trainer_run(dl_context *ctx, const dl_trainer_desc *desc);
+#endif
+/* The mean of metric (itself a mean over the batch) over the samples of one epoch, of all ranks, with dl_train and dl_set_grad off.
+   NaN after an error */
+DL_API double dl_evaluate(dl_loader *loader, dl_tensor (*metric)(const dl_batch *batch, void *user), void *user);
 #ifndef DLTRAIN_NO_STDIO
 typedef struct dl_progress { int terminal, width; double next; } dl_progress; /* start with zeros */
 /* rewrites the line of a terminal; elsewhere shows nothing */
@@ -12047,7 +12081,8 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
 /* The file's tables of whole numbers, bit patterns of doubles among them. */
 enum {
     DL__RUN_VERSION, DL__RUN_SEED, DL__RUN_WORLD, DL__RUN_SHARDS, DL__RUN_SEALED, DL__RUN_PARAMS, DL__RUN_OPTIMIZERS,
-    DL__RUN_ACCUMULATORS, DL__RUN_LOADERS, DL__RUN_NUMBERS, DL__RUN_HISTORY, DL__RUN_SERIES, DL__RUN_FIELDS
+    DL__RUN_ACCUMULATORS, DL__RUN_LOADERS, DL__RUN_NUMBERS, DL__RUN_HISTORY, DL__RUN_SERIES, DL__RUN_REDUCTIONS,
+    DL__RUN_FIELDS
 };
 enum { DL__OPT_SETTINGS, DL__OPT_STEPS, DL__OPT_START, DL__OPT_SCHEDULED, DL__OPT_LR, DL__OPT_STATE, DL__OPT_FIELDS };
 enum { DL__ACC_DONE, DL__ACC_COUNT, DL__ACC_FIELDS };
@@ -12118,6 +12153,7 @@ static void dl__pack(dl_context *ctx, dl__snapshot *s)
     s->run[DL__RUN_SEED] = (int64_t)ctx->config.seed;
     s->run[DL__RUN_WORLD] = dl_comm_size(ctx->comm);
     s->run[DL__RUN_SHARDS] = ctx->comm ? ctx->comm->world->desc.invariant_shards : 0;
+    s->run[DL__RUN_REDUCTIONS] = ctx->comm ? (int64_t)ctx->comm->step : 0;
     s->run[DL__RUN_SEALED] = ctx->sealed;
     s->run[DL__RUN_PARAMS] = ctx->params;
     s->run[DL__RUN_NUMBERS] = (int64_t)d->numbers;
@@ -12274,10 +12310,10 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
     if (!ctx || ctx->failed || !dl__snapshot_desc_ok(ctx, "snapshot_save", run)) return false;
     if (ctx->nodes && !ctx->ended)
         return dl_fail(ctx, "dl_snapshot_save: a step is open; call it after dl_step, dl_accumulate or dl_end");
-    for (int i = 0; i < DL__SNAPSHOT_EACH && run->accumulator[i] && dl_comm_size(ctx->comm) > 1; i++)
-        if (run->accumulator[i]->done)
-            return dl_fail(ctx,
-                "dl_snapshot_save: in the middle of a window of micro-batches each rank has gradients of its own; save after the step");
+    for (int i = 0; i < ctx->params && ctx->replica; i++)
+        if (dl__grad_of(ctx, &ctx->param[i]))
+            return dl_fail(ctx, "dl_snapshot_save: '%s' has a gradient, of which each rank may have a part; save after dl_step",
+                ctx->param[i].name);
     memset(&s, 0, sizeof s);
     s.d = run;
     if (!dl__lay_out(ctx) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
@@ -12522,6 +12558,7 @@ static void dl__unpack(dl__io *io, const dl__snapshot *s)
     const int64_t *mine = dl__rank_row(io, s);
     dl_end(ctx);
     ctx->random_step = (uint64_t)mine[DL__RANK_STEP] - 1;
+    if (ctx->comm) ctx->comm->step = (uint64_t)s->run[DL__RUN_REDUCTIONS];
     for (int i = 0; i < ctx->params; i++) {
         int32_t flags = s->row[i * DL__ROW_FIELDS + DL__ROW_FLAGS];
         ctx->param[i].frozen = flags & DL__ROW_FROZEN;
@@ -12659,6 +12696,163 @@ DL_API void dl_progress_done(dl_progress *p, const char *format, ...)
     fflush(stdout);
 }
 #endif
+
+/* ==== >>trainer ====
+   Epochs, evaluation and snapshots in one call.
+   may use: optimizers, parallel, data, snapshots, progress */
+
+/* Sums over the ranks, in their order: doubles, which the reductions are not. */
+static bool dl__sum_of_ranks(dl_context *ctx, double *v, int n)
+{
+    int world = dl_comm_size(ctx->comm);
+    double *all = world > 1 ? (double *)dl__alloc(ctx, (size_t)(world * n) * sizeof *all, 0) : NULL;
+    if (world == 1) return !ctx->failed;
+    bool ok = all && dl_all_gather(ctx->comm, v, all, (size_t)n * sizeof *v);
+    for (int i = 0; ok && i < n; i++) {
+        v[i] = 0;
+        for (int r = 0; r < world; r++) v[i] += all[r * n + i];
+    }
+    dl__release(ctx, all);
+    return ok;
+}
+
+DL_API double dl_evaluate(dl_loader *loader, dl_tensor (*metric)(const dl_batch *batch, void *user), void *user)
+{
+    double sums[2] = { 0, 0 };
+    dl_batch b;
+    if (!loader || loader->ctx->failed) return dl__nan();
+    dl_context *ctx = loader->ctx;
+    if (!metric) return dl_fail(ctx, "dl_evaluate: metric is NULL"), dl__nan();
+    bool training = dl_train(ctx, false), recording = dl_set_grad(ctx, false);
+    while (dl_next(loader, &b)) {
+        sums[0] += dl_item(metric(&b, user)) * (double)b.count;
+        sums[1] += (double)b.count;
+    }
+    dl_end(ctx);
+    dl_train(ctx, training);
+    dl_set_grad(ctx, recording);
+    return dl__sum_of_ranks(ctx, sums, 2) && sums[1] > 0 ? sums[0] / sums[1] : dl__nan();
+}
+
+#ifndef DLTRAIN_NO_FILES
+/* The numbers of a snapshot: epochs done; of the current one windows done, loss times samples, samples; the last metric. */
+enum { DL__T_EPOCH, DL__T_WINDOW, DL__T_LOSS, DL__T_COUNT, DL__T_METRIC, DL__T_FIELDS };
+typedef struct dl__trainer {
+    dl_context *ctx;
+    const dl_trainer_desc *d;
+    dl_accumulator *acc;
+    dl_snapshot_desc run;
+    double number[DL__T_FIELDS];
+    size_t common;           /* windows of an epoch in which every rank has data: in these all can meet for a snapshot */
+    dl_progress line;
+} dl__trainer;
+
+static bool dl__trainer_save(dl__trainer *t)
+{
+    double *sums = t->number + DL__T_LOSS;
+    if (!dl__sum_of_ranks(t->ctx, sums, 2)) return false;
+    if (dl_comm_rank(t->ctx->comm)) sums[0] = sums[1] = 0; /* rank 0 has it all: as it is after resuming */
+    return dl_snapshot_save(t->ctx, t->d->snapshot, &t->run);
+}
+
+static bool dl__trainer_resume(dl__trainer *t, dl_trainer_state *state)
+{
+    const dl_trainer_desc *d = t->d;
+    if (!dl_snapshot_exists(t->ctx, d->snapshot, &t->run)) return !t->ctx->failed;
+    if (!dl_snapshot_load(t->ctx, d->snapshot, &t->run)) return false;
+    if (dl_comm_rank(t->ctx->comm)) t->number[DL__T_LOSS] = t->number[DL__T_COUNT] = 0;
+    state->epoch = (int)t->number[DL__T_EPOCH];
+    state->steps = d->optimizer->steps;
+    if (d->resumed) d->resumed(state, d->user);
+    return true;
+}
+
+/* Of one rank; the least of all is wanted. */
+static bool dl__trainer_meet(dl__trainer *t)
+{
+    dl_real windows = (dl_real)-1 * (dl_real)(dl_loader_batches(t->d->train) / (size_t)t->acc->steps);
+    bool ok = dl_all_reduce(t->ctx->comm, &windows, 1, DL_COMM_MAX);
+    t->common = (size_t)-windows;
+    return ok;
+}
+
+static bool dl__trainer_epoch(dl__trainer *t)
+{
+    const dl_trainer_desc *d = t->d;
+    dl_context *ctx = t->ctx;
+    double *n = t->number;
+    dl_batch b;
+    while (dl_next(d->train, &b)) {
+        dl_tensor loss = d->loss(&b, d->user);
+        if (!dl_accumulate(t->acc, loss, b.count)) return false;
+        n[DL__T_LOSS] += dl_item(loss) * (double)b.count;
+        n[DL__T_COUNT] += (double)b.count;
+        if (!d->quiet && !dl_comm_rank(ctx->comm))
+            dl_progress_show(&t->line, "epoch %d/%d  %3.0f%%  loss %.4f", (int)n[DL__T_EPOCH] + 1, d->epochs,
+                100 * (double)d->train->at / (double)d->train->count, n[DL__T_LOSS] / n[DL__T_COUNT]);
+        if (t->acc->done) continue;
+        n[DL__T_WINDOW]++;
+        if (d->snapshot && d->save_steps > 0 && d->optimizer->steps % d->save_steps == 0 && n[DL__T_WINDOW] < (double)t->common &&
+            !dl__trainer_save(t))
+            return false;
+    }
+    return dl_accumulator_flush(t->acc) && dl__sum_of_ranks(ctx, n + DL__T_LOSS, 2);
+}
+
+static bool dl__trainer_end_epoch(dl__trainer *t, dl_trainer_state *state)
+{
+    const dl_trainer_desc *d = t->d;
+    double *n = t->number;
+    state->epoch = (int)++n[DL__T_EPOCH];
+    state->steps = d->optimizer->steps;
+    state->loss = n[DL__T_LOSS] / n[DL__T_COUNT];
+    if (d->test) state->metric = n[DL__T_METRIC] = dl_evaluate(d->test, d->metric, d->user);
+    n[DL__T_WINDOW] = n[DL__T_LOSS] = n[DL__T_COUNT] = 0;
+    if (t->ctx->failed) return false;
+    if (d->history && !dl_history_add(d->history, "loss", state->epoch, state->loss)) return false;
+    if (d->history && d->test && !dl_history_add(d->history, "metric", state->epoch, state->metric)) return false;
+    if (d->epoch_done) d->epoch_done(state, d->user);
+    else if (!d->quiet && !dl_comm_rank(t->ctx->comm) && d->test)
+        dl_progress_done(&t->line, "epoch %d/%d  loss %.4f  metric %.4f", state->epoch, d->epochs, state->loss, state->metric);
+    else if (!d->quiet && !dl_comm_rank(t->ctx->comm))
+        dl_progress_done(&t->line, "epoch %d/%d  loss %.4f", state->epoch, d->epochs, state->loss);
+    bool due = d->save_epochs > 0 ? state->epoch % d->save_epochs == 0 : d->save_steps <= 0;
+    return !d->snapshot || !(due || state->epoch == d->epochs) || dl__trainer_save(t);
+}
+
+DL_API bool dl_trainer_run(dl_context *ctx, const dl_trainer_desc *desc)
+{
+    dl__trainer t;
+    dl_trainer_state state;
+    if (!ctx || ctx->failed) return false;
+    if (!desc || !desc->train || !desc->optimizer || !desc->loss || desc->epochs < 1)
+        return dl_fail(ctx, "dl_trainer_run: train, optimizer, loss and at least one epoch are required");
+    if (desc->test && !desc->metric) return dl_fail(ctx, "dl_trainer_run: test without metric");
+    if (ctx->parts && desc->train->per != (size_t)ctx->parts)
+        return dl_fail(ctx, "dl_trainer_run: with invariant_shards train needs DL_SPLIT_BATCH: its batches come in shards then");
+    memset(&t, 0, sizeof t);
+    memset(&state, 0, sizeof state);
+    t.ctx = ctx;
+    t.d = desc;
+    t.acc = dl_accumulator_create(desc->optimizer, &desc->accumulate);
+    if (!t.acc) return false;
+    t.number[DL__T_METRIC] = state.metric = dl__nan();
+    state.epochs = desc->epochs;
+    t.run.optimizer[0] = desc->optimizer;
+    t.run.accumulator[0] = t.acc;
+    t.run.loader[0] = desc->train;
+    t.run.loader[1] = desc->test;
+    t.run.history = desc->history;
+    t.run.number = t.number;
+    t.run.numbers = DL__T_FIELDS;
+    t.run.keep = desc->keep;
+    t.run.any_world = desc->any_world;
+    if (!dl__trainer_meet(&t) || (desc->snapshot && !dl__trainer_resume(&t, &state))) return false;
+    while (t.number[DL__T_EPOCH] < desc->epochs)
+        if (!dl__trainer_epoch(&t) || !dl__trainer_end_epoch(&t, &state)) return false;
+    return true;
+}
+#endif /* DLTRAIN_NO_FILES */
 
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT DEFAULT
