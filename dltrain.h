@@ -12743,6 +12743,7 @@ typedef struct dl__trainer {
     dl_accumulator *acc;
     dl_snapshot_desc run;
     double number[DL__T_FIELDS];
+    int64_t saved;           /* steps of the optimizer at the last snapshot */
     size_t common;           /* windows of an epoch in which every rank has data: in these all can meet for a snapshot */
     dl_progress line;
 } dl__trainer;
@@ -12752,6 +12753,7 @@ static bool dl__trainer_save(dl__trainer *t)
     double *sums = t->number + DL__T_LOSS;
     if (!dl__sum_of_ranks(t->ctx, sums, 2)) return false;
     if (dl_comm_rank(t->ctx->comm)) sums[0] = sums[1] = 0; /* rank 0 has it all: as it is after resuming */
+    t->saved = t->d->optimizer->steps;
     return dl_snapshot_save(t->ctx, t->d->snapshot, &t->run);
 }
 
@@ -12762,7 +12764,7 @@ static bool dl__trainer_resume(dl__trainer *t, dl_trainer_state *state)
     if (!dl_snapshot_load(t->ctx, d->snapshot, &t->run)) return false;
     if (dl_comm_rank(t->ctx->comm)) t->number[DL__T_LOSS] = t->number[DL__T_COUNT] = 0;
     state->epoch = (int)t->number[DL__T_EPOCH];
-    state->steps = d->optimizer->steps;
+    state->steps = t->saved = d->optimizer->steps;
     if (d->resumed) d->resumed(state, d->user);
     return true;
 }
@@ -12774,6 +12776,11 @@ static bool dl__trainer_meet(dl__trainer *t)
     bool ok = dl_all_reduce(t->ctx->comm, &windows, 1, DL_COMM_MAX);
     t->common = (size_t)-windows;
     return ok;
+}
+
+static bool dl__trainer_due(const dl__trainer *t)
+{
+    return t->d->snapshot && t->d->save_steps > 0 && t->d->optimizer->steps - t->saved >= t->d->save_steps;
 }
 
 static bool dl__trainer_epoch(dl__trainer *t)
@@ -12792,9 +12799,7 @@ static bool dl__trainer_epoch(dl__trainer *t)
                 100 * (double)d->train->at / (double)d->train->count, n[DL__T_LOSS] / n[DL__T_COUNT]);
         if (t->acc->done) continue;
         n[DL__T_WINDOW]++;
-        if (d->snapshot && d->save_steps > 0 && d->optimizer->steps % d->save_steps == 0 && n[DL__T_WINDOW] < (double)t->common &&
-            !dl__trainer_save(t))
-            return false;
+        if (dl__trainer_due(t) && n[DL__T_WINDOW] < (double)t->common && !dl__trainer_save(t)) return false;
     }
     return dl_accumulator_flush(t->acc) && dl__sum_of_ranks(ctx, n + DL__T_LOSS, 2);
 }
@@ -12817,7 +12822,7 @@ static bool dl__trainer_end_epoch(dl__trainer *t, dl_trainer_state *state)
     else if (!d->quiet && !dl_comm_rank(t->ctx->comm))
         dl_progress_done(&t->line, "epoch %d/%d  loss %.4f", state->epoch, d->epochs, state->loss);
     bool due = d->save_epochs > 0 ? state->epoch % d->save_epochs == 0 : d->save_steps <= 0;
-    return !d->snapshot || !(due || state->epoch == d->epochs) || dl__trainer_save(t);
+    return !d->snapshot || !(due || dl__trainer_due(t) || state->epoch == d->epochs) || dl__trainer_save(t);
 }
 
 DL_API bool dl_trainer_run(dl_context *ctx, const dl_trainer_desc *desc)
