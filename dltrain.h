@@ -422,6 +422,7 @@ typedef struct dl_norm_desc {
     float eps;                           /* 0: 1e-5 */
     float momentum;                      /* batch_norm; 0: 0.1 */
     bool no_affine;                      /* no weight and bias */
+    bool sync;                           /* batch_norm: statistics over the samples of all ranks, see dl_launch */
 } dl_norm_desc;
 typedef struct dl_mha_desc {
     dl_index heads;                      /* required; divides the width of q */
@@ -588,6 +589,24 @@ DL_API bool dl_join(dl_context *ctx);
 DL_API bool dl_sync(dl_context *ctx);                    /* parameters and buffers of rank 0 for all, again: after a dl_load by hand */
 /* Part `shard` of `shards` of n samples: *count of them (perhaps none) from *first. */
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count);
+
+/* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices). The context, on the first
+   device, runs the first chunk; each other device has a replica, which gets the parameters at each call. batch_norm keeps the statistics
+   of the first chunk ---- */
+typedef struct dl_data_parallel dl_data_parallel;
+typedef struct dl_data_parallel_desc {
+    const char *devices;                 /* "cpu,cpu,cpu:2", the first of them being the context's; NULL: "cpu", all there is */
+    dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
+    dl_tensor (*model_with)(dl_tensor x, void *user);
+    void *user;
+    dl_tensor (*loss)(dl_tensor y, dl_tensor target); /* a mean over the samples; NULL: dl_cross_entropy */
+} dl_data_parallel_desc;
+DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_parallel_desc *desc); /* lives as long as ctx */
+/* Loss and gradient on each device, then one sum, weighted by samples: adds to the gradients and ends the step, as dl_backward does.
+   *loss: of the batch; NULL: not wanted */
+DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
+/* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
+DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
 
 /* ---- data ---- */
 typedef struct dl_dataset_desc {
@@ -2377,6 +2396,21 @@ static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_para
     return p;
 }
 
+/* The node of a parameter in this step. */
+static dl_tensor dl__param_leaf(dl_context *ctx, dl__param *p)
+{
+    if (p->leaf_step == ctx->step) return dl__handle(ctx, ctx->node[p->leaf]);
+    dl_index index = (dl_index)(p - ctx->param);
+    dl__extra e = dl__with(1, &index);
+    e.flags = DL__LEAF;
+    if (!p->buffer && !p->frozen) e.flags |= DL__REQUIRES | DL__WANTED;
+    e.space = p->buffer ? DL__BUFFERS : DL__VALUES;
+    e.offset = p->offset;
+    p->leaf_step = ctx->step;
+    p->leaf = ctx->nodes;
+    return dl__record(ctx, &dl__leaf_op, 0, NULL, DL_F32, &p->shape, &e);
+}
+
 /* The leaf of a parameter, created when it is unknown. `who` is the layer's or "parameter"; `layer`: a name used once in an opening. */
 static dl_tensor dl__parameter(
     dl_context *ctx, const char *who, const char *layer, const char *role, const dl_param_desc *desc)
@@ -2424,16 +2458,7 @@ static dl_tensor dl__parameter(
         }
         p->opening = ctx->opening;
     }
-    if (p->leaf_step == ctx->step) return dl__handle(ctx, ctx->node[p->leaf]);
-    dl_index index = (dl_index)(p - ctx->param);
-    dl__extra e = dl__with(1, &index);
-    e.flags = DL__LEAF;
-    if (!p->buffer && !p->frozen) e.flags |= DL__REQUIRES | DL__WANTED;
-    e.space = p->buffer ? DL__BUFFERS : DL__VALUES;
-    e.offset = p->offset;
-    p->leaf_step = ctx->step;
-    p->leaf = ctx->nodes;
-    return dl__record(ctx, &dl__leaf_op, 0, NULL, DL_F32, &p->shape, &e);
+    return dl__param_leaf(ctx, p);
 }
 
 DL_API dl_tensor dl_parameter(dl_context *ctx, const char *name, const dl_param_desc *desc)
@@ -7096,6 +7121,48 @@ DL_API dl_tensor dl_batch_norm_op(
     return dl__batch_norm("batch_norm_op", x, w, b, mean, var, momentum, eps);
 }
 
+/* ---- over the ranks of a world ---- */
+/* y = the sum of the ranks' x. The loss of every rank depends on it, so its gradient is the sum of theirs. */
+static void dl__world_sum_run(const dl_run_args *r)
+{
+    memcpy(r->out, r->in[0], dl__bytes(r->node));
+    r->ctx->replica->sum(r->ctx, (dl_real *)r->out, r->node->numel);
+}
+static void dl__world_sum_grad(const dl_grad_args *g);
+static const dl_op dl__world_sum_op = { "world_sum", 0, NULL, dl__world_sum_run, dl__world_sum_grad, NULL, NULL };
+
+static dl_tensor dl__world_sum(dl_tensor x)
+{
+    dl_node *n;
+    dl_context *ctx = dl__operands("batch_norm", 1, &x, &n);
+    if (!ctx) return dl__none();
+    dl_shape s = dl__shape(n);
+    return dl__record(ctx, &dl__world_sum_op, 1, &n, DL_F32, &s, NULL);
+}
+static void dl__world_sum_grad(const dl_grad_args *g) { g->dx[0] = dl__world_sum(g->dy); }
+
+/* batch_norm over the samples of all ranks, however many each has: sums and count, then the sum of squares about the mean. Two
+   collectives forward and two back, which every rank runs in the order of its tape. x [N,C,...] of a context of a world. */
+static dl_tensor dl__sync_batch_norm(
+    dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
+{
+    static const int dims[2] = { 0, 2 };
+    dl_shape whole = dl_shape_of(x);
+    dl_index c = whole.dim[1], inner = 1;
+    for (int i = 2; i < whole.ndim; i++) inner *= whole.dim[i];
+    dl_shape by_channel = DL_SHAPE(1, c, 1);
+    dl_tensor x3 = dl_reshape(x, DL_SHAPE(whole.dim[0], c, inner)), part[2];
+    part[0] = dl_sum_dims(x3, dims, 2, false);
+    part[1] = dl_full(x.ctx, DL_SHAPE(1), (float)(whole.dim[0] * inner));
+    dl_tensor sums = dl__world_sum(dl_concat(part, 2, 0)), count = dl_detach(dl_slice(sums, 0, c, c + 1, 1));
+    dl_tensor m = dl_div(dl_slice(sums, 0, 0, c, 1), count), d = dl_sub(x3, dl_reshape(m, by_channel));
+    dl_tensor squares = dl__world_sum(dl_sum_dims(dl_square(d), dims, 2, false)), v = dl_div(squares, count);
+    dl_tensor y = dl_mul(d, dl_reshape(dl_rsqrt(dl_add_scalar(v, eps)), by_channel));
+    dl__track(mean, m, momentum, 1);
+    dl__track(var, dl_div(squares, dl_clamp(dl_add_scalar(count, -1), 1, FLT_MAX)), momentum, 1);
+    return dl_reshape(dl__scale_shift(y, w, b, by_channel), whole);
+}
+
 DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float eps)
 {
     dl_node *n[3];
@@ -8981,7 +9048,14 @@ DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc
     if (!dl__affine_params(ctx, "batch_norm", name, &d, s, &w, &b)) return dl__none();
     dl_tensor mean = dl__parameter(ctx, "batch_norm", name, "running_mean", &zeros);
     dl_tensor var = mean.ctx ? dl__parameter(ctx, "batch_norm", name, "running_var", &ones) : mean;
-    return var.ctx ? dl__batch_norm("batch_norm", x, w, b, mean, var, d.momentum, d.eps) : dl__none();
+    if (!var.ctx) return dl__none();
+    if (d.sync && ctx->replica && ctx->training) {
+        if (ctx->parts)
+            return dl_fail(ctx, "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard"),
+                   dl__none();
+        return dl__is_float(ctx, "batch_norm", n) ? dl__sync_batch_norm(x, w, b, mean, var, d.momentum, d.eps) : dl__none();
+    }
+    return dl__batch_norm("batch_norm", x, w, b, mean, var, d.momentum, d.eps);
 }
 
 DL_API dl_tensor dl_layer_norm(dl_tensor x, const char *name, const dl_norm_desc *desc)
@@ -9605,7 +9679,7 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
 
 /* ==== >>parallel ====
    Replicas as one world: collectives over threads and processes, gradients reduced during the backward pass, invariant bits.
-   may use: optimizers, executor
+   may use: optimizers, layers, executor
 
    Replicas here meet at a channel: each leaves a record of its call and a pointer, the last to come compares the records. Then each works
    on its own slice of everybody's memory, and they meet again; so nothing is copied but what has to be. Between processes the replica
@@ -9613,7 +9687,7 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
    gradients of the communication thread over DL__GRADIENTS. A replica waits for its gradients only after a call (dl__close) that
    all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
 enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
-enum { DL__MAX_REPLICAS = 256 };
+enum { DL__MAX_REPLICAS = 256, DL__DEVICE_MAX = 32 };
 typedef enum dl__what { DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__BUFFERS_, DL__LEAVES } dl__what;
 static const char *const dl__what_text[] = { "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes",
     "dl_barrier", "the comparison of %zu parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
@@ -9667,7 +9741,7 @@ struct dl_comm {
     uint64_t calls[DL__CHANNELS];
     int doing;               /* the call it is in, or -1 */
     size_t doing_amount;
-    char device[32];
+    char device[DL__DEVICE_MAX];
     int threads;
     /* the reduction */
     uint32_t layout;         /* of the parameters that are rank 0's */
@@ -10652,24 +10726,31 @@ static void dl__leave_world(dl_comm *c)
 }
 
 /* ---- launching ---- */
-/* The replica's part of a list "cpu,cpu:2". */
-static bool dl__read_device(dl_comm *c, const char *list, int index)
+/* Number `index` of a list "cpu,cpu:2". */
+static bool dl__read_device(const char *list, int index, char *device, int *threads)
 {
     size_t n = 0;
     for (int i = 0; i <= index; i++) {
         if (i) list += n + 1;
         n = strcspn(list, ",");
     }
-    if (!n || n >= sizeof c->device) return false;
-    memcpy(c->device, list, n);
-    c->device[n] = 0;
-    if (strncmp(c->device, "cpu:", 4)) return true;
-    c->device[3] = 0;
-    for (const char *p = c->device + 4; *p; p++) {
-        if (*p < '0' || *p > '9' || c->threads > DL__MAX_THREADS) return false;
-        c->threads = 10 * c->threads + (*p - '0');
+    if (!n || n >= DL__DEVICE_MAX) return false;
+    memcpy(device, list, n);
+    device[n] = 0;
+    if (strncmp(device, "cpu:", 4)) return true;
+    device[3] = 0;
+    for (const char *p = device + 4; *p; p++) {
+        if (*p < '0' || *p > '9' || *threads > DL__MAX_THREADS) return false;
+        *threads = 10 * *threads + (*p - '0');
     }
-    return c->threads > 0;
+    return *threads > 0;
+}
+
+static int dl__count_devices(const char *devices)
+{
+    int n = 1;
+    for (; *devices; devices++) n += *devices == ',';
+    return n;
 }
 
 static void dl__replica_main(dl_comm *c)
@@ -10782,13 +10863,6 @@ static void dl__run_replicas(dl__world *w)
     for (int i = 0; i < started; i++) dl_destroy(w->comm[i].ctx);
 }
 
-static int dl__count_devices(const char *devices)
-{
-    int n = 1;
-    for (; *devices; devices++) n += *devices == ',';
-    return n;
-}
-
 static void dl__launch_world(dl__world *w, int named)
 {
     char *memory = dl__world_memory(w);
@@ -10807,7 +10881,7 @@ static void dl__launch_world(dl__world *w, int named)
         c->local = i;
         c->rank = w->first + i;
         c->doing = -1;
-        if (!dl__read_device(c, w->desc.devices, named == 1 ? 0 : i))
+        if (!dl__read_device(w->desc.devices, named == 1 ? 0 : i, c->device, &c->threads))
             ok = dl__fail_locked(w, "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads", w->desc.devices);
     }
     if (ok) dl__run_replicas(w);
@@ -10854,6 +10928,493 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
         w.desc.error[n] = 0;
     }
     return !w.failed;
+}
+
+/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs the first, replicas the others ----
+   Forward: `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for the parameters.
+   Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does; the portals, recorded before that chunk and
+   so reached after it, take the sums of the replicas' gradients (`collect`) and hand them to the parameters as slices. */
+typedef enum dl__duty { DL__RECORD, DL__FORWARD, DL__BACKWARD, DL__BOTH, DL__QUIT } dl__duty;
+typedef struct dl__helper {
+    dl_data_parallel *parent;
+    dl_context *ctx;
+    int index;               /* of the replica: 1, ... */
+    char device[DL__DEVICE_MAX];
+    const char *x, *target;  /* the chunk */
+    size_t n;
+    float share;             /* of the batch */
+    dl_tensor y;             /* the output, or the loss */
+    dl_real *dy;             /* its gradient, copied */
+    size_t dy_size;
+    double loss;
+    dl__duty duty;
+    bool busy;
+#ifndef DLTRAIN_NO_THREADS
+    pthread_t thread;
+    bool threaded;
+#endif
+} dl__helper;
+
+struct dl_data_parallel {
+    dl_context *ctx;
+    dl_data_parallel_desc desc;
+    int helpers, used;       /* replicas besides the context; of the batch at hand */
+    dl__helper *helper;
+    int *map, mapped;        /* of each parameter of a replica: its number here */
+    dl_shape x_shape, target_shape;
+    dl_dtype x_dtype, target_dtype;
+    bool with_loss;
+    dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+#ifndef DLTRAIN_NO_THREADS
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+#endif
+};
+
+static dl_tensor dl__chunk(const dl__helper *h, dl_dtype dtype, const dl_shape *whole, const char *data)
+{
+    dl_shape s = *whole;
+    s.dim[0] = (dl_index)h->n;
+    return dl_borrow(h->ctx, dtype, s, data);
+}
+
+static dl_tensor dl__run_model(const dl_data_parallel *dp, dl_tensor x)
+{
+    return dp->desc.model_with ? dp->desc.model_with(x, dp->desc.user) : dp->desc.model(x);
+}
+
+static dl_tensor dl__run_loss(const dl_data_parallel *dp, dl_tensor x, dl_tensor target)
+{
+    dl_tensor y = dl__run_model(dp, x);
+    return dp->desc.loss ? dp->desc.loss(y, target) : dl_cross_entropy(y, target);
+}
+
+/* The replica's tape of this step, with the scope, the modes and random numbers of its own. */
+static void dl__helper_record(dl__helper *h)
+{
+    dl_data_parallel *dp = h->parent;
+    dl_context *ctx = h->ctx, *from = dp->ctx;
+    if (ctx->failed) dl_clear_error(ctx);
+    dl_end(ctx);
+    dl__begin_step(ctx);
+    ctx->random_step = (uint64_t)h->index << 28 | from->random_step;
+    ctx->training = from->training;
+    ctx->recording = from->recording;
+    for (int i = 0; i < ctx->params && i < dp->mapped; i++) ctx->param[i].frozen = from->param[dp->map[i]].frozen;
+    if (*from->path) dl_scope_begin(ctx, from->path);
+    dl_tensor x = dl__chunk(h, dp->x_dtype, &dp->x_shape, h->x);
+    h->y = dp->with_loss ? dl__run_loss(dp, x, dl__chunk(h, dp->target_dtype, &dp->target_shape, h->target)) : dl__run_model(dp, x);
+    if (*from->path) dl_scope_end(ctx);
+    if (!h->y.ctx) dl_fail(ctx, "the model returned no tensor");
+    dl__lay_out_grads(ctx);
+}
+
+static void dl__helper_copy(dl__helper *h) /* the values of the parameters */
+{
+    const dl_data_parallel *dp = h->parent;
+    dl_context *ctx = h->ctx;
+    for (int i = 0; i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
+        const dl_real *values = from->buffer ? dp->ctx->buffers : dp->ctx->values;
+        if (p->numel) memcpy((p->buffer ? ctx->buffers : ctx->values) + p->offset, values + from->offset, p->numel * sizeof *values);
+    }
+}
+
+static void dl__helper_work(dl__helper *h, dl__duty duty)
+{
+    dl_context *ctx = h->ctx;
+    dl_backward_desc d;
+    memset(&d, 0, sizeof d);
+    d.scale = h->share;
+    if (duty == DL__RECORD) dl__helper_record(h);
+    if (ctx->failed || duty == DL__RECORD) return;
+    if (duty != DL__BACKWARD) dl__helper_copy(h);
+    if (duty == DL__FORWARD) dl_data(dl_keep(h->y));
+    else dl_zero_grad(ctx);
+    if (duty == DL__BACKWARD) {
+        dl_tensor dy = dl_borrow(ctx, DL_F32, dl_shape_of(h->y), h->dy);
+        dl_backward(dl_sum(dl_mul(h->y, dy)));
+    }
+    if (duty == DL__BOTH && dl_backward_ex(h->y, &d)) h->loss = dl_item(h->y);
+    for (int i = 0; duty != DL__FORWARD && !ctx->failed && i < ctx->params; i++)
+        if (!ctx->param[i].buffer && ctx->param[i].fresh)
+            memset(ctx->grads + ctx->param[i].offset, 0, ctx->param[i].numel * sizeof *ctx->grads);
+}
+
+#ifndef DLTRAIN_NO_THREADS
+static void *dl__helper_main(void *argument)
+{
+    dl__helper *h = (dl__helper *)argument;
+    dl_data_parallel *dp = h->parent;
+    pthread_mutex_lock(&dp->mutex);
+    for (;;) {
+        while (!h->busy) pthread_cond_wait(&dp->changed, &dp->mutex);
+        dl__duty duty = h->duty;
+        pthread_mutex_unlock(&dp->mutex);
+        if (duty != DL__QUIT) dl__helper_work(h, duty);
+        pthread_mutex_lock(&dp->mutex);
+        h->busy = false;
+        pthread_cond_broadcast(&dp->changed);
+        if (duty == DL__QUIT) break;
+    }
+    pthread_mutex_unlock(&dp->mutex);
+    return NULL;
+}
+#endif
+
+/* Sets the replicas to work; dl__helpers_wait waits for them. */
+static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
+{
+#ifndef DLTRAIN_NO_THREADS
+    pthread_mutex_lock(&dp->mutex);
+    for (int i = 0; i < dp->used; i++)
+        if (dp->helper[i].threaded) dp->helper[i].duty = duty, dp->helper[i].busy = true;
+    pthread_cond_broadcast(&dp->changed);
+    pthread_mutex_unlock(&dp->mutex);
+    for (int i = 0; i < dp->used; i++)
+        if (!dp->helper[i].threaded) dl__helper_work(&dp->helper[i], duty);
+#else
+    for (int i = 0; i < dp->used; i++) dl__helper_work(&dp->helper[i], duty);
+#endif
+}
+
+static bool dl__helpers_wait(dl_data_parallel *dp)
+{
+#ifndef DLTRAIN_NO_THREADS
+    pthread_mutex_lock(&dp->mutex);
+    for (int i = 0; i < dp->used; i++)
+        while (dp->helper[i].busy) pthread_cond_wait(&dp->changed, &dp->mutex);
+    pthread_mutex_unlock(&dp->mutex);
+#endif
+    for (int i = 0; i < dp->used; i++)
+        if (dp->helper[i].ctx->failed)
+            return dl_fail(dp->ctx, "dl_data_parallel: replica %d (%s): %s", dp->helper[i].index, dp->helper[i].device,
+                dp->helper[i].ctx->error);
+    return !dp->ctx->failed;
+}
+
+/* The parameters of the replicas, which all have the same, here; new ones are made. */
+static bool dl__map_parameters(dl_data_parallel *dp)
+{
+    dl_context *ctx = dp->ctx, *from = dp->helper[0].ctx;
+    if (from->params > dp->mapped) {
+        int *map = (int *)dl__alloc(ctx, (size_t)from->params * sizeof *map, 0);
+        if (!map) return false;
+        dl__release(ctx, dp->map);
+        dp->map = map;
+        for (int i = 0; i < from->params; i++) {
+            const dl__param *p = &from->param[i];
+            dl__param *mine = dl__find(ctx, p->name);
+            dl_param_desc d = dl__uniform_param(p->shape, (double)p->value);
+            d.init = p->init;
+            d.buffer = p->buffer;
+            if (!mine && ctx->sealed) return dl_fail(ctx, "dl_data_parallel: there is no parameter '%s', and none can be added", p->name);
+            if (!mine) mine = dl__new_param(ctx, p->name, &d, p->numel);
+            if (!mine) return false;
+            if (mine->numel != p->numel || mine->buffer != p->buffer)
+                return dl_fail(ctx, "dl_data_parallel: '%s' is %H here and %H on a replica", p->name, &mine->shape, &p->shape);
+            map[i] = (int)(mine - ctx->param);
+        }
+        dp->mapped = from->params;
+    }
+    for (int k = 1; k < dp->used; k++)
+        if (dp->helper[k].ctx->params != from->params)
+            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica 1 and %d on replica %d", from->params,
+                dp->helper[k].ctx->params, dp->helper[k].index);
+    return dl__lay_out_grads(ctx);
+}
+
+/* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the size of the first. */
+static size_t dl__scatter(dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
+{
+    size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1), at = per;
+    dp->used = 0;
+    for (; per && at < n; at += per) {
+        dl__helper *h = &dp->helper[dp->used++];
+        h->n = DL__MIN(per, n - at);
+        h->x = x + at * x_bytes;
+        h->target = target ? target + at * target_bytes : NULL;
+        h->share = (float)((double)h->n / (double)n);
+    }
+    return DL__MIN(per, n);
+}
+
+static const void *dl__rows(dl_data_parallel *dp, const char *what, dl_tensor t, dl_shape *shape, dl_dtype *dtype, size_t *row)
+{
+    const dl_node *n = dl__peek(t, "data_parallel");
+    if (!n || dp->ctx->failed) return NULL;
+    if (t.ctx != dp->ctx) return dl_fail(dp->ctx, "dl_data_parallel: %s is a tensor of another context", what), (void *)NULL;
+    if (!n->ndim) return dl_fail(dp->ctx, "dl_data_parallel: %s must be [N,...]", what), (void *)NULL;
+    if (n->flags & DL__REQUIRES)
+        return dl_fail(dp->ctx, "dl_data_parallel: %s takes a gradient, and none flows back through the scatter; dl_detach", what), (void *)NULL;
+    *shape = dl__shape(n);
+    *dtype = (dl_dtype)n->dtype;
+    *row = n->dim[0] ? n->numel / (size_t)n->dim[0] * dl__dtype_size(n->dtype) : 0;
+    return dl_data(t);
+}
+
+static dl_data_parallel *dl__parent_of(const dl_node *n)
+{
+    uintptr_t p = (uintptr_t)n->counter;
+    return (dl_data_parallel *)p;
+}
+
+static void dl__assemble_run(const dl_run_args *r)
+{
+    dl_data_parallel *dp = dl__parent_of(r->node);
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0, at = (size_t)r->node->i[0] * row;
+    dl_real *y = (dl_real *)r->out;
+    if (at) memcpy(y, r->in[0], at * sizeof *y);
+    if (!dl__helpers_wait(dp)) return;
+    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row) {
+        const dl__helper *h = &dp->helper[i];
+        memcpy(y + at, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+    }
+}
+
+static void dl__send_back_run(const dl_run_args *r)
+{
+    dl_data_parallel *dp = dl__parent_of(r->node);
+    const dl_node *dy = r->node->in[0];
+    size_t row = dy->numel / (size_t)dy->dim[0], at = (size_t)r->node->i[0] * row;
+    *(dl_real *)r->out = 0;
+    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row)
+        memcpy(dp->helper[i].dy, (const dl_real *)r->in[0] + at, dp->helper[i].n * row * sizeof(dl_real));
+    dl__helpers_start(dp, DL__BACKWARD);
+}
+
+static void dl__collect_run(const dl_run_args *r)
+{
+    dl_data_parallel *dp = dl__parent_of(r->node);
+    if (!dl__helpers_wait(dp)) return;
+    memcpy(r->out, dp->helper[0].ctx->grads, r->node->numel * sizeof(dl_real));
+    for (int i = 1; i < dp->used; i++) DL__CALL(r->level, add_to, ((dl_real *)r->out, dp->helper[i].ctx->grads, r->node->numel));
+}
+
+static void dl__assemble_grad(const dl_grad_args *g);
+static void dl__portal_grad(const dl_grad_args *g);
+static const dl_op dl__assemble_op = { "data_parallel", 0, NULL, dl__assemble_run, dl__assemble_grad, NULL, NULL };
+static const dl_op dl__send_back_op = { "data_parallel_send_back", 0, NULL, dl__send_back_run, NULL, NULL, NULL };
+static const dl_op dl__collect_op = { "data_parallel_collect", 0, NULL, dl__collect_run, NULL, NULL, NULL };
+static const dl_op dl__portal_op = { "data_parallel_portal", 0, NULL, NULL, dl__portal_grad, NULL, NULL };
+
+static dl_tensor dl__parallel_node(dl_data_parallel *dp, const dl_op *op, int n, dl_node *const *in, dl_shape s, dl_index i, unsigned flags)
+{
+    dl__extra e = dl__with(1, &i);
+    e.counter = (uint64_t)(uintptr_t)dp; /* data, not part of a plan's key */
+    e.flags = flags;
+    return dl__record(dp->ctx, op, n, in, DL_F32, &s, &e);
+}
+
+static void dl__assemble_grad(const dl_grad_args *g)
+{
+    dl_node *dy;
+    dl_index own = g->node->i[0];
+    dl_data_parallel *dp = dl__parent_of(g->node);
+    if (!dl__operands("data_parallel", 1, &g->dy, &dy)) return;
+    if (g->want[0]) g->dx[0] = dl_slice(g->dy, 0, 0, own, 1);
+    dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), own, 0);
+    dp->sums = dl__none();
+    for (int k = 1; k < g->node->n_in; k++)
+        if (g->want[k]) g->dx[k] = sent;
+}
+
+/* i[0] of a portal is 0, as of a view of its first parameter; which the others are, the replica's parameters say. */
+static void dl__portal_grad(const dl_grad_args *g)
+{
+    dl_data_parallel *dp = dl__parent_of(g->node);
+    const dl_context *from = dp->helper[0].ctx;
+    dl_node *sent;
+    if (!dl__operands("data_parallel", 1, &g->dy, &sent)) return;
+    if (!dp->sums.ctx) dp->sums = dl__parallel_node(dp, &dl__collect_op, 1, &sent, DL_SHAPE((dl_index)from->n_values), 0, 0);
+    for (int k = 0; k < g->node->n_in; k++) {
+        if (!g->want[k]) continue;
+        int i = 0;
+        while (dp->map[i] != (int)g->node->in[k]->i[0]) i++;
+        dl_index at = (dl_index)from->param[i].offset;
+        g->dx[k] = dl_reshape(dl_slice(dp->sums, 0, at, at + (dl_index)from->param[i].numel, 1), dl__shape(g->node->in[k]));
+    }
+}
+
+/* Portals for the parameters that the replicas use in this step, as inputs of dl__assemble_op. */
+static int dl__make_portals(dl_data_parallel *dp, dl_node **portal, int most)
+{
+    dl_context *ctx = dp->ctx, *from = dp->helper[0].ctx;
+    dl_node *in[DLTRAIN_MAX_INPUTS];
+    int portals = 0, n = 0;
+    for (int i = 0; i <= from->params; i++) {
+        bool used = i < from->params && from->param[i].leaf_step == from->step && !from->param[i].buffer && !ctx->param[dp->map[i]].frozen;
+        if (used) {
+            dl_tensor leaf = dl__param_leaf(ctx, &ctx->param[dp->map[i]]);
+            if (!leaf.ctx) return 0;
+            in[n++] = ctx->node[leaf.node];
+        }
+        if (n && (n == (int)DL__COUNT_OF(in) || i == from->params)) {
+            if (portals == most) return dl_fail(ctx, "dl_data_parallel: more than %d parameters", most * n), 0;
+            dl_tensor t = dl__parallel_node(dp, &dl__portal_op, n, in, DL_SHAPE(1), 0, DL__VIEW);
+            if (!t.ctx) return 0;
+            portal[portals++] = ctx->node[t.node];
+            n = 0;
+        }
+    }
+    return portals;
+}
+
+static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
+{
+    if (h->dy_size >= numel) return true;
+    dl_real *dy = (dl_real *)dl__alloc(dp->ctx, numel * sizeof *dy, 0);
+    if (!dy) return false;
+    dl__release(dp->ctx, h->dy);
+    h->dy = dy;
+    h->dy_size = numel;
+    return true;
+}
+
+DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
+{
+    dl_node *in[DLTRAIN_MAX_INPUTS];
+    size_t row;
+    if (!dp || dp->ctx->failed || !dl__helpers_wait(dp)) return dl__none();
+    dl_context *ctx = dp->ctx;
+    const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
+    if (!data) return dl__none();
+    size_t own = dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
+    if (!dp->used) return dl__run_model(dp, x);
+    dp->with_loss = false;
+    dl__helpers_start(dp, DL__RECORD);
+    if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
+    int portals = dl__make_portals(dp, in + 1, (int)DL__COUNT_OF(in) - 1);
+    if (ctx->failed) return dl__none();
+    dl__helpers_start(dp, DL__FORWARD);
+    dl_tensor y = dl__run_model(dp, dl_slice(x, 0, 0, (dl_index)own, 1));
+    dl_node *n = dl__operands("data_parallel", 1, &y, in) ? in[0] : NULL;
+    if (!n || !n->ndim || n->dtype != DL_F32 || n->dim[0] != (dl_index)own) {
+        dl__helpers_wait(dp);
+        if (n) dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", n, own);
+        return dl__none();
+    }
+    dl_shape s = dl__shape(n);
+    for (int i = 0; i < dp->used; i++)
+        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_wait(dp), dl__none();
+    s.dim[0] = dp->x_shape.dim[0];
+    return dl__parallel_node(dp, &dl__assemble_op, portals + 1, in, s, (dl_index)own, 0);
+}
+
+/* Adds a replica's gradients to those here. */
+static void dl__add_gradients(dl_data_parallel *dp, const dl__helper *h)
+{
+    dl_context *ctx = dp->ctx;
+    for (int i = 0; i < h->ctx->params; i++) {
+        const dl__param *p = &h->ctx->param[i];
+        dl__param *to = &ctx->param[dp->map[i]];
+        if (p->buffer || p->fresh || to->frozen) continue;
+        if (to->fresh) memset(ctx->grads + to->offset, 0, to->numel * sizeof *ctx->grads);
+        to->fresh = false;
+        DL__CALL(ctx->level, add_to, (ctx->grads + to->offset, h->ctx->grads + p->offset, p->numel));
+    }
+}
+
+DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tensor target, double *loss)
+{
+    size_t x_row, target_row;
+    dl_backward_desc d;
+    if (!dp || dp->ctx->failed || !dl__helpers_wait(dp)) return false;
+    dl_context *ctx = dp->ctx;
+    const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
+    const char *targets = data ? (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row) : NULL;
+    if (!targets) return false;
+    size_t n = (size_t)dp->x_shape.dim[0];
+    if ((size_t)dp->target_shape.dim[0] != n)
+        return dl_fail(ctx, "dl_data_parallel_backward: %zu samples and %td targets", n, dp->target_shape.dim[0]);
+    size_t own = dl__scatter(dp, n, data, x_row, targets, target_row);
+    dp->with_loss = true;
+    dl__helpers_start(dp, DL__RECORD);
+    if (!dl__helpers_wait(dp) || (dp->used && !dl__map_parameters(dp))) return false;
+    dl__helpers_start(dp, DL__BOTH);
+    if (dp->used) x = dl_slice(x, 0, 0, (dl_index)own, 1), target = dl_slice(target, 0, 0, (dl_index)own, 1);
+    memset(&d, 0, sizeof d);
+    d.scale = (float)((double)own / (double)n);
+    dl_tensor mine = dl__run_loss(dp, x, target);
+    bool ok = dl_backward_ex(mine, &d);
+    if (!dl__helpers_wait(dp) || !ok) return false;
+    double total = dl_item(mine) * (double)own;
+    for (int i = 0; i < dp->used; i++) {
+        dl__add_gradients(dp, &dp->helper[i]);
+        total += dp->helper[i].loss * (double)dp->helper[i].n;
+    }
+    if (loss) *loss = total / (double)n;
+    return !ctx->failed;
+}
+
+static void dl__data_parallel_stop(void *user)
+{
+    dl_data_parallel *dp = (dl_data_parallel *)user;
+    dp->used = dp->helpers;
+    dl__helpers_wait(dp);
+#ifndef DLTRAIN_NO_THREADS
+    dl__helpers_start(dp, DL__QUIT);
+    for (int i = 0; i < dp->helpers; i++)
+        if (dp->helper[i].threaded) pthread_join(dp->helper[i].thread, NULL);
+    pthread_cond_destroy(&dp->changed);
+    pthread_mutex_destroy(&dp->mutex);
+#endif
+    for (int i = 0; i < dp->helpers; i++) dl_destroy(dp->helper[i].ctx);
+}
+
+static bool dl__make_helper(dl_data_parallel *dp, int index, const char *devices)
+{
+    dl__helper *h = &dp->helper[index - 1];
+    dl_context *ctx = dp->ctx;
+    dl_config config = ctx->config;
+    int threads = 0;
+    if (!dl__read_device(devices, index, h->device, &threads))
+        return dl_fail(ctx, "dl_data_parallel_create: '%s' is no list of devices; 'cpu,cpu:2' is one", devices);
+    config.memory = NULL;
+    config.memory_size = 0;
+    config.log = NULL;
+    config.device = h->device;
+    config.threads = threads ? threads : config.threads ? config.threads : DL__MAX(1, dl__cpu_count() / (dp->helpers + 1));
+    h->parent = dp;
+    h->index = index;
+    h->ctx = dl_create(&config);
+    if (dl_failed(h->ctx)) {
+        dl_fail(ctx, "dl_data_parallel_create: replica %d (%s): %s", index, h->device, dl_error(h->ctx));
+        dl_destroy(h->ctx);
+        h->ctx = NULL;
+        return false;
+    }
+    h->ctx->config.device = NULL; /* the text is this context's */
+#ifndef DLTRAIN_NO_THREADS
+    h->threaded = !pthread_create(&h->thread, NULL, dl__helper_main, h); /* without, its work is done in between */
+#endif
+    return true;
+}
+
+DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_parallel_desc *desc)
+{
+    if (!ctx || ctx->failed) return NULL;
+    if (!desc || (!desc->model && !desc->model_with))
+        return dl_fail(ctx, "dl_data_parallel_create: there is no model"), (dl_data_parallel *)NULL;
+    const char *devices = desc->devices ? desc->devices : "cpu";
+    int n = dl__count_devices(devices) - 1;
+    dl_data_parallel *dp = (dl_data_parallel *)dl__alloc(ctx, sizeof *dp, 8);
+    if (!dp) return NULL;
+    dp->ctx = ctx;
+    dp->desc = *desc;
+    dp->helper = (dl__helper *)dl__alloc(ctx, (size_t)(n ? n : 1) * sizeof *dp->helper, 0);
+    if (!dp->helper) return NULL;
+#ifndef DLTRAIN_NO_THREADS
+    pthread_mutex_init(&dp->mutex, NULL);
+    pthread_cond_init(&dp->changed, NULL);
+#endif
+    bool ok = true;
+    for (int i = 1; ok && i <= n; i++) {
+        ok = dl__make_helper(dp, i, devices);
+        dp->helpers += ok;
+    }
+    if (!ok || !dl__on_destroy(ctx, dl__data_parallel_stop, dp)) return dl__data_parallel_stop(dp), (dl_data_parallel *)NULL;
+    return dp;
 }
 
 /* ==== >>data ====
