@@ -10134,7 +10134,7 @@ static bool dl__gather_bytes(dl_comm *c, const dl__call *call, const void *mine,
     size_t most = 0; /* of a process: all send as much */
     for (int p = 0; p < t->size; p++) most = DL__MAX(most, (size_t)w->counts[p] * bytes);
     if (!c->local) {
-        char *room = dl__room(c, DL__CALLS, ((size_t)t->size + 1) * most);
+        char *room = dl__room(c, DL__CALLS, ((size_t)t->size + 1) * most + 1); /* NULL is for an error alone */
         ok = room && dl__agree(c, DL__CALLS, call);
         for (int i = 0; ok && i < w->replicas; i++) memcpy(room + (size_t)t->size * most + (size_t)i * bytes, slot[i].data, bytes);
         memset(w->channel[DL__CALLS].missing, 0, (size_t)t->size * sizeof(bool));

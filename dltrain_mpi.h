@@ -366,7 +366,7 @@ static void dl__mpi_stop(dl__mpi *m)
 static const char *dl__mpi_alone(const dl__mpi *m)
 {
     const char *tasks = getenv("SLURM_NTASKS");
-    if (m->size > 1 || !getenv("SLURM_STEP_ID") || !tasks || atoi(tasks) < 2) return NULL;
+    if (m->size > 1 || getenv("OMPI_COMM_WORLD_SIZE") || !getenv("SLURM_STEP_ID") || !tasks || atoi(tasks) < 2) return NULL;
     return "SLURM started several processes, but MPI sees this one alone: start them by mpirun, or by srun --mpi=pmix";
 }
 
