@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Replicas in several processes: collectives, training against one rank, invariant bits, faults, ddp.c, the SLURM script. 2 and 4 processes on
+# however few CPUs there are.
+cd "$(dirname "$0")/.." || exit 1
+dir=build/mpi
+mkdir -p $dir
+rm -f $dir/*.safetensors* $dir/*.txt
+if ! command -v mpirun > /dev/null || ! command -v mpicc > /dev/null; then
+    echo "skip mpi: mpirun or mpicc is not installed"
+    exit
+fi
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+export OMPI_CC=${CC:-cc}
+ok() { echo "ok mpi: $1"; }
+not_ok() { echo "not ok mpi: $1: $(tr '\n' ' ' < "$dir/out.txt" | cut -c1-500)"; }
+check() { if [ "$1" = 0 ]; then ok "$2"; else not_ok "$2"; fi; }
+
+if ! mpicc -std=gnu11 -O1 -Wall -Wextra tests/mpi_check.c -o $dir/mpi_check -lm -pthread > $dir/out.txt 2>&1 || [ -s $dir/out.txt ]; then
+    not_ok "mpi_check.c builds without warnings"
+    exit
+fi
+if ! mpicc -O1 -Wall -Wextra -DDLTRAIN_MPI examples/ddp.c -o $dir/ddp -lm -pthread > $dir/out.txt 2>&1 || [ -s $dir/out.txt ]; then
+    not_ok "ddp.c builds without warnings"
+    exit
+fi
+"${CC:-cc}" -O1 -Wall -Wextra examples/ddp.c -o $dir/ddp_threads -lm -pthread > $dir/out.txt 2>&1
+[ ! -s $dir/out.txt ]
+check $? "ddp.c builds without MPI"
+
+# ---- results: processes, replicas in each ----
+for form in "2 1" "4 1" "2 2"; do
+    read -r np replicas <<< "$form"
+    for mode in collectives training accumulating; do
+        timeout 120 mpirun -np "$np" $dir/mpi_check $mode "$replicas" > $dir/out.txt 2>&1
+        status=$?
+        grep -E '^(not )?ok ' $dir/out.txt
+        [ $status = 0 ] || not_ok "$mode with $np processes of $replicas: exit status $status"
+    done
+done
+hashes=
+for form in "1 1" "1 4" "2 1" "4 1" "2 2" "1 2"; do
+    read -r np replicas <<< "$form"
+    timeout 120 mpirun -np "$np" $dir/mpi_check invariant "$replicas" > $dir/out.txt 2>&1
+    hashes="$hashes$(grep -E '^hash [0-9a-f]{16}$' $dir/out.txt)
+"
+done
+printf '%s' "$hashes" > $dir/out.txt
+[ "$(printf '%s' "$hashes" | sort -u | wc -l)" = 1 ] && [ "$(grep -c '^hash' $dir/out.txt)" = 6 ]
+check $? "invariant shards give the same bits to 1, 2 and 4 ranks, over threads, MPI and both"
+
+# ---- faults: seconds that are allowed, what must be said ----
+fault() { # MODE PROCESSES SECONDS PATTERN
+    local start
+    start=$(date +%s%N)
+    DEADLINE=${DEADLINE:-60} timeout 60 mpirun -np "$2" $dir/mpi_check "$1" > $dir/out.txt 2>&1
+    local status=$? took=$((($(date +%s%N) - start) / 1000000))
+    [ $status != 0 ] && [ $status != 124 ] && grep -qE "$4" $dir/out.txt && [ $took -lt $(($3 * 1000)) ]
+    check $? "$1, $2 processes: in time and by name ($took ms)"
+}
+for np in 2 4; do
+    last=$((np - 1))
+    fault dies $np 5 "rank [0-9]+, step 5, in the reduction of .*gradients: the job is being ended"
+    grep -q "rank $last .*signal 9" $dir/out.txt
+    check $? "dies, $np processes: the launcher names rank $last"
+    fault fails $np 10 "rank $last \(cpu\), step 5: the model's own error"
+    fault size $np 10 "in dl_all_reduce of 4 numbers \(sum\): rank $last, step 5, calls dl_all_reduce of 3 numbers \(sum\) instead"
+    fault other $np 10 "in dl_all_reduce of 4 numbers \(sum\): rank $last, step 5, calls dl_broadcast of 16 bytes"
+    fault leaves $np 10 "in the reduction of gradients: rank $last has returned from its function"
+    DEADLINE=2 fault stops $np 15 "in the reduction of .*gradients: nothing has come from rank $last"
+done
+
+# ---- ddp.c ----
+sum() { sed -n 's/^checksum of the parameters: //p' "$1"; }
+s=$dir/s.safetensors
+$dir/ddp_threads 6 2 --world 2 --snapshot $s > $dir/threads.txt 2>&1
+rm -f $s*
+timeout 100 mpirun -np 2 $dir/ddp 6 2 --snapshot $s > $dir/out.txt 2>&1
+[ -n "$(sum $dir/out.txt)" ] && [ "$(sum $dir/out.txt)" = "$(sum $dir/threads.txt)" ] && grep -qxF '[rank 1] Epoch 5 | Batchsize: 32 | Steps: 32' $dir/out.txt
+check $? "ddp: two processes end with the bits of two threads"
+rm -f $s*
+timeout 100 mpirun -np 2 $dir/ddp 4 3 --snapshot $s > $dir/out.txt 2>&1
+timeout 100 mpirun -np 2 $dir/ddp 6 3 --snapshot $s > $dir/out.txt 2>&1
+grep -qx 'Resuming training from snapshot at epoch 4' $dir/out.txt && [ "$(sum $dir/out.txt)" = "$(sum $dir/threads.txt)" ]
+check $? "ddp: a run that resumes ends with the same bits"
+timeout 100 mpirun -np 3 $dir/ddp 7 3 --snapshot $s > $dir/out.txt 2>&1
+[ $? != 0 ] && grep -q 'is of a world of 2 ranks, this one has 3' $dir/out.txt
+check $? "ddp: a snapshot of another world is refused"
+rm -f $s*
+for np in 4 1 2; do timeout 100 mpirun -np $np $dir/ddp $((7 - np)) 1 --invariant 4 --snapshot $s > $dir/out.txt 2>&1; done # 3, 6, 5: and
+timeout 100 mpirun -np 2 $dir/ddp 7 1 --invariant 4 --snapshot $s > $dir/out.txt 2>&1
+rm -f $s*
+$dir/ddp_threads 7 7 --invariant 4 --snapshot $s > $dir/threads.txt 2>&1
+[ -n "$(sum $dir/out.txt)" ] && [ "$(sum $dir/out.txt)" = "$(sum $dir/threads.txt)" ]
+check $? "ddp: with --invariant a run goes through worlds of 4, 1 and 2 to the same bits"
+RANK=0 WORLD_SIZE=2 $dir/ddp 1 1 > $dir/out.txt 2>&1
+[ $? = 2 ] && grep -q 'mpirun -np 2' $dir/out.txt
+check $? "ddp: RANK and WORLD_SIZE without MPI: the sentence names mpirun"
+
+# ---- the SLURM script, by a stand-in for sbatch that does what its #SBATCH lines say ----
+nodes=$(sed -n 's/^#SBATCH --nodes=//p' examples/ddp.slurm) per=$(sed -n 's/^#SBATCH --ntasks-per-node=//p' examples/ddp.slurm)
+rm -f $s*
+SLURM_SUBMIT_DIR=$PWD SLURM_NTASKS=$((nodes * per)) DDP=$dir/ddp timeout 100 bash examples/ddp.slurm 2 1 --snapshot $s > $dir/out.txt 2>&1
+[ $? = 0 ] && [ "$(grep -c '^\[rank .\] Epoch 1 ' $dir/out.txt)" = $((nodes * per)) ]
+check $? "ddp.slurm trains on $((nodes * per)) ranks"
+rm -f $s*
