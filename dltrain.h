@@ -9620,7 +9620,7 @@ enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
 enum { DL__MAX_REPLICAS = 256, DL__DEVICE_MAX = 32 };
 typedef enum dl__what { DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__BUFFERS_, DL__LEAVES } dl__what;
 static const char *const dl__what_text[] = { "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes",
-    "dl_barrier", "the comparison of %zu parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
+    "dl_barrier", "the comparison of parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
     "the reduction of gradients", "the reduction of a bucket of %zu gradients", "the broadcast of buffers, %zu bytes",
     "the end, as its function has returned" };
 
@@ -10014,7 +10014,7 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
         if (sentence) ok = dl__transport_failed(c, call, sentence);
     }
     dl__meet(c, channel, NULL, NULL);
-    if (c->local) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
     dl__meet(c, channel, NULL, NULL);
     return ok && !(t && dl__world_failed(w));
 }
@@ -10161,7 +10161,8 @@ static void dl__replica_failed(dl_context *ctx)
 }
 
 /* ---- parameters: compared, then those of rank 0 for all ---- */
-typedef struct dl__card { char name[DLTRAIN_NAME_MAX]; dl_shape shape; size_t offset; int buffer, there; } dl__card;
+typedef struct dl__card { char name[DLTRAIN_NAME_MAX]; dl_shape shape; size_t numel, offset; dl_init init; float value; int buffer, there; } dl__card;
+typedef struct dl__summary { uint64_t hash, params; } dl__summary; /* of a rank: no larger than dl__closing */
 
 static void dl__make_card(const dl_context *ctx, int index, dl__card *card)
 {
@@ -10171,7 +10172,10 @@ static void dl__make_card(const dl_context *ctx, int index, dl__card *card)
     memcpy(card->name, p->name, strlen(p->name));
     card->shape.ndim = p->shape.ndim;
     for (int i = 0; i < p->shape.ndim; i++) card->shape.dim[i] = p->shape.dim[i];
+    card->numel = p->numel;
     card->offset = p->offset;
+    card->init = p->init;
+    card->value = p->value;
     card->buffer = p->buffer;
     card->there = 1;
 }
@@ -10188,42 +10192,68 @@ static bool dl__gather_what(dl_comm *c, dl__what what, const void *mine, void *a
     return dl__called(c, dl__gather_bytes(c, &call, mine, all, bytes));
 }
 
-/* The parameters differ: which is the first, and whose? Every rank finds the same sentence. */
-static bool dl__tell_difference(dl_comm *c, uint64_t *all)
+/* The parameters differ from those of rank `root`: which is the first, and whose? Every rank finds the same sentence. */
+static bool dl__tell_difference(dl_comm *c, int root)
 {
+    uint64_t *all = (uint64_t *)(void *)c->closing;
     for (int i = 0; !c->ctx->failed; i++) {
         dl__card first, mine;
         dl__make_card(c->ctx, i, &first);
         dl__make_card(c->ctx, i, &mine);
-        if (!dl__spread_what(c, DL__COMPARES, &first, sizeof first, 0)) return false;
+        if (!dl__spread_what(c, DL__COMPARES, &first, sizeof first, root)) return false;
         uint64_t same = !memcmp(&first, &mine, sizeof first);
         if (!dl__gather_what(c, DL__COMPARES, &same, all, sizeof same, (size_t)i)) return false;
         for (int r = 0; r < c->world->size; r++) {
             if (all[r]) continue;
             if (!dl__spread_what(c, DL__COMPARES, &mine, sizeof mine, r)) return false;
             if (!mine.there || !first.there)
-                return dl_fail(c->ctx, "rank %d has %s parameters than rank 0: '%s' %H is the first that only one has", r,
-                    mine.there ? "more" : "fewer", mine.there ? mine.name : first.name, mine.there ? &mine.shape : &first.shape);
-            return dl_fail(c->ctx, "parameter %d of rank %d is '%s' %H, that of rank 0 '%s' %H: all ranks must run the same model", i, r,
-                mine.name, &mine.shape, first.name, &first.shape);
+                return dl_fail(c->ctx, "rank %d has %s parameters than rank %d: '%s' %H is the first that only one has", r,
+                    mine.there ? "more" : "fewer", root, mine.there ? mine.name : first.name, mine.there ? &mine.shape : &first.shape);
+            return dl_fail(c->ctx, "parameter %d of rank %d is '%s' %H, that of rank %d '%s' %H: all ranks must run the same model", i, r,
+                mine.name, &mine.shape, root, first.name, &first.shape);
         }
     }
     return false;
 }
 
-static bool dl__compare_parameters(dl_comm *c)
+/* Ranks that had no data yet take the parameters of rank `root`, without having run the model. */
+static bool dl__adopt(dl_comm *c, int root, int params)
 {
-    dl_context *ctx = c->ctx;
-    uint64_t hash = (uint64_t)ctx->params, *all = (uint64_t *)(void *)c->closing; /* room for as many */
+    bool none = !c->ctx->params;
+    for (int i = 0; i < params; i++) {
+        dl__card card;
+        dl__make_card(c->ctx, i, &card);
+        if (!dl__spread_what(c, DL__COMPARES, &card, sizeof card, root)) return false;
+        if (!none) continue;
+        dl_param_desc d;
+        d.shape = card.shape;
+        d.init = card.init;
+        d.value = card.value;
+        d.buffer = card.buffer != 0;
+        if (!dl__new_param(c->ctx, card.name, &d, card.numel)) return false;
+    }
+    return dl__lay_out_grads(c->ctx);
+}
+
+/* Are those of all ranks the same? *root: the first rank that has any. */
+static bool dl__compare_parameters(dl_comm *c, int *root)
+{
+    const dl_context *ctx = c->ctx;
+    dl__summary mine, *all = (dl__summary *)(void *)c->closing;
+    bool adopts = false;
+    mine.hash = mine.params = (uint64_t)ctx->params;
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
-        hash = dl__mix(dl__mix(dl__mix(hash, p->hash), p->offset), (uint64_t)p->buffer << 8 | (uint64_t)p->shape.ndim);
-        for (int k = 0; k < p->shape.ndim; k++) hash = dl__mix(hash, (uint64_t)p->shape.dim[k]);
+        mine.hash = dl__mix(dl__mix(dl__mix(mine.hash, p->hash), p->offset), (uint64_t)p->buffer << 8 | (uint64_t)p->shape.ndim);
+        for (int k = 0; k < p->shape.ndim; k++) mine.hash = dl__mix(mine.hash, (uint64_t)p->shape.dim[k]);
     }
-    if (!dl__gather_what(c, DL__COMPARES, &hash, all, sizeof hash, (size_t)ctx->params)) return false;
-    for (int r = 1; r < c->world->size; r++)
-        if (all[r] != all[0]) return dl__tell_difference(c, all);
-    return true;
+    if (!dl__gather_what(c, DL__COMPARES, &mine, all, sizeof mine, 0)) return false;
+    for (*root = 0; *root < c->world->size - 1 && !all[*root].params;) ++*root;
+    for (int r = 0; r < c->world->size; r++) {
+        adopts = adopts || !all[r].params;
+        if (all[r].params && all[r].hash != all[*root].hash) return dl__tell_difference(c, *root);
+    }
+    return !adopts || dl__adopt(c, *root, (int)all[*root].params);
 }
 
 /* A flat buffer that grows with those of the context. */
@@ -10263,10 +10293,13 @@ static bool dl__room_for_parameters(dl_comm *c)
 static bool dl__spread_parameters(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
-    if (!dl__compare_parameters(c) || !dl__room_for_parameters(c)) return false;
+    int root;
+    if (!dl__compare_parameters(c, &root) || !dl__room_for_parameters(c)) return false;
     c->layout = ctx->layout;
-    return dl__spread_what(c, DL__COMPARES, ctx->values, ctx->n_values * sizeof(dl_real), 0) &&
-        dl__spread_what(c, DL__COMPARES, ctx->buffers, ctx->n_buffers * sizeof(dl_real), 0);
+    bool ok = dl__spread_what(c, DL__COMPARES, ctx->values, ctx->n_values * sizeof(dl_real), root) &&
+        dl__spread_what(c, DL__COMPARES, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
+    if (ok && ctx->parts && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    return ok;
 }
 
 static bool dl__before_run(dl_context *ctx)
@@ -10563,7 +10596,8 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     if (ctx->failed) return false;
     ctx->reduced = 0;
     if (!leaving && !ctx->parts && ctx->no_sync) return true;
-    if ((ctx->params && !dl__lay_out_grads(ctx)) || !dl__before_run(ctx) || !dl__begin_part(ctx, pattern)) return false;
+    if (ctx->params ? !dl__lay_out_grads(ctx) || !dl__before_run(ctx) : !dl__spread_parameters(c)) return false;
+    if (!dl__begin_part(ctx, pattern)) return false;
     if (ctx->parts && !c->part && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
     for (;;) {
         dl__fill_absent(c, pattern, ctx->parts != 0);
