@@ -10973,14 +10973,15 @@ static void dl__helper_record(dl__helper *h)
     dl__lay_out_grads(ctx);
 }
 
-static void dl__helper_copy(dl__helper *h) /* the values of the parameters */
+/* The values of parameters, or those of buffers: these before the work, as the context's own chunk will change them. */
+static void dl__helper_copy(dl__helper *h, bool buffers)
 {
     const dl_data_parallel *dp = h->parent;
     dl_context *ctx = h->ctx;
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
         const dl_real *values = from->buffer ? dp->ctx->buffers : dp->ctx->values;
-        if (p->numel) memcpy((p->buffer ? ctx->buffers : ctx->values) + p->offset, values + from->offset, p->numel * sizeof *values);
+        if (p->numel && p->buffer == buffers) memcpy((p->buffer ? ctx->buffers : ctx->values) + p->offset, values + from->offset, p->numel * sizeof *values);
     }
 }
 
@@ -10992,7 +10993,7 @@ static void dl__helper_work(dl__helper *h, dl__duty duty)
     d.scale = h->share;
     if (duty == DL__RECORD) dl__helper_record(h);
     if (ctx->failed || duty == DL__RECORD) return;
-    if (duty != DL__BACKWARD) dl__helper_copy(h);
+    if (duty != DL__BACKWARD) dl__helper_copy(h, false);
     if (duty == DL__FORWARD) dl_data(dl_keep(h->y));
     else dl_zero_grad(ctx);
     if (duty == DL__BACKWARD) {
@@ -11026,9 +11027,10 @@ static void *dl__helper_main(void *argument)
 }
 #endif
 
-/* Sets the replicas to work; dl__helpers_wait waits for them. */
+/* Sets the replicas to work; dl__helpers_wait waits for them, and has their errors. */
 static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 {
+    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) dl__helper_copy(&dp->helper[i], true);
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_lock(&dp->mutex);
     for (int i = 0; i < dp->used; i++)
@@ -11042,14 +11044,21 @@ static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 #endif
 }
 
-static bool dl__helpers_wait(dl_data_parallel *dp)
+static void dl__helpers_rest(dl_data_parallel *dp)
 {
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_lock(&dp->mutex);
     for (int i = 0; i < dp->used; i++)
         while (dp->helper[i].busy) pthread_cond_wait(&dp->changed, &dp->mutex);
     pthread_mutex_unlock(&dp->mutex);
+#else
+    (void)dp;
 #endif
+}
+
+static bool dl__helpers_wait(dl_data_parallel *dp)
+{
+    dl__helpers_rest(dp);
     for (int i = 0; i < dp->used; i++)
         if (dp->helper[i].ctx->failed)
             return dl_fail(dp->ctx, "dl_data_parallel: replica %d (%s): %s", dp->helper[i].index, dp->helper[i].device,
@@ -11239,8 +11248,9 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
 {
     dl_node *in[DLTRAIN_MAX_INPUTS];
     size_t row;
-    if (!dp || dp->ctx->failed || !dl__helpers_wait(dp)) return dl__none();
+    if (!dp || dp->ctx->failed) return dl__none();
     dl_context *ctx = dp->ctx;
+    dl__helpers_rest(dp); /* of a step that was given up */
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
     if (!data) return dl__none();
     size_t own = dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
@@ -11254,13 +11264,13 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl_tensor y = dl__run_model(dp, dl_slice(x, 0, 0, (dl_index)own, 1));
     dl_node *n = dl__operands("data_parallel", 1, &y, in) ? in[0] : NULL;
     if (!n || !n->ndim || n->dtype != DL_F32 || n->dim[0] != (dl_index)own) {
-        dl__helpers_wait(dp);
+        dl__helpers_rest(dp);
         if (n) dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", n, own);
         return dl__none();
     }
     dl_shape s = dl__shape(n);
     for (int i = 0; i < dp->used; i++)
-        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_wait(dp), dl__none();
+        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_rest(dp), dl__none();
     s.dim[0] = dp->x_shape.dim[0];
     return dl__parallel_node(dp, &dl__assemble_op, portals + 1, in, s, (dl_index)own, 0);
 }
@@ -11283,8 +11293,9 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
 {
     size_t x_row, target_row;
     dl_backward_desc d;
-    if (!dp || dp->ctx->failed || !dl__helpers_wait(dp)) return false;
+    if (!dp || dp->ctx->failed) return false;
     dl_context *ctx = dp->ctx;
+    dl__helpers_rest(dp);
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     const char *targets = data ? (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row) : NULL;
     if (!targets) return false;
@@ -11315,7 +11326,7 @@ static void dl__data_parallel_stop(void *user)
 {
     dl_data_parallel *dp = (dl_data_parallel *)user;
     dp->used = dp->helpers;
-    dl__helpers_wait(dp);
+    dl__helpers_rest(dp);
 #ifndef DLTRAIN_NO_THREADS
     dl__helpers_start(dp, DL__QUIT);
     for (int i = 0; i < dp->helpers; i++)
