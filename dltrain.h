@@ -9690,7 +9690,7 @@ enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
 enum { DL__MAX_REPLICAS = 256, DL__DEVICE_MAX = 32 };
 typedef enum dl__what { DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__BUFFERS_, DL__LEAVES } dl__what;
 static const char *const dl__what_text[] = { "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes",
-    "dl_barrier", "the comparison of %zu parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
+    "dl_barrier", "the comparison of parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
     "the reduction of gradients", "the reduction of a bucket of %zu gradients", "the broadcast of buffers, %zu bytes",
     "the end, as its function has returned" };
 
@@ -10084,7 +10084,7 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
         if (sentence) ok = dl__transport_failed(c, call, sentence);
     }
     dl__meet(c, channel, NULL, NULL);
-    if (c->local) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
     dl__meet(c, channel, NULL, NULL);
     return ok && !(t && dl__world_failed(w));
 }
@@ -10231,7 +10231,8 @@ static void dl__replica_failed(dl_context *ctx)
 }
 
 /* ---- parameters: compared, then those of rank 0 for all ---- */
-typedef struct dl__card { char name[DLTRAIN_NAME_MAX]; dl_shape shape; size_t offset; int buffer, there; } dl__card;
+typedef struct dl__card { char name[DLTRAIN_NAME_MAX]; dl_shape shape; size_t numel, offset; dl_init init; float value; int buffer, there; } dl__card;
+typedef struct dl__summary { uint64_t hash, params; } dl__summary; /* of a rank: no larger than dl__closing */
 
 static void dl__make_card(const dl_context *ctx, int index, dl__card *card)
 {
@@ -10241,7 +10242,10 @@ static void dl__make_card(const dl_context *ctx, int index, dl__card *card)
     memcpy(card->name, p->name, strlen(p->name));
     card->shape.ndim = p->shape.ndim;
     for (int i = 0; i < p->shape.ndim; i++) card->shape.dim[i] = p->shape.dim[i];
+    card->numel = p->numel;
     card->offset = p->offset;
+    card->init = p->init;
+    card->value = p->value;
     card->buffer = p->buffer;
     card->there = 1;
 }
@@ -10258,42 +10262,68 @@ static bool dl__gather_what(dl_comm *c, dl__what what, const void *mine, void *a
     return dl__called(c, dl__gather_bytes(c, &call, mine, all, bytes));
 }
 
-/* The parameters differ: which is the first, and whose? Every rank finds the same sentence. */
-static bool dl__tell_difference(dl_comm *c, uint64_t *all)
+/* The parameters differ from those of rank `root`: which is the first, and whose? Every rank finds the same sentence. */
+static bool dl__tell_difference(dl_comm *c, int root)
 {
+    uint64_t *all = (uint64_t *)(void *)c->closing;
     for (int i = 0; !c->ctx->failed; i++) {
         dl__card first, mine;
         dl__make_card(c->ctx, i, &first);
         dl__make_card(c->ctx, i, &mine);
-        if (!dl__spread_what(c, DL__COMPARES, &first, sizeof first, 0)) return false;
+        if (!dl__spread_what(c, DL__COMPARES, &first, sizeof first, root)) return false;
         uint64_t same = !memcmp(&first, &mine, sizeof first);
         if (!dl__gather_what(c, DL__COMPARES, &same, all, sizeof same, (size_t)i)) return false;
         for (int r = 0; r < c->world->size; r++) {
             if (all[r]) continue;
             if (!dl__spread_what(c, DL__COMPARES, &mine, sizeof mine, r)) return false;
             if (!mine.there || !first.there)
-                return dl_fail(c->ctx, "rank %d has %s parameters than rank 0: '%s' %H is the first that only one has", r,
-                    mine.there ? "more" : "fewer", mine.there ? mine.name : first.name, mine.there ? &mine.shape : &first.shape);
-            return dl_fail(c->ctx, "parameter %d of rank %d is '%s' %H, that of rank 0 '%s' %H: all ranks must run the same model", i, r,
-                mine.name, &mine.shape, first.name, &first.shape);
+                return dl_fail(c->ctx, "rank %d has %s parameters than rank %d: '%s' %H is the first that only one has", r,
+                    mine.there ? "more" : "fewer", root, mine.there ? mine.name : first.name, mine.there ? &mine.shape : &first.shape);
+            return dl_fail(c->ctx, "parameter %d of rank %d is '%s' %H, that of rank %d '%s' %H: all ranks must run the same model", i, r,
+                mine.name, &mine.shape, root, first.name, &first.shape);
         }
     }
     return false;
 }
 
-static bool dl__compare_parameters(dl_comm *c)
+/* Ranks that had no data yet take the parameters of rank `root`, without having run the model. */
+static bool dl__adopt(dl_comm *c, int root, int params)
 {
-    dl_context *ctx = c->ctx;
-    uint64_t hash = (uint64_t)ctx->params, *all = (uint64_t *)(void *)c->closing; /* room for as many */
+    bool none = !c->ctx->params;
+    for (int i = 0; i < params; i++) {
+        dl__card card;
+        dl__make_card(c->ctx, i, &card);
+        if (!dl__spread_what(c, DL__COMPARES, &card, sizeof card, root)) return false;
+        if (!none) continue;
+        dl_param_desc d;
+        d.shape = card.shape;
+        d.init = card.init;
+        d.value = card.value;
+        d.buffer = card.buffer != 0;
+        if (!dl__new_param(c->ctx, card.name, &d, card.numel)) return false;
+    }
+    return dl__lay_out_grads(c->ctx);
+}
+
+/* Are those of all ranks the same? *root: the first rank that has any. */
+static bool dl__compare_parameters(dl_comm *c, int *root)
+{
+    const dl_context *ctx = c->ctx;
+    dl__summary mine, *all = (dl__summary *)(void *)c->closing;
+    bool adopts = false;
+    mine.hash = mine.params = (uint64_t)ctx->params;
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
-        hash = dl__mix(dl__mix(dl__mix(hash, p->hash), p->offset), (uint64_t)p->buffer << 8 | (uint64_t)p->shape.ndim);
-        for (int k = 0; k < p->shape.ndim; k++) hash = dl__mix(hash, (uint64_t)p->shape.dim[k]);
+        mine.hash = dl__mix(dl__mix(dl__mix(mine.hash, p->hash), p->offset), (uint64_t)p->buffer << 8 | (uint64_t)p->shape.ndim);
+        for (int k = 0; k < p->shape.ndim; k++) mine.hash = dl__mix(mine.hash, (uint64_t)p->shape.dim[k]);
     }
-    if (!dl__gather_what(c, DL__COMPARES, &hash, all, sizeof hash, (size_t)ctx->params)) return false;
-    for (int r = 1; r < c->world->size; r++)
-        if (all[r] != all[0]) return dl__tell_difference(c, all);
-    return true;
+    if (!dl__gather_what(c, DL__COMPARES, &mine, all, sizeof mine, 0)) return false;
+    for (*root = 0; *root < c->world->size - 1 && !all[*root].params;) ++*root;
+    for (int r = 0; r < c->world->size; r++) {
+        adopts = adopts || !all[r].params;
+        if (all[r].params && all[r].hash != all[*root].hash) return dl__tell_difference(c, *root);
+    }
+    return !adopts || dl__adopt(c, *root, (int)all[*root].params);
 }
 
 /* A flat buffer that grows with those of the context. */
@@ -10333,10 +10363,13 @@ static bool dl__room_for_parameters(dl_comm *c)
 static bool dl__spread_parameters(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
-    if (!dl__compare_parameters(c) || !dl__room_for_parameters(c)) return false;
+    int root;
+    if (!dl__compare_parameters(c, &root) || !dl__room_for_parameters(c)) return false;
     c->layout = ctx->layout;
-    return dl__spread_what(c, DL__COMPARES, ctx->values, ctx->n_values * sizeof(dl_real), 0) &&
-        dl__spread_what(c, DL__COMPARES, ctx->buffers, ctx->n_buffers * sizeof(dl_real), 0);
+    bool ok = dl__spread_what(c, DL__COMPARES, ctx->values, ctx->n_values * sizeof(dl_real), root) &&
+        dl__spread_what(c, DL__COMPARES, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
+    if (ok && ctx->parts && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    return ok;
 }
 
 static bool dl__before_run(dl_context *ctx)
@@ -10633,7 +10666,8 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     if (ctx->failed) return false;
     ctx->reduced = 0;
     if (!leaving && !ctx->parts && ctx->no_sync) return true;
-    if ((ctx->params && !dl__lay_out_grads(ctx)) || !dl__before_run(ctx) || !dl__begin_part(ctx, pattern)) return false;
+    if (ctx->params ? !dl__lay_out_grads(ctx) || !dl__before_run(ctx) : !dl__spread_parameters(c)) return false;
+    if (!dl__begin_part(ctx, pattern)) return false;
     if (ctx->parts && !c->part && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
     for (;;) {
         dl__fill_absent(c, pattern, ctx->parts != 0);
@@ -11009,14 +11043,15 @@ static void dl__helper_record(dl__helper *h)
     dl__lay_out_grads(ctx);
 }
 
-static void dl__helper_copy(dl__helper *h) /* the values of the parameters */
+/* The values of parameters, or those of buffers: these before the work, as the context's own chunk will change them. */
+static void dl__helper_copy(dl__helper *h, bool buffers)
 {
     const dl_data_parallel *dp = h->parent;
     dl_context *ctx = h->ctx;
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
         const dl_real *values = from->buffer ? dp->ctx->buffers : dp->ctx->values;
-        if (p->numel) memcpy((p->buffer ? ctx->buffers : ctx->values) + p->offset, values + from->offset, p->numel * sizeof *values);
+        if (p->numel && p->buffer == buffers) memcpy((p->buffer ? ctx->buffers : ctx->values) + p->offset, values + from->offset, p->numel * sizeof *values);
     }
 }
 
@@ -11028,7 +11063,7 @@ static void dl__helper_work(dl__helper *h, dl__duty duty)
     d.scale = h->share;
     if (duty == DL__RECORD) dl__helper_record(h);
     if (ctx->failed || duty == DL__RECORD) return;
-    if (duty != DL__BACKWARD) dl__helper_copy(h);
+    if (duty != DL__BACKWARD) dl__helper_copy(h, false);
     if (duty == DL__FORWARD) dl_data(dl_keep(h->y));
     else dl_zero_grad(ctx);
     if (duty == DL__BACKWARD) {
@@ -11062,9 +11097,10 @@ static void *dl__helper_main(void *argument)
 }
 #endif
 
-/* Sets the replicas to work; dl__helpers_wait waits for them. */
+/* Sets the replicas to work; dl__helpers_wait waits for them, and has their errors. */
 static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 {
+    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) dl__helper_copy(&dp->helper[i], true);
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_lock(&dp->mutex);
     for (int i = 0; i < dp->used; i++)
@@ -11078,14 +11114,21 @@ static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 #endif
 }
 
-static bool dl__helpers_wait(dl_data_parallel *dp)
+static void dl__helpers_rest(dl_data_parallel *dp)
 {
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_lock(&dp->mutex);
     for (int i = 0; i < dp->used; i++)
         while (dp->helper[i].busy) pthread_cond_wait(&dp->changed, &dp->mutex);
     pthread_mutex_unlock(&dp->mutex);
+#else
+    (void)dp;
 #endif
+}
+
+static bool dl__helpers_wait(dl_data_parallel *dp)
+{
+    dl__helpers_rest(dp);
     for (int i = 0; i < dp->used; i++)
         if (dp->helper[i].ctx->failed)
             return dl_fail(dp->ctx, "dl_data_parallel: replica %d (%s): %s", dp->helper[i].index, dp->helper[i].device,
@@ -11275,8 +11318,9 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
 {
     dl_node *in[DLTRAIN_MAX_INPUTS];
     size_t row;
-    if (!dp || dp->ctx->failed || !dl__helpers_wait(dp)) return dl__none();
+    if (!dp || dp->ctx->failed) return dl__none();
     dl_context *ctx = dp->ctx;
+    dl__helpers_rest(dp); /* of a step that was given up */
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
     if (!data) return dl__none();
     size_t own = dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
@@ -11290,13 +11334,13 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl_tensor y = dl__run_model(dp, dl_slice(x, 0, 0, (dl_index)own, 1));
     dl_node *n = dl__operands("data_parallel", 1, &y, in) ? in[0] : NULL;
     if (!n || !n->ndim || n->dtype != DL_F32 || n->dim[0] != (dl_index)own) {
-        dl__helpers_wait(dp);
+        dl__helpers_rest(dp);
         if (n) dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", n, own);
         return dl__none();
     }
     dl_shape s = dl__shape(n);
     for (int i = 0; i < dp->used; i++)
-        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_wait(dp), dl__none();
+        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_rest(dp), dl__none();
     s.dim[0] = dp->x_shape.dim[0];
     return dl__parallel_node(dp, &dl__assemble_op, portals + 1, in, s, (dl_index)own, 0);
 }
@@ -11319,8 +11363,9 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
 {
     size_t x_row, target_row;
     dl_backward_desc d;
-    if (!dp || dp->ctx->failed || !dl__helpers_wait(dp)) return false;
+    if (!dp || dp->ctx->failed) return false;
     dl_context *ctx = dp->ctx;
+    dl__helpers_rest(dp);
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     const char *targets = data ? (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row) : NULL;
     if (!targets) return false;
@@ -11351,7 +11396,7 @@ static void dl__data_parallel_stop(void *user)
 {
     dl_data_parallel *dp = (dl_data_parallel *)user;
     dp->used = dp->helpers;
-    dl__helpers_wait(dp);
+    dl__helpers_rest(dp);
 #ifndef DLTRAIN_NO_THREADS
     dl__helpers_start(dp, DL__QUIT);
     for (int i = 0; i < dp->helpers; i++)

@@ -1,0 +1,212 @@
+/* DataParallel's form: chunks over replicas, the loss on each or on the gathered output. tests: tsan */
+#define DLTRAIN_IMPLEMENTATION
+#include "../dltrain.h"
+#include "test.h"
+
+enum { SAMPLES = 10, FEATURES = 6, CLASSES = 4, MOST = 2000, WHOLE = 0, GATHERED = 1, EACH = 2 };
+
+static float *samples(void)
+{
+    static float x[SAMPLES * FEATURES];
+    for (int i = 0; i < SAMPLES * FEATURES; i++) x[i] = (float)((i * 7919 + i * i * 31) % 1000) / 500 - 1;
+    return x;
+}
+
+static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static int sizes[8], n_sizes;
+static dl_tensor seen(dl_tensor x) /* notes the size of the chunk */
+{
+    pthread_mutex_lock(&guard);
+    if (n_sizes < 8) sizes[n_sizes++] = (int)dl_dim(x, 0);
+    pthread_mutex_unlock(&guard);
+    return x;
+}
+
+static dl_tensor net(dl_tensor x)
+{
+    x = dl_tanh(dl_linear(seen(x), "fc1", 7));
+    dl_scope_begin(x.ctx, "head");
+    x = dl_linear(x, "fc2", CLASSES);
+    dl_scope_end(x.ctx);
+    return x;
+}
+static dl_tensor norm_net(dl_tensor x) { return net(dl_batch_norm(x, "bn", NULL)); }
+static dl_tensor dropped(dl_tensor x) { return dl_dropout(x, 0.5f); }
+static dl_tensor bad_net(dl_tensor x) { return dl_dim(x, 0) == 2 ? dl_matmul(x, x) : net(x); }
+static dl_tensor squares(dl_tensor y, dl_tensor target) { return dl_mse(y, dl_detach(dl_one_hot(target, CLASSES)), DL_MEAN); }
+
+typedef struct result { float values[MOST], grads[MOST], outputs[SAMPLES * CLASSES]; int n; double loss; } result;
+
+static dl_tensor targets(dl_context *ctx, int n)
+{
+    int32_t y[SAMPLES];
+    for (int i = 0; i < n; i++) y[i] = (i * i + 3) % CLASSES;
+    return dl_input(ctx, DL_I32, DL_SHAPE(n), y);
+}
+
+static result train(const char *devices, int form, dl_tensor (*model)(dl_tensor x), dl_tensor (*loss)(dl_tensor, dl_tensor), int steps, bool scoped)
+{
+    static result r;
+    dl_param_info p;
+    memset(&r, 0, sizeof r);
+    dl_context *ctx = dl_create(&(dl_config){ .seed = 3, .threads = 1 });
+    dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f, .momentum = 0.9f });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices, .model = model, .loss = loss });
+    for (int i = 0; i < steps; i++) {
+        dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()), y = targets(ctx, SAMPLES), l;
+        if (form == EACH) dl_data_parallel_backward(dp, x, y, &r.loss);
+        else {
+            if (scoped) dl_scope_begin(ctx, "net");
+            dl_tensor out = dl_keep(form == WHOLE ? model(x) : dl_data_parallel_forward(dp, x));
+            if (scoped) dl_scope_end(ctx);
+            l = loss ? loss(out, y) : dl_cross_entropy(out, y);
+            dl_backward(l);
+            r.loss = dl_item(l);
+            dl_read(out, r.outputs, SAMPLES * CLASSES);
+        }
+        for (int k = r.n = 0; k < dl_param_count(ctx) && dl_param_get(ctx, k, &p); k++)
+            for (size_t e = 0; e < p.numel; e++) r.grads[r.n++] = p.buffer ? 0 : p.grad[e];
+        dl_step(opt);
+    }
+    for (int k = r.n = 0; k < dl_param_count(ctx) && dl_param_get(ctx, k, &p); k++)
+        for (size_t e = 0; e < p.numel; e++) r.values[r.n++] = p.value[e];
+    CHECK(!dl_failed(ctx), "%s: %s", devices, dl_error(ctx));
+    dl_destroy(ctx);
+    return r;
+}
+
+static double distance(const float *a, const float *b, int n)
+{
+    double difference = 0, norm = 0;
+    for (int i = 0; i < n; i++) difference += pow((double)a[i] - (double)b[i], 2), norm += pow((double)b[i], 2);
+    return sqrt(difference / norm);
+}
+
+static const char *const devices[4] = { "cpu", "cpu,cpu", "cpu,cpu:2,cpu", "cpu,cpu,cpu,cpu" };
+
+static void trains_as_one_context(void)
+{
+    for (int k = 0; k < 4; k++)
+        for (int form = GATHERED; form <= EACH; form++)
+            for (int with = 0; with < 2; with++) {
+                result one = train("cpu", WHOLE, net, with ? squares : NULL, 50, false), many = train(devices[k], form, net, with ? squares : NULL, 50, false);
+                CHECK(many.n == one.n && distance(many.values, one.values, one.n) < 1e-6, "%s, form %d: %g", devices[k], form, distance(many.values, one.values, one.n));
+                CHECK(distance(many.grads, one.grads, one.n) < 1e-5, "%s, form %d: gradients", devices[k], form);
+                CHECK(fabs(many.loss - one.loss) < 1e-6, "%s, form %d: loss %g, not %g", devices[k], form, many.loss, one.loss);
+            }
+    result one = train("cpu", WHOLE, net, NULL, 3, true), many = train("cpu,cpu", GATHERED, net, NULL, 3, true);
+    CHECK(many.n == one.n && distance(many.values, one.values, one.n) < 1e-6, "in a scope");
+    CHECK(distance(many.outputs, one.outputs, SAMPLES * CLASSES) < 1e-6, "outputs in order");
+}
+
+static void chunks_are_pytorchs(void)
+{
+    static const struct { int n, devices, sizes[6]; } cases[] = { { 5, 4, { 2, 2, 1 } }, { 10, 4, { 3, 3, 3, 1 } }, { 9, 8, { 2, 2, 2, 2, 1 } }, { 1, 3, { 1 } } };
+    for (int k = 0; k < 4; k++) {
+        char list[64] = "cpu";
+        for (int i = 1; i < cases[k].devices; i++) strcat(list, ",cpu");
+        dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+        dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = list, .model = net });
+        n_sizes = 0;
+        dl_data_parallel_backward(dp, dl_input(ctx, DL_F32, DL_SHAPE(cases[k].n, FEATURES), samples()), targets(ctx, cases[k].n), NULL);
+        int total = 0, most = 0, chunks = 0;
+        while (chunks < 6 && cases[k].sizes[chunks]) chunks++;
+        for (int i = 0; i < n_sizes; i++) total += sizes[i], most = sizes[i] > most ? sizes[i] : most;
+        CHECK(n_sizes == chunks && total == cases[k].n && most == cases[k].sizes[0], "%d over %d: %d chunks", cases[k].n, cases[k].devices, n_sizes);
+        CHECK(!dl_failed(ctx), "%s", dl_error(ctx));
+        dl_destroy(ctx);
+    }
+}
+
+/* Running statistics come from the first chunk, as those of replica 0 of PyTorch do. */
+static void statistics_of_the_first_chunk(void)
+{
+    dl_param_info p;
+    for (int form = GATHERED; form <= EACH; form++) {
+        dl_context *ctx = dl_create(&(dl_config){ .threads = 1 }), *alone = dl_create(&(dl_config){ .threads = 1 });
+        dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = norm_net });
+        dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()), y = targets(ctx, SAMPLES);
+        if (form == EACH) dl_data_parallel_backward(dp, x, y, NULL);
+        else dl_backward(dl_cross_entropy(dl_data_parallel_forward(dp, x), y));
+        dl_end((norm_net(dl_input(alone, DL_F32, DL_SHAPE(SAMPLES / 2, FEATURES), samples())), alone));
+        dl_real want[FEATURES];
+        dl_param_find(alone, "bn.running_mean", &p);
+        memcpy(want, p.value, sizeof want);
+        CHECK(dl_param_find(ctx, "bn.running_mean", &p) && !memcmp(want, p.value, sizeof want), "form %d", form);
+        CHECK(!dl_failed(ctx), "%s", dl_error(ctx));
+        /* in evaluation they are used everywhere */
+        dl_train(ctx, false), dl_train(alone, false);
+        dl_set_grad(ctx, false), dl_set_grad(alone, false);
+        dl_real a[SAMPLES * CLASSES], b[SAMPLES * CLASSES];
+        dl_param_info from;
+        for (int i = 0; i < dl_param_count(ctx) && dl_param_get(ctx, i, &from); i++) dl_param_set(alone, from.name, from.value, from.numel);
+        dl_read(dl_data_parallel_forward(dp, dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples())), a, SAMPLES * CLASSES);
+        dl_read(norm_net(dl_input(alone, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples())), b, SAMPLES * CLASSES);
+        CHECK(!memcmp(a, b, sizeof a), "evaluation, form %d", form);
+        CHECK(!dl_failed(ctx) && !dl_failed(alone), "%s%s", dl_error(ctx), dl_error(alone));
+        dl_destroy(ctx);
+        dl_destroy(alone);
+    }
+}
+
+static void chunks_have_random_numbers_of_their_own(void)
+{
+    dl_real ones[64], y[64];
+    for (int i = 0; i < 64; i++) ones[i] = 1;
+    dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = dropped });
+    dl_set_grad(ctx, false);
+    dl_read(dl_data_parallel_forward(dp, dl_input(ctx, DL_F32, DL_SHAPE(2, 32), ones)), y, 64);
+    CHECK(memcmp(y, y + 32, 32 * sizeof *y), "both chunks have one mask");
+    CHECK(!dl_failed(ctx), "%s", dl_error(ctx));
+    dl_destroy(ctx);
+}
+
+static void accumulates(void)
+{
+    result want = train("cpu,cpu", EACH, net, NULL, 1, false);
+    dl_param_info p;
+    dl_context *ctx = dl_create(&(dl_config){ .seed = 3, .threads = 1 });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = net });
+    for (int i = 0; i < 3; i++) {
+        dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()), y = targets(ctx, SAMPLES);
+        if (i == 1) dl_backward(dl_cross_entropy(dl_data_parallel_forward(dp, x), y));
+        else dl_data_parallel_backward(dp, x, y, NULL);
+    }
+    float sum[MOST];
+    int n = 0;
+    for (int k = 0; k < dl_param_count(ctx) && dl_param_get(ctx, k, &p); k++)
+        for (size_t e = 0; e < p.numel; e++) sum[n++] = p.grad[e] / 3;
+    CHECK(n == want.n && distance(sum, want.grads, n) < 1e-6, "%g", distance(sum, want.grads, n));
+    dl_destroy(ctx);
+}
+
+static void errors_name_the_replica(void)
+{
+    dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu,cpu:2", .model = bad_net });
+    CHECK(!dl_data_parallel_backward(dp, dl_input(ctx, DL_F32, DL_SHAPE(8, FEATURES), samples()), targets(ctx, 8), NULL), "it went well");
+    CHECK(strstr(dl_error(ctx), "replica 2 (cpu): dl_matmul: inner dimensions differ"), "%s", dl_error(ctx));
+    dl_clear_error(ctx); /* and it goes on */
+    dl_backward(dl_cross_entropy(dl_data_parallel_forward(dp, dl_input(ctx, DL_F32, DL_SHAPE(9, FEATURES), samples())), targets(ctx, 9)));
+    CHECK(!dl_failed(ctx), "%s", dl_error(ctx));
+    dl_tensor x = dl_variable(ctx, DL_SHAPE(4, FEATURES), samples());
+    CHECK(!dl_ok(dl_data_parallel_forward(dp, x)) && strstr(dl_error(ctx), "dl_detach"), "%s", dl_error(ctx));
+    dl_clear_error(ctx);
+    CHECK(!dl_data_parallel_backward(dp, dl_input(ctx, DL_F32, DL_SHAPE(4, FEATURES), samples()), targets(ctx, 3), NULL) && strstr(dl_error(ctx), "4 samples and 3 targets"), "%s",
+        dl_error(ctx));
+    dl_clear_error(ctx);
+    CHECK(!dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,tpu", .model = net }) && strstr(dl_error(ctx), "replica 1 (tpu)"), "%s", dl_error(ctx));
+    dl_destroy(ctx);
+}
+
+int main(void)
+{
+    RUN(trains_as_one_context);
+    RUN(chunks_are_pytorchs);
+    RUN(statistics_of_the_first_chunk);
+    RUN(chunks_have_random_numbers_of_their_own);
+    RUN(accumulates);
+    RUN(errors_name_the_replica);
+    return REPORT();
+}
