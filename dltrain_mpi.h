@@ -38,6 +38,7 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/select.h>
 
 /* ---- state ---- */
 enum { DL__MPI_SENTENCE = 512, DL__MPI_PART = 1 << 30 }; /* bytes of one message: MPI counts in int */
@@ -83,11 +84,11 @@ static const char *dl__mpi_error(dl__mpi_channel *c, int code)
 
 static void dl__mpi_nap(int round)
 {
-    struct timespec t;
+    struct timeval t; /* nanosleep hides from a strict -std=c99 */
     t.tv_sec = 0;
-    t.tv_nsec = round < 2000 ? 20000 : 500000;
+    t.tv_usec = round < 2000 ? 20 : 500;
     if (round < 100) sched_yield();
-    else nanosleep(&t, NULL);
+    else select(0, NULL, NULL, NULL, &t);
 }
 
 static double dl__mpi_now(void) { return 1e-6 * (double)dl__microseconds(); }
