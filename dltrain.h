@@ -53,7 +53,7 @@
        >>executor                Runs a plan on the threads; contexts, measuring and your own operations
        >>layers                  Parameters by name with PyTorch's initialisation, handed to operations
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
-       >>parallel                Replicas as one world: collectives over threads and processes, gradients reduced during the backward pass
+       >>parallel                Replicas as one world: collectives over threads and processes, reduction while gradients are made
        >>data                    Datasets and the loader
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
        >>snapshots               All that a run needs to go on as if it had never stopped
@@ -450,7 +450,8 @@ typedef struct dl_backward_desc {
     const char *pattern;                 /* only parameters whose names match; NULL: all */
     bool retain;                         /* the step goes on */
     float scale;                         /* of the gradient; 0: 1 */
-    /* in a world: the loss is a mean over so many samples, and counts so much among the ranks; 0: all count alike. See dl_launch */
+    /* in a world: the loss is a mean over so many samples, and counts so much among the ranks; 0: all count alike. See
+       dl_launch */
     size_t count;
 } dl_backward_desc;
 /* loss: one element. Runs the step, adds to the gradients, ends the step */
@@ -522,63 +523,69 @@ typedef struct dl_accumulator_desc {
     float clip_norm;                     /* clip_grad_norm before each step; 0: none */
 } dl_accumulator_desc;
 DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *opt, const dl_accumulator_desc *desc);
-/* dl_backward, and dl_step when the window is full. count 0: nothing of this loss is counted, and it may be no tensor at all. In a
-   world (dl_launch) it is exact over all ranks, whatever the count of each */
+/* dl_backward, and dl_step when the window is full. count 0: nothing of this loss is counted, and it may be no tensor at
+   all. In a world (dl_launch) it is exact over all ranks, whatever the count of each */
 DL_API bool dl_accumulate(dl_accumulator *acc, dl_tensor loss, size_t count);
 DL_API bool dl_accumulator_stepped(const dl_accumulator *acc); /* did the last call step? */
 /* steps a partial window with its true count (DL_DIVIDE: as it is). In a world: this rank's data has ended; see dl_join */
 DL_API bool dl_accumulator_flush(dl_accumulator *acc);
 
-/* ---- replicas: data-parallel training. A replica is a context on a device, driven by a thread of its own. Those of a program, in one
-   process or in several, are one world, and each has a rank in it. A program is written as for one device, with its own part of the
-   data: dl_backward leaves the gradient of all ranks in each. Parameters and buffers are those of rank 0, from the first run on ---- */
+/* ---- replicas: data-parallel training. A replica is a context on a device, driven by a thread of its own. Those of a
+   program, in one process or in several, are one world, and each has a rank in it. A program is written as for one device,
+   with its own part of the data: dl_backward leaves the gradient of all ranks in each. Parameters and buffers are those of
+   rank 0, from the first run on ---- */
 typedef struct dl_comm dl_comm;
 typedef enum dl_comm_op { DL_COMM_SUM, DL_COMM_MAX } dl_comm_op;
-/* From one process to the others: what dltrain_mpi.h fills in. Each call waits for the other processes, `seconds` at most (0: for ever),
-   and returns NULL, or a sentence that is good until the next call. There are two channels: calls on one are made one after the other, in
-   the same order in all processes; those on the other come from another thread, at the same time, and must not wait for the first's. */
+/* From one process to the others: what dltrain_mpi.h fills in. Each call waits for the other processes, `seconds` at most
+   (0: for ever), and returns NULL, or a sentence that is good until the next call. There are two channels: calls on one are
+   made one after the other, in the same order in all processes; those on the other come from another thread, at the same
+   time, and must not wait for the first's. */
 typedef struct dl_transport {
     int rank, size;                      /* of this process */
     void *user;
     /* all[p * bytes]: mine of process p. At the deadline, missing[p] is set of those that nothing came from */
-    const char *(*all_gather)(void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing);
+    const char *(*all_gather)(
+        void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing);
     const char *(*all_reduce)(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds);
     const char *(*broadcast)(void *user, int channel, void *data, size_t bytes, int root, double seconds);
     /* sends to and receives from one other process; only for invariant_shards, NULL: there are none */
-    const char *(*exchange)(void *user, int channel, int peer, const void *send, void *receive, size_t bytes, double seconds);
+    const char *(*exchange)(
+        void *user, int channel, int peer, const void *send, void *receive, size_t bytes, double seconds);
     /* a replica here has failed: ends the calls that wait, here and elsewhere, soon. From any thread; NULL: cannot */
     void (*abort)(void *user, const char *sentence);
 } dl_transport;
 typedef struct dl_launch_desc {
     const char *devices;                 /* one replica on each: "cpu,cpu:2", the second with two threads; NULL: "cpu" */
     int replicas;                        /* so many on the one device; 0: as the devices say */
-    const dl_config *config;             /* of every replica, its memory shared out; alloc is called from several threads; NULL: defaults */
+    const dl_config *config;             /* of every replica, its memory shared out; alloc is called from several threads */
     const dl_transport *transport;       /* to other processes; NULL: there are none */
     double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
     size_t first_bucket, bucket;         /* bytes of gradient that are reduced together; 0: 1 MiB and 25 MB */
     bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
-    /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard cuts it, and
-       rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each dl_step. Gradients are added in
-       one binary tree over the shards; random numbers go by shard; batch_norm sees one shard, its buffers become the mean over shards */
+    /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
+       cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
+       dl_step. Gradients are added in one binary tree over the shards; random numbers go by shard; batch_norm sees one
+       shard, its buffers become the mean over shards */
     int invariant_shards;
     char *error;                         /* of error_size bytes: what failed, naming rank, step and collective; NULL: nowhere */
     size_t error_size;
 } dl_launch_desc;
-/* Runs fn once for each replica, on a thread each, and waits for all of them. False when one failed: the others' calls fail then, too,
-   with the same sentence. It ends when each has returned. desc NULL: one replica. */
+/* Runs fn once for each replica, on a thread each, and waits for all of them. False when one failed: the others' calls fail
+   then, too, with the same sentence. It ends when each has returned. desc NULL: one replica. */
 DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user);
 DL_API dl_comm *dl_comm_of(const dl_context *ctx);       /* NULL: a context alone, which is a world of one for all that follows */
 DL_API int dl_comm_rank(const dl_comm *comm);
 DL_API int dl_comm_size(const dl_comm *comm);
-/* Collectives: every rank calls the same ones, in the same order, with the same sizes; who does not is named in the error of all. False
-   after an error. Sums are made in an order that depends on nothing but the ranks: two runs give the same bits. */
+/* Collectives: every rank calls the same ones, in the same order, with the same sizes; who does not is named in the error of
+   all. False after an error. Sums are made in an order that depends on nothing but the ranks: two runs give the same bits.
+   */
 DL_API bool dl_all_reduce(dl_comm *comm, dl_real *data, size_t n, dl_comm_op op);
 DL_API bool dl_broadcast(dl_comm *comm, void *data, size_t bytes, int root);
 DL_API bool dl_all_gather(dl_comm *comm, const void *mine, void *all, size_t bytes); /* all: size * bytes, by rank */
 DL_API bool dl_barrier(dl_comm *comm);
 DL_API void dl_comm_abort(dl_comm *comm, const char *sentence); /* ends all ranks with it */
-/* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false) reduces all since the
-   last dl_step. The accumulator does so by itself. Returns what it was */
+/* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false) reduces
+   all since the last dl_step. The accumulator does so by itself. Returns what it was */
 DL_API bool dl_no_sync(dl_context *ctx, bool off);
 /* For a rank that has no more data while others do: takes part in their dl_backward with nothing. True: gradients are there, go on to
    dl_step as they do; false: all ranks have joined, or an error. dl_accumulator_flush does so by itself:
@@ -590,9 +597,9 @@ DL_API bool dl_sync(dl_context *ctx);                    /* parameters and buffe
 /* Part `shard` of `shards` of n samples: *count of them (perhaps none) from *first. */
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count);
 
-/* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices). The context, on the first
-   device, runs the first chunk; each other device has a replica, which gets the parameters at each call. batch_norm keeps the statistics
-   of the first chunk ---- */
+/* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices). The context,
+   on the first device, runs the first chunk; each other device has a replica, which gets the parameters at each call.
+   batch_norm keeps the statistics of the first chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
     const char *devices;                 /* "cpu,cpu,cpu:2", the first of them being the context's; NULL: "cpu", all there is */
@@ -602,8 +609,8 @@ typedef struct dl_data_parallel_desc {
     dl_tensor (*loss)(dl_tensor y, dl_tensor target); /* a mean over the samples; NULL: dl_cross_entropy */
 } dl_data_parallel_desc;
 DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_parallel_desc *desc); /* lives as long as ctx */
-/* Loss and gradient on each device, then one sum, weighted by samples: adds to the gradients and ends the step, as dl_backward does.
-   *loss: of the batch; NULL: not wanted */
+/* Loss and gradient on each device, then one sum, weighted by samples: adds to the gradients and ends the step, as
+   dl_backward does. *loss: of the batch; NULL: not wanted */
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
@@ -1357,12 +1364,14 @@ typedef struct dl__plan {
     uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
-/* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none does not link it. */
+/* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none does not link
+   it. */
 typedef struct dl__replica {
     void (*failed)(dl_context *ctx);     /* its first error: all ranks hear of it */
     bool (*before_run)(dl_context *ctx); /* are the parameters those of rank 0? */
     void (*launched)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
-    /* gradients are recorded from node `from` on, and will run; they have run; reduces without any: false when nobody has one */
+    /* gradients are recorded from node `from` on, and will run; they have run; reduces without any: false when nobody has
+       one */
     bool (*before_backward)(dl_context *ctx, uint32_t from, const char *pattern, size_t count);
     bool (*after_backward)(dl_context *ctx, const char *pattern);
     bool (*nothing)(dl_context *ctx, const char *pattern, bool leaving);
@@ -7141,8 +7150,9 @@ static dl_tensor dl__world_sum(dl_tensor x)
 }
 static void dl__world_sum_grad(const dl_grad_args *g) { g->dx[0] = dl__world_sum(g->dy); }
 
-/* batch_norm over the samples of all ranks, however many each has: sums and count, then the sum of squares about the mean. Two
-   collectives forward and two back, which every rank runs in the order of its tape. x [N,C,...] of a context of a world. */
+/* batch_norm over the samples of all ranks, however many each has: sums and count, then the sum of squares about the mean.
+   Two collectives forward and two back, which every rank runs in the order of its tape. x [N,C,...] of a context of a world.
+   */
 static dl_tensor dl__sync_batch_norm(
     dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
 {
@@ -9051,7 +9061,8 @@ DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc
     if (!var.ctx) return dl__none();
     if (d.sync && ctx->replica && ctx->training) {
         if (ctx->parts)
-            return dl_fail(ctx, "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard"),
+            return dl_fail(ctx,
+                       "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard"),
                    dl__none();
         return dl__is_float(ctx, "batch_norm", n) ? dl__sync_batch_norm(x, w, b, mean, var, d.momentum, d.eps) : dl__none();
     }
@@ -9582,7 +9593,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     a->mode = desc->mode;
     if (o->ctx->parts) {
         if (a->steps > 1 || a->mode != DL_EXACT)
-            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch, of exact counts: make the batch larger"),
+            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch, of exact counts; "
+                                   "make the batch larger"),
                    (dl_accumulator *)NULL;
         a->steps = o->ctx->parts;
     }
@@ -9688,11 +9700,15 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
    all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
 enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
 enum { DL__MAX_REPLICAS = 256, DL__DEVICE_MAX = 32 };
-typedef enum dl__what { DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__BUFFERS_, DL__LEAVES } dl__what;
-static const char *const dl__what_text[] = { "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes",
-    "dl_barrier", "the comparison of parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
+typedef enum dl__what {
+    DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__SHARES_BUFFERS, DL__LEAVES
+} dl__what;
+static const char *const dl__what_text[] = {
+    "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes", "dl_barrier",
+    "the comparison of parameters before the first run", "sums of batch_norm over the ranks, %zu numbers",
     "the reduction of gradients", "the reduction of a bucket of %zu gradients", "the broadcast of buffers, %zu bytes",
-    "the end, as its function has returned" };
+    "the end, as its function has returned"
+};
 
 /* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
 typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
@@ -9838,14 +9854,18 @@ static bool dl__same_call(const dl__call *a, const dl__call *b)
 static void dl__tell_mismatch(dl__world *w, int rank, const dl__call *a, int other, const dl__call *b)
 {
     char mine[128], theirs[128];
+    if (a->what == DL__LEAVES) { /* the one that waits comes first */
+        dl__tell_mismatch(w, other, b, rank, a);
+        return;
+    }
     dl__put_call(mine, sizeof mine, a);
     dl__put_call(theirs, sizeof theirs, b);
-    if (!strcmp(mine, theirs))
-        dl__fail_locked(w, "rank %d, step %zu: calls %s as collective %zu, rank %d as %zu: the ranks do not call the same ones", rank,
-            (size_t)a->step, mine, (size_t)a->number, other, (size_t)b->number);
-    else if (b->what == DL__LEAVES || a->what == DL__LEAVES)
-        dl__fail_locked(w, "rank %d, step %zu, in %s: rank %d has returned from its function", b->what == DL__LEAVES ? rank : other,
-            (size_t)(b->what == DL__LEAVES ? a : b)->step, b->what == DL__LEAVES ? mine : theirs, b->what == DL__LEAVES ? other : rank);
+    if (b->what == DL__LEAVES)
+        dl__fail_locked(
+            w, "rank %d, step %zu, in %s: rank %d has returned from its function", rank, (size_t)a->step, mine, other);
+    else if (!strcmp(mine, theirs))
+        dl__fail_locked(w, "rank %d, step %zu: %s is collective %zu, for rank %d it is %zu: the ranks do not call the same ones",
+            rank, (size_t)a->step, mine, (size_t)a->number, other, (size_t)b->number);
     else
         dl__fail_locked(w, "rank %d, step %zu, in %s: rank %d, step %zu, calls %s instead", rank, (size_t)a->step, mine, other,
             (size_t)b->step, theirs);
@@ -9870,8 +9890,8 @@ static void dl__tell_missing(const dl_comm *c, const dl__channel *ch, const dl__
         n > 1 ? "s" : "", list, c->world->seconds);
 }
 
-/* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have begun and so will
-   come, failed or not: they touch each other's memory. */
+/* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have begun
+   and so will come, failed or not: they touch each other's memory. */
 static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
 {
     dl__world *w = c->world;
@@ -9899,7 +9919,8 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
     } else
         while (ch->round == round && !(call && w->failed)) {
             dl__wait(w, &ch->changed, &waited);
-            if (call && call->what != DL__LEAVES && w->seconds > 0 && waited >= w->seconds && ch->round == round && !w->failed) {
+            bool late = call && call->what != DL__LEAVES && w->seconds > 0 && waited >= w->seconds;
+            if (late && ch->round == round && !w->failed) {
                 dl__tell_missing(c, ch, call);
                 spread = true;
             }
@@ -9934,7 +9955,8 @@ static bool dl__agree(dl_comm *c, int channel, const dl__call *call)
     dl__text text;
     int rank = 0, n = 0;
     memset(ch->missing, 0, (size_t)t->size * sizeof *ch->missing);
-    const char *sentence = t->all_gather(t->user, channel, call, ch->remote, sizeof *call, call->what == DL__LEAVES ? 0 : w->seconds, ch->missing);
+    const char *sentence = t->all_gather(
+        t->user, channel, call, ch->remote, sizeof *call, call->what == DL__LEAVES ? 0 : w->seconds, ch->missing);
     text.at = list;
     text.end = list + sizeof list - 1;
     for (int p = 0; p < t->size; rank += w->counts[p++])
@@ -9998,8 +10020,8 @@ static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first,
     dl__combine(level, op, dst, other, n);
 }
 
-/* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for each
-   number is the binary tree over the processes, since a + b = b + a. `other`: room for n + 1 numbers. */
+/* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
+   each number is the binary tree over the processes, since a + b = b + a. `other`: room for n + 1 numbers. */
 static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *data, size_t n, dl_real *other)
 {
     const dl__world *w = c->world;
@@ -10136,11 +10158,10 @@ static bool dl__gather_bytes(dl_comm *c, const dl__call *call, const void *mine,
     if (!c->local) {
         char *room = dl__room(c, DL__CALLS, ((size_t)t->size + 1) * most + 1); /* NULL is for an error alone */
         ok = room && dl__agree(c, DL__CALLS, call);
-        for (int i = 0; ok && i < w->replicas; i++) memcpy(room + (size_t)t->size * most + (size_t)i * bytes, slot[i].data, bytes);
-        memset(w->channel[DL__CALLS].missing, 0, (size_t)t->size * sizeof(bool));
-        const char *sentence = ok ? t->all_gather(t->user, DL__CALLS, room + (size_t)t->size * most, room, most, w->seconds,
-                                        w->channel[DL__CALLS].missing)
-                                  : NULL;
+        char *ours = ok ? room + (size_t)t->size * most : NULL;
+        for (int i = 0; ok && i < w->replicas; i++) memcpy(ours + (size_t)i * bytes, slot[i].data, bytes);
+        const char *sentence =
+            ok ? t->all_gather(t->user, DL__CALLS, ours, room, most, w->seconds, w->channel[DL__CALLS].missing) : NULL;
         if (sentence) ok = dl__transport_failed(c, call, sentence);
     }
     dl__meet(c, DL__CALLS, NULL, NULL);
@@ -10203,7 +10224,7 @@ DL_API void dl_comm_abort(dl_comm *c, const char *sentence)
 
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count)
 {
-    size_t s = (size_t)shard, of = (size_t)(shards > 0 ? shards : 1), each = n / of, more = n % of; /* the first ones have one more */
+    size_t s = (size_t)shard, of = (size_t)(shards > 0 ? shards : 1), each = n / of, more = n % of; /* of the first ones */
     *first = s * each + DL__MIN(s, more);
     *count = each + (s < more);
 }
@@ -10231,7 +10252,14 @@ static void dl__replica_failed(dl_context *ctx)
 }
 
 /* ---- parameters: compared, then those of rank 0 for all ---- */
-typedef struct dl__card { char name[DLTRAIN_NAME_MAX]; dl_shape shape; size_t numel, offset; dl_init init; float value; int buffer, there; } dl__card;
+typedef struct dl__card { /* of a parameter */
+    char name[DLTRAIN_NAME_MAX];
+    dl_shape shape;
+    size_t numel, offset;
+    dl_init init;
+    float value;
+    int buffer, there;
+} dl__card;
 typedef struct dl__summary { uint64_t hash, params; } dl__summary; /* of a rank: no larger than dl__closing */
 
 static void dl__make_card(const dl_context *ctx, int index, dl__card *card)
@@ -10278,8 +10306,10 @@ static bool dl__tell_difference(dl_comm *c, int root)
             if (!dl__spread_what(c, DL__COMPARES, &mine, sizeof mine, r)) return false;
             if (!mine.there || !first.there)
                 return dl_fail(c->ctx, "rank %d has %s parameters than rank %d: '%s' %H is the first that only one has", r,
-                    mine.there ? "more" : "fewer", root, mine.there ? mine.name : first.name, mine.there ? &mine.shape : &first.shape);
-            return dl_fail(c->ctx, "parameter %d of rank %d is '%s' %H, that of rank %d '%s' %H: all ranks must run the same model", i, r,
+                    mine.there ? "more" : "fewer", root, mine.there ? mine.name : first.name,
+                    mine.there ? &mine.shape : &first.shape);
+            return dl_fail(c->ctx,
+                "parameter %d of rank %d is '%s' %H, that of rank %d '%s' %H: all ranks must run the same model", i, r,
                 mine.name, &mine.shape, root, first.name, &first.shape);
         }
     }
@@ -10314,7 +10344,8 @@ static bool dl__compare_parameters(dl_comm *c, int *root)
     mine.hash = mine.params = (uint64_t)ctx->params;
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
-        mine.hash = dl__mix(dl__mix(dl__mix(mine.hash, p->hash), p->offset), (uint64_t)p->buffer << 8 | (uint64_t)p->shape.ndim);
+        mine.hash = dl__mix(dl__mix(mine.hash, p->hash), p->offset);
+        mine.hash = dl__mix(mine.hash, (uint64_t)p->buffer << 8 | (uint64_t)p->shape.ndim);
         for (int k = 0; k < p->shape.ndim; k++) mine.hash = dl__mix(mine.hash, (uint64_t)p->shape.dim[k]);
     }
     if (!dl__gather_what(c, DL__COMPARES, &mine, all, sizeof mine, 0)) return false;
@@ -10350,14 +10381,21 @@ static bool dl__room_for_parameters(dl_comm *c)
         c->mask = mask;
         c->params = (int)n;
     }
+    size_t old = c->cap_buffers, now = ctx->cap_buffers;
     for (int i = 0; i < c->levels; i++)
-        if (!dl__grow_along(ctx, &c->stack[i], c->cap_values, ctx->cap_values) || !dl__grow_along(ctx, &c->buffer_stack[i], c->cap_buffers, ctx->cap_buffers))
+        if (!dl__grow_along(ctx, &c->stack[i], c->cap_values, ctx->cap_values) ||
+            !dl__grow_along(ctx, &c->buffer_stack[i], old, now))
             return false;
-    if (ctx->parts && (!dl__grow_along(ctx, &c->before, c->cap_buffers, ctx->cap_buffers) || !dl__grow_along(ctx, &c->change, c->cap_buffers, ctx->cap_buffers)))
-        return false;
+    if (ctx->parts && (!dl__grow_along(ctx, &c->before, old, now) || !dl__grow_along(ctx, &c->change, old, now))) return false;
     c->cap_values = ctx->cap_values;
-    c->cap_buffers = ctx->cap_buffers;
+    c->cap_buffers = now;
     return true;
+}
+
+static void dl__note_buffers(dl_comm *c)
+{
+    const dl_context *ctx = c->ctx;
+    if (ctx->parts && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
 }
 
 static bool dl__spread_parameters(dl_comm *c)
@@ -10368,7 +10406,7 @@ static bool dl__spread_parameters(dl_comm *c)
     c->layout = ctx->layout;
     bool ok = dl__spread_what(c, DL__COMPARES, ctx->values, ctx->n_values * sizeof(dl_real), root) &&
         dl__spread_what(c, DL__COMPARES, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
-    if (ok && ctx->parts && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    if (ok) dl__note_buffers(c);
     return ok;
 }
 
@@ -10377,7 +10415,7 @@ static bool dl__before_run(dl_context *ctx)
     dl_comm *c = ctx->comm;
     if (dl__world_failed(c->world)) return dl_fail(ctx, "%s", c->world->error);
     if (ctx->layout != c->layout && !dl__spread_parameters(c)) return false;
-    if (ctx->parts && !c->part && !ctx->done && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    if (!c->part && !ctx->done) dl__note_buffers(c);
     return true;
 }
 
@@ -10434,7 +10472,7 @@ static bool dl__reduce_bucket(dl_comm *c, const dl__bucket *b)
 {
     dl_real *g = c->ctx->grads + b->first;
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)b->first, b->n);
-    for (int i = 0; i < c->levels; i++) DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n)); /* the last part of a step */
+    for (int i = 0; i < c->levels; i++) DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n)); /* the last part */
     return dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
 }
 
@@ -10543,8 +10581,10 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
         if (counted && n->i[1] && !c->own[n->i[0]])
-            return dl_fail(ctx, "dl_backward: '%s' has a gradient of all ranks, to which one with a count cannot be added: dl_step or "
-                                "dl_zero_grad comes first", ctx->param[n->i[0]].name);
+            return dl_fail(ctx,
+                "dl_backward: '%s' has a gradient of all ranks, to which one with a count cannot be added: dl_step or "
+                "dl_zero_grad comes first",
+                ctx->param[n->i[0]].name);
         c->own[n->i[0]] = !reduces && !ctx->parts;
     }
     c->shard_weight = count ? (double)count : 1;
@@ -10585,14 +10625,14 @@ static bool dl__share_buffers(dl_comm *c)
     int root = 0;
     if (!ctx->n_buffers) return true;
     if (ctx->parts) {
-        dl__call call = dl__make_call(c, DL__CALLS, DL__BUFFERS_, 0, ctx->n_buffers);
+        dl__call call = dl__make_call(c, DL__CALLS, DL__SHARES_BUFFERS, 0, ctx->n_buffers);
         if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->change, ctx->n_buffers, DL_COMM_SUM))) return false;
         for (size_t i = 0; i < ctx->n_buffers; i++)
             ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
         return true;
     }
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
-    return c->world->desc.own_buffers || dl__spread_what(c, DL__BUFFERS_, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
+    return c->world->desc.own_buffers || dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
 /* False: nobody has a gradient, or an error. */
@@ -10629,7 +10669,8 @@ static void dl__add_buffers(dl_comm *c, double weight)
         c->change[i] = (ctx->buffers[i] - c->before[i]) * (dl_real)weight;
         ctx->buffers[i] = c->before[i];
     }
-    for (int level = 0; c->part >> level & 1; level++) DL__CALL(ctx->level, add_to, (c->change, c->buffer_stack[level], ctx->n_buffers));
+    for (int level = 0; c->part >> level & 1; level++)
+        DL__CALL(ctx->level, add_to, (c->change, c->buffer_stack[level], ctx->n_buffers));
 }
 
 /* Gradients and buffers of a shard that is not the step's last go to the stack. */
@@ -10640,10 +10681,10 @@ static void dl__push_part(dl_comm *c, const char *pattern, double weight)
     dl__add_buffers(c, weight);
     dl__make_buckets(c, pattern);
     for (; c->part >> level & 1; level++)
-        for (int b = 0; b < c->buckets; b++)
-            DL__CALL(ctx->level, add_to, (ctx->grads + c->bucket[b].first, c->stack[level] + c->bucket[b].first, c->bucket[b].n));
-    for (int b = 0; b < c->buckets; b++)
-        memcpy(c->stack[level] + c->bucket[b].first, ctx->grads + c->bucket[b].first, c->bucket[b].n * sizeof(dl_real));
+        for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++)
+            DL__CALL(ctx->level, add_to, (ctx->grads + b->first, c->stack[level] + b->first, b->n));
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++)
+        memcpy(c->stack[level] + b->first, ctx->grads + b->first, b->n * sizeof(dl_real));
     if (ctx->n_buffers) memcpy(c->buffer_stack[level], c->change, ctx->n_buffers * sizeof(dl_real));
     for (int i = 0; i < ctx->params; i++)
         if (dl__is_reduced(&ctx->param[i], pattern)) ctx->param[i].fresh = true;
@@ -10668,7 +10709,7 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     if (!leaving && !ctx->parts && ctx->no_sync) return true;
     if (ctx->params ? !dl__lay_out_grads(ctx) || !dl__before_run(ctx) : !dl__spread_parameters(c)) return false;
     if (!dl__begin_part(ctx, pattern)) return false;
-    if (ctx->parts && !c->part && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    if (!c->part) dl__note_buffers(c);
     for (;;) {
         dl__fill_absent(c, pattern, ctx->parts != 0);
         if (!ctx->parts || dl__reduces(ctx)) break;
@@ -10683,10 +10724,13 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
 static bool dl__before_step(dl_context *ctx, const char *pattern)
 {
     const dl_comm *c = ctx->comm;
-    if (c->part) return dl_fail(ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
+    if (c->part)
+        return dl_fail(ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
     for (int i = 0; i < ctx->params; i++)
         if (c->own[i] && !ctx->param[i].fresh && dl__is_reduced(&ctx->param[i], pattern))
-            return dl_fail(ctx, "dl_step: the gradient of '%s' is this rank's alone: dl_no_sync(ctx, false) must come before the last dl_backward",
+            return dl_fail(ctx,
+                "dl_step: the gradient of '%s' is this rank's alone: dl_no_sync(ctx, false) must come before the last "
+                "dl_backward",
                 ctx->param[i].name);
     return true;
 }
@@ -10719,8 +10763,8 @@ DL_API bool dl_sync(dl_context *ctx)
     return !ctx->replica || dl__spread_parameters(ctx->comm);
 }
 
-static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__launched, dl__before_backward, dl__after_backward,
-    dl__nothing, dl__before_step, dl__sum_ranks, dl__random_step };
+static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__launched, dl__before_backward,
+    dl__after_backward, dl__nothing, dl__before_step, dl__sum_ranks, dl__random_step };
 
 /* A context alone needs none of it: a world of one runs the plain program. */
 static void dl__join_world(dl_comm *c)
@@ -10842,12 +10886,14 @@ static bool dl__find_ranks(dl__world *w)
             if (all[p].shards != shards || all[p].first != mine.first || all[p].bucket != mine.bucket)
                 dl__fail_locked(w, "dl_launch: process %d and process %d ask for other shards or buckets", t->rank, p);
             if (shards && all[p].replicas != mine.replicas)
-                dl__fail_locked(w, "dl_launch: with invariant_shards every process needs as many replicas: %d here, %d in process %d",
+                dl__fail_locked(w,
+                    "dl_launch: with invariant_shards every process needs as many replicas: %d here, %d in process %d",
                     mine.replicas, all[p].replicas, p);
         }
         dl__system_free(&w->config, room);
         if (sentence) return dl__fail_locked(w, "dl_launch: %s", sentence);
-        if (shards && t->size > 1 && !t->exchange) return dl__fail_locked(w, "dl_launch: invariant_shards needs a transport with exchange");
+        if (shards && t->size > 1 && !t->exchange)
+            return dl__fail_locked(w, "dl_launch: invariant_shards needs a transport with exchange");
     }
     if (shards && (shards < 0 || shards & (shards - 1)))
         return dl__fail_locked(w, "dl_launch: invariant_shards must be a power of two, not %d", shards);
@@ -10861,7 +10907,8 @@ static char *dl__world_memory(dl__world *w)
 {
     size_t processes = w->desc.transport ? (size_t)w->desc.transport->size : 1, here = (size_t)w->replicas;
     size_t comms = dl__round(here * sizeof(dl_comm)), slots = dl__round(here * sizeof(dl__slot)),
-           calls = dl__round(processes * sizeof(dl__call)), flags = dl__round(processes), counts = dl__round(processes * sizeof(int));
+           calls = dl__round(processes * sizeof(dl__call)), flags = dl__round(processes * sizeof(bool)),
+           counts = dl__round(processes * sizeof(int));
     size_t bytes = comms + DL__CHANNELS * (slots + calls + flags) + counts;
     char *p = (char *)dl__system_alloc(&w->config, bytes), *memory = p;
     if (!p) return NULL;
@@ -10878,12 +10925,14 @@ static char *dl__world_memory(dl__world *w)
     return memory;
 }
 
-/* Every replica's thread, the first one's being the caller's; the contexts outlive all of them, for they look into each other. */
+/* Every replica's thread, the first one's being the caller's; the contexts outlive all of them, for they look into each
+   other. */
 static void dl__run_replicas(dl__world *w)
 {
     int started = 1;
 #ifndef DLTRAIN_NO_THREADS
-    for (; started < w->replicas && !pthread_create(&w->comm[started].thread, NULL, dl__replica_thread, &w->comm[started]);) started++;
+    while (started < w->replicas && !pthread_create(&w->comm[started].thread, NULL, dl__replica_thread, &w->comm[started]))
+        started++;
 #endif
     if (started < w->replicas) {
         dl__lock(w);
@@ -10916,7 +10965,8 @@ static void dl__launch_world(dl__world *w, int named)
         c->rank = w->first + i;
         c->doing = -1;
         if (!dl__read_device(w->desc.devices, named == 1 ? 0 : i, c->device, &c->threads))
-            ok = dl__fail_locked(w, "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads", w->desc.devices);
+            ok = dl__fail_locked(w, "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads",
+                w->desc.devices);
     }
     if (ok) dl__run_replicas(w);
     else dl__spread(w);
@@ -10964,10 +11014,11 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
     return !w.failed;
 }
 
-/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs the first, replicas the others ----
-   Forward: `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for the parameters.
-   Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does; the portals, recorded before that chunk and
-   so reached after it, take the sums of the replicas' gradients (`collect`) and hand them to the parameters as slices. */
+/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs the first, replicas the others ---- Forward:
+   `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for the
+   parameters. Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does; the portals,
+   recorded before that chunk and so reached after it, take the sums of the replicas' gradients (`collect`) and hand them to
+   the parameters as slices. */
 typedef enum dl__duty { DL__RECORD, DL__FORWARD, DL__BACKWARD, DL__BOTH, DL__QUIT } dl__duty;
 typedef struct dl__helper {
     dl_data_parallel *parent;
@@ -11037,7 +11088,8 @@ static void dl__helper_record(dl__helper *h)
     for (int i = 0; i < ctx->params && i < dp->mapped; i++) ctx->param[i].frozen = from->param[dp->map[i]].frozen;
     if (*from->path) dl_scope_begin(ctx, from->path);
     dl_tensor x = dl__chunk(h, dp->x_dtype, &dp->x_shape, h->x);
-    h->y = dp->with_loss ? dl__run_loss(dp, x, dl__chunk(h, dp->target_dtype, &dp->target_shape, h->target)) : dl__run_model(dp, x);
+    h->y = dp->with_loss ? dl__run_loss(dp, x, dl__chunk(h, dp->target_dtype, &dp->target_shape, h->target))
+                         : dl__run_model(dp, x);
     if (*from->path) dl_scope_end(ctx);
     if (!h->y.ctx) dl_fail(ctx, "the model returned no tensor");
     dl__lay_out_grads(ctx);
@@ -11050,8 +11102,9 @@ static void dl__helper_copy(dl__helper *h, bool buffers)
     dl_context *ctx = h->ctx;
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
-        const dl_real *values = from->buffer ? dp->ctx->buffers : dp->ctx->values;
-        if (p->numel && p->buffer == buffers) memcpy((p->buffer ? ctx->buffers : ctx->values) + p->offset, values + from->offset, p->numel * sizeof *values);
+        const dl_real *values = buffers ? dp->ctx->buffers : dp->ctx->values;
+        dl_real *to = buffers ? ctx->buffers : ctx->values;
+        if (p->numel && p->buffer == buffers) memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
     }
 }
 
@@ -11151,7 +11204,8 @@ static bool dl__map_parameters(dl_data_parallel *dp)
             dl_param_desc d = dl__uniform_param(p->shape, (double)p->value);
             d.init = p->init;
             d.buffer = p->buffer;
-            if (!mine && ctx->sealed) return dl_fail(ctx, "dl_data_parallel: there is no parameter '%s', and none can be added", p->name);
+            if (!mine && ctx->sealed)
+                return dl_fail(ctx, "dl_data_parallel: there is no parameter '%s', and none can be added", p->name);
             if (!mine) mine = dl__new_param(ctx, p->name, &d, p->numel);
             if (!mine) return false;
             if (mine->numel != p->numel || mine->buffer != p->buffer)
@@ -11168,7 +11222,8 @@ static bool dl__map_parameters(dl_data_parallel *dp)
 }
 
 /* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the size of the first. */
-static size_t dl__scatter(dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
+static size_t dl__scatter(
+    dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
 {
     size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1), at = per;
     dp->used = 0;
@@ -11182,14 +11237,17 @@ static size_t dl__scatter(dl_data_parallel *dp, size_t n, const char *x, size_t 
     return DL__MIN(per, n);
 }
 
-static const void *dl__rows(dl_data_parallel *dp, const char *what, dl_tensor t, dl_shape *shape, dl_dtype *dtype, size_t *row)
+/* The samples of a tensor, which is run; NULL after an error. */
+static const void *dl__rows(
+    dl_data_parallel *dp, const char *what, dl_tensor t, dl_shape *shape, dl_dtype *dtype, size_t *row)
 {
     const dl_node *n = dl__peek(t, "data_parallel");
+    const char *wrong = NULL;
     if (!n || dp->ctx->failed) return NULL;
-    if (t.ctx != dp->ctx) return dl_fail(dp->ctx, "dl_data_parallel: %s is a tensor of another context", what), (void *)NULL;
-    if (!n->ndim) return dl_fail(dp->ctx, "dl_data_parallel: %s must be [N,...]", what), (void *)NULL;
-    if (n->flags & DL__REQUIRES)
-        return dl_fail(dp->ctx, "dl_data_parallel: %s takes a gradient, and none flows back through the scatter; dl_detach", what), (void *)NULL;
+    if (t.ctx != dp->ctx) wrong = "is a tensor of another context";
+    else if (!n->ndim) wrong = "must be [N,...]";
+    else if (n->flags & DL__REQUIRES) wrong = "takes a gradient, and none flows back through the scatter; dl_detach helps";
+    if (wrong) return dl_fail(dp->ctx, "dl_data_parallel: %s %s", what, wrong), (void *)NULL;
     *shape = dl__shape(n);
     *dtype = (dl_dtype)n->dtype;
     *row = n->dim[0] ? n->numel / (size_t)n->dim[0] * dl__dtype_size(n->dtype) : 0;
@@ -11231,7 +11289,8 @@ static void dl__collect_run(const dl_run_args *r)
     dl_data_parallel *dp = dl__parent_of(r->node);
     if (!dl__helpers_wait(dp)) return;
     memcpy(r->out, dp->helper[0].ctx->grads, r->node->numel * sizeof(dl_real));
-    for (int i = 1; i < dp->used; i++) DL__CALL(r->level, add_to, ((dl_real *)r->out, dp->helper[i].ctx->grads, r->node->numel));
+    for (int i = 1; i < dp->used; i++)
+        DL__CALL(r->level, add_to, ((dl_real *)r->out, dp->helper[i].ctx->grads, r->node->numel));
 }
 
 static void dl__assemble_grad(const dl_grad_args *g);
@@ -11241,7 +11300,8 @@ static const dl_op dl__send_back_op = { "data_parallel_send_back", 0, NULL, dl__
 static const dl_op dl__collect_op = { "data_parallel_collect", 0, NULL, dl__collect_run, NULL, NULL, NULL };
 static const dl_op dl__portal_op = { "data_parallel_portal", 0, NULL, NULL, dl__portal_grad, NULL, NULL };
 
-static dl_tensor dl__parallel_node(dl_data_parallel *dp, const dl_op *op, int n, dl_node *const *in, dl_shape s, dl_index i, unsigned flags)
+static dl_tensor dl__parallel_node(
+    dl_data_parallel *dp, const dl_op *op, int n, dl_node *const *in, dl_shape s, dl_index i, unsigned flags)
 {
     dl__extra e = dl__with(1, &i);
     e.counter = (uint64_t)(uintptr_t)dp; /* data, not part of a plan's key */
@@ -11286,7 +11346,8 @@ static int dl__make_portals(dl_data_parallel *dp, dl_node **portal, int most)
     dl_node *in[DLTRAIN_MAX_INPUTS];
     int portals = 0, n = 0;
     for (int i = 0; i <= from->params; i++) {
-        bool used = i < from->params && from->param[i].leaf_step == from->step && !from->param[i].buffer && !ctx->param[dp->map[i]].frozen;
+        bool used = i < from->params && from->param[i].leaf_step == from->step && !from->param[i].buffer &&
+            !ctx->param[dp->map[i]].frozen;
         if (used) {
             dl_tensor leaf = dl__param_leaf(ctx, &ctx->param[dp->map[i]]);
             if (!leaf.ctx) return 0;
@@ -11367,7 +11428,8 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     dl_context *ctx = dp->ctx;
     dl__helpers_rest(dp);
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
-    const char *targets = data ? (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row) : NULL;
+    if (!data) return false;
+    const char *targets = (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
     if (!targets) return false;
     size_t n = (size_t)dp->x_shape.dim[0];
     if ((size_t)dp->target_shape.dim[0] != n)

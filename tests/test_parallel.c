@@ -660,6 +660,61 @@ static void one_message(void)
     CHECK(!dl_launch(&(dl_launch_desc){ .replicas = 3, .config = &c }, faulty, &j), "it went well");
     CHECK(logged == 1, "logged %d times", logged);
 }
+/* ---- memory ---- */
+typedef struct counter { pthread_mutex_t mutex; int calls, fail_at, live; } counter;
+static void *counted(size_t bytes, void *user)
+{
+    counter *c = (counter *)user;
+    pthread_mutex_lock(&c->mutex);
+    bool fails = ++c->calls == c->fail_at;
+    void *p = fails ? NULL : malloc(bytes);
+    c->live += p != NULL;
+    pthread_mutex_unlock(&c->mutex);
+    return p;
+}
+static void released(void *block, void *user)
+{
+    counter *c = (counter *)user;
+    pthread_mutex_lock(&c->mutex);
+    c->live -= block != NULL;
+    pthread_mutex_unlock(&c->mutex);
+    free(block);
+}
+static counter memory = { .mutex = PTHREAD_MUTEX_INITIALIZER };
+static int calls_early;
+static void steps_of_memory(dl_context *ctx, dl_comm *comm, void *user)
+{
+    job *j = (job *)user;
+    dl_optimizer *opt = dl_adam(ctx, NULL);
+    dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = j->shards ? 1 : 2 });
+    for (int i = 0; i < 8; i++) {
+        dl_accumulate(acc, net(ctx, j, 0, 8), 8);
+        if (i == 3 && dl_barrier(comm) && !dl_comm_rank(comm)) calls_early = memory.calls;
+        if (i == 3) dl_barrier(comm);
+    }
+}
+static void memory_is_asked_for_at_the_start_alone(void)
+{
+    for (int shards = 0; shards <= 8; shards += 8) {
+        static job j;
+        memset(&j, 0, sizeof j);
+        j.shards = shards;
+        j.norm = true;
+        dl_config c = { .threads = 1, .alloc = counted, .release = released, .alloc_user = &memory };
+        dl_launch_desc d = { .replicas = 2, .config = &c, .invariant_shards = shards, .error = j.error, .error_size = sizeof j.error };
+        memory.calls = memory.fail_at = 0;
+        CHECK(dl_launch(&d, steps_of_memory, &j), "%s", j.error);
+        CHECK(memory.calls == calls_early, "%d calls after the first steps", memory.calls - calls_early);
+        CHECK(memory.live == 0, "%d blocks are left", memory.live);
+        int all = memory.calls;
+        for (int k = 1; k <= all; k++) { /* each in turn fails */
+            memory.calls = 0;
+            memory.fail_at = k;
+            CHECK(!dl_launch(&d, steps_of_memory, &j) && strstr(j.error, "out of memory"), "allocation %d of %d: '%s'", k, all, j.error);
+            CHECK(memory.live == 0, "allocation %d: %d blocks are left", k, memory.live);
+        }
+    }
+}
 static void bad_launches(void)
 {
     char error[128];
@@ -707,6 +762,7 @@ int main(void)
     RUN(exhausted_arenas);
     RUN(faults_of_processes);
     RUN(one_message);
+    RUN(memory_is_asked_for_at_the_start_alone);
     RUN(bad_launches);
     return REPORT();
 }
