@@ -1,6 +1,7 @@
 # make demo                learn handwritten digits: a minute, nothing needed but cc and make
 # make test                every test; REQUIRE_ALL=1 turns a skip into a failure
 # make test T=test_errors  one of them
+# make test-mpi            those over MPI: 2 and 4 processes, and two hosts with a link between them
 # make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
 # make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
 # make clean
@@ -18,6 +19,9 @@ build/digits: examples/digits.c dltrain.h
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
 
+test-mpi:
+	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_mpi check_hosts
+
 build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
 build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
 build/bench build/bench_gemm:
@@ -34,4 +38,4 @@ bench-gemm: build/bench_gemm
 clean:
 	rm -rf build
 
-.PHONY: demo test bench bench-gemm clean
+.PHONY: demo test test-mpi bench bench-gemm clean

@@ -432,7 +432,7 @@ static void batches_in_parts(void) /* the ranks' parts, side by side, are the ba
         for (int world = 1; world <= 4; world++)
             for (int k = 0; k < 8; k++) {
                 dl_context *c = context(5);
-                source s = { 0 };
+                source s[4] = { { 0 } };
                 dl_batch b;
                 size_t one[64], all, at = 0;
                 int per = k % 4 + 1, shards = per * world;
@@ -445,7 +445,7 @@ static void batches_in_parts(void) /* the ranks' parts, side by side, are the ba
                 d.world = world;
                 d.split = DL_SPLIT_BATCH;
                 d.shards = per > 1 ? shards : 0;
-                for (d.rank = 0; d.rank < world; d.rank++) l[d.rank] = dl_loader_create(made(c, n, &s), &d);
+                for (d.rank = 0; d.rank < world; d.rank++) l[d.rank] = dl_loader_create(made(c, n, &s[d.rank]), &d);
                 for (size_t batches = 0; at < all; batches++)
                     for (int shard = 0; shard < shards; shard++) {
                         size_t first, count, size = n - batches * d.batch < d.batch ? n - batches * d.batch : d.batch;

@@ -45,7 +45,11 @@ static dl_tensor index_metric(const dl_batch *b, void *user) /* a mean that only
     return dl_mean(dl_slice(b->x, 1, 0, 1, 1));
 }
 
-static void resumed(const dl_trainer_state *s, void *user) { ((rank *)user)->j->resumed = s->epoch + 1; }
+static void resumed(const dl_trainer_state *s, void *user)
+{
+    rank *r = (rank *)user;
+    if (!dl_comm_rank(dl_comm_of(r->ctx))) r->j->resumed = s->epoch + 1;
+}
 
 static void told(const dl_trainer_state *s, void *user)
 {
