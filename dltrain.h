@@ -688,8 +688,8 @@ typedef struct dl_snapshot_desc {
 /* Between steps, by all ranks; rank 0 alone writes. Written as checkpoints are: after a crash or on a full disk the last snapshot is
    there still. */
 DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
-/* Of the files kept the newest that is whole. All ranks call it, rank 0 alone reads. Parameters need not exist yet: they are created as they were. The program's optimizers and
-   loaders must be made as those of the snapshot were. */
+/* Of the files kept the newest that is whole. All ranks call it, rank 0 alone reads. Parameters need not exist yet: they are created as
+   they were. The program's optimizers and loaders must be made as those of the snapshot were. */
 DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
 DL_API bool dl_snapshot_exists(dl_context *ctx, const char *path, const dl_snapshot_desc *run); /* is there a file, for rank 0? */
 
@@ -11713,7 +11713,8 @@ static size_t dl__batch_size(const dl_loader *l, size_t at, size_t done)
     if (l->desc.split == DL_SPLIT_BATCH) {
         size_t begin = done / l->per * l->desc.batch, all = l->data->desc.count;
         if (begin >= all || (l->desc.drop_last && all - begin < l->desc.batch)) return 0;
-        dl_shard(DL__MIN(all - begin, l->desc.batch), l->desc.rank * (int)l->per + (int)(done % l->per), l->desc.shards, &first, &n);
+        int shard = l->desc.rank * (int)l->per + (int)(done % l->per);
+        dl_shard(DL__MIN(all - begin, l->desc.batch), shard, l->desc.shards, &first, &n);
         return n;
     }
     return left >= l->desc.batch ? l->desc.batch : l->desc.drop_last ? 0 : left;
@@ -11742,8 +11743,9 @@ static bool dl__check_split(dl_loader *l)
     if (!d->shards || d->split != DL_SPLIT_BATCH) d->shards = d->world;
     size_t all = l->data->desc.count, asked = d->batch ? d->batch : 1;
     if (d->shards < 0 || d->shards % d->world || (d->split == DL_SPLIT_BATCH && asked < (size_t)d->shards))
-        return dl_fail(l->ctx, "dl_loader_create: batches of %zu samples in %d shards for %d ranks: each needs as many, and one sample",
-            asked, d->shards, d->world);
+        return dl_fail(l->ctx,
+            "dl_loader_create: batches of %zu samples in %d shards for %d ranks: each needs as many, and one sample", asked,
+            d->shards, d->world);
     l->per = (size_t)(d->shards / d->world);
     d->batch = DL__MIN(asked, DL__MAX(all, (size_t)1));
     l->count = dl__part_count(l);
@@ -11804,7 +11806,7 @@ static void dl__take_part(dl_loader *l)
         }
         return;
     }
-    size_t last = l->count ? l->order[((l->count - 1) * world + rank) % n] : 0; /* what wraps is read before it is written over */
+    size_t last = l->count ? l->order[((l->count - 1) * world + rank) % n] : 0; /* it may wrap: read before it is written over */
     for (; to + 1 < l->count; to++) l->order[to] = l->order[to * world + rank];
     if (l->count) l->order[to] = last;
 }
@@ -12056,8 +12058,8 @@ typedef struct dl__entry {
     int size;
 } dl__entry;
 
-/* A file of tensors on its way, piece by piece. Who has pieces hands each to dl__piece, in the same order in every phase: to measure the
-   header, to write it and to write the data; or to check that a file has just these pieces, and to read them. */
+/* A file of tensors on its way, piece by piece. Who has pieces hands each to dl__piece, in the same order in every phase: to
+   measure the header, to write it and to write the data; or to check that a file has just these pieces, and to read them. */
 typedef enum dl__phase { DL__MEASURE, DL__HEAD, DL__WRITE, DL__CHECK, DL__READ } dl__phase;
 typedef struct dl__io {
     dl_context *ctx;
@@ -12141,7 +12143,8 @@ static bool dl__read_piece(dl__io *io, const char *name, size_t kind, const dl_s
         return dl_fail(
             io->ctx, "dl_%s: '%s': '%s' is %H in the file and %H in the program", io->who, io->path, name, &e->shape, shape);
     if (e->kind != dl__kinds[kind].kind)
-        return dl_fail(io->ctx, "dl_%s: '%s': '%s' is not %s, which the program has", io->who, io->path, name, dl__kinds[kind].name);
+        return dl_fail(
+            io->ctx, "dl_%s: '%s': '%s' is not %s, which the program has", io->who, io->path, name, dl__kinds[kind].name);
     if (io->phase == DL__CHECK) return true;
     if (!dl__fetch(io, io->data + e->begin, data, numel * size)) return false;
     for (size_t k = 0; size > 1 && k < numel; k++) { /* from little-endian, in place */
@@ -12230,7 +12233,7 @@ static const char *dl__version(char *out, size_t size, const char *path, int bac
     return n > 0 && (size_t)n < size ? out : path;
 }
 
-/* Closes the temporary file, flushed to the disk, and gives it its name; or removes it. Of those before, keep - 1 stay as path.1, ... */
+/* Closes the temporary file, flushed to the disk, and gives it its name; or removes it. Of those before, keep - 1 stay: path.1, ... */
 static bool dl__commit(dl_context *ctx, const char *who, FILE *f, bool ok, const char *temporary, const char *path, int keep)
 {
     char from[1040], to[1040];
@@ -13090,11 +13093,12 @@ static const int64_t *dl__rank_row(const dl__io *io, const dl__snapshot *s)
     return s->rank + rank * DL__RANK_FIELDS;
 }
 
-/* The batches of the epoch that a loader has had; those of another world may be cut in more parts or in fewer. -1: inside of one. */
+/* The batches of the epoch that a loader has had; in another world they may be cut in more parts or in fewer. -1: inside of one. */
 static int64_t dl__batches_done(const int64_t *t, const dl_loader *l)
 {
     int64_t per = (int64_t)l->per;
-    return t[DL__LOAD_PER] == per ? t[DL__LOAD_DONE] : t[DL__LOAD_DONE] % t[DL__LOAD_PER] ? -1 : t[DL__LOAD_DONE] / t[DL__LOAD_PER] * per;
+    if (t[DL__LOAD_PER] == per) return t[DL__LOAD_DONE];
+    return t[DL__LOAD_DONE] % t[DL__LOAD_PER] ? -1 : t[DL__LOAD_DONE] / t[DL__LOAD_PER] * per;
 }
 
 /* Does the first table suit the program? */
@@ -13112,13 +13116,13 @@ static bool dl__check_run(dl__io *io, const dl__snapshot *s)
     if (t[DL__RUN_SEED] != (int64_t)io->ctx->config.seed)
         return dl_fail(io->ctx, "dl_snapshot_load: '%s' is a run of seed %zu, this context has seed %zu", io->path,
             (size_t)t[DL__RUN_SEED], (size_t)io->ctx->config.seed);
-    if (t[DL__RUN_WORLD] < 1 || t[DL__RUN_WORLD] > INT32_MAX || t[DL__RUN_PARAMS] < 0 || (uint64_t)t[DL__RUN_PARAMS] > io->entries || t[DL__RUN_SERIES] < 0 ||
-        (uint64_t)t[DL__RUN_SERIES] > io->entries)
+    if (t[DL__RUN_WORLD] < 1 || t[DL__RUN_WORLD] > INT32_MAX || t[DL__RUN_PARAMS] < 0 || t[DL__RUN_SERIES] < 0 ||
+        (uint64_t)t[DL__RUN_PARAMS] > io->entries || (uint64_t)t[DL__RUN_SERIES] > io->entries)
         return dl__tables_wrong(io);
     if (t[DL__RUN_WORLD] != dl_comm_size(io->comm) && !d->any_world && !dl__same_shards(io, s))
         return dl_fail(io->ctx,
-            "dl_snapshot_load: '%s' is of a world of %td ranks, this one has %d: with any_world the run goes on all the same, in other "
-            "batches; in one of the same invariant_shards it would be exact",
+            "dl_snapshot_load: '%s' is of a world of %td ranks, this one has %d: with any_world the run goes on all the same, in "
+            "other batches; in one of the same invariant_shards it would be exact",
             io->path, (ptrdiff_t)t[DL__RUN_WORLD], dl_comm_size(io->comm));
     return dl__same_count(io, "optimizers", t[DL__RUN_OPTIMIZERS], optimizers) &&
         dl__same_count(io, "accumulators", t[DL__RUN_ACCUMULATORS], accumulators) &&
@@ -13135,23 +13139,25 @@ static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
         const dl_optimizer *o = s->d->optimizer[i];
         if (t[DL__OPT_SETTINGS] != (int64_t)dl__settings(o))
             return dl_fail(io->ctx,
-                "dl_snapshot_load: '%s': optimizer %d is of another kind, or has other settings, groups or parameters than in the "
-                "file; dl_load takes the parameters alone",
+                "dl_snapshot_load: '%s': optimizer %d is of another kind, or has other settings, groups or parameters than in "
+                "the file; dl_load takes the parameters alone",
                 io->path, i);
         double lr = dl__double_from(t[DL__OPT_LR]);
         if (!dl__is_count(t[DL__OPT_STEPS]) || !dl__is_count(t[DL__OPT_START]) || !(lr >= 0 && lr < HUGE_VAL))
             return dl__tables_wrong(io);
         if (t[DL__OPT_SCHEDULED] && !o->scheduled)
             return dl_fail(io->ctx,
-                "dl_snapshot_load: '%s': optimizer %d follows a schedule: call dl_set_schedule before dl_snapshot_load", io->path, i);
+                "dl_snapshot_load: '%s': optimizer %d follows a schedule: call dl_set_schedule before dl_snapshot_load",
+                io->path, i);
     }
     for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) {
         const int64_t *t = s->accumulator[i];
         double count = dl__double_from(t[DL__ACC_COUNT]);
         if (t[DL__ACC_DONE] < 0 || !(count >= 0 && count < HUGE_VAL)) return dl__tables_wrong(io);
         if (t[DL__ACC_DONE] >= s->d->accumulator[i]->steps)
-            return dl_fail(io->ctx, "dl_snapshot_load: '%s': %td micro-batches of a window are done; accumulator %d makes windows of %d",
-                io->path, (ptrdiff_t)t[DL__ACC_DONE], i, s->d->accumulator[i]->steps);
+            return dl_fail(io->ctx,
+                "dl_snapshot_load: '%s': %td micro-batches of a window are done; accumulator %d makes windows of %d", io->path,
+                (ptrdiff_t)t[DL__ACC_DONE], i, s->d->accumulator[i]->steps);
     }
     for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) {
         const int64_t *t = dl__rank_row(io, s) + DL__RANK_LOADERS + i * DL__LOAD_FIELDS;
@@ -13161,8 +13167,9 @@ static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
             t[DL__LOAD_DONE] > (int64_t)1 << 31 || t[DL__LOAD_BATCH] > INT64_MAX >> 32)
             return dl__tables_wrong(io);
         if (t[DL__LOAD_BEGUN] && !s->d->any_world && (t[DL__LOAD_BATCH] != dl__batch_of_all(l) || dl__batches_done(t, l) < 0))
-            return dl_fail(io->ctx, "dl_snapshot_load: '%s' is in the middle of an epoch in batches of %td, loader %d makes batches of %td",
-                io->path, (ptrdiff_t)t[DL__LOAD_BATCH], i, (ptrdiff_t)dl__batch_of_all(l));
+            return dl_fail(io->ctx,
+                "dl_snapshot_load: '%s' is in the middle of an epoch in batches of %td, loader %d makes batches of %td", io->path,
+                (ptrdiff_t)t[DL__LOAD_BATCH], i, (ptrdiff_t)dl__batch_of_all(l));
     }
     return true;
 }
@@ -13192,7 +13199,8 @@ static bool dl__create_params(dl__io *io, const dl__snapshot *s)
             return dl_fail(ctx, "dl_snapshot_load: '%s' has '%s', which the program has not", io->path, e->name);
         if (i >= ctx->params && !dl__new_param(ctx, e->name, &d, e->numel)) return false;
         if (ctx->param[i].buffer != d.buffer)
-            return dl_fail(ctx, "dl_snapshot_load: '%s': '%s' is a buffer in one and a parameter in the other", io->path, e->name);
+            return dl_fail(
+                ctx, "dl_snapshot_load: '%s': '%s' is a buffer in one and a parameter in the other", io->path, e->name);
     }
     return true;
 }
@@ -13262,7 +13270,7 @@ static bool dl__snapshot_read(dl__io *io, dl__snapshot *s)
     io->ok = true;
     io->phase = DL__READ;
     if (!dl__table(io, "dltrain", -1, s->run, DL__RUN_FIELDS) || !dl__check_run(io, s)) return false;
-    const dl__entry *ranks = io->next < io->entries ? &io->entry[io->next] : NULL; /* its size is that of the file: it can be trusted */
+    const dl__entry *ranks = io->next < io->entries ? &io->entry[io->next] : NULL; /* no larger than the file: can be trusted */
     if (!ranks || ranks->numel != (size_t)s->run[DL__RUN_WORLD] * DL__RANK_FIELDS) return dl__tables_wrong(io);
     if (!dl__snapshot_room(io->ctx, s, (size_t)s->run[DL__RUN_WORLD], (size_t)s->run[DL__RUN_PARAMS])) return false;
     dl__visit_tables(io, s);
@@ -13273,7 +13281,8 @@ static bool dl__snapshot_read(dl__io *io, dl__snapshot *s)
         io->next = values;
         dl__visit_values(io, s);
         if (io->ok && io->next + 1 != io->entries)
-            io->ok = dl_fail(io->ctx, "dl_snapshot_load: '%s' has '%s', which the program has not", io->path, io->entry[io->next].name);
+            io->ok = dl_fail(io->ctx, "dl_snapshot_load: '%s' has '%s', which the program has not", io->path,
+                io->entry[io->next].name);
         if (!io->ok) return false;
     }
     for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++)

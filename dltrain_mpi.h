@@ -102,8 +102,8 @@ static const char *dl__mpi_ended(dl__mpi *m, dl__mpi_channel *c)
         m->over = true;
     }
     if (m->over) return dl__mpi_say(c, "%s", *m->heard ? m->heard : m->told, 0);
-    if (dl__mpi_terminated) return dl__mpi_say(c, "%s by signal %d: has another process died?", "the job is being ended", dl__mpi_terminated);
-    return NULL;
+    if (!dl__mpi_terminated) return NULL;
+    return dl__mpi_say(c, "%s by signal %d: has another process died?", "the job is being ended", dl__mpi_terminated);
 }
 
 /* Waits for all requests. NULL, or why not; "" is the deadline. Requests that are left then are left for good: MPI is not used again. */
@@ -181,8 +181,13 @@ static const char *dl__mpi_finish(dl__mpi *m, dl__mpi_channel *c, int code, doub
     return why && !*why ? dl__mpi_late(m, c, missing, seconds) : why;
 }
 
-/* Part i of n elements that are cut in `size` parts. */
-static size_t dl__mpi_cut(const dl__mpi *m, size_t n, int i) { return n / (size_t)m->size * (size_t)i + n % (size_t)m->size * (size_t)i / (size_t)m->size; }
+/* Where part i of n elements begins; part `size`: the end. */
+static size_t dl__mpi_cut(const dl__mpi *m, size_t n, int i)
+{
+    size_t first, count;
+    dl_shard(n, i, m->size, &first, &count);
+    return first;
+}
 
 /* Every process sends to every other: nobody's lateness hides behind another's. */
 static const char *dl__mpi_gather_part(
@@ -198,7 +203,8 @@ static const char *dl__mpi_gather_part(
     return dl__mpi_finish(m, c, code, seconds, missing);
 }
 
-static const char *dl__mpi_all_gather(void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing)
+static const char *dl__mpi_all_gather(
+    void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing)
 {
     dl__mpi *m = (dl__mpi *)user;
     const char *why = NULL;
@@ -223,7 +229,8 @@ static const char *dl__mpi_reduce_part(dl__mpi *m, dl__mpi_channel *c, dl_real *
     size_t first = dl__mpi_cut(m, n, m->rank), own = dl__mpi_cut(m, n, m->rank + 1) - first;
     int code = 0;
     dl_real *room;
-    if (!dl__mpi_room(c, ((size_t)m->size * own + 1) * sizeof *data)) return dl__mpi_say(c, "%s", "out of memory for a reduction", 0);
+    if (!dl__mpi_room(c, ((size_t)m->size * own + 1) * sizeof *data))
+        return dl__mpi_say(c, "%s", "out of memory for a reduction", 0);
     void *raw = c->room;
     room = (dl_real *)raw;
     dl__mpi_clear(m, c);
@@ -287,7 +294,8 @@ static const char *dl__mpi_broadcast(void *user, int channel, void *data, size_t
     return why;
 }
 
-static const char *dl__mpi_exchange(void *user, int channel, int peer, const void *send, void *receive, size_t bytes, double seconds)
+static const char *dl__mpi_exchange(
+    void *user, int channel, int peer, const void *send, void *receive, size_t bytes, double seconds)
 {
     dl__mpi *m = (dl__mpi *)user;
     dl__mpi_channel *c = &m->channel[channel];
@@ -379,7 +387,8 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
     memset(&d, 0, sizeof d);
     memset(&t, 0, sizeof t);
     if (desc) d = *desc;
-    const char *wrong = !m || !dl__mpi_start(m) ? "MPI does not start, or not with MPI_THREAD_SERIALIZED, which is needed" : dl__mpi_alone(m);
+    const char *wrong = m && dl__mpi_start(m) ? dl__mpi_alone(m)
+                                              : "MPI does not start, or not with MPI_THREAD_SERIALIZED, which is needed";
     if (wrong) {
         if (d.error && d.error_size) snprintf(d.error, d.error_size, "dl_mpi_launch: %s", wrong);
         return false;

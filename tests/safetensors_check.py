@@ -2,6 +2,7 @@
 
     python3 tests/safetensors_check.py save FILE     then  test_files read FILE
     test_files write FILE                            then  python3 tests/safetensors_check.py check FILE
+    test_snapshot write FILE                         then  python3 tests/safetensors_check.py snapshot FILE
 """
 import sys
 
@@ -50,7 +51,20 @@ def check(path):
     print("ok", path)
 
 
+def snapshot(path):
+    with safe_open(path, framework="pt") as f:
+        tensors = {name: f.get_tensor(name) for name in f.keys()}
+        assert f.metadata() == {"format": "pt", "dltrain": "snapshot"}, f"metadata: {f.metadata()}"
+    parameters = {name: t for name, t in tensors.items() if "|" not in name}
+    assert set(parameters) >= {"fc1.weight", "fc1.bias", "bn.running_mean", "fc2.weight"}, sorted(parameters)
+    for name in ("fc1.weight", "fc2.bias"):
+        assert tensors["optimizer.0|exp_avg|" + name].shape == parameters[name].shape, name
+    assert set(tensors["optimizer.0|age"].tolist()) == {0, 7}, tensors["optimizer.0|age"]  # buffers have none
+    print("ok", path)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("save", "check"):
+    modes = {"save": save, "check": check, "snapshot": snapshot}
+    if len(sys.argv) != 3 or sys.argv[1] not in modes:
         sys.exit(__doc__)
-    (save if sys.argv[1] == "save" else check)(sys.argv[2])
+    modes[sys.argv[1]](sys.argv[2])
