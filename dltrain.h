@@ -9794,11 +9794,11 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
    Replicas as one world: collectives over threads and processes, gradients reduced during the backward pass, invariant bits.
    may use: optimizers, layers, executor
 
-   Replicas here meet at a channel: each leaves a record of its call and a pointer, the last to come compares the records. Then each works
-   on its own slice of everybody's memory, and they meet again; so nothing is copied but what has to be. Between processes the replica
-   of index 0, the leader, calls the transport. There are two channels: what the replica's own thread calls goes over DL__CALLS, the
-   gradients of the communication thread over DL__GRADIENTS. A replica waits for its gradients only after a call (dl__close) that
-   all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
+   Replicas here meet at a channel: each leaves a record of its call and a pointer, the last to come compares the records. Then
+   each works on its own slice of everybody's memory, and they meet again; so nothing is copied but what has to be. Between
+   processes the replica of index 0, the leader, calls the transport. There are two channels: what a replica's own thread calls
+   goes over DL__CALLS, the gradients of its communication thread over DL__GRADIENTS. A replica waits for gradients only after a
+   call (dl__close) that all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
 enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
 enum { DL__MAX_REPLICAS = 256, DL__DEVICE_MAX = 32 };
 typedef enum dl__what {
@@ -9862,6 +9862,7 @@ struct dl_comm {
     int threads;
     /* the reduction */
     uint32_t layout;         /* of the parameters that are rank 0's */
+    size_t n_values, n_buffers; /* of them */
     int params, buckets;
     dl__bucket *bucket;      /* in the order in which they are reduced: backward passes end with the first parameters */
     uint8_t *has, *own;    /* of each parameter: some gradient here; one that was not reduced */
@@ -10493,22 +10494,31 @@ static bool dl__room_for_parameters(dl_comm *c)
     return true;
 }
 
-static void dl__note_buffers(dl_comm *c)
+/* What the buffers are before the shards change them, from number `from` on. */
+static void dl__note_buffers(dl_comm *c, size_t from)
 {
     const dl_context *ctx = c->ctx;
-    if (ctx->parts && ctx->n_buffers) memcpy(c->before, ctx->buffers, ctx->n_buffers * sizeof *c->before);
+    if (ctx->parts && ctx->n_buffers > from)
+        memcpy(c->before + from, ctx->buffers + from, (ctx->n_buffers - from) * sizeof *c->before);
 }
+
+/* Those behind the first n_values and n_buffers; in eager mode there are more with each layer. */
 
 static bool dl__spread_parameters(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
     int root;
     if (!dl__compare_parameters(c, &root) || !dl__room_for_parameters(c)) return false;
+    size_t values = c->n_values, buffers = c->n_buffers;
     c->layout = ctx->layout;
-    bool ok = dl__spread_what(c, DL__COMPARES, ctx->values, ctx->n_values * sizeof(dl_real), root) &&
-        dl__spread_what(c, DL__COMPARES, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
-    if (ok) dl__note_buffers(c);
-    return ok;
+    c->n_values = ctx->n_values;
+    c->n_buffers = ctx->n_buffers;
+    dl_real *from = ctx->values ? ctx->values + values : NULL, *buffer = ctx->buffers ? ctx->buffers + buffers : NULL;
+    if (!dl__spread_what(c, DL__COMPARES, from, (ctx->n_values - values) * sizeof *from, root) ||
+        !dl__spread_what(c, DL__COMPARES, buffer, (ctx->n_buffers - buffers) * sizeof *from, root))
+        return false;
+    dl__note_buffers(c, buffers);
+    return true;
 }
 
 static bool dl__before_run(dl_context *ctx)
@@ -10516,7 +10526,7 @@ static bool dl__before_run(dl_context *ctx)
     dl_comm *c = ctx->comm;
     if (dl__world_failed(c->world)) return dl_fail(ctx, "%s", c->world->error);
     if (ctx->layout != c->layout && !dl__spread_parameters(c)) return false;
-    if (!c->part && !ctx->done) dl__note_buffers(c);
+    if (!c->part && !ctx->done) dl__note_buffers(c, 0);
     return true;
 }
 
@@ -10810,7 +10820,7 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     if (!leaving && !ctx->parts && ctx->no_sync) return true;
     if (ctx->params ? !dl__lay_out_grads(ctx) || !dl__before_run(ctx) : !dl__spread_parameters(c)) return false;
     if (!dl__begin_part(ctx, pattern)) return false;
-    if (!c->part) dl__note_buffers(c);
+    if (!c->part) dl__note_buffers(c, 0);
     for (;;) {
         dl__fill_absent(c, pattern, ctx->parts != 0);
         if (!ctx->parts || dl__reduces(ctx)) break;
@@ -10861,7 +10871,9 @@ DL_API bool dl_join(dl_context *ctx) { return ctx && ctx->replica && ctx->replic
 DL_API bool dl_sync(dl_context *ctx)
 {
     if (!ctx || !dl__run_recorded(ctx) || !dl__lay_out(ctx)) return false;
-    return !ctx->replica || dl__spread_parameters(ctx->comm);
+    if (!ctx->replica) return true;
+    ctx->comm->n_values = ctx->comm->n_buffers = 0;
+    return dl__spread_parameters(ctx->comm);
 }
 
 static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__launched, dl__before_backward,

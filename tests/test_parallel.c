@@ -12,7 +12,7 @@ typedef struct job {
     int steps, micro;        /* dl_step calls; micro-batches of each, on each rank */
     int cut;                 /* 0: as dl_shard cuts; 1: rank 0 gets 2 of 3; 2: as 1, and the last rank none */
     int batch;               /* samples of a step; 0: all, fewer and fewer */
-    bool norm, sync, dropout, plain, own_buffers, image;
+    bool norm, sync, dropout, plain, own_buffers, image, eager;
     float clip, lr;
     int shards;
     size_t bucket;
@@ -101,7 +101,7 @@ static void train(dl_context *ctx, dl_comm *comm, void *user)
 
 static bool launch(job *j, int replicas, void (*fn)(dl_context *, dl_comm *, void *))
 {
-    dl_launch_desc d = { .replicas = replicas, .config = &(dl_config){ .seed = 5, .threads = 1 }, .invariant_shards = j->shards,
+    dl_launch_desc d = { .replicas = replicas, .config = &(dl_config){ .seed = 5, .threads = 1, .eager = j->eager }, .invariant_shards = j->shards,
         .first_bucket = j->bucket, .bucket = j->bucket, .own_buffers = j->own_buffers, .deadline_seconds = j->deadline,
         .error = j->error, .error_size = sizeof j->error };
     uint64_t start = dl__microseconds();
@@ -273,6 +273,8 @@ static void two_runs_and_any_buckets_have_the_same_bits(void)
         j.bucket = bucket;
         CHECK(bits(run(j, 3)) == want, "buckets of %zu bytes", bucket);
     }
+    j.eager = true;
+    CHECK(bits(run(j, 3)) == want, "eager");
     job alone = { .steps = 10, .micro = 1 };
     dl_context *ctx = dl_create(&(dl_config){ .seed = 5, .threads = 1 });
     train(ctx, NULL, &alone);
@@ -491,6 +493,8 @@ static void invariant_bits(void)
         job small = j;
         small.bucket = 100;
         CHECK(bits(run(small, 2)) == want, "kind %d, small buckets", k);
+        small.eager = true;
+        CHECK(bits(run(small, 2)) == want, "kind %d, eager", k);
         static const int worlds[3][2] = { { 2, 1 }, { 2, 2 }, { 4, 2 } }; /* processes, replicas of each */
         for (int i = 0; i < 3; i++) {
             process p[4] = { { 0 } };
