@@ -10503,7 +10503,6 @@ static void dl__note_buffers(dl_comm *c, size_t from)
 }
 
 /* Those behind the first n_values and n_buffers; in eager mode there are more with each layer. */
-
 static bool dl__spread_parameters(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
