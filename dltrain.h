@@ -592,7 +592,7 @@ typedef struct dl_node { /* one recorded operation; read it, never change it */
     uint8_t ndim, dtype, n_in, n_i;
     /* the planner's */
     uint8_t space, flags;
-    uint16_t uses;
+    uint32_t again;                      /* what readers in the backward pass are given instead; 0: itself */
     size_t offset;
 } dl_node;
 typedef struct dl_attrs {
@@ -1235,6 +1235,8 @@ struct dl_context {
     dl__pool pool;
     size_t scratch_stride;
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
+    void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
+    bool ending;                         /* gradients are recorded whose run ends the step */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -1845,7 +1847,7 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     if (!y) return dl__none();
     dl_node **inputs = (dl_node **)(y + 1);
     dl_index *integers = (dl_index *)(inputs + n);
-    for (int k = 0; k < n; k++) inputs[k] = in[k];
+    for (int k = 0; k < n; k++) inputs[k] = in[k]->again ? ctx->node[in[k]->again] : in[k];
     for (int k = 0; k < extra->n; k++) integers[k] = extra->i[k];
     y->op = op;
     y->in = inputs;
@@ -1861,16 +1863,16 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     y->n_i = (uint8_t)extra->n;
     y->space = (uint8_t)extra->space;
     y->flags = (uint8_t)extra->flags;
-    y->uses = 0;
+    y->again = 0;
     y->offset = extra->offset;
     uint64_t h = dl__mix_text(ctx->hash, op->name);
     for (int k = 0; k < n; k++) {
-        if (in[k]->space == DL__GONE)
+        if (y->in[k]->space == DL__GONE)
             return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name,
-                       in[k]->op->name, in[k]->id),
+                       y->in[k]->op->name, y->in[k]->id),
                    dl__none();
-        if (ctx->recording && op->grad && in[k]->flags & DL__REQUIRES && dtype == DL_F32) y->flags |= DL__REQUIRES;
-        h = dl__mix(h, in[k]->id + 1);
+        if (ctx->recording && op->grad && y->in[k]->flags & DL__REQUIRES && dtype == DL_F32) y->flags |= DL__REQUIRES;
+        h = dl__mix(h, y->in[k]->id + 1);
     }
     h = dl__mix(h, y->flags | (uint64_t)dtype << 8 | (uint64_t)shape->ndim << 16);
     for (int k = 0; k < shape->ndim; k++) h = dl__mix(h, (uint64_t)shape->dim[k]);
@@ -1879,6 +1881,12 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     ctx->node[ctx->nodes++] = y;
     if (ctx->config.eager && !dl__run(ctx, false)) return dl__none();
     return dl__handle(ctx, y);
+}
+
+/* Before a gradient reads a tensor whose value takes memory ever since the forward pass: it may be cheaper to make again. */
+static void dl__remake(dl_tensor x)
+{
+    if (x.ctx->remake && x.ctx->ending) x.ctx->remake(x.ctx, x.ctx->node[x.node]);
 }
 
 static const dl_op dl__leaf_op = { "leaf", 0, NULL, NULL, NULL, NULL, NULL };
@@ -6164,6 +6172,7 @@ static void dl__conv_bias_grad(const dl_grad_args *g)
 
 static void dl__conv_grad(const dl_grad_args *g)
 {
+    if (g->want[1]) dl__remake(g->x[0]);
     if (g->want[0]) g->dx[0] = dl__conv(&dl__conv_back_op, g->dy, g->x[1], dl__none(), g->node->i);
     if (g->want[1]) g->dx[1] = dl__conv(&dl__conv_weight_op, g->x[0], g->dy, dl__none(), g->node->i);
     dl__conv_bias_grad(g);
@@ -6609,12 +6618,12 @@ static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, d
    An operation that visits a group anyway fills in what is saved of it, too, while it is in the cache: the nodes `moments` and, with
    a dx, `sums` are its further outputs and compute nothing themselves. Given as inputs they live just as long as they are read, and
    y no longer than it is. ---- */
-enum { DL__BY_ROW = 1, DL__SCALED = 2, DL__SHIFTED = 4, DL__MAKES_SUMS = 8 };
+enum { DL__BY_ROW = 1, DL__SCALED = 2, DL__SHIFTED = 4, DL__MAKES_SUMS = 8, DL__HAS_MOMENTS = 16 };
 typedef struct dl__groups {
     size_t groups, runs, n, stride; /* group k: `runs` runs of n, `stride` apart, from k * n on */
     size_t per, parts;              /* groups of a part */
     dl_real share, eps;             /* share: 1 / numbers of a group */
-    bool by_row;
+    bool by_row, has_moments;
     const dl_real *dy, *x, *w, *b;
     dl_real *y, *saved, *sums, *partial; /* saved: mean, 1 / sqrt(var + eps), by channels also var: a row each */
 } dl__groups;
@@ -6624,6 +6633,7 @@ static dl__groups dl__groups_of(const dl_node *n)
     dl__groups q;
     memset(&q, 0, sizeof q);
     q.by_row = (n->i[3] & DL__BY_ROW) != 0;
+    q.has_moments = (n->i[3] & DL__HAS_MOMENTS) != 0;
     q.groups = (size_t)(q.by_row ? n->i[0] : n->i[1]);
     q.runs = q.by_row ? 1 : (size_t)n->i[0];
     q.n = (size_t)n->i[2];
@@ -6641,9 +6651,12 @@ static void dl__norm_part(const dl_run_args *r, size_t part)
 {
     const dl__groups *q = (const dl__groups *)r->user;
     for (size_t k = part * q->per; k < DL__MIN(q->groups, (part + 1) * q->per); k++) {
-        dl_real m[3];
-        DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
-        for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) q->saved[i * q->groups + k] = m[i];
+        dl_real m[3], *saved = q->saved + k;
+        if (q->has_moments) m[0] = saved[0], m[1] = saved[q->groups];
+        else {
+            DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
+            for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) saved[i * q->groups] = m[i];
+        }
         if (q->by_row) {
             DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, m[0], m[1], q->w, q->b));
             dl__finished(r, k * q->n, q->n);
@@ -6752,6 +6765,30 @@ static const dl_op dl__norm_back_op = { "norm_back", DL_OP_FINISHES, NULL, dl__n
     dl__norm_back_scratch, NULL };
 static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
     NULL };
+
+/* The value of batch_norm, or of one elementwise operation on it, made again for the backward pass. What it is made of, x and the
+   moments, is there for the gradient of x; so the value need not lie in memory from the forward pass on. A pass over x is little beside
+   the convolution that reads the value. ResNets get by with three quarters of the memory. */
+static void dl__norm_again(dl_context *ctx, dl_node *n)
+{
+    bool norm = n->op == &dl__batch_norm_op, behind = n->op->flags & DL_OP_ELEMENTWISE && n->n_in == 1;
+    dl_index i[4];
+    if (!norm && !(behind && n->in[0]->op == &dl__batch_norm_op)) return;
+    if (n->again || n->id < ctx->done || !(n->flags & DL__REQUIRES) || n->flags & DL__KEPT || ctx->config.eager ||
+        n->numel < DLTRAIN_TILE)
+        return;
+    if (behind) dl__norm_again(ctx, n->in[0]);
+    dl__extra e = dl__with(n->n_i, n->i);
+    dl_shape s = dl__shape(n);
+    if (norm) {
+        memcpy(i, n->i, sizeof i);
+        i[3] |= DL__HAS_MOMENTS;
+        e.i = i;
+    }
+    memcpy(e.f, n->f, sizeof e.f);
+    e.counter = n->counter;
+    n->again = dl__record(ctx, n->op, n->n_in, n->in, n->dtype, &s, &e).node;
+}
 
 /* i: sizes and by row or not; `saved` takes the node of the moments. */
 static dl_tensor dl__norm(const dl_op *op, dl_tensor x, dl_tensor w, dl_tensor b, dl_index *i, float eps, dl_tensor *saved)
@@ -6919,7 +6956,10 @@ static dl_tensor dl__batch_norm(
     if (size[2] == 1) { /* the vectors lie across the channels */
         y = dl__normalise(dl_reshape(x, DL_SHAPE(size[0], c)), &dims, 1, eps, m);
         y = dl_reshape(dl__scale_shift(y, w, b, DL_SHAPE(c)), whole);
-    } else y = dl__norm(&dl__batch_norm_op, x, w, b, size, eps, &saved);
+    } else {
+        y = dl__norm(&dl__batch_norm_op, x, w, b, size, eps, &saved);
+        ctx->remake = dl__norm_again;
+    }
     for (int k = 0; k < 2 && ctx->training && per > 1; k++) { /* an empty batch leaves the statistics */
         int row = 2 * k; /* of the moments */
         if (!track[k].ctx) continue;
@@ -7904,8 +7944,10 @@ DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc)
     if (!any) return dl_fail(ctx, "dl_backward: no parameter that can be trained is used in this step");
     uint32_t from = ctx->nodes;
     bool recording = dl_set_grad(ctx, false);
+    ctx->ending = !(desc && desc->retain);
     bool ok = dl__differentiate(
         ctx, node->id, dl_full(ctx, dl__shape(node), desc && desc->scale != 0 ? desc->scale : 1), reach, grad, true);
+    ctx->ending = false;
     dl_set_grad(ctx, recording);
     if (!ok || ctx->failed) return dl__no_gradients(ctx, from);
     any = false;
