@@ -734,10 +734,11 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 
 /* What gcc makes fast at -O3 only. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__HOT __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
+#define DL__FAST __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
-#define DL__HOT
+#define DL__FAST
 #endif
+#define DL__HOT DL__FAST
 #if defined(__GNUC__)
 #define DL__INLINE static inline __attribute__((always_inline))
 #define DL__NOINLINE __attribute__((noinline))
@@ -2675,9 +2676,22 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
    code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
    the ones for AVX2 are as fast. The text is the same, hence the bits are. */
+/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -O1. */
+#if (DL__X86 || DL__ARM64) && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#define DL__PLAIN
+#undef DL__HOT
+#define DL__HOT
+#pragma GCC push_options
+#pragma GCC optimize("O1")
+#endif
 #define DL__LEVEL DL__PORTABLE
 #include "dltrain.h"
 #undef DL__LEVEL
+#ifdef DL__PLAIN
+#undef DL__HOT
+#define DL__HOT DL__FAST
+#pragma GCC pop_options
+#endif
 #if DL__X86
 #define DL__LEVEL DL__AVX2
 #include "dltrain.h"
@@ -3242,7 +3256,7 @@ E_IN dl_real DL__K(sum_terms)(
     for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, vm, vr);
     return DL__K(total)(&t);
 }
-DL__HOT E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
+DL__HOT E_FN DL__NOINLINE dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
 {
     return DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0);
 }
@@ -3323,7 +3337,7 @@ E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
 DL__HOT E_FN void DL__K(moments)(
     dl_real *out, const dl_real *x, size_t runs, size_t n, size_t stride, dl_real share, dl_real eps)
 {
-    out[0] = DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0) * share;
+    out[0] = DL__K(sum_runs)(x, runs, n, stride) * share;
     out[2] = DL__K(sum_terms)(DL__SUM_SQUARES, x, x, runs, n, stride, out[0], 0) * share;
     out[1] = 1 / dl__sqrt(out[2] + eps);
 }
@@ -3356,7 +3370,7 @@ DL__HOT E_FN void DL__K(normalise_row)(
 DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
     size_t stride, dl_real m, dl_real r)
 {
-    out[0] = DL__K(sum_terms)(DL__SUM, dy, dy, runs, n, stride, 0, 0);
+    out[0] = DL__K(sum_runs)(dy, runs, n, stride);
     out[1] = DL__K(sum_terms)(DL__SUM_PRODUCTS, x, dy, runs, n, stride, m, r);
 }
 
