@@ -1248,6 +1248,7 @@ struct dl_context {
     dl__pool pool;
     size_t scratch_stride;
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
+    dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
     void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
     bool ending;                         /* gradients are recorded whose run ends the step */
 };
@@ -2303,6 +2304,7 @@ static dl_tensor dl__parameter(
 
 DL_API dl_tensor dl_parameter(dl_context *ctx, const char *name, const dl_param_desc *desc)
 {
+    if (ctx && desc && desc->init == DL_INIT_NORMAL) ctx->normal = dl__normal;
     return dl__parameter(ctx, "parameter", name, NULL, desc);
 }
 
@@ -2329,7 +2331,7 @@ static void dl__initialise(dl_context *ctx, const dl__param *p)
         if (p->init != DL_INIT_CONSTANT && i % 4 == 0) dl__philox(ctx->config.seed, i / 4, p->hash, u);
         v[i] = p->init == DL_INIT_CONSTANT ? (dl_real)p->value
             : p->init == DL_INIT_UNIFORM   ? (dl_real)p->value * (2 * dl__uniform(u[i % 4]) - 1)
-                                           : (dl_real)p->value * dl__normal(u, (int)(i % 4));
+                                           : (dl_real)p->value * ctx->normal(u, (int)(i % 4));
     }
 }
 
@@ -9012,6 +9014,7 @@ DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, 
         return dl_fail(ctx, "dl_embedding: %td rows of width %td; both must be positive", rows, width), dl__none();
     dl_param_desc d = dl__uniform_param(DL_SHAPE(rows, width), 1);
     d.init = DL_INIT_NORMAL;
+    ctx->normal = dl__normal;
     dl_tensor w = dl__parameter(ctx, "embedding", name, "weight", &d);
     return w.ctx ? dl__embed("embedding", DL__WHO_EMBEDDING, w, index) : dl__none();
 }
