@@ -753,7 +753,7 @@ typedef struct dl_node { /* one recorded operation; read it, never change it */
     uint8_t ndim, dtype, n_in, n_i;
     /* the planner's */
     uint8_t space, flags;
-    uint16_t uses;
+    uint32_t again;                      /* what readers in the backward pass are given instead; 0: itself */
     size_t offset;
 } dl_node;
 typedef struct dl_attrs {
@@ -895,10 +895,11 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 
 /* What gcc makes fast at -O3 only. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__HOT __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
+#define DL__FAST __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
-#define DL__HOT
+#define DL__FAST
 #endif
+#define DL__HOT DL__FAST
 #if defined(__GNUC__)
 #define DL__INLINE static inline __attribute__((always_inline))
 #define DL__NOINLINE __attribute__((noinline))
@@ -1430,6 +1431,9 @@ struct dl_context {
     bool no_sync;
     int parts;                           /* micro-batches of a step with invariant shards; 0: none */
     double weight, reduced;              /* of what is to be reduced, here; of the last reduction, on all ranks */
+    dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
+    void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
+    bool ending;                         /* gradients are recorded whose run ends the step */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -2041,7 +2045,7 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     if (!y) return dl__none();
     dl_node **inputs = (dl_node **)(y + 1);
     dl_index *integers = (dl_index *)(inputs + n);
-    for (int k = 0; k < n; k++) inputs[k] = in[k];
+    for (int k = 0; k < n; k++) inputs[k] = in[k]->again ? ctx->node[in[k]->again] : in[k];
     for (int k = 0; k < extra->n; k++) integers[k] = extra->i[k];
     y->op = op;
     y->in = inputs;
@@ -2057,16 +2061,16 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     y->n_i = (uint8_t)extra->n;
     y->space = (uint8_t)extra->space;
     y->flags = (uint8_t)extra->flags;
-    y->uses = 0;
+    y->again = 0;
     y->offset = extra->offset;
     uint64_t h = dl__mix_text(ctx->hash, op->name);
     for (int k = 0; k < n; k++) {
-        if (in[k]->space == DL__GONE)
+        if (y->in[k]->space == DL__GONE)
             return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name,
-                       in[k]->op->name, in[k]->id),
+                       y->in[k]->op->name, y->in[k]->id),
                    dl__none();
-        if (ctx->recording && op->grad && in[k]->flags & DL__REQUIRES && dtype == DL_F32) y->flags |= DL__REQUIRES;
-        h = dl__mix(h, in[k]->id + 1);
+        if (ctx->recording && op->grad && y->in[k]->flags & DL__REQUIRES && dtype == DL_F32) y->flags |= DL__REQUIRES;
+        h = dl__mix(h, y->in[k]->id + 1);
     }
     h = dl__mix(h, y->flags | (uint64_t)dtype << 8 | (uint64_t)shape->ndim << 16);
     for (int k = 0; k < shape->ndim; k++) h = dl__mix(h, (uint64_t)shape->dim[k]);
@@ -2075,6 +2079,12 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     ctx->node[ctx->nodes++] = y;
     if (ctx->config.eager && !dl__run(ctx, false)) return dl__none();
     return dl__handle(ctx, y);
+}
+
+/* Before a gradient reads a tensor whose value takes memory ever since the forward pass: it may be cheaper to make again. */
+static void dl__remake(dl_tensor x)
+{
+    if (x.ctx->remake && x.ctx->ending) x.ctx->remake(x.ctx, x.ctx->node[x.node]);
 }
 
 static const dl_op dl__leaf_op = { "leaf", 0, NULL, NULL, NULL, NULL, NULL };
@@ -2484,6 +2494,7 @@ static dl_tensor dl__parameter(
 
 DL_API dl_tensor dl_parameter(dl_context *ctx, const char *name, const dl_param_desc *desc)
 {
+    if (ctx && desc && desc->init == DL_INIT_NORMAL) ctx->normal = dl__normal;
     return dl__parameter(ctx, "parameter", name, NULL, desc);
 }
 
@@ -2510,7 +2521,7 @@ static void dl__initialise(dl_context *ctx, const dl__param *p)
         if (p->init != DL_INIT_CONSTANT && i % 4 == 0) dl__philox(ctx->config.seed, i / 4, p->hash, u);
         v[i] = p->init == DL_INIT_CONSTANT ? (dl_real)p->value
             : p->init == DL_INIT_UNIFORM   ? (dl_real)p->value * (2 * dl__uniform(u[i % 4]) - 1)
-                                           : (dl_real)p->value * dl__normal(u, (int)(i % 4));
+                                           : (dl_real)p->value * ctx->normal(u, (int)(i % 4));
     }
 }
 
@@ -2875,9 +2886,22 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
    code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
    the ones for AVX2 are as fast. The text is the same, hence the bits are. */
+/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -O1. */
+#if (DL__X86 || DL__ARM64) && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#define DL__PLAIN
+#undef DL__HOT
+#define DL__HOT
+#pragma GCC push_options
+#pragma GCC optimize("O1")
+#endif
 #define DL__LEVEL DL__PORTABLE
 #include "dltrain.h"
 #undef DL__LEVEL
+#ifdef DL__PLAIN
+#undef DL__HOT
+#define DL__HOT DL__FAST
+#pragma GCC pop_options
+#endif
 #if DL__X86
 #define DL__LEVEL DL__AVX2
 #include "dltrain.h"
@@ -3442,7 +3466,7 @@ E_IN dl_real DL__K(sum_terms)(
     for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, vm, vr);
     return DL__K(total)(&t);
 }
-DL__HOT E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
+DL__HOT E_FN DL__NOINLINE dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
 {
     return DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0);
 }
@@ -3523,7 +3547,7 @@ E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
 DL__HOT E_FN void DL__K(moments)(
     dl_real *out, const dl_real *x, size_t runs, size_t n, size_t stride, dl_real share, dl_real eps)
 {
-    out[0] = DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0) * share;
+    out[0] = DL__K(sum_runs)(x, runs, n, stride) * share;
     out[2] = DL__K(sum_terms)(DL__SUM_SQUARES, x, x, runs, n, stride, out[0], 0) * share;
     out[1] = 1 / dl__sqrt(out[2] + eps);
 }
@@ -3556,7 +3580,7 @@ DL__HOT E_FN void DL__K(normalise_row)(
 DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
     size_t stride, dl_real m, dl_real r)
 {
-    out[0] = DL__K(sum_terms)(DL__SUM, dy, dy, runs, n, stride, 0, 0);
+    out[0] = DL__K(sum_runs)(dy, runs, n, stride);
     out[1] = DL__K(sum_terms)(DL__SUM_PRODUCTS, x, dy, runs, n, stride, m, r);
 }
 
@@ -6461,6 +6485,7 @@ static void dl__conv_bias_grad(const dl_grad_args *g)
 
 static void dl__conv_grad(const dl_grad_args *g)
 {
+    if (g->want[1]) dl__remake(g->x[0]);
     if (g->want[0]) g->dx[0] = dl__conv(&dl__conv_back_op, g->dy, g->x[1], dl__none(), g->node->i);
     if (g->want[1]) g->dx[1] = dl__conv(&dl__conv_weight_op, g->x[0], g->dy, dl__none(), g->node->i);
     dl__conv_bias_grad(g);
@@ -6906,12 +6931,12 @@ static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, d
    An operation that visits a group anyway fills in what is saved of it, too, while it is in the cache: the nodes `moments` and, with
    a dx, `sums` are its further outputs and compute nothing themselves. Given as inputs they live just as long as they are read, and
    y no longer than it is. ---- */
-enum { DL__BY_ROW = 1, DL__SCALED = 2, DL__SHIFTED = 4, DL__MAKES_SUMS = 8 };
+enum { DL__BY_ROW = 1, DL__SCALED = 2, DL__SHIFTED = 4, DL__MAKES_SUMS = 8, DL__HAS_MOMENTS = 16 };
 typedef struct dl__groups {
     size_t groups, runs, n, stride; /* group k: `runs` runs of n, `stride` apart, from k * n on */
     size_t per, parts;              /* groups of a part */
     dl_real share, eps;             /* share: 1 / numbers of a group */
-    bool by_row;
+    bool by_row, has_moments;
     const dl_real *dy, *x, *w, *b;
     dl_real *y, *saved, *sums, *partial; /* saved: mean, 1 / sqrt(var + eps), by channels also var: a row each */
 } dl__groups;
@@ -6921,6 +6946,7 @@ static dl__groups dl__groups_of(const dl_node *n)
     dl__groups q;
     memset(&q, 0, sizeof q);
     q.by_row = (n->i[3] & DL__BY_ROW) != 0;
+    q.has_moments = (n->i[3] & DL__HAS_MOMENTS) != 0;
     q.groups = (size_t)(q.by_row ? n->i[0] : n->i[1]);
     q.runs = q.by_row ? 1 : (size_t)n->i[0];
     q.n = (size_t)n->i[2];
@@ -6938,9 +6964,12 @@ static void dl__norm_part(const dl_run_args *r, size_t part)
 {
     const dl__groups *q = (const dl__groups *)r->user;
     for (size_t k = part * q->per; k < DL__MIN(q->groups, (part + 1) * q->per); k++) {
-        dl_real m[3];
-        DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
-        for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) q->saved[i * q->groups + k] = m[i];
+        dl_real m[3], *saved = q->saved + k;
+        if (q->has_moments) m[0] = saved[0], m[1] = saved[q->groups];
+        else {
+            DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
+            for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) saved[i * q->groups] = m[i];
+        }
         if (q->by_row) {
             DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, m[0], m[1], q->w, q->b));
             dl__finished(r, k * q->n, q->n);
@@ -7049,6 +7078,30 @@ static const dl_op dl__norm_back_op = { "norm_back", DL_OP_FINISHES, NULL, dl__n
     dl__norm_back_scratch, NULL };
 static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
     NULL };
+
+/* The value of batch_norm, or of one elementwise operation on it, made again for the backward pass. What it is made of, x and the
+   moments, is there for the gradient of x; so the value need not lie in memory from the forward pass on. A pass over x is little beside
+   the convolution that reads the value. ResNets get by with three quarters of the memory. */
+static void dl__norm_again(dl_context *ctx, dl_node *n)
+{
+    bool norm = n->op == &dl__batch_norm_op, behind = n->op->flags & DL_OP_ELEMENTWISE && n->n_in == 1;
+    dl_index i[4];
+    if (!norm && !(behind && n->in[0]->op == &dl__batch_norm_op)) return;
+    if (n->again || n->id < ctx->done || !(n->flags & DL__REQUIRES) || n->flags & DL__KEPT || ctx->config.eager ||
+        n->numel < DLTRAIN_TILE)
+        return;
+    if (behind) dl__norm_again(ctx, n->in[0]);
+    dl__extra e = dl__with(n->n_i, n->i);
+    dl_shape s = dl__shape(n);
+    if (norm) {
+        memcpy(i, n->i, sizeof i);
+        i[3] |= DL__HAS_MOMENTS;
+        e.i = i;
+    }
+    memcpy(e.f, n->f, sizeof e.f);
+    e.counter = n->counter;
+    n->again = dl__record(ctx, n->op, n->n_in, n->in, n->dtype, &s, &e).node;
+}
 
 /* i: sizes and by row or not; `saved` takes the node of the moments. */
 static dl_tensor dl__norm(const dl_op *op, dl_tensor x, dl_tensor w, dl_tensor b, dl_index *i, float eps, dl_tensor *saved)
@@ -7216,7 +7269,10 @@ static dl_tensor dl__batch_norm(
     if (size[2] == 1) { /* the vectors lie across the channels */
         y = dl__normalise(dl_reshape(x, DL_SHAPE(size[0], c)), &dims, 1, eps, m);
         y = dl_reshape(dl__scale_shift(y, w, b, DL_SHAPE(c)), whole);
-    } else y = dl__norm(&dl__batch_norm_op, x, w, b, size, eps, &saved);
+    } else {
+        y = dl__norm(&dl__batch_norm_op, x, w, b, size, eps, &saved);
+        ctx->remake = dl__norm_again;
+    }
     for (int k = 0; k < 2 && ctx->training && per > 1; k++) { /* an empty batch leaves the statistics */
         int row = 2 * k; /* of the moments */
         if (!track[k].ctx) continue;
@@ -8246,7 +8302,9 @@ DL_API bool dl_backward_ex(dl_tensor loss, const dl_backward_desc *desc)
     size_t count = desc && ctx->replica ? desc->count : 0;
     float scale = (desc && desc->scale != 0 ? desc->scale : 1) * (count ? (float)count : 1);
     bool recording = dl_set_grad(ctx, false);
+    ctx->ending = !(desc && desc->retain);
     bool ok = dl__differentiate(ctx, node->id, dl_full(ctx, dl__shape(node), scale), reach, grad, true);
+    ctx->ending = false;
     dl_set_grad(ctx, recording);
     if (!ok || ctx->failed) return dl__no_gradients(ctx, from);
     any = false;
@@ -9207,6 +9265,7 @@ DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, 
         return dl_fail(ctx, "dl_embedding: %td rows of width %td; both must be positive", rows, width), dl__none();
     dl_param_desc d = dl__uniform_param(DL_SHAPE(rows, width), 1);
     d.init = DL_INIT_NORMAL;
+    ctx->normal = dl__normal;
     dl_tensor w = dl__parameter(ctx, "embedding", name, "weight", &d);
     return w.ctx ? dl__embed("embedding", DL__WHO_EMBEDDING, w, index) : dl__none();
 }

@@ -173,6 +173,54 @@ static void a_block_of_the_measured_size_is_enough(void)
     }
 }
 
+enum { LAYERS = 9 };
+/* Convolutions of [4,8,16,16], each followed by batch_norm and an activation. The weights' hash after a step; *work:
+   the most bytes of values. `keep`: the activations stay readable. */
+static uint64_t blocks(dl_tensor (*activation)(dl_tensor x), bool retain, bool keep, size_t *work)
+{
+    dl_config c;
+    dl_backward_desc how;
+    dl_tensor kept[LAYERS];
+    memset(&c, 0, sizeof c);
+    memset(&how, 0, sizeof how);
+    c.seed = 7;
+    c.threads = 1;
+    how.retain = retain;
+    dl_context *ctx = dl_create(&c);
+    dl_optimizer *opt = net_momentum(ctx);
+    dl_tensor x = net_input(ctx, DL_SHAPE(4, 8, 16, 16), 1);
+    for (int i = 0; i < LAYERS; i++) {
+        char conv[] = "conv0", norm[] = "norm0";
+        conv[4] = norm[4] = (char)('0' + i);
+        x = kept[i] = activation(dl_batch_norm(net_conv(x, conv, 8, 1), norm, NULL));
+        if (keep) dl_keep(x);
+    }
+    dl_tensor loss = dl_mean(dl_square(x));
+    dl_backward_ex(loss, &how);
+    for (int i = 0; keep && i < LAYERS; i++) CHECK(dl_data(kept[i]), "a kept value: %s", dl_error(ctx));
+    *work = dl_memory_used(ctx).work;
+    dl_end(ctx);
+    dl_step(opt);
+    CHECK(!dl_failed(ctx), "%s", dl_error(ctx));
+    uint64_t hash = net_hash(ctx);
+    dl_destroy(ctx);
+    return hash;
+}
+
+/* Of a convolution, batch_norm and an activation only the convolution's output lies in memory until the backward pass. */
+static void activations_of_batch_norm_are_made_again(void)
+{
+    static const struct { const char *name; dl_tensor (*f)(dl_tensor x); } activation[] = { { "relu", dl_relu }, { "silu", dl_silu } };
+    const size_t value = 4 * 8 * 16 * 16 * sizeof(dl_real);
+    for (size_t i = 0; i < sizeof activation / sizeof *activation; i++) {
+        size_t work, all, kept;
+        uint64_t hash = blocks(activation[i].f, false, false, &work);
+        CHECK(work < (LAYERS + 6) * value, "%s: %zu bytes, %zu a value", activation[i].name, work, value);
+        CHECK(blocks(activation[i].f, true, false, &all) == hash, "%s: another result when nothing is made again", activation[i].name);
+        CHECK(blocks(activation[i].f, false, true, &kept) == hash, "%s: another result with kept values", activation[i].name);
+    }
+}
+
 int main(void)
 {
     RUN(no_malloc_after_the_first_step);
@@ -180,5 +228,6 @@ int main(void)
     RUN(goes_on_after_a_failure);
     RUN(measure_equals_use);
     RUN(a_block_of_the_measured_size_is_enough);
+    RUN(activations_of_batch_norm_are_made_again);
     return REPORT();
 }
