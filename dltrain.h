@@ -2600,14 +2600,11 @@ static dl_index dl__attention_rows(const dl__attention *t)
 enum {
     DL__ATT_K,       /* k', packed */
     DL__ATT_V,       /* v, packed; in the gradient v' */
-    DL__ATT_Q,       /* q of the block */
-    DL__ATT_P,       /* its scores, then probabilities */
-    DL__ATT_Y,       /* its results; in the gradient its dq */
+    DL__ATT_P,       /* scores of a block of queries, then probabilities */
+    DL__ATT_Y,       /* results of the block that are not written in place; in the gradient dq */
     DL__ATT_FORWARD, /* the rest is the gradient's */
     DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
-    DL__ATT_DY,      /* dy of the block */
     DL__ATT_DP,      /* gradients of probabilities, then of scores */
-    DL__ATT_PRODUCT, /* a row of products */
     DL__ATT_PACKED,  /* dy of the block packed, then q */
     DL__ATT_DK,      /* the chains of dk and dv over a block of DL__KB rows, and where there are several their totals */
     DL__ATT_DV,
@@ -2616,7 +2613,10 @@ enum {
     DL__ATT_PARTS
 };
 enum { DL__FIRST, DL__ADDED, DL__CHAINED };
-enum { DL__SPARE = 64 }; /* what a tile of any level may hang over */
+enum { DL__SPARE = 64 }; /* what a tile of any level may hang over, and a block of lanes */
+
+/* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
+static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
 
 /* Offsets of the parts, and behind them the size of all. */
 static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
@@ -2625,42 +2625,21 @@ static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL
            rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
     size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
     size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
-    size[DL__ATT_Q] = rows * e;
-    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (s + DL__SPARE);
+    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
     size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
-    size[DL__ATT_DY] = rows * f;
-    size[DL__ATT_PRODUCT] = s;
     size[DL__ATT_DK_TOTAL] = totals * s * e;
     size[DL__ATT_DV_TOTAL] = totals * s * f;
     at[0] = 0;
     for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
 }
 
-/* Packs x [rows, columns] in panels of `width` columns, +0 behind the last. */
-DL__HOT static void dl__pack_panels(
-    const dl_real *x, dl_index row, dl_index column, dl_index rows, dl_index columns, dl_index width, dl_real *dst)
-{
-    for (dl_index j = 0; j < columns; j += width, x += width * column, dst += rows * width) {
-        dl_index n = DL__MIN(width, columns - j);
-        if (n < width) memset(dst, 0, sizeof *dst * (size_t)(rows * width));
-        if (column == 1)
-            for (dl_index i = 0; i < rows; i++) memcpy(dst + i * width, x + i * row, sizeof *dst * (size_t)n);
-        else
-            for (dl_index i0 = 0, end; i0 < rows; i0 = end) { /* a few rows at a time: what they touch stays in the cache */
-                end = DL__MIN(rows, i0 + DL__PACK);
-                for (dl_index k = 0; k < n; k++)
-                    for (dl_index i = i0; i < end; i++) dst[i * width + k] = x[i * row + k * column];
-            }
-    }
-}
-
 static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
-    dl_index column, dl_index rows, dl_index columns)
+    dl_index rows, dl_index columns)
 {
     for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
-        if (dst_column == 1 && column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
+        if (dst_column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
         else
-            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j * column];
+            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j];
 }
 
 /* ---- the levels ----
@@ -2678,6 +2657,8 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #include "dltrain.h"
 #undef DL__LEVEL
 #define DL__AVX512_products_of ~, avx512
+#define DL__AVX512_attention ~, avx512
+#define DL__AVX512_attention_back ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
 #define DL__AVX512_ew_exp ~, avx512
@@ -2762,6 +2743,8 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_NEG(a) _mm256_xor_ps(a, _mm256_set1_ps(-0.0f))
 #define E_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define E_SQRT(a) _mm256_sqrt_ps(a)
+#define E_MAX(a, b) _mm256_max_ps(a, b)
+#define E_MIN(a, b) _mm256_min_ps(a, b)
 #define E_LT(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define E_LE(a, b) _mm256_cmp_ps(a, b, _CMP_LE_OQ)
 #define E_GT(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
@@ -2802,6 +2785,8 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_NEG(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
 #define E_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define E_SQRT(a) _mm512_maskz_sqrt_ps(E_MASK(16), a) /* gcc 12 warns of its own header without the mask, which goes away */
+#define E_MAX(a, b) _mm512_maskz_max_ps(E_MASK(16), a, b)
+#define E_MIN(a, b) _mm512_maskz_min_ps(E_MASK(16), a, b)
 #define E_LT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define E_LE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
 #define E_GT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
@@ -2881,7 +2866,11 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #endif
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
-#define E_LEAST(a, c) E_SEL(E_LT(a, E_K(c)), E_K(c), a)
+#ifndef E_MAX /* b where a or b is NaN */
+#define E_MAX(a, b) E_SEL(E_GT(a, b), a, b)
+#define E_MIN(a, b) E_SEL(E_LT(a, b), a, b)
+#endif
+#define E_LEAST(a, c) E_MAX(E_K(c), a)
 #define E_ABS(a) E_SEL(E_LT(a, E_K(0)), E_NEG(a), E_ADD(a, E_K(0)))
 
 /* ---- elementary functions ---- */
@@ -2898,7 +2887,7 @@ E_IN E_V DL__K(exp_tail)(E_V r)
 
 E_IN E_V DL__K(exp)(E_V x)
 {
-    x = E_SEL(E_GT(x, E_K(89)), E_K(89), E_SEL(E_LT(x, E_K(-104)), E_K(-104), x)); /* NaN stays */
+    x = E_MIN(E_K(89), E_MAX(E_K(-104), x)); /* NaN stays */
     E_V t = E_FMA(x, E_K(1.44269504f), E_K(12582912.0f)),
         n = E_SUB(t, E_K(12582912.0f)); /* nearest whole number, in t's low bits too */
     E_V r = E_FMA(n, E_K(-0.693359375f), x);
@@ -3691,59 +3680,91 @@ E_FN void DL__K(strips)(dl_index m, dl_index n, dl_index kk, const dl_real *a, d
                     c + i * stride + j, stride, m - i, chained ? DL__CHAINED : k ? DL__ADDED : DL__FIRST);
 }
 
-/* How many keys row l of the queries sees, and how many its block works on. */
+/* How many keys row l of the queries sees. */
 E_IN dl_index DL__K(seen)(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
+
+/* dst [m,n] = a [m,k] b [k,n], b packed: in place, or by way of `own` where a tile would hang over. */
+E_FN void DL__K(strips_to)(const dl__matrix *to, dl_real *dst, dl_index m, dl_index n, dl_index kk, const dl_real *a,
+    dl_index row, const dl_real *b, dl_index height, dl_real *own)
+{
+    enum { NR = E_NV * E_W };
+    bool in_place = to->column == 1 && n % NR == 0;
+    dl_index stride = in_place ? to->row : (n + NR - 1) / NR * NR;
+    DL__K(strips)(m, n, kk, a, row, 1, b, height, in_place ? dst : own, stride, false, n);
+    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, stride, m, n);
+}
+
+/* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
+E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
+{
+    for (dl_index end = (n + DL__LANES - 1) / DL__LANES * DL__LANES; n < end; n += E_W) E_STORE(x + n, E_K(0));
+}
+
+/* A row of n scores becomes probabilities; zeros behind them. */
+E_FN void DL__K(softmax_scores)(dl_real *x, dl_index n)
+{
+    dl_real lane[E_W];
+    E_V top = E_K(-HUGE_VALF);
+    E_STORE(x + n, top);
+    for (dl_index j = 0; j < n; j += E_W) top = E_MAX(E_LOAD(x + j), top); /* may miss a NaN, which the sum does not */
+    E_STORE(lane, top);
+    for (int h = E_W / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) lane[l] = DL__MAX(lane[l], lane[l + h]);
+    top = E_K(lane[0]);
+    for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_EXP(E_SUB(E_LOAD(x + j), top)));
+    DL__K(clear_row)(x, n);
+    E_V sum = E_K(DL__K(sum)(x, (size_t)((n + DL__LANES - 1) / DL__LANES * DL__LANES)));
+    for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), sum));
+    E_STORE(x + n, E_K(0));
+}
 
 /* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
 E_FN void DL__K(probabilities)(const dl__attention *t, const dl_real *q, const dl_real *k, const dl_real *mask, dl_index l0,
     dl_index rows, dl_index n, dl_real *p, dl_index stride)
 {
-    DL__K(strips)(rows, n, t->e, q, t->e, 1, k, t->e, p, stride, false, t->causal ? l0 : n);
+    DL__K(strips)(
+        rows, n, t->e, q + l0 * t->q.row, t->q.row, t->q.column, k, t->e, p, stride, false, t->causal ? l0 : n);
     for (dl_index i = 0; i < rows; i++, p += stride) {
         dl_index seen = DL__K(seen)(t, l0 + i);
         for (dl_index j = 0; j < seen; j += E_W) E_STORE(p + j, E_MULS(E_LOAD(p + j), t->scale));
         for (dl_index j = 0; mask && j < seen; j++) p[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-        DL__K(softmax_row)(p, p, (size_t)seen);
-        memset(p + seen, 0, sizeof *p * (size_t)(n - seen));
+        DL__K(softmax_scores)(p, seen);
     }
 }
 
 /* Part of a batch: DL__KB rows of queries. */
 E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch)
 {
-    enum { NR = E_NV * E_W };
     dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
              end = DL__MIN(t->l, l0 + DL__KB), keys = DL__K(seen)(t, end - 1), block = dl__attention_rows(t),
-             wide = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
+             stride = dl__attention_stride(keys);
     const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
                   *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
     dl_real *y = dl__matrix_at(t, &t->y, batch);
     size_t at[DL__ATT_PARTS + 1];
     dl__attention_layout(t, false, at);
-    dl_real *qs = scratch + at[DL__ATT_Q], *p = scratch + at[DL__ATT_P], *ys = scratch + at[DL__ATT_Y];
-    dl__pack_panels(k, t->k.column, t->k.row, t->e, keys, NR, scratch + at[DL__ATT_K]);
-    dl__pack_panels(v, t->v.row, t->v.column, keys, t->f, NR, scratch + at[DL__ATT_V]);
+    dl_real *p = scratch + at[DL__ATT_P];
+    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    DL__K(pack)(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
     for (; l0 < end; l0 += block) {
         dl_index rows = DL__MIN(block, end - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        dl__copy_rows(qs, t->e, 1, q + l0 * t->q.row, t->q.row, t->q.column, rows, t->e);
-        DL__K(probabilities)(t, qs, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
-        DL__K(strips)(rows, t->f, n, p, stride, 1, scratch + at[DL__ATT_V], keys, ys, wide, false, t->f);
-        dl__copy_rows(y + l0 * t->y.row, t->y.row, t->y.column, ys, wide, 1, rows, t->f);
+        DL__K(probabilities)(t, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        DL__K(strips_to)(&t->y, y + l0 * t->y.row, rows, t->f, n, p, stride, scratch + at[DL__ATT_V], keys,
+            scratch + at[DL__ATT_Y]);
     }
 }
 
-/* dp becomes the gradient of the scores: p (dp - sum(dp p)), times the scale; +0 up to n. `product` is a row of scratch. */
+/* dp becomes the gradient of the scores: p (dp - sum(dp p)), times the scale; +0 behind a row. */
 E_FN void DL__K(scores_back)(
-    const dl__attention *t, dl_index l0, dl_index rows, dl_index n, const dl_real *p, dl_real *dp, dl_index stride,
-    dl_real *product)
+    const dl__attention *t, dl_index l0, dl_index rows, const dl_real *p, dl_real *dp, dl_index stride)
 {
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
-        dl_index seen = DL__K(seen)(t, l0 + i);
-        for (dl_index j = 0; j < seen; j += E_W) E_STORE(product + j, E_MUL(E_LOAD(dp + j), E_LOAD(p + j)));
-        E_V sum = E_K(DL__K(sum)(product, (size_t)seen));
-        for (dl_index j = 0; j < seen; j += E_W)
+        dl_index n = DL__K(seen)(t, l0 + i), whole = (n + DL__LANES - 1) / DL__LANES * DL__LANES;
+        DL__K(clear_row)(dp, n);
+        E_V sum = E_K(DL__K(sum_terms)(DL__SUM_PRODUCTS, dp, p, 1, (size_t)whole, (size_t)whole, 0, 1));
+        for (dl_index j = 0; j < n; j += E_W)
             E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), sum)), t->scale));
-        memset(dp + seen, 0, sizeof *dp * (size_t)(n - seen));
+        E_STORE(dp + n, E_K(0));
     }
 }
 
@@ -3760,39 +3781,36 @@ E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *s
 {
     enum { NR = E_NV * E_W };
     dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t);
-    dl_index e = (t->e + NR - 1) / NR * NR, f = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
+    dl_index e = (t->e + NR - 1) / NR * NR, f = (t->f + NR - 1) / NR * NR, stride = dl__attention_stride(keys);
     const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
                   *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
     size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
     dl__attention_layout(t, true, at);
-    dl_real *qs = scratch + at[DL__ATT_Q], *dys = scratch + at[DL__ATT_DY], *p = scratch + at[DL__ATT_P],
-            *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED], *dqs = scratch + at[DL__ATT_Y],
+    dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
             *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
             *dv_total = scratch + at[DL__ATT_DV_TOTAL];
-    dl__pack_panels(k, t->k.column, t->k.row, t->e, keys, NR, scratch + at[DL__ATT_K]);
-    dl__pack_panels(v, t->v.column, t->v.row, t->f, keys, NR, scratch + at[DL__ATT_V]);
-    if (t->dq.base) dl__pack_panels(k, t->k.row, t->k.column, keys, t->e, NR, scratch + at[DL__ATT_KEYS]);
+    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    DL__K(pack)(v, t->v.row, t->v.column, keys, t->f, scratch + at[DL__ATT_V]);
+    if (t->dq.base) DL__K(pack)(k, t->k.column, t->k.row, t->e, keys, scratch + at[DL__ATT_KEYS]);
     memset(dk, 0, all_k * sizeof *dk);
     memset(dv, 0, all_v * sizeof *dv);
     for (dl_index l0 = 0; l0 < t->l; l0 += block) {
         dl_index rows = DL__MIN(block, t->l - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        dl__copy_rows(qs, t->e, 1, q + l0 * t->q.row, t->q.row, t->q.column, rows, t->e);
-        dl__copy_rows(dys, t->f, 1, dy + l0 * t->y.row, t->y.row, t->y.column, rows, t->f);
-        DL__K(probabilities)(t, qs, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        DL__K(probabilities)(t, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
         if (t->dv.base) {
-            dl__pack_panels(dys, t->f, 1, rows, t->f, NR, packed);
+            DL__K(pack)(dy + l0 * t->y.row, t->y.column, t->y.row, t->f, rows, packed);
             DL__K(strips)(n, t->f, rows, p, 1, stride, packed, rows, dv, f, true, t->f);
         }
         if (t->dq.base || t->dk.base) {
-            DL__K(strips)(rows, n, t->f, dys, t->f, 1, scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
-            DL__K(scores_back)(t, l0, rows, n, p, dp, stride, scratch + at[DL__ATT_PRODUCT]);
+            DL__K(strips)(rows, n, t->f, dy + l0 * t->y.row, t->y.row, t->y.column, scratch + at[DL__ATT_V], t->f, dp, stride,
+                false, t->causal ? l0 : n);
+            DL__K(scores_back)(t, l0, rows, p, dp, stride);
         }
-        if (t->dq.base) {
-            DL__K(strips)(rows, t->e, n, dp, stride, 1, scratch + at[DL__ATT_KEYS], keys, dqs, e, false, t->e);
-            dl__copy_rows(dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, t->dq.row, t->dq.column, dqs, e, 1, rows, t->e);
-        }
+        if (t->dq.base)
+            DL__K(strips_to)(&t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, stride,
+                scratch + at[DL__ATT_KEYS], keys, scratch + at[DL__ATT_Y]);
         if (t->dk.base) {
-            dl__pack_panels(qs, t->e, 1, rows, t->e, NR, packed);
+            DL__K(pack)(q + l0 * t->q.row, t->q.column, t->q.row, t->e, rows, packed);
             DL__K(strips)(n, t->e, rows, dp, 1, stride, packed, rows, dk, e, true, t->e);
         }
         if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
@@ -3801,10 +3819,8 @@ E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *s
         }
     }
     if (t->l > DL__KB) dk = dk_total, dv = dv_total;
-    if (t->dk.base)
-        dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, 1, t->s, t->e);
-    if (t->dv.base)
-        dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, 1, t->s, t->f);
+    if (t->dk.base) dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, t->s, t->e);
+    if (t->dv.base) dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, t->s, t->f);
 }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -3894,7 +3910,9 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_LOG1P
 #undef E_LT
 #undef E_MASK
+#undef E_MAX
 #undef E_MC
+#undef E_MIN
 #undef E_MR
 #undef E_MUL
 #undef E_MULS
