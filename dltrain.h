@@ -2589,9 +2589,10 @@ static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_in
 /* Rows of queries that are worked on at a time, a divisor of DL__KB: their scores stay in the cache. A causal block leaves
    out the keys behind its last row, so that a row counts products with a probability of 0 up to the end of its block: the
    bits depend on the shape. */
+enum { DL__ATT_ROWS = 64 };
 static dl_index dl__attention_rows(const dl__attention *t)
 {
-    dl_index rows = t->causal ? 32 : 64;
+    dl_index rows = t->causal ? DL__ATT_ROWS / 2 : DL__ATT_ROWS;
     while (rows > 8 && rows * t->s > 65536) rows /= 2;
     return rows;
 }
@@ -3694,28 +3695,49 @@ E_FN void DL__K(strips_to)(const dl__matrix *to, dl_real *dst, dl_index m, dl_in
     if (!in_place) dl__copy_rows(dst, to->row, to->column, own, stride, m, n);
 }
 
-/* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
-E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
+/* Asks for rows of a matrix all at once: they lie apart, and would be waited for one by one. */
+E_IN void DL__K(fetch)(const dl__matrix *m, const dl_real *x, dl_index rows, dl_index n)
 {
-    for (dl_index end = (n + DL__LANES - 1) / DL__LANES * DL__LANES; n < end; n += E_W) E_STORE(x + n, E_K(0));
+    for (dl_index i = 0; m->column == 1 && i < rows; i++)
+        for (dl_index j = 0; j < n; j += 64 / (dl_index)sizeof *x) DL__PREFETCH(x + i * m->row + j);
 }
 
-/* A row of n scores becomes probabilities; zeros behind them. */
-E_FN void DL__K(softmax_scores)(dl_real *x, dl_index n)
+/* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
+E_IN size_t DL__K(whole)(dl_index n) { return ((size_t)n + DL__LANES - 1) / DL__LANES * DL__LANES; }
+E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
 {
-    dl_real lane[E_W];
-    E_V top = E_K(-HUGE_VALF);
-    E_STORE(x + n, top);
-    for (dl_index j = 0; j < n; j += E_W) top = E_MAX(E_LOAD(x + j), top); /* may miss a NaN, which the sum does not */
-    E_STORE(lane, top);
-    for (int h = E_W / 2; h; h /= 2)
-        for (int l = 0; l < h; l++) lane[l] = DL__MAX(lane[l], lane[l + h]);
-    top = E_K(lane[0]);
-    for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_EXP(E_SUB(E_LOAD(x + j), top)));
-    DL__K(clear_row)(x, n);
-    E_V sum = E_K(DL__K(sum)(x, (size_t)((n + DL__LANES - 1) / DL__LANES * DL__LANES)));
-    for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), sum));
-    E_STORE(x + n, E_K(0));
+    for (dl_index end = (dl_index)DL__K(whole)(n); n < end; n += E_W) E_STORE(x + n, E_K(0));
+}
+
+/* Rows of scores become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
+   begins, so that the chains within rows overlap. */
+E_FN void DL__K(softmax_scores)(const dl__attention *t, dl_index l0, dl_index rows, dl_real *p, dl_index stride)
+{
+    dl_real top[DL__ATT_ROWS], sum[DL__ATT_ROWS];
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride, lane[E_W];
+        dl_index n = DL__K(seen)(t, l0 + i);
+        E_V most = E_K(-HUGE_VALF);
+        E_STORE(x + n, most);
+        for (dl_index j = 0; j < n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
+        E_STORE(lane, most);
+        for (int h = E_W / 2; h; h /= 2)
+            for (int l = 0; l < h; l++) lane[l] = DL__MAX(lane[l], lane[l + h]);
+        top[i] = lane[0];
+    }
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride;
+        dl_index n = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_EXP(E_SUB(E_LOAD(x + j), E_K(top[i]))));
+        DL__K(clear_row)(x, n);
+    }
+    for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(DL__K(seen)(t, l0 + i)));
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride;
+        dl_index n = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
+        E_STORE(x + n, E_K(0));
+    }
 }
 
 /* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
@@ -3724,12 +3746,13 @@ E_FN void DL__K(probabilities)(const dl__attention *t, const dl_real *q, const d
 {
     DL__K(strips)(
         rows, n, t->e, q + l0 * t->q.row, t->q.row, t->q.column, k, t->e, p, stride, false, t->causal ? l0 : n);
-    for (dl_index i = 0; i < rows; i++, p += stride) {
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride;
         dl_index seen = DL__K(seen)(t, l0 + i);
-        for (dl_index j = 0; j < seen; j += E_W) E_STORE(p + j, E_MULS(E_LOAD(p + j), t->scale));
-        for (dl_index j = 0; mask && j < seen; j++) p[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-        DL__K(softmax_scores)(p, seen);
+        for (dl_index j = 0; j < seen; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
+        for (dl_index j = 0; mask && j < seen; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
     }
+    DL__K(softmax_scores)(t, l0, rows, p, stride);
 }
 
 /* Part of a batch: DL__KB rows of queries. */
@@ -3744,6 +3767,9 @@ E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch
     size_t at[DL__ATT_PARTS + 1];
     dl__attention_layout(t, false, at);
     dl_real *p = scratch + at[DL__ATT_P];
+    DL__K(fetch)(&t->k, k, keys, t->e);
+    DL__K(fetch)(&t->v, v, keys, t->f);
+    DL__K(fetch)(&t->q, q + l0 * t->q.row, end - l0, t->e);
     DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
     DL__K(pack)(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
     for (; l0 < end; l0 += block) {
@@ -3758,12 +3784,16 @@ E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch
 E_FN void DL__K(scores_back)(
     const dl__attention *t, dl_index l0, dl_index rows, const dl_real *p, dl_real *dp, dl_index stride)
 {
+    dl_real sum[DL__ATT_ROWS];
+    for (dl_index i = 0; i < rows; i++) {
+        dl_index at = i * stride, n = DL__K(seen)(t, l0 + i);
+        DL__K(clear_row)(dp + at, n);
+        sum[i] = DL__K(sum_terms)(DL__SUM_PRODUCTS, dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
+    }
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
-        dl_index n = DL__K(seen)(t, l0 + i), whole = (n + DL__LANES - 1) / DL__LANES * DL__LANES;
-        DL__K(clear_row)(dp, n);
-        E_V sum = E_K(DL__K(sum_terms)(DL__SUM_PRODUCTS, dp, p, 1, (size_t)whole, (size_t)whole, 0, 1));
+        dl_index n = DL__K(seen)(t, l0 + i);
         for (dl_index j = 0; j < n; j += E_W)
-            E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), sum)), t->scale));
+            E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale));
         E_STORE(dp + n, E_K(0));
     }
 }
@@ -3789,6 +3819,10 @@ E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *s
     dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
             *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
             *dv_total = scratch + at[DL__ATT_DV_TOTAL];
+    DL__K(fetch)(&t->k, k, keys, t->e);
+    DL__K(fetch)(&t->v, v, keys, t->f);
+    DL__K(fetch)(&t->q, q, t->l, t->e);
+    DL__K(fetch)(&t->y, dy, t->l, t->f);
     DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
     DL__K(pack)(v, t->v.row, t->v.column, keys, t->f, scratch + at[DL__ATT_V]);
     if (t->dq.base) DL__K(pack)(k, t->k.column, t->k.row, t->e, keys, scratch + at[DL__ATT_KEYS]);
