@@ -2703,6 +2703,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_MUL(a, b) ((a) * (b))
 #define E_DIV(a, b) ((a) / (b))
 #define E_NEG(a) (-(a))
+#define E_ABS(a) ((a) < 0 ? -(a) : (a) + 0)
 #define E_FMA(a, b, c) dl__fma(a, b, c)
 #define E_SQRT(a) dl__sqrt(a)
 #define E_LT(a, b) ((a) < (b))
@@ -2742,6 +2743,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_MUL(a, b) _mm256_mul_ps(a, b)
 #define E_DIV(a, b) _mm256_div_ps(a, b)
 #define E_NEG(a) _mm256_xor_ps(a, _mm256_set1_ps(-0.0f))
+#define E_ABS(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define E_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define E_SQRT(a) _mm256_sqrt_ps(a)
 #define E_MAX(a, b) _mm256_max_ps(a, b)
@@ -2784,6 +2786,7 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_MUL(a, b) _mm512_mul_ps(a, b)
 #define E_DIV(a, b) _mm512_div_ps(a, b)
 #define E_NEG(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
+#define E_ABS(a) _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a)
 #define E_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define E_SQRT(a) _mm512_maskz_sqrt_ps(E_MASK(16), a) /* gcc 12 warns of its own header without the mask, which goes away */
 #define E_MAX(a, b) _mm512_maskz_max_ps(E_MASK(16), a, b)
@@ -2824,6 +2827,7 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_MUL(a, b) vmulq_f32(a, b)
 #define E_DIV(a, b) vdivq_f32(a, b)
 #define E_NEG(a) vnegq_f32(a)
+#define E_ABS(a) vabsq_f32(a)
 #define E_FMA(a, b, c) vfmaq_f32(c, a, b)
 #define E_SQRT(a) vsqrtq_f32(a)
 #define E_LT(a, b) vcltq_f32(a, b)
@@ -2872,7 +2876,6 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #define E_MIN(a, b) E_SEL(E_LT(a, b), a, b)
 #endif
 #define E_LEAST(a, c) E_MAX(E_K(c), a)
-#define E_ABS(a) E_SEL(E_LT(a, E_K(0)), E_NEG(a), E_ADD(a, E_K(0)))
 
 /* ---- elementary functions ---- */
 #if DL__REAL_IS_FLOAT
@@ -3052,39 +3055,42 @@ E_FN DL__NOINLINE void DL__K(ew_rest)(const dl_run_args *r, size_t done, void (*
     memcpy((dl_real *)r->out + done, copy[3], bytes);
 }
 #define E_REST(name) \
-    if (i < r->n) DL__K(ew_rest)(r, i, DL__K(ew_##name));
+    if (i < n) DL__K(ew_rest)(r, i, DL__K(ew_##name));
 #else
 #define E_REST(name)
 #endif
 #define E_ROW_OF(name, prepare, load, value) \
     E_FN void DL__K(ew_##name)(const dl_run_args *r) \
     { \
-        size_t i = 0; \
+        size_t i = 0, n = r->n; \
+        dl_real *out = (dl_real *)r->out; \
         prepare \
-        for (; i + E_W <= r->n; i += E_W) { \
+        for (; i + E_W <= n; i += E_W) { \
             load \
-            E_STORE((dl_real *)r->out + i, value); \
+            E_STORE(out + i, value); \
         } \
         E_REST(name) \
     }
-#define E_LOAD_OF(k) E_LOAD((const dl_real *)r->in[k] + i)
-#define E_LOAD1 E_V X = E_LOAD_OF(0);
-#define E_LOAD2 E_V X = E_LOAD_OF(0), Z = E_LOAD_OF(1);
-#define E_LOAD3 E_V C = E_LOAD_OF(0), X = E_LOAD_OF(1), Z = E_LOAD_OF(2);
+#define E_FROM1 const dl_real *in0 = (const dl_real *)r->in[0];
+#define E_FROM2 const dl_real *in1 = (const dl_real *)r->in[1]; E_FROM1
+#define E_FROM3 const dl_real *in2 = (const dl_real *)r->in[2]; E_FROM2
+#define E_LOAD1 E_V X = E_LOAD(in0 + i);
+#define E_LOAD2 E_V X = E_LOAD(in0 + i), Z = E_LOAD(in1 + i);
+#define E_LOAD3 E_V C = E_LOAD(in0 + i), X = E_LOAD(in1 + i), Z = E_LOAD(in2 + i);
 #define E_SCALARS E_V a = E_K(r->node->f[0]), b = E_K(r->node->f[1]); (void)a; (void)b;
-#define E_ROW(name, forward, derivative) E_ROW_OF(name, , E_LOAD1, forward)
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_FROM1, E_LOAD1, forward)
 DL__UNARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_SCALARS, E_LOAD1, forward)
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_FROM1 E_SCALARS, E_LOAD1, forward)
 DL__SCALED_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, dx, dz) E_ROW_OF(name, , E_LOAD2, forward)
+#define E_ROW(name, forward, dx, dz) E_ROW_OF(name, E_FROM2, E_LOAD2, forward)
 DL__BINARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward) E_ROW_OF(name, , E_LOAD2, E_ONE(forward))
+#define E_ROW(name, forward) E_ROW_OF(name, E_FROM2, E_LOAD2, E_ONE(forward))
 DL__COMPARE_ROWS(E_ROW)
 #undef E_ROW
-E_ROW_OF(where, , E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
+E_ROW_OF(where, E_FROM3, E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
 
 /* dst += x */
 E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
@@ -3338,8 +3344,23 @@ DL__HOT E_FN void DL__K(normalise_row)(
 DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
     size_t stride, dl_real m, dl_real r)
 {
-    out[0] = DL__K(sum_terms)(DL__SUM, dy, dy, runs, n, stride, 0, 0);
-    out[1] = DL__K(sum_terms)(DL__SUM_PRODUCTS, x, dy, runs, n, stride, m, r);
+    dl__total t, th;
+    E_V vm = E_K(m), vr = E_K(r);
+    if (runs == 1 && n <= DL__CHUNK) {
+        out[0] = DL__K(chunk)(DL__SUM, dy, dy, n, vm, vr);
+        out[1] = DL__K(chunk)(DL__SUM_PRODUCTS, x, dy, n, vm, vr);
+        return;
+    }
+    memset(t.n, 0, sizeof t.n);
+    memset(th.n, 0, sizeof th.n);
+    for (size_t i = 0; i < runs; i++)
+        for (size_t j = 0; j < n; j += DL__CHUNK) { /* what the first sum read is in the cache for the second */
+            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK);
+            DL__K(add_run)(DL__SUM, &t, dy + at, dy + at, some, vm, vr);
+            DL__K(add_run)(DL__SUM_PRODUCTS, &th, x + at, dy + at, some, vm, vr);
+        }
+    out[0] = DL__K(total)(&t);
+    out[1] = DL__K(total)(&th);
 }
 
 /* dx = k ((dy - a) - (x - m) r b) */
@@ -3923,6 +3944,9 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_FMA
 #undef E_FN
 #undef E_FROM
+#undef E_FROM1
+#undef E_FROM2
+#undef E_FROM3
 #undef E_GE
 #undef E_GELU_U
 #undef E_GT
@@ -3939,7 +3963,6 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_LOAD2
 #undef E_LOAD3
 #undef E_LOADN
-#undef E_LOAD_OF
 #undef E_LOG
 #undef E_LOG1P
 #undef E_LT
