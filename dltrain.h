@@ -2722,6 +2722,12 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_SHL(a, n) ((uint32_t)((a) << (n)))
 #define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))
 #define E_TOF(i) ((dl_real)(int32_t)(i))
+#define E_EVENS(a, b) ((void)(b), (a))
+#define E_ODDS(a, b) ((void)(a), (b))
+#define E_UNMIX(a) (a)
+#define E_MIX(a) (a)
+#define E_ZIP_LOW(a, b) ((void)(b), (a))
+#define E_ZIP_HIGH(a, b) ((void)(a), (b))
 #define E_TARGET
 #elif DL__LEVEL == DL__AVX2
 #define DL__K(name) dl__##name##_avx2
@@ -2764,6 +2770,14 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_SHL(a, n) _mm256_slli_epi32(a, n)
 #define E_SAR(a, n) _mm256_srai_epi32(a, n)
 #define E_TOF(i) _mm256_cvtepi32_ps(i)
+/* Every other number of two vectors, in an order of their own: E_UNMIX makes it the common one, E_MIX comes from there, E_ZIP_LOW and
+   E_ZIP_HIGH of evens and odds are the vectors again. */
+#define E_EVENS(a, b) _mm256_shuffle_ps(a, b, 0x88)
+#define E_ODDS(a, b) _mm256_shuffle_ps(a, b, 0xdd)
+#define E_UNMIX(a) _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8))
+#define E_MIX(a) E_UNMIX(a)
+#define E_ZIP_LOW(a, b) _mm256_unpacklo_ps(a, b)
+#define E_ZIP_HIGH(a, b) _mm256_unpackhi_ps(a, b)
 #define E_TARGET DL__TARGET("avx2,fma")
 static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
 #elif DL__LEVEL == DL__AVX512
@@ -2846,6 +2860,12 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_SHL(a, n) vshlq_n_s32(a, n)
 #define E_SAR(a, n) vshrq_n_s32(a, n)
 #define E_TOF(i) vcvtq_f32_s32(i)
+#define E_EVENS(a, b) vuzp1q_f32(a, b)
+#define E_ODDS(a, b) vuzp2q_f32(a, b)
+#define E_UNMIX(a) (a)
+#define E_MIX(a) (a)
+#define E_ZIP_LOW(a, b) vzip1q_f32(a, b)
+#define E_ZIP_HIGH(a, b) vzip2q_f32(a, b)
 #define E_TARGET
 DL__INLINE float32x4_t dl__load_part(const float *p, int n)
 {
@@ -3236,25 +3256,32 @@ DL__HOT E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, si
 }
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
-/* out[j] (+)= sum over r of x[r * stride + j], j < n: rule 6 */
+/* out[j] (+)= sum over r of x[r * stride + j]: rule 6; of `side` vectors side by side, all whole or of n < E_W numbers */
+E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, int side, int n)
+{
+    E_V total[8];
+    for (int v = 0; v < side; v++) total[v] = E_K(0);
+    for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
+        E_V p[8];
+        for (int v = 0; v < side; v++) p[v] = E_K(0);
+        for (size_t r = r0; r < DL__MIN(rows, r0 + DL__KB); r++)
+            for (int v = 0; v < side; v++)
+                p[v] = E_ADD(p[v], n == E_W ? E_LOAD(x + r * stride + v * E_W) : E_LOADN(x + r * stride, n));
+        for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
+    }
+    for (int v = 0; v < side; v++) {
+        dl_real *to = out + v * E_W;
+        if (n == E_W) E_STORE(to, accumulate ? E_ADD(E_LOAD(to), total[v]) : total[v]);
+        else E_STOREN(to, accumulate ? E_ADD(E_LOADN(to, n), total[v]) : total[v], n);
+    }
+}
 E_FN void DL__K(sum_columns)(dl_real *out, const dl_real *x, size_t rows, size_t stride, size_t n, bool accumulate)
 {
+    enum { SIDE = 8 }; /* rows are read by whole cache lines */
     size_t j = 0;
-    for (; j < n; j += E_W) {
-        int k = (int)DL__MIN((size_t)E_W, n - j);
-        E_V total = E_K(0);
-        for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
-            E_V p = E_K(0);
-            size_t end = DL__MIN(rows, r0 + DL__KB);
-            if (k == E_W)
-                for (size_t r = r0; r < end; r++) p = E_ADD(p, E_LOAD(x + r * stride + j));
-            else
-                for (size_t r = r0; r < end; r++) p = E_ADD(p, E_LOADN(x + r * stride + j, k));
-            total = r0 ? E_ADD(total, p) : p;
-        }
-        if (k == E_W) E_STORE(out + j, accumulate ? E_ADD(E_LOAD(out + j), total) : total);
-        else E_STOREN(out + j, accumulate ? E_ADD(E_LOADN(out + j, k), total) : total, k);
-    }
+    for (; j + SIDE * E_W <= n; j += SIDE * E_W) DL__K(sum_side)(out + j, x + j, rows, stride, accumulate, SIDE, E_W);
+    for (; j + E_W <= n; j += E_W) DL__K(sum_side)(out + j, x + j, rows, stride, accumulate, 1, E_W);
+    if (E_W > 1 && j < n) DL__K(sum_side)(out + j, x + j, rows, stride, accumulate, 1, (int)(n - j));
 }
 
 E_FN dl_real DL__K(max)(const dl_real *x, size_t n)
@@ -3401,7 +3428,31 @@ DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z
 }
 
 /* ---- pooling: a row of outputs ---- */
-/* One row of windows of 2 x 2 side by side; rows of x and v are w wide. y = of v where x is greatest */
+/* Windows of 2 x 2 side by side, a and b above c and d; rows of x and v are w wide. y = of v where x is greatest */
+#ifdef E_EVENS
+#define E_WINNER(a, b, of_a, of_b) E_SEL(E_EQ(a, a), E_SEL(E_LE(b, a), of_a, of_b), of_a) /* as dl__winner */
+E_IN E_V DL__K(evens)(const dl_real *x) { return E_EVENS(E_LOAD(x), E_LOAD(x + E_W)); }
+E_IN E_V DL__K(odds)(const dl_real *x) { return E_ODDS(E_LOAD(x), E_LOAD(x + E_W)); }
+E_IN void DL__K(pick_vector)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w)
+{
+    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w);
+    E_V above = E_WINNER(a, b, DL__K(evens)(v), DL__K(odds)(v)), below = E_WINNER(c, d, DL__K(evens)(v + w), DL__K(odds)(v + w));
+    a = E_WINNER(a, b, a, b), c = E_WINNER(c, d, c, d);
+    E_STORE(y, E_UNMIX(E_WINNER(a, c, above, below)));
+}
+/* rows d0 and d1 = dy where x is greatest, else 0 */
+E_IN void DL__K(spread_vector)(dl_real *d0, dl_real *d1, const dl_real *x, const dl_real *dy, dl_index w)
+{
+    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w), g = E_MIX(E_LOAD(dy));
+    E_V above = E_WINNER(a, b, a, b), below = E_WINNER(c, d, c, d), zero = E_K(0);
+    E_V g0 = E_WINNER(above, below, g, zero), g1 = E_WINNER(above, below, zero, g);
+    E_V p = E_WINNER(a, b, g0, zero), q = E_WINNER(a, b, zero, g0);
+    E_STORE(d0, E_ZIP_LOW(p, q));
+    E_STORE(d0 + E_W, E_ZIP_HIGH(p, q));
+    p = E_WINNER(c, d, g1, zero), q = E_WINNER(c, d, zero, g1);
+    E_STORE(d1, E_ZIP_LOW(p, q));
+    E_STORE(d1 + E_W, E_ZIP_HIGH(p, q));
+}
 E_IN void DL__K(pick_some)(
     dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
 {
@@ -3411,7 +3462,6 @@ E_IN void DL__K(pick_some)(
         y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
     }
 }
-/* rows d0 and d1 = dy where x is greatest, else 0 */
 E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1, const dl_real *DL__RESTRICT x,
     const dl_real *DL__RESTRICT dy, dl_index w, int n)
 {
@@ -3424,28 +3474,32 @@ E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1,
     }
 }
 
-/* `rows` of them, of n. Eight or four at a time, so that gcc makes vectors of them; the last overlap those before: rows are short,
-   and one by one the rest took longer than all else. */
+/* `rows` of them, of n. A vector at a time, in shorter rows four, which gcc makes a vector; the last overlap those before: one by
+   one the rest took longer than all else. */
+E_IN dl_index DL__K(window_step)(dl_index n) { return n >= E_W ? E_W : n >= 4 ? 4 : n; }
 DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w, dl_index rows, dl_index n)
 {
+    dl_index step = DL__K(window_step)(n);
     for (; rows--; x += 2 * w, v += 2 * w, y += n)
-        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
-            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
-            if (n >= 8) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 8);
-            else if (n >= 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
+        for (dl_index i = 0, at; i < n; i += step) {
+            at = DL__MIN(i, n - step);
+            if (step == E_W) DL__K(pick_vector)(y + at, x + 2 * at, v + 2 * at, w);
+            else if (step == 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
             else DL__K(pick_some)(y, x, v, w, (int)n);
         }
 }
 DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
 {
+    dl_index step = DL__K(window_step)(n);
     for (; rows--; x += 2 * w, dx += 2 * w, dy += n)
-        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
-            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
-            if (n >= 8) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 8);
-            else if (n >= 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
+        for (dl_index i = 0, at; i < n; i += step) {
+            at = DL__MIN(i, n - step);
+            if (step == E_W) DL__K(spread_vector)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w);
+            else if (step == 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
             else DL__K(spread_some)(dx, dx + w, x, dy, w, (int)n);
         }
 }
+#endif
 
 /* y[i] = the winner of y[i] and x[i * step], i < n */
 DL__HOT E_FN void DL__K(max_to)(dl_real *y, const dl_real *x, dl_index step, dl_index n)
@@ -3939,6 +3993,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_EACH2
 #undef E_EQ
 #undef E_ERF
+#undef E_EVENS
 #undef E_EXP
 #undef E_EXPM1
 #undef E_FMA
@@ -3970,6 +4025,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_MAX
 #undef E_MC
 #undef E_MIN
+#undef E_MIX
 #undef E_MR
 #undef E_MUL
 #undef E_MULS
@@ -3977,6 +4033,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_NE
 #undef E_NEG
 #undef E_NV
+#undef E_ODDS
 #undef E_ONE
 #undef E_OUT
 #undef E_POW
@@ -3997,8 +4054,12 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TOF
 #undef E_TURN
 #undef E_TURN_BLOCK
+#undef E_UNMIX
 #undef E_V
 #undef E_W
+#undef E_WINNER
+#undef E_ZIP_HIGH
+#undef E_ZIP_LOW
 #undef DL__K
 #endif /* DL__LEVEL */
 
