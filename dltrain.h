@@ -752,6 +752,13 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #else
 #define DL__PREFETCH(p) ((void)0)
 #endif
+#if defined(__clang__)
+#define DL__UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__) && !defined(__OPTIMIZE_SIZE__)
+#define DL__UNROLL _Pragma("GCC unroll 16")
+#else
+#define DL__UNROLL
+#endif
 #define DL__COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define DL__MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -3531,45 +3538,88 @@ DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, 
 }
 
 /* ---- products ---- */
-DL__HOT E_FN void DL__K(panel)(const dl__panel *p) /* rule 2 */
+/* What was computed of a tile that hangs over the edge of C: t holds `rows` rows of whole vectors. */
+DL__HOT E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
 {
-    for (dl_index first = 0; first < p->rows; first += E_MR) {
-        E_V acc[E_MR][E_NV];
-        const dl_real *a[E_MR], *b = p->b;
-        for (int i = 0; i < E_MR; i++) {
-            dl_index r = DL__MIN(first + i, p->rows - 1);
-            a[i] = p->a + p->row[r];
-            DL__PREFETCH(p->out + r * p->out_row);
-            for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < E_NV; v++, t += E_W) {
+            dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
+            int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
+            if (n <= 0) continue;
+            E_V y = E_LOAD(t);
+            if (p->more) y = E_ADD(E_LOADN(out, n), y);
+            if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
+            if (p->add) y = E_ADD(E_LOADN(out, n), y);
+            E_STOREN(out, y, n);
         }
-        for (dl_index k = 0, n = p->kc, step = p->b_step; k < n; k++, b += step) {
-            dl_index at = p->at[k];
-            E_V bv[E_NV];
-            for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
-            for (int i = 0; i < E_MR; i++) {
-                E_V x = E_K(a[i][at]);
-                for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
-            }
+}
+
+/* Rule 2 for rows first .. first + rows of a panel. `rows` is a constant where it is called, and every loop but that over k is
+   unrolled, so that the tile stays in registers from its zeros to its place in C: a tile of a short k is half as fast otherwise.
+   The portable tile is always whole: rows that lack repeat the last. */
+E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
+{
+    E_V acc[E_MR][E_NV];
+    const dl_real *a[E_MR], *b = p->b;
+    const dl_index *at = p->at, *end = at + p->kc, out_row = p->out_row, step = p->b_step;
+    dl_real *out = p->out + first * out_row;
+    int some = E_W > 1 ? rows : (int)DL__MIN(p->rows - first, (dl_index)rows);
+    DL__UNROLL for (int i = 0; i < rows; i++) {
+        dl_index r = E_W > 1 ? i : DL__MIN(i, some - 1);
+        a[i] = p->a + p->row[first + r];
+        DL__PREFETCH(out + r * out_row);
+        DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
+    }
+    for (; at < end; at++, b += step) {
+        dl_index k = *at;
+        E_V bv[E_NV];
+        DL__UNROLL for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
+        DL__UNROLL for (int i = 0; i < rows; i++) {
+            E_V x = E_K(a[i][k]);
+            DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
         }
-        bool whole = first + E_MR <= p->rows && p->cols == E_NV * E_W;
-        for (int i = 0; i < E_MR; i++)
-            for (int v = 0; v < E_NV; v++) {
-                dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
-                E_V y = acc[i][v];
-                if (whole) {
-                    if (p->more) y = E_ADD(E_LOAD(out), y);
-                    if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOAD(p->bias + v * E_W));
-                    if (p->add) y = E_ADD(E_LOAD(out), y);
-                    E_STORE(out, y);
-                    continue;
-                }
-                int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
-                if (first + i >= p->rows || n <= 0) continue;
-                if (p->more) y = E_ADD(E_LOADN(out, n), y);
-                if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
-                if (p->add) y = E_ADD(E_LOADN(out, n), y);
-                E_STOREN(out, y, n);
-            }
+    }
+    if (E_W == 1 || p->cols < E_NV * E_W) {
+        dl_real t[E_MR * E_NV * E_W];
+        DL__UNROLL for (int i = 0; i < rows; i++)
+            DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(t + (i * E_NV + v) * E_W, acc[i][v]);
+        DL__K(tile_edge)(p, first, some, t);
+        return;
+    }
+#define E_EACH(value) \
+    DL__UNROLL for (int i = 0; i < rows; i++) \
+        DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = value;
+    if (p->more) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
+    if (p->bias && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
+    else if (p->bias) { E_EACH(E_ADD(acc[i][v], E_LOAD(p->bias + v * E_W))) }
+    if (p->add) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
+#undef E_EACH
+    DL__UNROLL for (int i = 0; i < rows; i++)
+        DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(out + i * out_row + v * E_W, acc[i][v]);
+}
+
+/* Tiles of nearly the same height: one of a row or two would wait for its own additions. */
+DL__HOT E_FN void DL__K(panel)(const dl__panel *p)
+{
+    dl_index tiles = (p->rows + E_MR - 1) / E_MR;
+    for (dl_index first = 0, rows; tiles; tiles--, first += rows) {
+        rows = E_W > 1 ? (p->rows - first + tiles - 1) / tiles : E_MR;
+#if E_W > 1
+        switch (rows) {
+#if E_MR == 8
+        case 8: DL__K(tile)(p, first, 8); continue;
+        case 7: DL__K(tile)(p, first, 7); continue;
+#endif
+        case 5: DL__K(tile)(p, first, 5); continue;
+        case 4: DL__K(tile)(p, first, 4); continue;
+        case 3: DL__K(tile)(p, first, 3); continue;
+        case 2: DL__K(tile)(p, first, 2); continue;
+        case 1: DL__K(tile)(p, first, 1); continue;
+        }
+        DL__K(tile)(p, first, 6);
+#else
+        DL__K(tile)(p, first, E_MR);
+#endif
     }
 }
 
