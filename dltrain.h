@@ -2536,6 +2536,7 @@ typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over
     dl_index b_step;
     dl_real *out;                   /* rows out_row apart */
     dl_index out_row;
+    bool chained;                   /* goes on with the chains that are in out, which has whole vectors */
     bool more;                      /* adds to the blocks before, which are in out */
     bool add;                       /* adds to what is in out */
     const dl_real *bias;            /* added to the total, of the columns or of the rows; NULL: none */
@@ -2610,6 +2611,7 @@ enum {
     DL__ATT_V,       /* v, packed; in the gradient v' */
     DL__ATT_P,       /* scores of a block of queries, then probabilities */
     DL__ATT_Y,       /* results of the block that are not written in place; in the gradient dq */
+    DL__ATT_TABLES,  /* dl__attention_tables */
     DL__ATT_FORWARD, /* the rest is the gradient's */
     DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
     DL__ATT_DP,      /* gradients of probabilities, then of scores */
@@ -2620,11 +2622,13 @@ enum {
     DL__ATT_DV_TOTAL,
     DL__ATT_PARTS
 };
-enum { DL__FIRST, DL__ADDED, DL__CHAINED };
 enum { DL__SPARE = 64 }; /* what a tile of any level may hang over, and a block of lanes */
 
 /* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
 static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
+
+/* Multiples of the distances between rows and columns of what the panels read a number at a time. */
+typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column, *dy_row, *dy_column; } dl__att_tables;
 
 /* Offsets of the parts, and behind them the size of all. */
 static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
@@ -2635,10 +2639,30 @@ static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL
     size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
     size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
     size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
+    size[DL__ATT_TABLES] = (DL__MAX(s, rows) + 3 * rows + e + f) * (sizeof(dl_index) / sizeof(dl_real) + 1);
     size[DL__ATT_DK_TOTAL] = totals * s * e;
     size[DL__ATT_DV_TOTAL] = totals * s * f;
     at[0] = 0;
     for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
+}
+
+static dl_index *dl__multiples(dl_index *to, dl_index step, dl_index n)
+{
+    for (dl_index i = 0; i < n; i++) to[i] = i * step;
+    return to + n;
+}
+
+static dl__att_tables dl__attention_tables(const dl__attention *t, dl_index stride, dl_real *scratch)
+{
+    dl__att_tables a;
+    dl_index rows = dl__attention_rows(t), *at = (dl_index *)(void *)scratch;
+    a.one = at, at = dl__multiples(at, 1, DL__MAX(t->s, rows));
+    a.scores = at, at = dl__multiples(at, stride, rows);
+    a.q_row = at, at = dl__multiples(at, t->q.row, rows);
+    a.q_column = at, at = dl__multiples(at, t->q.column, t->e);
+    a.dy_row = at, at = dl__multiples(at, t->y.row, rows);
+    a.dy_column = at, dl__multiples(at, t->y.column, t->f);
+    return a;
 }
 
 static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
@@ -3570,6 +3594,9 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
         DL__PREFETCH(out + r * out_row);
         DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
     }
+    if (p->chained)
+        DL__UNROLL for (int i = 0; i < rows; i++)
+            DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_LOAD(out + DL__MIN(i, some - 1) * out_row + v * E_W);
     for (; at < end; at++, b += step) {
         dl_index k = *at;
         E_V bv[E_NV];
@@ -3766,58 +3793,48 @@ static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
-/* c [rows, NR] from kc numbers of each row of a and a packed panel of b: rule 2, of which this is a block that is the first
-   one, or is added, or a part that goes on with the chain in c. Rows that lack in the tile repeat the first. */
-DL__HOT E_FN void DL__K(strip)(dl_index kc, const dl_real *a, dl_index row, dl_index step, const dl_real *b, dl_real *c,
-    dl_index stride, dl_index rows, int how)
-{
-    E_V acc[E_MR][E_NV];
-    const dl_real *p[E_MR];
-    for (int i = 0; i < E_MR; i++) {
-        dl_index at = i < rows ? i : 0;
-        p[i] = a + at * row;
-        for (int v = 0; v < E_NV; v++) acc[i][v] = how == DL__CHAINED ? E_LOAD(c + at * stride + v * E_W) : E_K(0);
-    }
-    for (dl_index k = 0, at = 0; k < kc; k++, at += step, b += E_NV * E_W) {
-        E_V bv[E_NV];
-        for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
-        for (int i = 0; i < E_MR; i++) {
-            E_V x = E_K(p[i][at]);
-            for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
-        }
-    }
-    for (int i = 0; i < E_MR; i++)
-        for (int v = 0; v < E_NV; v++) {
-            dl_real *t = c + i * stride + v * E_W;
-            if (i < rows) E_STORE(t, how == DL__ADDED ? E_ADD(E_LOAD(t), acc[i][v]) : acc[i][v]);
-        }
-}
-
-/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. Tiles behind the diagonal, which is m + `diagonal`,
-   are left out. */
-E_FN void DL__K(strips)(dl_index m, dl_index n, dl_index kk, const dl_real *a, dl_index row, dl_index step, const dl_real *b,
-    dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
+/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at column
+   `diagonal`, is left out. */
+E_FN void DL__K(multiply_packed)(dl_index m, dl_index n, dl_index kk, const dl_real *a, const dl_index *row, const dl_index *at,
+    const dl_real *b, dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
 {
     enum { NR = E_NV * E_W };
-    for (dl_index j = 0; j < n; j += NR)
-        for (dl_index i = 0; i < m; i += E_MR)
-            for (dl_index k = 0; k < kk && j < diagonal + i + E_MR; k += DL__KB)
-                DL__K(strip)(DL__MIN(kk - k, (dl_index)DL__KB), a + i * row + k * step, row, step, b + j * height + k * NR,
-                    c + i * stride + j, stride, m - i, chained ? DL__CHAINED : k ? DL__ADDED : DL__FIRST);
+    dl__panel p;
+    memset(&p, 0, sizeof p);
+    p.a = a;
+    p.b_step = NR;
+    p.out_row = stride;
+    p.chained = chained;
+    for (dl_index j = 0; j < n; j += NR) {
+        dl_index first = DL__MAX(j - diagonal, (dl_index)0);
+        p.rows = m - first;
+        p.cols = DL__MIN(n - j, (dl_index)NR);
+        p.row = row + first;
+        p.out = c + first * stride + j;
+        for (dl_index k = 0; k < kk; k += DL__KB) {
+            p.kc = DL__MIN(kk - k, (dl_index)DL__KB);
+            p.at = at + k;
+            p.b = b + j * height + k * NR;
+            p.more = k > 0;
+            DL__K(panel)(&p);
+        }
+    }
 }
+
+/* n columns as whole panels. */
+E_IN dl_index DL__K(panels)(dl_index n) { return (n + E_NV * E_W - 1) / (E_NV * E_W) * (E_NV * E_W); }
 
 /* How many keys row l of the queries sees. */
 E_IN dl_index DL__K(seen)(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
 
-/* dst [m,n] = a [m,k] b [k,n], b packed: in place, or by way of `own` where a tile would hang over. */
-E_FN void DL__K(strips_to)(const dl__matrix *to, dl_real *dst, dl_index m, dl_index n, dl_index kk, const dl_real *a,
-    dl_index row, const dl_real *b, dl_index height, dl_real *own)
+/* dst [m,n] = a [m,k] b [k,n] of scores and b packed, by way of `own` where columns lie apart. */
+E_FN void DL__K(multiply_scores)(const dl__matrix *to, dl_real *dst, dl_index m, dl_index n, dl_index kk, const dl_real *a,
+    const dl__att_tables *i, const dl_real *b, dl_index height, dl_real *own)
 {
-    enum { NR = E_NV * E_W };
-    bool in_place = to->column == 1 && n % NR == 0;
-    dl_index stride = in_place ? to->row : (n + NR - 1) / NR * NR;
-    DL__K(strips)(m, n, kk, a, row, 1, b, height, in_place ? dst : own, stride, false, n);
-    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, stride, m, n);
+    bool in_place = to->column == 1;
+    DL__K(multiply_packed)(
+        m, n, kk, a, i->scores, i->one, b, height, in_place ? dst : own, in_place ? to->row : n, false, n);
+    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, n, m, n);
 }
 
 /* Asks for rows of a matrix all at once: they lie apart, and would be waited for one by one. */
@@ -3866,11 +3883,11 @@ E_FN void DL__K(softmax_scores)(const dl__attention *t, dl_index l0, dl_index ro
 }
 
 /* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
-E_FN void DL__K(probabilities)(const dl__attention *t, const dl_real *q, const dl_real *k, const dl_real *mask, dl_index l0,
-    dl_index rows, dl_index n, dl_real *p, dl_index stride)
+E_FN void DL__K(probabilities)(const dl__attention *t, const dl__att_tables *tables, const dl_real *q, const dl_real *k,
+    const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
 {
-    DL__K(strips)(
-        rows, n, t->e, q + l0 * t->q.row, t->q.row, t->q.column, k, t->e, p, stride, false, t->causal ? l0 : n);
+    DL__K(multiply_packed)(rows, DL__K(panels)(n), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k, t->e, p, stride, false,
+        t->causal ? l0 : n);
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
         dl_index seen = DL__K(seen)(t, l0 + i);
@@ -3892,6 +3909,7 @@ E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch
     size_t at[DL__ATT_PARTS + 1];
     dl__attention_layout(t, false, at);
     dl_real *p = scratch + at[DL__ATT_P];
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
     DL__K(fetch)(&t->k, k, keys, t->e);
     DL__K(fetch)(&t->v, v, keys, t->f);
     DL__K(fetch)(&t->q, q + l0 * t->q.row, end - l0, t->e);
@@ -3899,8 +3917,8 @@ E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch
     DL__K(pack)(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
     for (; l0 < end; l0 += block) {
         dl_index rows = DL__MIN(block, end - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        DL__K(probabilities)(t, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
-        DL__K(strips_to)(&t->y, y + l0 * t->y.row, rows, t->f, n, p, stride, scratch + at[DL__ATT_V], keys,
+        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        DL__K(multiply_scores)(&t->y, y + l0 * t->y.row, rows, t->f, n, p, &tables, scratch + at[DL__ATT_V], keys,
             scratch + at[DL__ATT_Y]);
     }
 }
@@ -3934,9 +3952,8 @@ E_FN void DL__K(end_chain)(dl_real *chain, dl_real *total, size_t n, bool first)
 /* dq, dk and dv of a batch, those that are wanted. The probabilities are computed anew. */
 E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *scratch)
 {
-    enum { NR = E_NV * E_W };
     dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t);
-    dl_index e = (t->e + NR - 1) / NR * NR, f = (t->f + NR - 1) / NR * NR, stride = dl__attention_stride(keys);
+    dl_index e = DL__K(panels)(t->e), f = DL__K(panels)(t->f), stride = dl__attention_stride(keys);
     const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
                   *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
     size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
@@ -3944,6 +3961,7 @@ E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *s
     dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
             *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
             *dv_total = scratch + at[DL__ATT_DV_TOTAL];
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
     DL__K(fetch)(&t->k, k, keys, t->e);
     DL__K(fetch)(&t->v, v, keys, t->f);
     DL__K(fetch)(&t->q, q, t->l, t->e);
@@ -3955,22 +3973,22 @@ E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *s
     memset(dv, 0, all_v * sizeof *dv);
     for (dl_index l0 = 0; l0 < t->l; l0 += block) {
         dl_index rows = DL__MIN(block, t->l - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        DL__K(probabilities)(t, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
         if (t->dv.base) {
             DL__K(pack)(dy + l0 * t->y.row, t->y.column, t->y.row, t->f, rows, packed);
-            DL__K(strips)(n, t->f, rows, p, 1, stride, packed, rows, dv, f, true, t->f);
+            DL__K(multiply_packed)(n, f, rows, p, tables.one, tables.scores, packed, rows, dv, f, true, f);
         }
         if (t->dq.base || t->dk.base) {
-            DL__K(strips)(rows, n, t->f, dy + l0 * t->y.row, t->y.row, t->y.column, scratch + at[DL__ATT_V], t->f, dp, stride,
-                false, t->causal ? l0 : n);
+            DL__K(multiply_packed)(rows, DL__K(panels)(n), t->f, dy + l0 * t->y.row, tables.dy_row, tables.dy_column,
+                scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
             DL__K(scores_back)(t, l0, rows, p, dp, stride);
         }
         if (t->dq.base)
-            DL__K(strips_to)(&t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, stride,
+            DL__K(multiply_scores)(&t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, &tables,
                 scratch + at[DL__ATT_KEYS], keys, scratch + at[DL__ATT_Y]);
         if (t->dk.base) {
             DL__K(pack)(q + l0 * t->q.row, t->q.column, t->q.row, t->e, rows, packed);
-            DL__K(strips)(n, t->e, rows, dp, 1, stride, packed, rows, dk, e, true, t->e);
+            DL__K(multiply_packed)(n, e, rows, dp, tables.one, tables.scores, packed, rows, dk, e, true, e);
         }
         if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
             DL__K(end_chain)(dk, dk_total, all_k, l0 < DL__KB);
@@ -5740,6 +5758,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     p.at = at;
     p.b_step = g->pack_b ? e->nr : g->b_k;
     p.bias_by_row = g->bias_by_row;
+    p.chained = false;
     p.add = g->accumulate && !g->total;
     p.out_row = g->total ? g->nc : g->c_row;
     for (dl_index k0 = 0; k0 == 0 || k0 < g->kk; k0 += DL__KB) {
@@ -6110,7 +6129,7 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     p.row = pixel;
     p.b_step = e->nr;
     p.out_row = nt;
-    p.bias_by_row = p.add = false;
+    p.bias_by_row = p.add = p.chained = false;
     for (dl_index c = 0; c < s->classes && !s->along; c++) {
         dl_index step_y = s->back ? q->sh : 1, step_x = s->back ? q->sw : 1, rx = c % step_x;
         dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
@@ -6256,7 +6275,7 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     p.b_step = e->nr;
     p.out_row = s->nc;
     p.bias = NULL;
-    p.bias_by_row = p.add = false;
+    p.bias_by_row = p.add = p.chained = false;
     for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
         p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
         p.a = dl__taps_frame(s, x, channels, k0, p.kc, frames, at);
