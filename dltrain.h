@@ -759,6 +759,11 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #else
 #define DL__UNROLL
 #endif
+#if defined(__GNUC__)
+#define DL__OPAQUE(pointer) __asm__("" : "+r"(pointer)) /* a register of its own, not another one's plus a difference */
+#else
+#define DL__OPAQUE(pointer) ((void)0)
+#endif
 #define DL__COUNT_OF(array) (sizeof(array) / sizeof *(array))
 #define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define DL__MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -2551,7 +2556,7 @@ typedef struct dl__products {
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
-    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart */
+    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart, DL__SPARE behind the last */
     void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh,
         dl_index fw, dl_real *dst, dl_index plane);
     /* a row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
@@ -3597,15 +3602,24 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
     if (p->chained)
         DL__UNROLL for (int i = 0; i < rows; i++)
             DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_LOAD(out + DL__MIN(i, some - 1) * out_row + v * E_W);
-    for (; at < end; at++, b += step) {
-        dl_index k = *at;
-        E_V bv[E_NV];
-        DL__UNROLL for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
-        DL__UNROLL for (int i = 0; i < rows; i++) {
-            E_V x = E_K(a[i][k]);
-            DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
-        }
+#define E_STEP(k, from) \
+    { \
+        E_V bv[E_NV]; \
+        DL__UNROLL for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD((from) + v * E_W); \
+        DL__UNROLL for (int i = 0; i < rows; i++) { \
+            E_V x = E_K(a[i][k]); \
+            DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]); \
+        } \
     }
+#if E_W > 1 /* the fewer instructions beside the multiply-adds, the less a neighbour on the same core disturbs */
+    DL__UNROLL for (int i = 0; i < rows; i++) DL__OPAQUE(a[i]);
+    for (; at + 2 <= end; at += 2, b += 2 * step) {
+        E_STEP(at[0], b)
+        E_STEP(at[1], b + step)
+    }
+#endif
+    for (; at < end; at++, b += step) E_STEP(*at, b)
+#undef E_STEP
     if (E_W == 1 || p->cols < E_NV * E_W) {
         dl_real t[E_MR * E_NV * E_W];
         DL__UNROLL for (int i = 0; i < rows; i++)
@@ -3699,12 +3713,14 @@ DL__HOT E_FN void DL__K(turn)(
 {
     dl_index i = 0;
 #ifdef E_TURN
-    for (; i + E_TURN <= rows; i += E_TURN) {
+    for (dl_index some; i + E_TURN <= rows; i += some) { /* 64 bytes in a row of dst, if it may be: lines a power of two apart soon fall out of L1 */
         dl_index j = 0;
+        some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
         for (; j + E_TURN <= cols; j += E_TURN)
-            E_TURN_BLOCK(src + i * src_row + j, src_row, dst + j * dst_row + i, dst_row, add);
+            for (dl_index k = i; k < i + some; k += E_TURN)
+                E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, add);
         for (; j < cols; j++)
-            for (dl_index k = i; k < i + E_TURN; k++)
+            for (dl_index k = i; k < i + some; k++)
                 dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
     }
 #endif
@@ -3714,18 +3730,20 @@ DL__HOT E_FN void DL__K(turn)(
 }
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
-    enum { NR = E_NV * E_W };
+    enum { NR = E_NV * E_W, SOME = 4 * NR }; /* the panels lie a power of two apart: more of them at once would fall on each other in L1 */
     if (row == 1) {
-        for (dl_index k = 0; k < kc; k++, src += step, dst += NR) {
-            dl_real *to = dst;
-            dl_index j = 0;
-            for (; j + NR <= cols; j += NR, to += kc * NR)
-                for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(src + j + v * E_W));
-            for (int v = 0; v < E_NV && j < cols; v++) {
-                int n = (int)DL__MIN(cols - j - v * E_W, (dl_index)E_W);
-                E_STORE(to + v * E_W, n == E_W ? E_LOAD(src + j + v * E_W) : n > 0 ? E_LOADN(src + j + v * E_W, n) : E_K(0));
+        for (dl_index j = 0; j < cols; j += SOME, src += SOME, dst += SOME * kc)
+            for (dl_index k = 0, n = DL__MIN(cols - j, (dl_index)SOME); k < kc; k++) {
+                const dl_real *from = src + k * step;
+                dl_real *to = dst + k * NR;
+                dl_index i = 0;
+                for (; i + NR <= n; i += NR, to += kc * NR)
+                    for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
+                for (int v = 0; v < E_NV && i < n; v++) {
+                    int some = (int)DL__MIN(n - i - v * E_W, (dl_index)E_W);
+                    E_STORE(to + v * E_W, some == E_W ? E_LOAD(from + i + v * E_W) : some > 0 ? E_LOADN(from + i + v * E_W, some) : E_K(0));
+                }
             }
-        }
         return;
     }
     for (dl_index j = 0; j < cols; j += NR, src += NR * row, dst += kc * NR) {
@@ -3737,27 +3755,30 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
+/* Zeros are written in whole vectors, before what comes to lie there: behind the last frame E_W numbers more. */
 DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x,
     dl_index fh, dl_index fw, dl_real *dst, dl_index plane)
 {
     dl_index left = DL__MIN(DL__MAX(-x, (dl_index)0), fw), from = DL__MAX(x, (dl_index)0);
     dl_index run = DL__MAX(DL__MIN(fw - left, w - from), (dl_index)0), right = fw - left - run;
-    for (dl_index c = 0; c < planes; c++, src += h * w, dst += plane)
-        for (dl_index r = 0; r < fh; r++) {
-            dl_real *to = dst + r * fw;
-            if (y + r < 0 || y + r >= h) {
-                memset(to, 0, sizeof *to * (size_t)fw);
+    dl_index top = DL__MIN(DL__MAX(-y, (dl_index)0), fh), rows = DL__MAX(DL__MIN(fh - top, h - y - top), (dl_index)0);
+    for (dl_index c = 0; c < planes; c++, src += h * w, dst += plane) {
+        const dl_real *row = src + (y + top) * w + from;
+        dl_real *to = dst + top * fw;
+        memset(dst, 0, sizeof *dst * (size_t)(top * fw));
+        for (dl_index r = 0; r < rows; r++, row += w, to += fw) {
+            dl_real *in = to + left, *end = in + run;
+            if (run < E_W) {
+                for (dl_index i = 0; i < fw; i++) to[i] = i >= left && i < left + run ? row[i - left] : 0;
                 continue;
             }
-            const dl_real *row = src + (y + r) * w + from;
-            dl_index i = 0;
-            for (; i < left; i++) *to++ = 0;
-            for (i = 0; i + E_W <= run; i += E_W) E_STORE(to + i, E_LOAD(row + i));
-            if (i < run && run >= E_W) E_STORE(to + run - E_W, E_LOAD(row + run - E_W)); /* quicker than a mask */
-            else
-                for (; i < run; i++) to[i] = row[i];
-            for (i = 0; i < right; i++) to[run + i] = 0;
+            for (dl_index i = 0; i < left; i += E_W) E_STORE(to + i, E_K(0));
+            for (dl_index i = 0; i < right; i += E_W) E_STORE(end + i, E_K(0));
+            for (dl_index i = 0; i + E_W < run; i += E_W) E_STORE(in + i, E_LOAD(row + i));
+            E_STORE(end - E_W, E_LOAD(row + run - E_W));
         }
+        memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
+    }
 }
 DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
     const dl_real *bias, bool add, dl_real *y, dl_index n)
@@ -5659,44 +5680,69 @@ typedef struct dl__gemm {
 
 static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
 
-/* The cost of a product in vector instructions, roughly: each of B's columns is brought into vectors once a unit. */
-static double dl__gemm_cost(const dl__products *e, dl_index m, dl_index n, dl_index kk, bool turns, bool turned)
+/* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
+   many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
+static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
-    double tiles = (double)dl__round_up(m, e->mr) * (double)dl__round_up(n, e->nr), columns = (double)dl__round_up(n, e->nr);
-    double k = (double)kk;
-    return k * tiles + k * columns * (turns ? 4 : 1) + (turned ? 4.0 * (double)m * (double)n : 0);
+    return g->kk && (g->b_row != 1 || mc > 8 * g->e->mr || g->n % g->e->nr);
+}
+
+/* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
+static double dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25 : k == 1 ? 0.6 : 1.5; }
+
+/* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
+static double dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
+{
+    double m = (double)DL__MAX(mc, (dl_index)4), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
+    double cost = m * n / (double)g->e->nr * (k + 3);
+    if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
+    if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
+    return g->turned ? cost + 0.75 * m * n : cost;
+}
+
+/* C' = B' A' */
+static dl__gemm dl__gemm_exchanged(const dl__gemm *g)
+{
+    dl__gemm x = *g;
+    x.m = g->n, x.a = g->b, x.a_row = g->b_row, x.a_k = g->b_k;
+    x.n = g->m, x.b = g->a, x.b_row = g->a_row, x.b_k = g->a_k;
+    x.turned = !g->turned, x.bias_by_row = !g->bias_by_row;
+    for (int d = 0; d < g->batch_dims; d++) x.batch[d].a = g->batch[d].b, x.batch[d].b = g->batch[d].a;
+    return x;
+}
+
+/* Cuts C into units of work, so that the thread with most to do has least: each unit makes copies of its own. */
+static void dl__gemm_cut(dl__gemm *g, int threads)
+{
+    enum { WORTH = 20000 }; /* less is done before another thread is awake */
+    static const uint8_t parts[] = { 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 };
+    const dl__products *e = g->e;
+    dl_index most_m = g->total ? e->mc : 32 * e->mc, most_n = g->total ? e->mc : e->nc;
+    double batch = 1, best = -1;
+    for (int d = 0; d < g->batch_dims; d++) batch *= (double)g->batch[d].count;
+    bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > WORTH;
+    for (size_t i = 0; i < DL__COUNT_OF(parts) && parts[i] <= (cut ? 2 * threads : 1); i++)
+        for (size_t j = 0; j < DL__COUNT_OF(parts) && parts[j] <= (cut ? 2 * threads : 1); j++) {
+            dl_index mc = DL__MIN(dl__round_up(DL__MAX((g->m + parts[i] - 1) / parts[i], (dl_index)1), e->mr), most_m);
+            dl_index nc = DL__MIN(dl__round_up(DL__MAX((g->n + parts[j] - 1) / parts[j], (dl_index)1), e->nr), most_n);
+            double units = batch * (double)((g->m + mc - 1) / mc) * (double)((g->n + nc - 1) / nc);
+            double turns = (double)(int64_t)((units + threads - 1) / threads);
+            double cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
+            if (best < 0 || cost < best) best = cost, g->mc = mc, g->nc = nc;
+        }
 }
 
 /* Which operand is broadcast, how large units are and what is copied. The result depends on shapes and on the number of threads, the bits
    do not. */
 static void dl__gemm_plan(dl__gemm *g, int threads)
 {
-    const dl__products *e = g->e;
-    if (dl__gemm_cost(e, g->n, g->m, g->kk, g->a_k == 1 && g->a_row != 1, !g->turned) <
-        dl__gemm_cost(e, g->m, g->n, g->kk, g->b_k == 1 && g->b_row != 1, g->turned)) {
-        dl_index m = g->m, row = g->a_row, k = g->a_k;
-        const dl_real *a = g->a;
-        g->m = g->n, g->a = g->b, g->a_row = g->b_row, g->a_k = g->b_k;
-        g->n = m, g->b = a, g->b_row = row, g->b_k = k;
-        g->turned = !g->turned, g->bias_by_row = !g->bias_by_row;
-        for (int d = 0; d < g->batch_dims; d++) {
-            dl_index step = g->batch[d].a;
-            g->batch[d].a = g->batch[d].b, g->batch[d].b = step;
-        }
-    }
+    dl__gemm x = dl__gemm_exchanged(g);
+    if (dl__gemm_cost(&x, x.m, x.n) < dl__gemm_cost(g, g->m, g->n)) *g = x;
     g->total = g->turned || (g->accumulate && g->kk > DL__KB);
-    g->mc = DL__MIN(dl__round_up(DL__MAX(g->m, (dl_index)1), e->mr), g->total ? e->mc : 32 * e->mc);
-    g->nc = DL__MIN(dl__round_up(DL__MAX(g->n, (dl_index)1), e->nr), g->total ? e->mc : e->nc);
-    g->pack_a = g->n >= 12 * e->nr && g->kk;
-    g->pack_b = g->kk && (g->b_row != 1 || g->m > 8 * e->mr || g->n % e->nr);
-    dl_index batch = 1;
-    for (int d = 0; d < g->batch_dims; d++) batch *= g->batch[d].count;
-    for (;;) { /* each thread shall have a unit, and none much more than the others */
-        dl_index down = (g->m + g->mc - 1) / g->mc, across = (g->n + g->nc - 1) / g->nc, units = batch * down * across;
-        if (units >= 4 * threads || units % threads == 0 || (g->mc <= e->mr && g->nc <= e->nr)) break;
-        if (g->nc <= e->nr || (g->mc > e->mr && g->mc * 2 > g->nc)) g->mc = dl__round_up(g->mc / 2, e->mr);
-        else g->nc = dl__round_up(g->nc / 2, e->nr);
-    }
+    dl__gemm_cut(g, threads);
+    g->pack_a = dl__gemm_packs_a(g, g->nc);
+    g->pack_b = dl__gemm_packs_b(g, g->mc);
 }
 
 static size_t dl__gemm_units(const dl__gemm *g)
@@ -6036,7 +6082,7 @@ static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int thre
     s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside;
     for (dl_index y0 = 0; !s.inside && y0 < s.out_h; y0 += s.rows) {
         dl__frame f = dl__frame_of(&q, back, y0, DL__MIN(y0 + s.rows, s.out_h));
-        s.frame = DL__MAX(s.frame, f.h * f.w * s.in);
+        s.frame = DL__MAX(s.frame, f.h * f.w * s.in + DL__SPARE);
     }
     return s;
 }
@@ -6135,13 +6181,18 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
         dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
         const dl_index *begin = start + c * (s->blocks + 1);
         while (py < y1 && rx < s->out_w) {
-            dl_index mc = 0;
-            for (; mc < s->mc && py < y1; mc++) {
-                place[mc] = py * s->out_w + px;
-                pixel[mc] = s->back ? (py / step_y - f.y) * width + px / step_x - f.x
-                                    : (py * q->sh - (s->inside ? 0 : q->ph) - f.y) * width + px * q->sw -
-                                          (s->inside ? 0 : q->pw) - f.x;
-                if ((px += step_x) >= s->out_w) px = rx, py += step_y;
+            dl_index mc = 0, move = s->back ? 1 : q->sw;
+            while (mc < s->mc && py < y1) { /* a run within a row */
+                dl_index run = DL__MIN(s->mc - mc, (s->out_w - px + step_x - 1) / step_x), at_place = py * s->out_w + px;
+                dl_index at_pixel = s->back ? (py / step_y - f.y) * width + px / step_x - f.x
+                                            : (py * q->sh - (s->inside ? 0 : q->ph) - f.y) * width + px * q->sw -
+                                                  (s->inside ? 0 : q->pw) - f.x;
+                for (dl_index i = 0; i < run; i++) {
+                    pixel[mc + i] = at_pixel + i * move;
+                    place[mc + i] = at_place + i * step_x;
+                }
+                mc += run;
+                if ((px += run * step_x) >= s->out_w) px = rx, py += step_y;
             }
             p.rows = mc;
             for (dl_index b = 0; b < s->blocks; b++) {
@@ -6224,7 +6275,7 @@ static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 {
     dl_index channels =
         DL__MIN(s->channels, (s->mc - 2) / (s->q.kh * s->q.kw) + 2); /* that a unit of work looks at, at most */
-    dl_index frames = s->inside ? 0 : s->slots * channels * s->frame_h * s->frame_w;
+    dl_index frames = s->inside ? 0 : s->slots * channels * s->frame_h * s->frame_w + DL__SPARE;
     return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)s->mc;
 }
 
