@@ -1425,15 +1425,15 @@ struct dl_context {
     dl__pool pool;
     size_t scratch_stride;
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
+    dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
+    void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
+    bool ending;                         /* gradients are recorded whose run ends the step */
     /* a replica's; NULL: a context alone */
     struct dl_comm *comm;
     const dl__replica *replica;          /* NULL also in a world of one that is asked for nothing special */
     bool no_sync;
     int parts;                           /* micro-batches of a step with invariant shards; 0: none */
     double weight, reduced;              /* of what is to be reduced, here; of the last reduction, on all ranks */
-    dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
-    void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
-    bool ending;                         /* gradients are recorded whose run ends the step */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -2748,6 +2748,7 @@ typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over
     dl_index b_step;
     dl_real *out;                   /* rows out_row apart */
     dl_index out_row;
+    bool chained;                   /* goes on with the chains that are in out, which has whole vectors */
     bool more;                      /* adds to the blocks before, which are in out */
     bool add;                       /* adds to what is in out */
     const dl_real *bias;            /* added to the total, of the columns or of the rows; NULL: none */
@@ -2808,9 +2809,10 @@ static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_in
 /* Rows of queries that are worked on at a time, a divisor of DL__KB: their scores stay in the cache. A causal block leaves
    out the keys behind its last row, so that a row counts products with a probability of 0 up to the end of its block: the
    bits depend on the shape. */
+enum { DL__ATT_ROWS = 64 };
 static dl_index dl__attention_rows(const dl__attention *t)
 {
-    dl_index rows = t->causal ? 32 : 64;
+    dl_index rows = t->causal ? DL__ATT_ROWS / 2 : DL__ATT_ROWS;
     while (rows > 8 && rows * t->s > 65536) rows /= 2;
     return rows;
 }
@@ -2819,14 +2821,12 @@ static dl_index dl__attention_rows(const dl__attention *t)
 enum {
     DL__ATT_K,       /* k', packed */
     DL__ATT_V,       /* v, packed; in the gradient v' */
-    DL__ATT_Q,       /* q of the block */
-    DL__ATT_P,       /* its scores, then probabilities */
-    DL__ATT_Y,       /* its results; in the gradient its dq */
+    DL__ATT_P,       /* scores of a block of queries, then probabilities */
+    DL__ATT_Y,       /* results of the block that are not written in place; in the gradient dq */
+    DL__ATT_TABLES,  /* dl__attention_tables */
     DL__ATT_FORWARD, /* the rest is the gradient's */
     DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
-    DL__ATT_DY,      /* dy of the block */
     DL__ATT_DP,      /* gradients of probabilities, then of scores */
-    DL__ATT_PRODUCT, /* a row of products */
     DL__ATT_PACKED,  /* dy of the block packed, then q */
     DL__ATT_DK,      /* the chains of dk and dv over a block of DL__KB rows, and where there are several their totals */
     DL__ATT_DV,
@@ -2834,8 +2834,13 @@ enum {
     DL__ATT_DV_TOTAL,
     DL__ATT_PARTS
 };
-enum { DL__FIRST, DL__ADDED, DL__CHAINED };
-enum { DL__SPARE = 64 }; /* what a tile of any level may hang over */
+enum { DL__SPARE = 64 }; /* what a tile of any level may hang over, and a block of lanes */
+
+/* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
+static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
+
+/* Multiples of the distances between rows and columns of what the panels read a number at a time. */
+typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column, *dy_row, *dy_column; } dl__att_tables;
 
 /* Offsets of the parts, and behind them the size of all. */
 static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
@@ -2844,42 +2849,41 @@ static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL
            rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
     size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
     size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
-    size[DL__ATT_Q] = rows * e;
-    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (s + DL__SPARE);
+    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
     size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
-    size[DL__ATT_DY] = rows * f;
-    size[DL__ATT_PRODUCT] = s;
+    size[DL__ATT_TABLES] = (DL__MAX(s, rows) + 3 * rows + e + f) * (sizeof(dl_index) / sizeof(dl_real) + 1);
     size[DL__ATT_DK_TOTAL] = totals * s * e;
     size[DL__ATT_DV_TOTAL] = totals * s * f;
     at[0] = 0;
     for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
 }
 
-/* Packs x [rows, columns] in panels of `width` columns, +0 behind the last. */
-DL__HOT static void dl__pack_panels(
-    const dl_real *x, dl_index row, dl_index column, dl_index rows, dl_index columns, dl_index width, dl_real *dst)
+static dl_index *dl__multiples(dl_index *to, dl_index step, dl_index n)
 {
-    for (dl_index j = 0; j < columns; j += width, x += width * column, dst += rows * width) {
-        dl_index n = DL__MIN(width, columns - j);
-        if (n < width) memset(dst, 0, sizeof *dst * (size_t)(rows * width));
-        if (column == 1)
-            for (dl_index i = 0; i < rows; i++) memcpy(dst + i * width, x + i * row, sizeof *dst * (size_t)n);
-        else
-            for (dl_index i0 = 0, end; i0 < rows; i0 = end) { /* a few rows at a time: what they touch stays in the cache */
-                end = DL__MIN(rows, i0 + DL__PACK);
-                for (dl_index k = 0; k < n; k++)
-                    for (dl_index i = i0; i < end; i++) dst[i * width + k] = x[i * row + k * column];
-            }
-    }
+    for (dl_index i = 0; i < n; i++) to[i] = i * step;
+    return to + n;
+}
+
+static dl__att_tables dl__attention_tables(const dl__attention *t, dl_index stride, dl_real *scratch)
+{
+    dl__att_tables a;
+    dl_index rows = dl__attention_rows(t), *at = (dl_index *)(void *)scratch;
+    a.one = at, at = dl__multiples(at, 1, DL__MAX(t->s, rows));
+    a.scores = at, at = dl__multiples(at, stride, rows);
+    a.q_row = at, at = dl__multiples(at, t->q.row, rows);
+    a.q_column = at, at = dl__multiples(at, t->q.column, t->e);
+    a.dy_row = at, at = dl__multiples(at, t->y.row, rows);
+    a.dy_column = at, dl__multiples(at, t->y.column, t->f);
+    return a;
 }
 
 static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
-    dl_index column, dl_index rows, dl_index columns)
+    dl_index rows, dl_index columns)
 {
     for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
-        if (dst_column == 1 && column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
+        if (dst_column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
         else
-            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j * column];
+            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j];
 }
 
 /* ---- the levels ----
@@ -2910,6 +2914,8 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #include "dltrain.h"
 #undef DL__LEVEL
 #define DL__AVX512_products_of ~, avx512
+#define DL__AVX512_attention ~, avx512
+#define DL__AVX512_attention_back ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
 #define DL__AVX512_ew_exp ~, avx512
@@ -2953,6 +2959,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_MUL(a, b) ((a) * (b))
 #define E_DIV(a, b) ((a) / (b))
 #define E_NEG(a) (-(a))
+#define E_ABS(a) ((a) < 0 ? -(a) : (a) + 0)
 #define E_FMA(a, b, c) dl__fma(a, b, c)
 #define E_SQRT(a) dl__sqrt(a)
 #define E_LT(a, b) ((a) < (b))
@@ -2971,6 +2978,12 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_SHL(a, n) ((uint32_t)((a) << (n)))
 #define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))
 #define E_TOF(i) ((dl_real)(int32_t)(i))
+#define E_EVENS(a, b) ((void)(b), (a))
+#define E_ODDS(a, b) ((void)(a), (b))
+#define E_UNMIX(a) (a)
+#define E_MIX(a) (a)
+#define E_ZIP_LOW(a, b) ((void)(b), (a))
+#define E_ZIP_HIGH(a, b) ((void)(a), (b))
 #define E_TARGET
 #elif DL__LEVEL == DL__AVX2
 #define DL__K(name) dl__##name##_avx2
@@ -2992,8 +3005,11 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_MUL(a, b) _mm256_mul_ps(a, b)
 #define E_DIV(a, b) _mm256_div_ps(a, b)
 #define E_NEG(a) _mm256_xor_ps(a, _mm256_set1_ps(-0.0f))
+#define E_ABS(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define E_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define E_SQRT(a) _mm256_sqrt_ps(a)
+#define E_MAX(a, b) _mm256_max_ps(a, b)
+#define E_MIN(a, b) _mm256_min_ps(a, b)
 #define E_LT(a, b) _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define E_LE(a, b) _mm256_cmp_ps(a, b, _CMP_LE_OQ)
 #define E_GT(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
@@ -3010,6 +3026,14 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_SHL(a, n) _mm256_slli_epi32(a, n)
 #define E_SAR(a, n) _mm256_srai_epi32(a, n)
 #define E_TOF(i) _mm256_cvtepi32_ps(i)
+/* Every other number of two vectors, in an order of their own: E_UNMIX makes it the common one, E_MIX comes from there, E_ZIP_LOW and
+   E_ZIP_HIGH of evens and odds are the vectors again. */
+#define E_EVENS(a, b) _mm256_shuffle_ps(a, b, 0x88)
+#define E_ODDS(a, b) _mm256_shuffle_ps(a, b, 0xdd)
+#define E_UNMIX(a) _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8))
+#define E_MIX(a) E_UNMIX(a)
+#define E_ZIP_LOW(a, b) _mm256_unpacklo_ps(a, b)
+#define E_ZIP_HIGH(a, b) _mm256_unpackhi_ps(a, b)
 #define E_TARGET DL__TARGET("avx2,fma")
 static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
 #elif DL__LEVEL == DL__AVX512
@@ -3032,8 +3056,11 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_MUL(a, b) _mm512_mul_ps(a, b)
 #define E_DIV(a, b) _mm512_div_ps(a, b)
 #define E_NEG(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
+#define E_ABS(a) _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a)
 #define E_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define E_SQRT(a) _mm512_maskz_sqrt_ps(E_MASK(16), a) /* gcc 12 warns of its own header without the mask, which goes away */
+#define E_MAX(a, b) _mm512_maskz_max_ps(E_MASK(16), a, b)
+#define E_MIN(a, b) _mm512_maskz_min_ps(E_MASK(16), a, b)
 #define E_LT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define E_LE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
 #define E_GT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
@@ -3070,6 +3097,7 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_MUL(a, b) vmulq_f32(a, b)
 #define E_DIV(a, b) vdivq_f32(a, b)
 #define E_NEG(a) vnegq_f32(a)
+#define E_ABS(a) vabsq_f32(a)
 #define E_FMA(a, b, c) vfmaq_f32(c, a, b)
 #define E_SQRT(a) vsqrtq_f32(a)
 #define E_LT(a, b) vcltq_f32(a, b)
@@ -3088,6 +3116,12 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_SHL(a, n) vshlq_n_s32(a, n)
 #define E_SAR(a, n) vshrq_n_s32(a, n)
 #define E_TOF(i) vcvtq_f32_s32(i)
+#define E_EVENS(a, b) vuzp1q_f32(a, b)
+#define E_ODDS(a, b) vuzp2q_f32(a, b)
+#define E_UNMIX(a) (a)
+#define E_MIX(a) (a)
+#define E_ZIP_LOW(a, b) vzip1q_f32(a, b)
+#define E_ZIP_HIGH(a, b) vzip2q_f32(a, b)
 #define E_TARGET
 DL__INLINE float32x4_t dl__load_part(const float *p, int n)
 {
@@ -3113,8 +3147,11 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #endif
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
-#define E_LEAST(a, c) E_SEL(E_LT(a, E_K(c)), E_K(c), a)
-#define E_ABS(a) E_SEL(E_LT(a, E_K(0)), E_NEG(a), E_ADD(a, E_K(0)))
+#ifndef E_MAX /* b where a or b is NaN */
+#define E_MAX(a, b) E_SEL(E_GT(a, b), a, b)
+#define E_MIN(a, b) E_SEL(E_LT(a, b), a, b)
+#endif
+#define E_LEAST(a, c) E_MAX(E_K(c), a)
 
 /* ---- elementary functions ---- */
 #if DL__REAL_IS_FLOAT
@@ -3130,7 +3167,7 @@ E_IN E_V DL__K(exp_tail)(E_V r)
 
 E_IN E_V DL__K(exp)(E_V x)
 {
-    x = E_SEL(E_GT(x, E_K(89)), E_K(89), E_SEL(E_LT(x, E_K(-104)), E_K(-104), x)); /* NaN stays */
+    x = E_MIN(E_K(89), E_MAX(E_K(-104), x)); /* NaN stays */
     E_V t = E_FMA(x, E_K(1.44269504f), E_K(12582912.0f)),
         n = E_SUB(t, E_K(12582912.0f)); /* nearest whole number, in t's low bits too */
     E_V r = E_FMA(n, E_K(-0.693359375f), x);
@@ -3294,39 +3331,42 @@ E_FN DL__NOINLINE void DL__K(ew_rest)(const dl_run_args *r, size_t done, void (*
     memcpy((dl_real *)r->out + done, copy[3], bytes);
 }
 #define E_REST(name) \
-    if (i < r->n) DL__K(ew_rest)(r, i, DL__K(ew_##name));
+    if (i < n) DL__K(ew_rest)(r, i, DL__K(ew_##name));
 #else
 #define E_REST(name)
 #endif
 #define E_ROW_OF(name, prepare, load, value) \
     E_FN void DL__K(ew_##name)(const dl_run_args *r) \
     { \
-        size_t i = 0; \
+        size_t i = 0, n = r->n; \
+        dl_real *out = (dl_real *)r->out; \
         prepare \
-        for (; i + E_W <= r->n; i += E_W) { \
+        for (; i + E_W <= n; i += E_W) { \
             load \
-            E_STORE((dl_real *)r->out + i, value); \
+            E_STORE(out + i, value); \
         } \
         E_REST(name) \
     }
-#define E_LOAD_OF(k) E_LOAD((const dl_real *)r->in[k] + i)
-#define E_LOAD1 E_V X = E_LOAD_OF(0);
-#define E_LOAD2 E_V X = E_LOAD_OF(0), Z = E_LOAD_OF(1);
-#define E_LOAD3 E_V C = E_LOAD_OF(0), X = E_LOAD_OF(1), Z = E_LOAD_OF(2);
+#define E_FROM1 const dl_real *in0 = (const dl_real *)r->in[0];
+#define E_FROM2 const dl_real *in1 = (const dl_real *)r->in[1]; E_FROM1
+#define E_FROM3 const dl_real *in2 = (const dl_real *)r->in[2]; E_FROM2
+#define E_LOAD1 E_V X = E_LOAD(in0 + i);
+#define E_LOAD2 E_V X = E_LOAD(in0 + i), Z = E_LOAD(in1 + i);
+#define E_LOAD3 E_V C = E_LOAD(in0 + i), X = E_LOAD(in1 + i), Z = E_LOAD(in2 + i);
 #define E_SCALARS E_V a = E_K(r->node->f[0]), b = E_K(r->node->f[1]); (void)a; (void)b;
-#define E_ROW(name, forward, derivative) E_ROW_OF(name, , E_LOAD1, forward)
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_FROM1, E_LOAD1, forward)
 DL__UNARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_SCALARS, E_LOAD1, forward)
+#define E_ROW(name, forward, derivative) E_ROW_OF(name, E_FROM1 E_SCALARS, E_LOAD1, forward)
 DL__SCALED_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward, dx, dz) E_ROW_OF(name, , E_LOAD2, forward)
+#define E_ROW(name, forward, dx, dz) E_ROW_OF(name, E_FROM2, E_LOAD2, forward)
 DL__BINARY_ROWS(E_ROW)
 #undef E_ROW
-#define E_ROW(name, forward) E_ROW_OF(name, , E_LOAD2, E_ONE(forward))
+#define E_ROW(name, forward) E_ROW_OF(name, E_FROM2, E_LOAD2, E_ONE(forward))
 DL__COMPARE_ROWS(E_ROW)
 #undef E_ROW
-E_ROW_OF(where, , E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
+E_ROW_OF(where, E_FROM3, E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
 
 /* dst += x */
 E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
@@ -3472,25 +3512,32 @@ DL__HOT E_FN DL__NOINLINE dl_real DL__K(sum_runs)(const dl_real *x, size_t runs,
 }
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
-/* out[j] (+)= sum over r of x[r * stride + j], j < n: rule 6 */
+/* out[j] (+)= sum over r of x[r * stride + j]: rule 6; of `side` vectors side by side, all whole or of n < E_W numbers */
+E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, int side, int n)
+{
+    E_V total[8];
+    for (int v = 0; v < side; v++) total[v] = E_K(0);
+    for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
+        E_V p[8];
+        for (int v = 0; v < side; v++) p[v] = E_K(0);
+        for (size_t r = r0; r < DL__MIN(rows, r0 + DL__KB); r++)
+            for (int v = 0; v < side; v++)
+                p[v] = E_ADD(p[v], n == E_W ? E_LOAD(x + r * stride + v * E_W) : E_LOADN(x + r * stride, n));
+        for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
+    }
+    for (int v = 0; v < side; v++) {
+        dl_real *to = out + v * E_W;
+        if (n == E_W) E_STORE(to, accumulate ? E_ADD(E_LOAD(to), total[v]) : total[v]);
+        else E_STOREN(to, accumulate ? E_ADD(E_LOADN(to, n), total[v]) : total[v], n);
+    }
+}
 E_FN void DL__K(sum_columns)(dl_real *out, const dl_real *x, size_t rows, size_t stride, size_t n, bool accumulate)
 {
+    enum { SIDE = 8 }; /* rows are read by whole cache lines */
     size_t j = 0;
-    for (; j < n; j += E_W) {
-        int k = (int)DL__MIN((size_t)E_W, n - j);
-        E_V total = E_K(0);
-        for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
-            E_V p = E_K(0);
-            size_t end = DL__MIN(rows, r0 + DL__KB);
-            if (k == E_W)
-                for (size_t r = r0; r < end; r++) p = E_ADD(p, E_LOAD(x + r * stride + j));
-            else
-                for (size_t r = r0; r < end; r++) p = E_ADD(p, E_LOADN(x + r * stride + j, k));
-            total = r0 ? E_ADD(total, p) : p;
-        }
-        if (k == E_W) E_STORE(out + j, accumulate ? E_ADD(E_LOAD(out + j), total) : total);
-        else E_STOREN(out + j, accumulate ? E_ADD(E_LOADN(out + j, k), total) : total, k);
-    }
+    for (; j + SIDE * E_W <= n; j += SIDE * E_W) DL__K(sum_side)(out + j, x + j, rows, stride, accumulate, SIDE, E_W);
+    for (; j + E_W <= n; j += E_W) DL__K(sum_side)(out + j, x + j, rows, stride, accumulate, 1, E_W);
+    if (E_W > 1 && j < n) DL__K(sum_side)(out + j, x + j, rows, stride, accumulate, 1, (int)(n - j));
 }
 
 E_FN dl_real DL__K(max)(const dl_real *x, size_t n)
@@ -3580,8 +3627,23 @@ DL__HOT E_FN void DL__K(normalise_row)(
 DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
     size_t stride, dl_real m, dl_real r)
 {
-    out[0] = DL__K(sum_runs)(dy, runs, n, stride);
-    out[1] = DL__K(sum_terms)(DL__SUM_PRODUCTS, x, dy, runs, n, stride, m, r);
+    dl__total t, th;
+    E_V vm = E_K(m), vr = E_K(r);
+    if (runs == 1 && n <= DL__CHUNK) {
+        out[0] = DL__K(chunk)(DL__SUM, dy, dy, n, vm, vr);
+        out[1] = DL__K(chunk)(DL__SUM_PRODUCTS, x, dy, n, vm, vr);
+        return;
+    }
+    memset(t.n, 0, sizeof t.n);
+    memset(th.n, 0, sizeof th.n);
+    for (size_t i = 0; i < runs; i++)
+        for (size_t j = 0; j < n; j += DL__CHUNK) { /* what the first sum read is in the cache for the second */
+            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK);
+            DL__K(add_run)(DL__SUM, &t, dy + at, dy + at, some, vm, vr);
+            DL__K(add_run)(DL__SUM_PRODUCTS, &th, x + at, dy + at, some, vm, vr);
+        }
+    out[0] = DL__K(total)(&t);
+    out[1] = DL__K(total)(&th);
 }
 
 /* dx = k ((dy - a) - (x - m) r b) */
@@ -3622,7 +3684,31 @@ DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z
 }
 
 /* ---- pooling: a row of outputs ---- */
-/* One row of windows of 2 x 2 side by side; rows of x and v are w wide. y = of v where x is greatest */
+/* Windows of 2 x 2 side by side, a and b above c and d; rows of x and v are w wide. y = of v where x is greatest */
+#ifdef E_EVENS
+#define E_WINNER(a, b, of_a, of_b) E_SEL(E_EQ(a, a), E_SEL(E_LE(b, a), of_a, of_b), of_a) /* as dl__winner */
+E_IN E_V DL__K(evens)(const dl_real *x) { return E_EVENS(E_LOAD(x), E_LOAD(x + E_W)); }
+E_IN E_V DL__K(odds)(const dl_real *x) { return E_ODDS(E_LOAD(x), E_LOAD(x + E_W)); }
+E_IN void DL__K(pick_vector)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w)
+{
+    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w);
+    E_V above = E_WINNER(a, b, DL__K(evens)(v), DL__K(odds)(v)), below = E_WINNER(c, d, DL__K(evens)(v + w), DL__K(odds)(v + w));
+    a = E_WINNER(a, b, a, b), c = E_WINNER(c, d, c, d);
+    E_STORE(y, E_UNMIX(E_WINNER(a, c, above, below)));
+}
+/* rows d0 and d1 = dy where x is greatest, else 0 */
+E_IN void DL__K(spread_vector)(dl_real *d0, dl_real *d1, const dl_real *x, const dl_real *dy, dl_index w)
+{
+    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w), g = E_MIX(E_LOAD(dy));
+    E_V above = E_WINNER(a, b, a, b), below = E_WINNER(c, d, c, d), zero = E_K(0);
+    E_V g0 = E_WINNER(above, below, g, zero), g1 = E_WINNER(above, below, zero, g);
+    E_V p = E_WINNER(a, b, g0, zero), q = E_WINNER(a, b, zero, g0);
+    E_STORE(d0, E_ZIP_LOW(p, q));
+    E_STORE(d0 + E_W, E_ZIP_HIGH(p, q));
+    p = E_WINNER(c, d, g1, zero), q = E_WINNER(c, d, zero, g1);
+    E_STORE(d1, E_ZIP_LOW(p, q));
+    E_STORE(d1 + E_W, E_ZIP_HIGH(p, q));
+}
 E_IN void DL__K(pick_some)(
     dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
 {
@@ -3632,7 +3718,6 @@ E_IN void DL__K(pick_some)(
         y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
     }
 }
-/* rows d0 and d1 = dy where x is greatest, else 0 */
 E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1, const dl_real *DL__RESTRICT x,
     const dl_real *DL__RESTRICT dy, dl_index w, int n)
 {
@@ -3645,28 +3730,32 @@ E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1,
     }
 }
 
-/* `rows` of them, of n. Eight or four at a time, so that gcc makes vectors of them; the last overlap those before: rows are short,
-   and one by one the rest took longer than all else. */
+/* `rows` of them, of n. A vector at a time, in shorter rows four, which gcc makes a vector; the last overlap those before: one by
+   one the rest took longer than all else. */
+E_IN dl_index DL__K(window_step)(dl_index n) { return n >= E_W ? E_W : n >= 4 ? 4 : n; }
 DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w, dl_index rows, dl_index n)
 {
+    dl_index step = DL__K(window_step)(n);
     for (; rows--; x += 2 * w, v += 2 * w, y += n)
-        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
-            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
-            if (n >= 8) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 8);
-            else if (n >= 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
+        for (dl_index i = 0, at; i < n; i += step) {
+            at = DL__MIN(i, n - step);
+            if (step == E_W) DL__K(pick_vector)(y + at, x + 2 * at, v + 2 * at, w);
+            else if (step == 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
             else DL__K(pick_some)(y, x, v, w, (int)n);
         }
 }
 DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
 {
+    dl_index step = DL__K(window_step)(n);
     for (; rows--; x += 2 * w, dx += 2 * w, dy += n)
-        for (dl_index i = 0, at; i < n; i = n < 4 ? n : i + (n < 8 ? 4 : 8)) {
-            at = n < 4 ? 0 : DL__MIN(i, n - (n < 8 ? 4 : 8));
-            if (n >= 8) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 8);
-            else if (n >= 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
+        for (dl_index i = 0, at; i < n; i += step) {
+            at = DL__MIN(i, n - step);
+            if (step == E_W) DL__K(spread_vector)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w);
+            else if (step == 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
             else DL__K(spread_some)(dx, dx + w, x, dy, w, (int)n);
         }
 }
+#endif
 
 /* y[i] = the winner of y[i] and x[i * step], i < n */
 DL__HOT E_FN void DL__K(max_to)(dl_real *y, const dl_real *x, dl_index step, dl_index n)
@@ -3730,6 +3819,9 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
         DL__PREFETCH(out + r * out_row);
         DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
     }
+    if (p->chained)
+        DL__UNROLL for (int i = 0; i < rows; i++)
+            DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_LOAD(out + DL__MIN(i, some - 1) * out_row + v * E_W);
 #define E_STEP(k, from) \
     { \
         E_V bv[E_NV]; \
@@ -3942,99 +4034,151 @@ static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
-/* c [rows, NR] from kc numbers of each row of a and a packed panel of b: rule 2, of which this is a block that is the first
-   one, or is added, or a part that goes on with the chain in c. Rows that lack in the tile repeat the first. */
-DL__HOT E_FN void DL__K(strip)(dl_index kc, const dl_real *a, dl_index row, dl_index step, const dl_real *b, dl_real *c,
-    dl_index stride, dl_index rows, int how)
-{
-    E_V acc[E_MR][E_NV];
-    const dl_real *p[E_MR];
-    for (int i = 0; i < E_MR; i++) {
-        dl_index at = i < rows ? i : 0;
-        p[i] = a + at * row;
-        for (int v = 0; v < E_NV; v++) acc[i][v] = how == DL__CHAINED ? E_LOAD(c + at * stride + v * E_W) : E_K(0);
-    }
-    for (dl_index k = 0, at = 0; k < kc; k++, at += step, b += E_NV * E_W) {
-        E_V bv[E_NV];
-        for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD(b + v * E_W);
-        for (int i = 0; i < E_MR; i++) {
-            E_V x = E_K(p[i][at]);
-            for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]);
-        }
-    }
-    for (int i = 0; i < E_MR; i++)
-        for (int v = 0; v < E_NV; v++) {
-            dl_real *t = c + i * stride + v * E_W;
-            if (i < rows) E_STORE(t, how == DL__ADDED ? E_ADD(E_LOAD(t), acc[i][v]) : acc[i][v]);
-        }
-}
-
-/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. Tiles behind the diagonal, which is m + `diagonal`,
-   are left out. */
-E_FN void DL__K(strips)(dl_index m, dl_index n, dl_index kk, const dl_real *a, dl_index row, dl_index step, const dl_real *b,
-    dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
+/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at column
+   `diagonal`, is left out. */
+E_FN void DL__K(multiply_packed)(dl_index m, dl_index n, dl_index kk, const dl_real *a, const dl_index *row, const dl_index *at,
+    const dl_real *b, dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
 {
     enum { NR = E_NV * E_W };
-    for (dl_index j = 0; j < n; j += NR)
-        for (dl_index i = 0; i < m; i += E_MR)
-            for (dl_index k = 0; k < kk && j < diagonal + i + E_MR; k += DL__KB)
-                DL__K(strip)(DL__MIN(kk - k, (dl_index)DL__KB), a + i * row + k * step, row, step, b + j * height + k * NR,
-                    c + i * stride + j, stride, m - i, chained ? DL__CHAINED : k ? DL__ADDED : DL__FIRST);
+    dl__panel p;
+    memset(&p, 0, sizeof p);
+    p.a = a;
+    p.b_step = NR;
+    p.out_row = stride;
+    p.chained = chained;
+    for (dl_index j = 0; j < n; j += NR) {
+        dl_index first = DL__MAX(j - diagonal, (dl_index)0);
+        p.rows = m - first;
+        p.cols = DL__MIN(n - j, (dl_index)NR);
+        p.row = row + first;
+        p.out = c + first * stride + j;
+        for (dl_index k = 0; k < kk; k += DL__KB) {
+            p.kc = DL__MIN(kk - k, (dl_index)DL__KB);
+            p.at = at + k;
+            p.b = b + j * height + k * NR;
+            p.more = k > 0;
+            DL__K(panel)(&p);
+        }
+    }
 }
 
-/* How many keys row l of the queries sees, and how many its block works on. */
+/* n columns as whole panels. */
+E_IN dl_index DL__K(panels)(dl_index n) { return (n + E_NV * E_W - 1) / (E_NV * E_W) * (E_NV * E_W); }
+
+/* How many keys row l of the queries sees. */
 E_IN dl_index DL__K(seen)(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
 
-/* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
-E_FN void DL__K(probabilities)(const dl__attention *t, const dl_real *q, const dl_real *k, const dl_real *mask, dl_index l0,
-    dl_index rows, dl_index n, dl_real *p, dl_index stride)
+/* dst [m,n] = a [m,k] b [k,n] of scores and b packed, by way of `own` where columns lie apart. */
+E_FN void DL__K(multiply_scores)(const dl__matrix *to, dl_real *dst, dl_index m, dl_index n, dl_index kk, const dl_real *a,
+    const dl__att_tables *i, const dl_real *b, dl_index height, dl_real *own)
 {
-    DL__K(strips)(rows, n, t->e, q, t->e, 1, k, t->e, p, stride, false, t->causal ? l0 : n);
-    for (dl_index i = 0; i < rows; i++, p += stride) {
-        dl_index seen = DL__K(seen)(t, l0 + i);
-        for (dl_index j = 0; j < seen; j += E_W) E_STORE(p + j, E_MULS(E_LOAD(p + j), t->scale));
-        for (dl_index j = 0; mask && j < seen; j++) p[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-        DL__K(softmax_row)(p, p, (size_t)seen);
-        memset(p + seen, 0, sizeof *p * (size_t)(n - seen));
+    bool in_place = to->column == 1;
+    DL__K(multiply_packed)(
+        m, n, kk, a, i->scores, i->one, b, height, in_place ? dst : own, in_place ? to->row : n, false, n);
+    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, n, m, n);
+}
+
+/* Asks for rows of a matrix all at once: they lie apart, and would be waited for one by one. */
+E_IN void DL__K(fetch)(const dl__matrix *m, const dl_real *x, dl_index rows, dl_index n)
+{
+    for (dl_index i = 0; m->column == 1 && i < rows; i++)
+        for (dl_index j = 0; j < n; j += 64 / (dl_index)sizeof *x) DL__PREFETCH(x + i * m->row + j);
+}
+
+/* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
+E_IN size_t DL__K(whole)(dl_index n) { return ((size_t)n + DL__LANES - 1) / DL__LANES * DL__LANES; }
+E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
+{
+    for (dl_index end = (dl_index)DL__K(whole)(n); n < end; n += E_W) E_STORE(x + n, E_K(0));
+}
+
+/* Rows of scores become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
+   begins, so that the chains within rows overlap. */
+E_FN void DL__K(softmax_scores)(const dl__attention *t, dl_index l0, dl_index rows, dl_real *p, dl_index stride)
+{
+    dl_real top[DL__ATT_ROWS], sum[DL__ATT_ROWS];
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride, lane[E_W];
+        dl_index n = DL__K(seen)(t, l0 + i);
+        E_V most = E_K(-HUGE_VALF);
+        E_STORE(x + n, most);
+        for (dl_index j = 0; j < n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
+        E_STORE(lane, most);
+        for (int h = E_W / 2; h; h /= 2)
+            for (int l = 0; l < h; l++) lane[l] = DL__MAX(lane[l], lane[l + h]);
+        top[i] = lane[0];
     }
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride;
+        dl_index n = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_EXP(E_SUB(E_LOAD(x + j), E_K(top[i]))));
+        DL__K(clear_row)(x, n);
+    }
+    for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(DL__K(seen)(t, l0 + i)));
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride;
+        dl_index n = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
+        E_STORE(x + n, E_K(0));
+    }
+}
+
+/* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
+E_FN void DL__K(probabilities)(const dl__attention *t, const dl__att_tables *tables, const dl_real *q, const dl_real *k,
+    const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
+{
+    DL__K(multiply_packed)(rows, DL__K(panels)(n), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k, t->e, p, stride, false,
+        t->causal ? l0 : n);
+    for (dl_index i = 0; i < rows; i++) {
+        dl_real *x = p + i * stride;
+        dl_index seen = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < seen; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
+        for (dl_index j = 0; mask && j < seen; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
+    }
+    DL__K(softmax_scores)(t, l0, rows, p, stride);
 }
 
 /* Part of a batch: DL__KB rows of queries. */
 E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch)
 {
-    enum { NR = E_NV * E_W };
     dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
              end = DL__MIN(t->l, l0 + DL__KB), keys = DL__K(seen)(t, end - 1), block = dl__attention_rows(t),
-             wide = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
+             stride = dl__attention_stride(keys);
     const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
                   *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
     dl_real *y = dl__matrix_at(t, &t->y, batch);
     size_t at[DL__ATT_PARTS + 1];
     dl__attention_layout(t, false, at);
-    dl_real *qs = scratch + at[DL__ATT_Q], *p = scratch + at[DL__ATT_P], *ys = scratch + at[DL__ATT_Y];
-    dl__pack_panels(k, t->k.column, t->k.row, t->e, keys, NR, scratch + at[DL__ATT_K]);
-    dl__pack_panels(v, t->v.row, t->v.column, keys, t->f, NR, scratch + at[DL__ATT_V]);
+    dl_real *p = scratch + at[DL__ATT_P];
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
+    DL__K(fetch)(&t->k, k, keys, t->e);
+    DL__K(fetch)(&t->v, v, keys, t->f);
+    DL__K(fetch)(&t->q, q + l0 * t->q.row, end - l0, t->e);
+    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    DL__K(pack)(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
     for (; l0 < end; l0 += block) {
         dl_index rows = DL__MIN(block, end - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        dl__copy_rows(qs, t->e, 1, q + l0 * t->q.row, t->q.row, t->q.column, rows, t->e);
-        DL__K(probabilities)(t, qs, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
-        DL__K(strips)(rows, t->f, n, p, stride, 1, scratch + at[DL__ATT_V], keys, ys, wide, false, t->f);
-        dl__copy_rows(y + l0 * t->y.row, t->y.row, t->y.column, ys, wide, 1, rows, t->f);
+        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        DL__K(multiply_scores)(&t->y, y + l0 * t->y.row, rows, t->f, n, p, &tables, scratch + at[DL__ATT_V], keys,
+            scratch + at[DL__ATT_Y]);
     }
 }
 
-/* dp becomes the gradient of the scores: p (dp - sum(dp p)), times the scale; +0 up to n. `product` is a row of scratch. */
+/* dp becomes the gradient of the scores: p (dp - sum(dp p)), times the scale; +0 behind a row. */
 E_FN void DL__K(scores_back)(
-    const dl__attention *t, dl_index l0, dl_index rows, dl_index n, const dl_real *p, dl_real *dp, dl_index stride,
-    dl_real *product)
+    const dl__attention *t, dl_index l0, dl_index rows, const dl_real *p, dl_real *dp, dl_index stride)
 {
+    dl_real sum[DL__ATT_ROWS];
+    for (dl_index i = 0; i < rows; i++) {
+        dl_index at = i * stride, n = DL__K(seen)(t, l0 + i);
+        DL__K(clear_row)(dp + at, n);
+        sum[i] = DL__K(sum_terms)(DL__SUM_PRODUCTS, dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
+    }
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
-        dl_index seen = DL__K(seen)(t, l0 + i);
-        for (dl_index j = 0; j < seen; j += E_W) E_STORE(product + j, E_MUL(E_LOAD(dp + j), E_LOAD(p + j)));
-        E_V sum = E_K(DL__K(sum)(product, (size_t)seen));
-        for (dl_index j = 0; j < seen; j += E_W)
-            E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), sum)), t->scale));
-        memset(dp + seen, 0, sizeof *dp * (size_t)(n - seen));
+        dl_index n = DL__K(seen)(t, l0 + i);
+        for (dl_index j = 0; j < n; j += E_W)
+            E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale));
+        E_STORE(dp + n, E_K(0));
     }
 }
 
@@ -4049,42 +4193,43 @@ E_FN void DL__K(end_chain)(dl_real *chain, dl_real *total, size_t n, bool first)
 /* dq, dk and dv of a batch, those that are wanted. The probabilities are computed anew. */
 E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *scratch)
 {
-    enum { NR = E_NV * E_W };
     dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t);
-    dl_index e = (t->e + NR - 1) / NR * NR, f = (t->f + NR - 1) / NR * NR, stride = (keys + NR - 1) / NR * NR;
+    dl_index e = DL__K(panels)(t->e), f = DL__K(panels)(t->f), stride = dl__attention_stride(keys);
     const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
                   *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
     size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
     dl__attention_layout(t, true, at);
-    dl_real *qs = scratch + at[DL__ATT_Q], *dys = scratch + at[DL__ATT_DY], *p = scratch + at[DL__ATT_P],
-            *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED], *dqs = scratch + at[DL__ATT_Y],
+    dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
             *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
             *dv_total = scratch + at[DL__ATT_DV_TOTAL];
-    dl__pack_panels(k, t->k.column, t->k.row, t->e, keys, NR, scratch + at[DL__ATT_K]);
-    dl__pack_panels(v, t->v.column, t->v.row, t->f, keys, NR, scratch + at[DL__ATT_V]);
-    if (t->dq.base) dl__pack_panels(k, t->k.row, t->k.column, keys, t->e, NR, scratch + at[DL__ATT_KEYS]);
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
+    DL__K(fetch)(&t->k, k, keys, t->e);
+    DL__K(fetch)(&t->v, v, keys, t->f);
+    DL__K(fetch)(&t->q, q, t->l, t->e);
+    DL__K(fetch)(&t->y, dy, t->l, t->f);
+    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    DL__K(pack)(v, t->v.row, t->v.column, keys, t->f, scratch + at[DL__ATT_V]);
+    if (t->dq.base) DL__K(pack)(k, t->k.column, t->k.row, t->e, keys, scratch + at[DL__ATT_KEYS]);
     memset(dk, 0, all_k * sizeof *dk);
     memset(dv, 0, all_v * sizeof *dv);
     for (dl_index l0 = 0; l0 < t->l; l0 += block) {
         dl_index rows = DL__MIN(block, t->l - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        dl__copy_rows(qs, t->e, 1, q + l0 * t->q.row, t->q.row, t->q.column, rows, t->e);
-        dl__copy_rows(dys, t->f, 1, dy + l0 * t->y.row, t->y.row, t->y.column, rows, t->f);
-        DL__K(probabilities)(t, qs, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
         if (t->dv.base) {
-            dl__pack_panels(dys, t->f, 1, rows, t->f, NR, packed);
-            DL__K(strips)(n, t->f, rows, p, 1, stride, packed, rows, dv, f, true, t->f);
+            DL__K(pack)(dy + l0 * t->y.row, t->y.column, t->y.row, t->f, rows, packed);
+            DL__K(multiply_packed)(n, f, rows, p, tables.one, tables.scores, packed, rows, dv, f, true, f);
         }
         if (t->dq.base || t->dk.base) {
-            DL__K(strips)(rows, n, t->f, dys, t->f, 1, scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
-            DL__K(scores_back)(t, l0, rows, n, p, dp, stride, scratch + at[DL__ATT_PRODUCT]);
+            DL__K(multiply_packed)(rows, DL__K(panels)(n), t->f, dy + l0 * t->y.row, tables.dy_row, tables.dy_column,
+                scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
+            DL__K(scores_back)(t, l0, rows, p, dp, stride);
         }
-        if (t->dq.base) {
-            DL__K(strips)(rows, t->e, n, dp, stride, 1, scratch + at[DL__ATT_KEYS], keys, dqs, e, false, t->e);
-            dl__copy_rows(dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, t->dq.row, t->dq.column, dqs, e, 1, rows, t->e);
-        }
+        if (t->dq.base)
+            DL__K(multiply_scores)(&t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, &tables,
+                scratch + at[DL__ATT_KEYS], keys, scratch + at[DL__ATT_Y]);
         if (t->dk.base) {
-            dl__pack_panels(qs, t->e, 1, rows, t->e, NR, packed);
-            DL__K(strips)(n, t->e, rows, dp, 1, stride, packed, rows, dk, e, true, t->e);
+            DL__K(pack)(q + l0 * t->q.row, t->q.column, t->q.row, t->e, rows, packed);
+            DL__K(multiply_packed)(n, e, rows, dp, tables.one, tables.scores, packed, rows, dk, e, true, e);
         }
         if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
             DL__K(end_chain)(dk, dk_total, all_k, l0 < DL__KB);
@@ -4092,10 +4237,8 @@ E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *s
         }
     }
     if (t->l > DL__KB) dk = dk_total, dv = dv_total;
-    if (t->dk.base)
-        dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, 1, t->s, t->e);
-    if (t->dv.base)
-        dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, 1, t->s, t->f);
+    if (t->dk.base) dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, t->s, t->e);
+    if (t->dv.base) dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, t->s, t->f);
 }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4159,11 +4302,15 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_EACH2
 #undef E_EQ
 #undef E_ERF
+#undef E_EVENS
 #undef E_EXP
 #undef E_EXPM1
 #undef E_FMA
 #undef E_FN
 #undef E_FROM
+#undef E_FROM1
+#undef E_FROM2
+#undef E_FROM3
 #undef E_GE
 #undef E_GELU_U
 #undef E_GT
@@ -4180,12 +4327,14 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_LOAD2
 #undef E_LOAD3
 #undef E_LOADN
-#undef E_LOAD_OF
 #undef E_LOG
 #undef E_LOG1P
 #undef E_LT
 #undef E_MASK
+#undef E_MAX
 #undef E_MC
+#undef E_MIN
+#undef E_MIX
 #undef E_MR
 #undef E_MUL
 #undef E_MULS
@@ -4193,6 +4342,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_NE
 #undef E_NEG
 #undef E_NV
+#undef E_ODDS
 #undef E_ONE
 #undef E_OUT
 #undef E_POW
@@ -4213,8 +4363,12 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TOF
 #undef E_TURN
 #undef E_TURN_BLOCK
+#undef E_UNMIX
 #undef E_V
 #undef E_W
+#undef E_WINNER
+#undef E_ZIP_HIGH
+#undef E_ZIP_LOW
 #undef DL__K
 #endif /* DL__LEVEL */
 
@@ -5870,6 +6024,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     p.at = at;
     p.b_step = g->pack_b ? e->nr : g->b_k;
     p.bias_by_row = g->bias_by_row;
+    p.chained = false;
     p.add = g->accumulate && !g->total;
     p.out_row = g->total ? g->nc : g->c_row;
     for (dl_index k0 = 0; k0 == 0 || k0 < g->kk; k0 += DL__KB) {
@@ -6240,7 +6395,7 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     p.row = pixel;
     p.b_step = e->nr;
     p.out_row = nt;
-    p.bias_by_row = p.add = false;
+    p.bias_by_row = p.add = p.chained = false;
     for (dl_index c = 0; c < s->classes && !s->along; c++) {
         dl_index step_y = s->back ? q->sh : 1, step_x = s->back ? q->sw : 1, rx = c % step_x;
         dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
@@ -6391,7 +6546,7 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     p.b_step = e->nr;
     p.out_row = s->nc;
     p.bias = NULL;
-    p.bias_by_row = p.add = false;
+    p.bias_by_row = p.add = p.chained = false;
     for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
         p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
         p.a = dl__taps_frame(s, x, channels, k0, p.kc, frames, at);
