@@ -5966,7 +5966,7 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
     static const uint8_t parts[] = { 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 };
     const dl__products *e = g->e;
     dl_index most_m = g->total ? e->mc : 32 * e->mc, most_n = g->total ? e->mc : e->nc;
-    if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) most_n = e->mc / 3; /* copies that are read so seldom should stay near */
+    if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) most_n = dl__round_up(e->mc / 3, e->nr); /* copies that are read so seldom should stay near */
     double batch = 1, best = -1;
     for (int d = 0; d < g->batch_dims; d++) batch *= (double)g->batch[d].count;
     bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > WORTH;
