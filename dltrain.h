@@ -2471,7 +2471,7 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
      8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a multiplication
         and an addition. */
-enum { DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
+enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
    >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's
@@ -2561,6 +2561,7 @@ typedef struct dl__products {
     dl_index mr, nr;                /* rows and columns computed at a time */
     dl_index mc, nc;                /* how much of C one unit of work computes at most */
     void (*panel)(const dl__panel *p);
+    void (*thin)(const dl__panel *p); /* the same for few rows and any multiple of nr columns, if they lie side by side; NULL: none */
     /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
     void (*turn)(
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
@@ -3518,12 +3519,12 @@ DL__HOT E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index fir
         }
 }
 
-/* Rule 2 for rows first .. first + rows of a panel. `rows` is a constant where it is called, and every loop but that over k is
+/* Rule 2 for rows first .. first + rows of a panel, so many vectors of columns. Both are constants where it is called, and every loop but that over k is
    unrolled, so that the tile stays in registers from its zeros to its place in C: a tile of a short k is half as fast otherwise.
    The portable tile is always whole: rows that lack repeat the last. */
-E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
+E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const int vectors)
 {
-    E_V acc[E_MR][E_NV];
+    E_V acc[E_MR][4 * E_NV];
     const dl_real *a[E_MR], *b = p->b;
     const dl_index *at = p->at, *end = at + p->kc, out_row = p->out_row, step = p->b_step;
     dl_real *out = p->out + first * out_row;
@@ -3532,15 +3533,15 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
         dl_index r = E_W > 1 ? i : DL__MIN(i, some - 1);
         a[i] = p->a + p->row[first + r];
         DL__PREFETCH(out + r * out_row);
-        DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_K(0);
+        DL__UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = E_K(0);
     }
 #define E_STEP(k, from) \
     { \
-        E_V bv[E_NV]; \
-        DL__UNROLL for (int v = 0; v < E_NV; v++) bv[v] = E_LOAD((from) + v * E_W); \
+        E_V bv[4 * E_NV]; \
+        DL__UNROLL for (int v = 0; v < vectors; v++) bv[v] = E_LOAD((from) + v * E_W); \
         DL__UNROLL for (int i = 0; i < rows; i++) { \
             E_V x = E_K(a[i][k]); \
-            DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]); \
+            DL__UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = E_FMA(x, bv[v], acc[i][v]); \
         } \
     }
 #if E_W > 1 /* the fewer instructions beside the multiply-adds, the less a neighbour on the same core disturbs */
@@ -3552,7 +3553,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
 #endif
     for (; at < end; at++, b += step) E_STEP(*at, b)
 #undef E_STEP
-    if (E_W == 1 || p->cols < E_NV * E_W) {
+    if (E_W == 1 || p->cols < vectors * E_W) {
         dl_real t[E_MR * E_NV * E_W];
         DL__UNROLL for (int i = 0; i < rows; i++)
             DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(t + (i * E_NV + v) * E_W, acc[i][v]);
@@ -3561,14 +3562,14 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows)
     }
 #define E_EACH(value) \
     DL__UNROLL for (int i = 0; i < rows; i++) \
-        DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = value;
+        DL__UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = value;
     if (p->more) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
     if (p->bias && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
     else if (p->bias) { E_EACH(E_ADD(acc[i][v], E_LOAD(p->bias + v * E_W))) }
     if (p->add) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
 #undef E_EACH
     DL__UNROLL for (int i = 0; i < rows; i++)
-        DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(out + i * out_row + v * E_W, acc[i][v]);
+        DL__UNROLL for (int v = 0; v < vectors; v++) E_STORE(out + i * out_row + v * E_W, acc[i][v]);
 }
 
 /* Tiles of nearly the same height: one of a row or two would wait for its own additions. */
@@ -3580,21 +3581,41 @@ DL__HOT E_FN void DL__K(panel)(const dl__panel *p)
 #if E_W > 1
         switch (rows) {
 #if E_MR == 8
-        case 8: DL__K(tile)(p, first, 8); continue;
-        case 7: DL__K(tile)(p, first, 7); continue;
+        case 8: DL__K(tile)(p, first, 8, E_NV); continue;
+        case 7: DL__K(tile)(p, first, 7, E_NV); continue;
 #endif
-        case 5: DL__K(tile)(p, first, 5); continue;
-        case 4: DL__K(tile)(p, first, 4); continue;
-        case 3: DL__K(tile)(p, first, 3); continue;
-        case 2: DL__K(tile)(p, first, 2); continue;
-        case 1: DL__K(tile)(p, first, 1); continue;
+        case 5: DL__K(tile)(p, first, 5, E_NV); continue;
+        case 4: DL__K(tile)(p, first, 4, E_NV); continue;
+        case 3: DL__K(tile)(p, first, 3, E_NV); continue;
+        case 2: DL__K(tile)(p, first, 2, E_NV); continue;
+        case 1: DL__K(tile)(p, first, 1, E_NV); continue;
         }
-        DL__K(tile)(p, first, 6);
+        DL__K(tile)(p, first, 6, E_NV);
 #else
-        DL__K(tile)(p, first, E_MR);
+        DL__K(tile)(p, first, E_MR, E_NV);
 #endif
     }
 }
+
+#if E_W > 1
+/* A row or two or three keep the multipliers busy by their width. */
+DL__HOT E_FN DL__NOINLINE void DL__K(thin)(const dl__panel *p)
+{
+    dl__panel q = *p;
+    int wide = p->rows == 1 ? 4 * E_NV : 2 * E_NV;
+    for (dl_index j = 0, n; j < p->cols; j += n * E_W) {
+        n = p->cols - j < wide * E_W ? E_NV : wide;
+        q.b = p->b + j;
+        q.out = p->out + j;
+        q.cols = n * E_W;
+        if (p->bias && !p->bias_by_row) q.bias = p->bias + j;
+        if (n == E_NV) DL__K(panel)(&q);
+        else if (p->rows == 1) DL__K(tile)(&q, 0, 1, 4 * E_NV);
+        else if (p->rows == 2) DL__K(tile)(&q, 0, 2, 2 * E_NV);
+        else DL__K(tile)(&q, 0, 3, 2 * E_NV);
+    }
+}
+#endif
 
 #if DL__LEVEL == DL__AVX2
 #define E_TURN 8
@@ -3741,7 +3762,12 @@ DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc
         }
     }
 }
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), DL__K(turn), DL__K(pack),
+#if E_W == 1
+#define E_THIN NULL
+#else
+#define E_THIN DL__K(thin)
+#endif
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack),
     DL__K(frame), DL__K(along) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
@@ -4014,6 +4040,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_SUB
 #undef E_TANH
 #undef E_TARGET
+#undef E_THIN
 #undef E_TOF
 #undef E_TURN
 #undef E_TURN_BLOCK
@@ -5543,7 +5570,7 @@ typedef struct dl__gemm {
     dl_index a_row, a_k, b_row, b_k, c_row;
     bool turned;                    /* element (m, n) lies at n * c_row + m, not at m * c_row + n */
     bool bias_by_row, accumulate;
-    bool pack_a, pack_b, total;     /* what needs scratch: copies of A and B; the totals of a unit */
+    bool pack_a, pack_b, total;     /* what needs scratch: copies of A and B (of its last columns at least); the totals of a unit */
     int batch_dims;
     struct { dl_index count, a, b, c; } batch[DLTRAIN_MAX_DIMS]; /* outermost first */
 } dl__gemm;
@@ -5555,7 +5582,7 @@ static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to
 static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
 static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
-    return g->kk && (g->b_row != 1 || mc > 8 * g->e->mr || g->n % g->e->nr);
+    return g->kk && (g->b_row != 1 || mc > 8 * g->e->mr);
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
@@ -5564,7 +5591,7 @@ static double dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25 :
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
 static double dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
-    double m = (double)DL__MAX(mc, (dl_index)4), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
+    double m = (double)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
     double cost = m * n / (double)g->e->nr * (k + 3);
     if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
     if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
@@ -5589,6 +5616,7 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
     static const uint8_t parts[] = { 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 };
     const dl__products *e = g->e;
     dl_index most_m = g->total ? e->mc : 32 * e->mc, most_n = g->total ? e->mc : e->nc;
+    if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) most_n = e->mc / 3; /* copies that are read so seldom should stay near */
     double batch = 1, best = -1;
     for (int d = 0; d < g->batch_dims; d++) batch *= (double)g->batch[d].count;
     bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > WORTH;
@@ -5627,7 +5655,7 @@ static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->m
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
     dl_index kc = DL__MIN(g->kk, (dl_index)DL__KB);
-    return (size_t)((g->pack_b ? g->nc * kc : 0) +
+    return (size_t)((g->pack_b ? g->nc : g->e->nr) * kc +
                     (g->pack_a ? DL__MIN(g->mc, g->e->mc) / g->e->mr * dl__packed_row(g->e) * kc : 0) +
                     (g->total ? g->mc * g->nc : 0));
 }
@@ -5660,7 +5688,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = DL__MIN(g->mc, e->mc);
     const dl_real *a0 = g->a + m0 * g->a_row, *b0 = g->b + n0 * g->b_row;
     dl_real *c = g->c + (g->turned ? n0 * g->c_row + m0 : m0 * g->c_row + n0);
-    dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc * most : 0);
+    dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc : e->nr) * most;
     dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
     dl__panel p;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
@@ -5672,7 +5700,6 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     }
     p.row = row;
     p.at = at;
-    p.b_step = g->pack_b ? e->nr : g->b_k;
     p.bias_by_row = g->bias_by_row;
     p.add = g->accumulate && !g->total;
     p.out_row = g->total ? g->nc : g->c_row;
@@ -5696,12 +5723,16 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
             } else
                 for (dl_index k = 0; k < p.rows; k++) row[k] = k * a_row;
             for (dl_index k = 0; k < p.kc; k++) at[k] = k * a_k;
-            for (dl_index j = 0; j < nc; j += e->nr) {
-                p.cols = DL__MIN(nc - j, e->nr);
-                p.b = b + (g->pack_b ? j * p.kc : j * g->b_row);
+            for (dl_index j = 0; j < nc; j += p.cols) {
+                bool thin = e->thin && !g->pack_b && p.rows <= DL__THIN && nc - j >= e->nr, tail = !g->pack_b && nc - j < e->nr;
+                p.cols = thin ? (nc - j) / e->nr * e->nr : DL__MIN(nc - j, e->nr);
+                if (tail && p.kc) e->pack(b + j, 1, g->b_k, p.cols, p.kc, packed_b);
+                p.b = g->pack_b ? b + j * p.kc : tail ? packed_b : b + j;
+                p.b_step = g->pack_b || tail ? e->nr : g->b_k;
                 p.out = (g->total ? total : c) + i * p.out_row + j;
                 p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
-                e->panel(&p);
+                if (thin) e->thin(&p);
+                else e->panel(&p);
             }
             if (!g->total && k0 + DL__KB >= g->kk)
                 dl__finished_rows(r, (size_t)(c + i * g->c_row - g->c), (size_t)p.rows, (size_t)nc, (size_t)g->c_row);

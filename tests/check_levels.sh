@@ -40,15 +40,17 @@ else
     done
 fi
 
-# The inner loop of dl__panel_avx512: from a label to the jump back to it, with the multiply-adds in between.
+# The inner loop of dl__panel_avx512's largest tile: from a label to the jump back to it, with the multiply-adds in between.
 if [ "$(uname -m)" = x86_64 ]; then
     printf '#define DLTRAIN_IMPLEMENTATION\n#include "../../dltrain.h"\n' > $dir/alone.c
     for cc in gcc clang; do
         have $cc "the loop of the product by $cc" || continue
         $cc -std=c99 -O2 -S $dir/alone.c -o $dir/$cc.s 2> $dir/$cc.log
-        awk '/^dl__panel_avx512:/ { inside = 1 } inside && /^\.L[A-Za-z0-9_]*:/ { label = $1; sub(/:.*/, "", label); body = "" }
+        awk '/^dl__panel_avx512:/ { inside = 1 } /\.size[ \t]+dl__panel_avx512/ { inside = 0 }
+            inside && /^\.L[A-Za-z0-9_]*:/ { label = $1; sub(/:.*/, "", label); body = "" }
             inside { body = body $0 "\n" }
-            inside && $1 ~ /^j/ && $2 == label && body ~ /vfmadd/ { printf "%s", body; exit }' $dir/$cc.s > $dir/$cc.loop
+            inside && $1 ~ /^j/ && $2 == label { n = gsub(/vfmadd/, "&", body); if (n > most) { most = n; loop = body } }
+            END { printf "%s", loop }' $dir/$cc.s > $dir/$cc.loop
         fma=$(grep -c 'vfmadd[0-9]*ps' $dir/$cc.loop)
         moves=$(grep -cE 'vmov[a-z]*ps.*(%rsp|%rbp)|vmovaps.*%zmm[0-9]+, %zmm' $dir/$cc.loop)
         if [ "$fma" -ge 16 ] && [ "$moves" = 0 ]; then echo "ok levels: the loop of the product by $cc: $fma multiply-adds, nothing spilled"
