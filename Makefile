@@ -4,6 +4,7 @@
 # make test-mpi            those over MPI: 2 and 4 processes, and two hosts with a link between them
 # make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
 # make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
+# make bench-parallel     one replica and two, over threads and MPI. ROUNDS=5
 # make clean
 CC ?= cc
 CFLAGS ?= -O2 -Wall -Wextra
@@ -35,7 +36,15 @@ bench: build/bench
 bench-gemm: build/bench_gemm
 	@build/bench_gemm $(bench_options)
 
+build/bench_parallel: tools/bench_parallel.c tools/workloads.h tools/measure.h dltrain.h dltrain_mpi.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
+	$(if $(shell command -v mpicc),mpicc -DDLTRAIN_MPI $(CFLAGS) $< -o $@_mpi $(LDLIBS))
+
+bench-parallel: build/bench_parallel
+	@build/bench_parallel $(if $(ROUNDS),--rounds $(ROUNDS))
+
 clean:
 	rm -rf build
 
-.PHONY: demo test test-mpi bench bench-gemm clean
+.PHONY: demo test test-mpi bench bench-gemm bench-parallel clean

@@ -2426,6 +2426,12 @@ static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_para
     ctx->params++;
     return p;
 }
+/* One that another context or a file describes: its initialiser may be any. */
+static dl__param *dl__new_param_like(dl_context *ctx, const char *name, const dl_param_desc *desc, size_t numel)
+{
+    ctx->normal = dl__normal;
+    return dl__new_param(ctx, name, desc, numel);
+}
 
 /* The node of a parameter in this step. */
 static dl_tensor dl__param_leaf(dl_context *ctx, dl__param *p)
@@ -3804,9 +3810,9 @@ DL__HOT E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index fir
         }
 }
 
-/* Rule 2 for rows first .. first + rows of a panel, so many vectors of columns. Both are constants where it is called, and every loop but that over k is
-   unrolled, so that the tile stays in registers from its zeros to its place in C: a tile of a short k is half as fast otherwise.
-   The portable tile is always whole: rows that lack repeat the last. */
+/* Rule 2 for rows first .. first + rows of a panel and so many vectors of columns. Both are constants where it is called, and every
+   loop but that over k is unrolled, so that the tile stays in registers from its zeros to its place in C: a tile of a short k is half
+   as fast otherwise. The portable tile is always whole: rows that lack repeat the last. */
 E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const int vectors)
 {
     E_V acc[E_MR][4 * E_NV];
@@ -10677,7 +10683,7 @@ static bool dl__adopt(dl_comm *c, int root, int params)
         d.init = card.init;
         d.value = card.value;
         d.buffer = card.buffer != 0;
-        if (!dl__new_param(c->ctx, card.name, &d, card.numel)) return false;
+        if (!dl__new_param_like(c->ctx, card.name, &d, card.numel)) return false;
     }
     return dl__lay_out_grads(c->ctx);
 }
@@ -11563,7 +11569,7 @@ static bool dl__map_parameters(dl_data_parallel *dp)
             d.buffer = p->buffer;
             if (!mine && ctx->sealed)
                 return dl_fail(ctx, "dl_data_parallel: there is no parameter '%s', and none can be added", p->name);
-            if (!mine) mine = dl__new_param(ctx, p->name, &d, p->numel);
+            if (!mine) mine = dl__new_param_like(ctx, p->name, &d, p->numel);
             if (!mine) return false;
             if (mine->numel != p->numel || mine->buffer != p->buffer)
                 return dl_fail(ctx, "dl_data_parallel: '%s' is %H here and %H on a replica", p->name, &mine->shape, &p->shape);
@@ -13554,7 +13560,7 @@ static bool dl__create_params(dl__io *io, const dl__snapshot *s)
         d.buffer = row[DL__ROW_FLAGS] & DL__ROW_BUFFER;
         if (i >= ctx->params && ctx->sealed)
             return dl_fail(ctx, "dl_snapshot_load: '%s' has '%s', which the program has not", io->path, e->name);
-        if (i >= ctx->params && !dl__new_param(ctx, e->name, &d, e->numel)) return false;
+        if (i >= ctx->params && !dl__new_param_like(ctx, e->name, &d, e->numel)) return false;
         if (ctx->param[i].buffer != d.buffer)
             return dl_fail(
                 ctx, "dl_snapshot_load: '%s': '%s' is a buffer in one and a parameter in the other", io->path, e->name);

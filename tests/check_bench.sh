@@ -47,6 +47,9 @@ refuse "no rounds" "1 to 99, not '0'" $dir/bench --rounds 0
 build bench_gemm -O0
 expect "products, checked against double" 4 '^[12]T +[0-9]+ +[0-9]+ +[0-9]+ (NT|TT) +[0-9]+ +[0-9]+\.[0-9]{2}' bash -c "$dir/bench_gemm --no-libs $short --shape 7,5,3,NT && $dir/bench_gemm --no-libs $short --shape 33,17,65,TT,3"
 refuse "a shape that is none" "M,N,K,NT" $dir/bench_gemm --shape 7,5,NN
+build bench_parallel -O1
+expect "one replica and two" 2 '^W[23] threads 1 replica [0-9]+ samples/s  2 replicas [0-9]+ samples/s  ratio [0-9]+\.[0-9]{2}$' $dir/bench_parallel --rounds 1 --seconds 0.002
+refuse "no rounds of replicas" "'--rounds' is no option, or its value" $dir/bench_parallel --rounds 0
 cat > $dir/kinds.py << 'END'
 import sys
 sys.path.insert(0, 'tools')

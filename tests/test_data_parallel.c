@@ -28,7 +28,8 @@ static dl_tensor net(dl_tensor x)
     dl_scope_begin(x.ctx, "head");
     x = dl_linear(x, "fc2", CLASSES);
     dl_scope_end(x.ctx);
-    return x;
+    dl_param_desc shift = { .shape = DL_SHAPE(CLASSES), .init = DL_INIT_NORMAL, .value = 0.1f };
+    return dl_add(x, dl_parameter(x.ctx, "shift", &shift));
 }
 static dl_tensor norm_net(dl_tensor x) { return net(dl_batch_norm(x, "bn", NULL)); }
 static dl_tensor dropped(dl_tensor x) { return dl_dropout(x, 0.5f); }

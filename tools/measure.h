@@ -98,7 +98,7 @@ static void *peak_run(void *arg)
     return NULL;
 }
 
-static double peak_measure(int threads, double seconds)
+static inline double peak_measure(int threads, double seconds)
 {
     enum { MOST = 64 };
     peak_thread p[MOST] = { 0 };
