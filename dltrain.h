@@ -2770,7 +2770,8 @@ typedef struct dl__products {
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
-    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart, DL__SPARE behind the last */
+    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart, and DL__SPARE numbers
+       of room behind the last */
     void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh,
         dl_index fw, dl_real *dst, dl_index plane);
     /* a row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
@@ -3960,7 +3961,7 @@ DL__HOT E_FN void DL__K(turn)(
 {
     dl_index i = 0;
 #ifdef E_TURN
-    for (dl_index some; i + E_TURN <= rows; i += some) { /* 64 bytes in a row of dst, if it may be: lines a power of two apart soon fall out of L1 */
+    for (dl_index some; i + E_TURN <= rows; i += some) { /* whole lines of dst: those a power of two apart soon fall out of L1 */
         dl_index j = 0;
         some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
         for (; j + E_TURN <= cols; j += E_TURN)
@@ -3977,7 +3978,7 @@ DL__HOT E_FN void DL__K(turn)(
 }
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
-    enum { NR = E_NV * E_W, SOME = 4 * NR }; /* the panels lie a power of two apart: more of them at once would fall on each other in L1 */
+    enum { NR = E_NV * E_W, SOME = 4 * NR }; /* panels lie a power of two apart: with more at once L1 would lose their lines */
     if (row == 1) {
         for (dl_index j = 0; j < cols; j += SOME, src += SOME, dst += SOME * kc)
             for (dl_index k = 0, n = DL__MIN(cols - j, (dl_index)SOME); k < kc; k++) {
@@ -3988,7 +3989,8 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                     for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
                 for (int v = 0; v < E_NV && i < n; v++) {
                     int some = (int)DL__MIN(n - i - v * E_W, (dl_index)E_W);
-                    E_STORE(to + v * E_W, some == E_W ? E_LOAD(from + i + v * E_W) : some > 0 ? E_LOADN(from + i + v * E_W, some) : E_K(0));
+                    const dl_real *at = from + i + v * E_W;
+                    E_STORE(to + v * E_W, some == E_W ? E_LOAD(at) : some > 0 ? E_LOADN(at, some) : E_K(0));
                 }
             }
         return;
@@ -5972,7 +5974,8 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
     static const uint8_t parts[] = { 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 };
     const dl__products *e = g->e;
     dl_index most_m = g->total ? e->mc : 32 * e->mc, most_n = g->total ? e->mc : e->nc;
-    if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) most_n = dl__round_up(e->mc / 3, e->nr); /* copies that are read so seldom should stay near */
+    if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) /* copies that are read so seldom should stay near */
+        most_n = dl__round_up(e->mc / 3, e->nr);
     double batch = 1, best = -1;
     for (int d = 0; d < g->batch_dims; d++) batch *= (double)g->batch[d].count;
     bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > WORTH;
