@@ -9524,6 +9524,8 @@ DL_API void dl_destroy(dl_context *ctx)
     if (!ctx) return;
     for (dl__hook *h = ctx->hooks; h; h = h->next) h->run(h->user);
 #if DL__DEVICES
+    for (dl__twin *t = ctx->twins; t; t = t->next)
+        if (t->there) ctx->backend->release(ctx->device, t->there);
     if (DL__ON(ctx)) ctx->backend->close(ctx->device);
 #endif
     dl__pool_stop(&ctx->pool);

@@ -90,7 +90,7 @@ struct SlideOut {
     }
 };
 // blockIdx.z is class * groups + group
-template <bool BACK, bool SOME> static void slide(const Conv &v, const Work &w)
+template <bool BACK, bool SOME> static void slide(Pieces<64> &pieces, const Conv &v, const Work &w)
 {
     uint32_t m0, n0;
     uint64_t first, end;
@@ -101,11 +101,23 @@ template <bool BACK, bool SOME> static void slide(const Conv &v, const Work &w)
     SlideWeight a = { s, false };
     SlidePixels b = { s, false };
     SlideOut c = { s, w };
-    tile<64, 4, SOME>(a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);
+    tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);
 }
-extern "C" __global__ void __launch_bounds__(256) conv_forward(Conv v, Work w) { slide<false, false>(v, w); }
-extern "C" __global__ void __launch_bounds__(256) conv_back(Conv v, Work w) { slide<true, false>(v, w); }
-extern "C" __global__ void __launch_bounds__(256) conv_back_strided(Conv v, Work w) { slide<true, true>(v, w); }
+extern "C" __global__ void __launch_bounds__(256) conv_forward(Conv v, Work w)
+{
+    __shared__ __align__(16) Pieces<64> pieces;
+    slide<false, false>(pieces, v, w);
+}
+extern "C" __global__ void __launch_bounds__(256) conv_back(Conv v, Work w)
+{
+    __shared__ __align__(16) Pieces<64> pieces;
+    slide<true, false>(pieces, v, w);
+}
+extern "C" __global__ void __launch_bounds__(256) conv_back_strided(Conv v, Work w)
+{
+    __shared__ __align__(16) Pieces<64> pieces;
+    slide<true, true>(pieces, v, w);
+}
 
 // ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----
 struct TapsDy {
@@ -152,6 +164,7 @@ struct TapsOut {
 };
 extern "C" __global__ void __launch_bounds__(256) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw
 {
+    __shared__ __align__(16) Pieces<64> pieces;
     uint32_t m0, n0;
     uint64_t first, end;
     int group = (int)blockIdx.z;
@@ -159,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(256) conv_weight(Conv v, Work w) //
     TapsX b = { v, true, group, v.q.c / v.q.groups };
     TapsOut c = { v, w, group };
     work_tile<64>(w, &m0, &n0, &first, &end);
-    tile<64, 4, false>(a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);
+    tile<64, 4, false>(pieces, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);
 }
 extern "C" __global__ void conv_weight_join(Conv v, Work w)
 {

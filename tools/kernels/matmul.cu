@@ -25,7 +25,7 @@ struct MatmulOut {
         else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);
     }
 };
-template <int W, int T> static void matmul(const Matmul &q, const Work &w)
+template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)
 {
     for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {
         dl_index at_a = 0, at_b = 0;
@@ -41,11 +41,15 @@ template <int W, int T> static void matmul(const Matmul &q, const Work &w)
         b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;
         MatmulOut c = { q, w, batch };
         work_tile<W>(w, &m0, &n0, &first, &end);
-        tile<W, T, false>(a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);
+        tile<W, T, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);
         __syncthreads();
     }
 }
-extern "C" __global__ void __launch_bounds__(256) matmul_64(Matmul q, Work w) { matmul<64, 4>(q, w); }
+extern "C" __global__ void __launch_bounds__(256) matmul_64(Matmul q, Work w)
+{
+    __shared__ __align__(16) Pieces<64> s;
+    matmul<64, 4>(s, q, w);
+}
 extern "C" __global__ void matmul_join(Matmul q, Work w)
 {
     uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -48,10 +48,10 @@ extern "C" __global__ void index_select(uint8_t *y, const uint8_t *x, const int 
     uint64_t n = outer * picks * inner;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
         uint64_t c = i % inner, k = i / inner % picks, o = i / inner / picks;
-        if ((uint32_t)index[k] >= rows) continue;
-        uint64_t from = (o * rows + index[k]) * inner + c;
-        if (size == 4) ((uint32_t *)y)[i] = ((const uint32_t *)x)[from];
-        else y[i] = x[from];
+        uint64_t from = (o * rows + (uint32_t)index[k]) * inner + c;
+        bool there = (uint32_t)index[k] < rows;
+        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;
+        else y[i] = there ? x[from] : 0;
     }
 }
 

@@ -20,13 +20,14 @@ template <int W> static int piece_k(bool along, int i)
 // Place of number i of thread t's side of a tile: fours, so that shared memory is read 128 bits at a time without conflicts.
 template <int W, int T> static int place(int t, int i) { return i / 4 * (W / (T / 4)) + t * 4 + i % 4; }
 
+// The pieces, of which one is multiplied while the next comes. use: which steps of k count.
+template <int W> struct Pieces { float a[2][BK][W + 4], b[2][BK][W + 4]; bool use[2][BK]; };
+
 // A tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.
 template <int W, int T, bool SOME, class A, class B, class C>
-static void tile(A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)
+static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)
 {
     enum { EACH = W * BK / THREADS };
-    __shared__ __align__(16) float as[2][BK][W + 4], bs[2][BK][W + 4];
-    __shared__ bool use[2][BK];
     float acc[T][T], total[T][T], next_a[EACH], next_b[EACH];
     int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);
     bool reached[EACH];
@@ -51,15 +52,15 @@ static void tile(A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, ui
         if (k0 > first) {
             uint64_t left = end - (k0 - BK);
             int steps = left < BK ? (int)left : BK;
-            const float(*as_)[W + 4] = as[buffer ^ 1], (*bs_)[W + 4] = bs[buffer ^ 1];
+            const float(*as)[W + 4] = s.a[buffer ^ 1], (*bs)[W + 4] = s.b[buffer ^ 1];
 #pragma unroll 4
             for (int k = 0; k < steps; k++) {
                 float x[T], y[T];
-                if (SOME && !use[buffer ^ 1][k]) continue;
+                if (SOME && !s.use[buffer ^ 1][k]) continue;
 #pragma unroll
                 for (int i = 0; i < T; i += 4) {
-                    *(float4 *)(x + i) = *(const float4 *)(as_[k] + place<W, T>(ty, i));
-                    *(float4 *)(y + i) = *(const float4 *)(bs_[k] + place<W, T>(tx, i));
+                    *(float4 *)(x + i) = *(const float4 *)(as[k] + place<W, T>(ty, i));
+                    *(float4 *)(y + i) = *(const float4 *)(bs[k] + place<W, T>(tx, i));
                 }
 #pragma unroll
                 for (int i = 0; i < T; i++)
@@ -80,9 +81,9 @@ static void tile(A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, ui
         if (k0 >= end) break;
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            as[buffer][piece_k<W>(a.along, i)][piece_row<W>(a.along, i)] = next_a[i];
-            bs[buffer][piece_k<W>(b.along, i)][piece_row<W>(b.along, i)] = next_b[i];
-            if (SOME && piece_row<W>(b.along, i) == 0) use[buffer][piece_k<W>(b.along, i)] = reached[i];
+            s.a[buffer][piece_k<W>(a.along, i)][piece_row<W>(a.along, i)] = next_a[i];
+            s.b[buffer][piece_k<W>(b.along, i)][piece_row<W>(b.along, i)] = next_b[i];
+            if (SOME && piece_row<W>(b.along, i) == 0) s.use[buffer][piece_k<W>(b.along, i)] = reached[i];
         }
         __syncthreads();
     }
