@@ -13,7 +13,7 @@ LDLIBS = -lm -pthread
 demo: build/digits
 	build/digits --save build/digits.safetensors
 
-build/digits: examples/digits.c dltrain.h
+build/digits: examples/digits.c dltrain.h dltrain_cuda.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) examples/digits.c -o $@ $(LDLIBS)
 
@@ -22,6 +22,9 @@ test:
 
 test-mpi:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_mpi check_hosts
+
+test-cuda:
+	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_cuda
 
 build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
 build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
@@ -47,4 +50,4 @@ bench-parallel: build/bench_parallel
 clean:
 	rm -rf build
 
-.PHONY: demo test test-mpi bench bench-gemm bench-parallel clean
+.PHONY: demo test test-cuda test-mpi bench bench-gemm bench-parallel clean

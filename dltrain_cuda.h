@@ -685,17 +685,17 @@ static const char *const dl__cuda_conv_cu[] = {
     "    SlideOut c = { s, w };\n",
     "    tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_forward(Conv v, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_forward(Conv v, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    slide<false, false>(pieces, v, w);\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_back(Conv v, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_back(Conv v, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    slide<true, false>(pieces, v, w);\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_back_strided(Conv v, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_back_strided(Conv v, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    slide<true, true>(pieces, v, w);\n",
@@ -744,7 +744,7 @@ static const char *const dl__cuda_conv_cu[] = {
     "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
     "    }\n",
     "};\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    uint32_t m0, n0;\n",
@@ -812,7 +812,7 @@ static const char *const dl__cuda_matmul_cu[] = {
     "        __syncthreads();\n",
     "    }\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) matmul_64(Matmul q, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) matmul_64(Matmul q, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> s;\n",
     "    matmul<64, 4>(s, q, w);\n",
@@ -1644,7 +1644,8 @@ enum {
     DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
     DL__CUDA_SLOTS = 64,         /* looks by index that wait to be checked */
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
-    DL__CUDA_STAGING = 1 << 20,  /* bytes of pinned memory, at least */
+    DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
+    DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
     DL__CUDA_FILES = 2048,       /* kept in the cache folder */
     DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
 };
@@ -1663,7 +1664,7 @@ typedef struct dl__cuda {
     int chunks, chunk_at;
     dl__cuda_address scratch;
     size_t scratch_size;
-    struct { char *at; size_t size; void *event; bool busy; } staging[2];
+    struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
     int staging_at;
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
     struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
@@ -1768,10 +1769,10 @@ static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
     return d->scratch;
 }
 
-/* Pinned memory of `bytes` that no copy uses any more: one of two in turn. */
+/* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
-    int k = *which = d->staging_at ^= 1;
+    int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
     if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
     d->staging[k].busy = false;
     if (d->staging[k].size < bytes) {
@@ -3048,7 +3049,7 @@ static void dl__cuda_close(void *device)
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < DL__CUDA_STAGES; k++) {
             if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
             if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
         }
@@ -3099,9 +3100,9 @@ static bool dl__cuda_open_device(dl__cuda *d)
     d->arch = 10 * major + minor;
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
-    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ &&
-        DL__CUDA_CALL(d, cuEventCreate(&d->staging[0].event, 2)) && /* no timing */
-        DL__CUDA_CALL(d, cuEventCreate(&d->staging[1].event, 2)) && (d->slots = dl__cuda_allocate(d, bytes)) &&
+    for (int k = 0; k < DL__CUDA_STAGES; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
+    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ && (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
 }
 

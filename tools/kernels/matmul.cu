@@ -45,7 +45,7 @@ template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const 
         __syncthreads();
     }
 }
-extern "C" __global__ void __launch_bounds__(256) matmul_64(Matmul q, Work w)
+extern "C" __global__ void __launch_bounds__(256, 1) matmul_64(Matmul q, Work w)
 {
     __shared__ __align__(16) Pieces<64> s;
     matmul<64, 4>(s, q, w);
