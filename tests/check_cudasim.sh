@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The simulated CUDA driver (tests/cudasim): right kernels give plain C's results on every architecture, from PTX and from cubins; planted bugs are caught and named.
+cd "$(dirname "$0")/.." || exit 1
+if ! tests/cudasim/build.sh > build/cudasim.log 2>&1; then
+    echo "not ok cudasim: does not build: $(grep -m 3 -E 'error|No such' build/cudasim.log | tr '\n' ' ')"
+    echo "0 passed, 1 failed, 0 skipped"
+    exit 1
+fi
+if grep -q 'no NVRTC' build/cudasim.log; then
+    echo "skip cudasim: $(cat build/cudasim.log)"
+    echo "0 passed, 0 failed, 1 skipped"
+    exit
+fi
+out=build/cudasim
+"${CC:-cc}" -std=gnu11 -O1 -ffp-contract=off -Wall -Wextra tests/cudasim/selftest.c -o $out/selftest -L$out -l:libcuda.so.1 -lm -ldl || { echo "not ok selftest: does not build"; exit 1; }
+export LD_LIBRARY_PATH=$PWD/$out
+run() { # name, then the program
+    local name=$1 status log=$out/log.$1.txt
+    shift
+    timeout 60 "$@" > "$log" 2> "$log.err"
+    status=$?
+    sed -E "s/^(ok|not ok) /\1 $name: /" "$log"
+    [ $status = 0 ] || grep -q '^not ok' "$log" || echo "not ok $name: exit status $status: $(tail -n 2 "$log.err" | tr '\n' ' ')"
+}
+{
+    for arch in 75 80 90 100 120; do CUDASIM_ARCH=$arch run compute_$arch $out/selftest results compute_$arch; done
+    CUDASIM_ARCH=80 run sm_80 $out/selftest results sm_80
+} > $out/log.txt
+cat $out/log.txt
+echo "$(grep -c '^ok ' $out/log.txt) passed, $(grep -c '^not ok ' $out/log.txt) failed, 0 skipped"
+! grep -q '^not ok ' $out/log.txt

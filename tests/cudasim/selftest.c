@@ -1,0 +1,459 @@
+/* Tests the simulator itself: right kernels give the results of plain C on every architecture; each planted bug is caught and named.
+       selftest results ARCH | bugs | streams | faults      prints 'ok NAME' or 'not ok NAME: reason' a line */
+#include <dlfcn.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int CUresult;
+typedef void *handle;
+typedef uint64_t pointer;
+CUresult cuInit(unsigned), cuDevicePrimaryCtxRetain(handle *, int), cuDevicePrimaryCtxRelease_v2(int), cuCtxSetCurrent(handle), cuCtxSynchronize(void), cuDeviceGetName(char *, int, int);
+CUresult cuMemAlloc_v2(pointer *, size_t), cuMemFree_v2(pointer), cuMemcpyHtoD_v2(pointer, const void *, size_t), cuMemcpyDtoH_v2(void *, pointer, size_t);
+CUresult cuModuleLoadData(handle *, const void *), cuModuleUnload(handle), cuModuleGetFunction(handle *, handle, const char *), cuMemcpyHtoDAsync_v2(pointer, const void *, size_t, handle);
+CUresult cuMemcpyDtoHAsync_v2(void *, pointer, size_t, handle), cuMemcpyDtoDAsync_v2(pointer, pointer, size_t, handle), cuMemcpyPeerAsync(pointer, handle, pointer, handle, size_t, handle);
+CUresult cuMemHostAlloc(void **, size_t, unsigned), cuMemFreeHost(void *), cuStreamCreate(handle *, unsigned), cuStreamDestroy_v2(handle), cuStreamSynchronize(handle);
+CUresult cuStreamWaitEvent(handle, handle, unsigned), cuEventCreate(handle *, unsigned), cuEventRecord(handle, handle), cuEventSynchronize(handle), cuEventDestroy_v2(handle), cuEventQuery(handle);
+CUresult cuLaunchKernel(handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, handle, void **, void **), cuFuncSetAttribute(handle, int, int);
+CUresult cuStreamBeginCapture_v2(handle, int), cuStreamEndCapture(handle, handle *), cuGraphInstantiateWithFlags(handle *, handle, unsigned long long), cuGraphLaunch(handle, handle);
+CUresult cuGraphExecDestroy(handle), cuGraphDestroy(handle), cuMemsetD32Async(pointer, unsigned, size_t, handle), cuCtxEnablePeerAccess(handle, unsigned), cuMemsetD8Async(pointer, unsigned char, size_t, handle);
+const char *cudasim_reports(void);
+void cudasim_seed(uint64_t);
+void cudasim_statistics(uint64_t [7]);
+
+static int passed, failed;
+static void result(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#include <stdarg.h>
+static void result(const char *name, const char *format, ...) /* format NULL: it passed */
+{
+    if (!format) { printf("ok %s\n", name); passed++; return; }
+    va_list list;
+    va_start(list, format);
+    printf("not ok %s: ", name);
+    vprintf(format, list);
+    printf("\n");
+    va_end(list);
+    failed++;
+}
+#define CHECK(call) do { int r_ = (call); if (r_) { printf("not ok %s:%d: %s returned %d\n", __FILE__, __LINE__, #call, r_); exit(1); } } while (0)
+
+/* ---- NVRTC through the shim ---- */
+
+static int (*rtc_create)(handle *, const char *, const char *, int, const char *const *, const char *const *);
+static int (*rtc_compile)(handle, int, const char *const *), (*rtc_destroy)(handle *), (*rtc_size)(handle, size_t *), (*rtc_get)(handle, char *), (*rtc_log_size)(handle, size_t *), (*rtc_log)(handle, char *);
+static int (*rtc_cubin_size)(handle, size_t *), (*rtc_cubin)(handle, char *);
+
+static char *read_file(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) { printf("not ok selftest: cannot read %s\n", path); exit(1); }
+    char *text = calloc(1, 1 << 20);
+    if (fread(text, 1, (1 << 20) - 1, f) == 0) exit(1);
+    fclose(f);
+    return text;
+}
+
+/* PTX (arch "compute_80") or cubin ("sm_80") of a source text, or exits. */
+static char *compile(const char *source, const char *arch)
+{
+    if (!rtc_create) {
+        void *library = dlopen("libnvrtc.so.13", RTLD_NOW);
+        if (!library) { printf("not ok selftest: %s\n", dlerror()); exit(1); }
+#define LOOK(to, name) *(void **)&to = dlsym(library, name)
+        LOOK(rtc_create, "nvrtcCreateProgram"); LOOK(rtc_compile, "nvrtcCompileProgram"); LOOK(rtc_destroy, "nvrtcDestroyProgram"); LOOK(rtc_size, "nvrtcGetPTXSize"); LOOK(rtc_get, "nvrtcGetPTX");
+        LOOK(rtc_log_size, "nvrtcGetProgramLogSize"); LOOK(rtc_log, "nvrtcGetProgramLog"); LOOK(rtc_cubin_size, "nvrtcGetCUBINSize"); LOOK(rtc_cubin, "nvrtcGetCUBIN");
+    }
+    char option[64];
+    snprintf(option, sizeof option, "--gpu-architecture=%s", arch);
+    const char *options[] = { option, "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-default-device" };
+    handle p;
+    CHECK(rtc_create(&p, source, "kernels.cu", 0, NULL, NULL));
+    int r = rtc_compile(p, 5, options);
+    size_t n = 0;
+    if (r) {
+        rtc_log_size(p, &n);
+        char *log = calloc(1, n + 1);
+        rtc_log(p, log);
+        printf("not ok compile for %s: %d %.600s\n", arch, r, log);
+        exit(1);
+    }
+    bool cubin = arch[0] == 's';
+    CHECK(cubin ? rtc_cubin_size(p, &n) : rtc_size(p, &n));
+    char *out = malloc(n + 1);
+    CHECK(cubin ? rtc_cubin(p, out) : rtc_get(p, out));
+    rtc_destroy(&p);
+    return out;
+}
+
+/* ---- helpers ---- */
+
+static handle module;
+static pointer upload(const void *data, size_t size) { pointer p; CHECK(cuMemAlloc_v2(&p, size)); if (data) CHECK(cuMemcpyHtoD_v2(p, data, size)); return p; }
+static void download(void *to, pointer p, size_t size) { CHECK(cuMemcpyDtoH_v2(to, p, size)); CHECK(cuMemFree_v2(p)); }
+static handle function(const char *name) { handle f; CHECK(cuModuleGetFunction(&f, module, name)); return f; }
+#define LAUNCH(name, grid_x, grid_y, x, y, shared, ...) do { void *params_[] = { __VA_ARGS__ }; CHECK(cuLaunchKernel(function(name), grid_x, grid_y, 1, x, y, 1, shared, NULL, params_, NULL)); } while (0)
+static uint32_t state = 1;
+static uint32_t random_bits(void) { state = state * 1664525 + 1013904223; return state ^ state >> 15; }
+static float random_float(float low, float high) { return low + (high - low) * (float)(random_bits() >> 8) / 16777216.f; }
+static int differ(const void *a, const void *b, size_t n) { return memcmp(a, b, n) != 0; }
+static double ulps(float a, double b) { if ((double)a == b || (a != a && b != b)) return 0; int e; frexp(b, &e); return fabs((double)a - b) / ldexp(1, e - 24 < -149 ? -149 : e - 24); }
+
+/* ---- results against plain C ---- */
+
+static void philox_c(uint32_t *o, uint32_t k0, uint32_t k1, uint32_t i)
+{
+    uint32_t c0 = i, c1 = 1, c2 = 2, c3 = 3;
+    for (int r = 0; r < 10; r++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0; c1 = (uint32_t)p1; c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1; c3 = (uint32_t)p0;
+        k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
+    }
+    o[0] = c0; o[1] = c1; o[2] = c2; o[3] = c3;
+}
+
+static void test_elementwise(void)
+{
+    enum { N = 1003 };
+    static float x[N + 1], y[N + 1], z[N + 1], want[N + 1];
+    for (int i = 0; i < N + 1; i++) { x[i] = random_float(0.1f, 3); y[i] = random_float(-2, 2); }
+    x[5] = 1e-41f; y[6] = -1e-42f; x[7] = INFINITY;
+    float a = 1.7f;
+    int n = N;
+    size_t quads = (N + 1) / 4;
+    for (int i = 0; i < N; i++) want[i] = fmaf(a, x[i], y[i]);
+    pointer px = upload(x, sizeof x), py = upload(y, sizeof y);
+    LAUNCH("axpy", 8, 1, 128, 1, 0, &py, &px, &a, &n);
+    download(z, py, sizeof z);
+    result("axpy", differ(z, want, 4 * N) ? "%s" : NULL, "bits differ");
+    for (int i = 0; i < N + 1; i++) { float p = a * x[i]; want[i] = i % 4 == 0 ? y[i] + p : i % 4 == 1 ? y[i] - p : i % 4 == 2 ? y[i] / x[i] : sqrtf(x[i]); }
+    py = upload(y, sizeof y);
+    LAUNCH("axpy4", 3, 1, 32, 1, 0, &py, &px, &a, &quads);
+    download(z, py, sizeof z);
+    result("axpy4", differ(z, want, sizeof z) ? "%s" : NULL, "bits differ");
+    CHECK(cuMemFree_v2(px));
+}
+
+static void test_sums(void)
+{
+    enum { N = 3000 };
+    static float x[N], parts[256];
+    for (int i = 0; i < N; i++) x[i] = random_float(-1, 1);
+    int n = N;
+    float got, want = 0, lanes[32];
+    for (int t = 0; t < 256; t++) { parts[t] = 0; for (int i = t; i < N; i += 256) parts[t] += x[i]; }
+    for (int v = 0; v < 8; v++) for (int d = 16; d; d >>= 1) { float old[32]; memcpy(old, parts + 32 * v, sizeof old); for (int i = 0; i < 32; i++) parts[32 * v + i] = old[i] + old[i ^ d]; }
+    for (int i = 0; i < 32; i++) lanes[i] = i < 8 ? parts[32 * i] : 0;
+    for (int d = 16; d; d >>= 1) for (int i = 0; i < 32; i++) lanes[i] += i + d < 32 ? lanes[i + d] : lanes[i];
+    want = lanes[0];
+    pointer px = upload(x, sizeof x), po = upload(NULL, 4);
+    LAUNCH("sum", 1, 1, 256, 1, 0, &po, &px, &n);
+    download(&got, po, 4);
+    result("sum by shuffles", differ(&got, &want, 4) ? "%g, not %g" : NULL, (double)got, (double)want);
+    float all[5];
+    for (int b = 0; b < 5; b++) {
+        float s[128];
+        for (int t = 0; t < 128; t++) { s[t] = 0; for (int i = b * 128 + t; i < N; i += 5 * 128) s[t] += x[i]; }
+        for (int d = 64; d; d >>= 1) for (int t = 0; t < d; t++) s[t] += s[t + d];
+        all[b] = s[0];
+    }
+    want = 0;
+    for (int b = 0; b < 5; b++) want += all[b];
+    pointer pp = upload(NULL, 5 * 4);
+    po = upload(NULL, 4);
+    for (int k = 0; k < 3; k++) LAUNCH("sum_blocks", 5, 1, 128, 1, 0, &po, &pp, &px, &n);
+    download(&got, po, 4);
+    result("sum of blocks, with a fence", differ(&got, &want, 4) ? "%g, not %g" : NULL, (double)got, (double)want);
+    CHECK(cuMemFree_v2(px));
+    CHECK(cuMemFree_v2(pp));
+}
+
+static void test_gemm(void)
+{
+    enum { M = 37, N = 53, K = 70 };
+    static float a[M * K], b[K * N], c[M * N], want[M * N];
+    for (int i = 0; i < M * K; i++) a[i] = random_float(-1, 1);
+    for (int i = 0; i < K * N; i++) b[i] = random_float(-1, 1);
+    for (int i = 0; i < M; i++) for (int j = 0; j < N; j++) { float s = 0; for (int k = 0; k < K; k++) s = fmaf(a[i * K + k], b[k * N + j], s); want[i * N + j] = s; }
+    int m = M, n = N, k = K;
+    pointer pa = upload(a, sizeof a), pb = upload(b, sizeof b), pc = upload(NULL, sizeof c);
+    LAUNCH("gemm", 4, 3, 16, 16, 0, &pc, &pa, &pb, &m, &n, &k);
+    download(c, pc, sizeof c);
+    CHECK(cuMemFree_v2(pa));
+    CHECK(cuMemFree_v2(pb));
+    result("gemm", differ(c, want, sizeof c) ? "%s" : NULL, "bits differ");
+}
+
+static void test_philox(void)
+{
+    enum { N = 100 };
+    static uint32_t got[4 * N], want[4 * N];
+    uint32_t k0 = 123, k1 = 456;
+    int n = N;
+    for (uint32_t i = 0; i < N; i++) philox_c(want + 4 * i, k0, k1, i);
+    pointer p = upload(NULL, sizeof got);
+    LAUNCH("philox", 2, 1, 64, 1, 0, &p, &k0, &k1, &n);
+    download(got, p, sizeof got);
+    result("philox", differ(got, want, sizeof got) ? "%s" : NULL, "bits differ");
+}
+
+static void test_softmax(void)
+{
+    enum { R = 6, N = 45 };
+    static float x[R * N], y[R * N];
+    for (int i = 0; i < R * N; i++) x[i] = random_float(-5, 5);
+    int n = N;
+    pointer px = upload(x, sizeof x), py = upload(NULL, sizeof y);
+    LAUNCH("softmax", 3, 1, 32, 2, 0, &py, &px, &n);
+    download(y, py, sizeof y);
+    CHECK(cuMemFree_v2(px));
+    double worst = 0;
+    for (int r = 0; r < R; r++) {
+        double s = 0;
+        for (int i = 0; i < N; i++) s += exp((double)x[r * N + i]);
+        for (int i = 0; i < N; i++) worst = fmax(worst, fabs((double)y[r * N + i] * s / exp((double)x[r * N + i]) - 1));
+    }
+    result("softmax", worst > 2e-6 ? "relative error %g" : NULL, worst);
+}
+
+static void test_functions(void)
+{
+    enum { N = 64 };
+    static float x[N], o[N * 32], q[N * 8];
+    static const char *names[] = { "exp", "log", "tanh", "sin", "cos", "pow", "erf", "1/sqrt", "floor", "ceil", "rint", "trunc", "min", "max", "int", "uint", "copysign", "fmod", "isnan", "xor", "exp2", "log2",
+        "log1p", "expm1", "cbrt", "ldexp", "v/3", "add.rz", "mul.rd", "add.ru", "saturate", "double" };
+    for (int i = 0; i < N; i++) x[i] = random_float(-8, 8);
+    x[0] = 0; x[1] = -0.5f; x[2] = 1e-20f; x[3] = 2.5f; x[4] = 100000.f; x[5] = 3e-41f;
+    int n = N;
+    pointer px = upload(x, sizeof x), po = upload(NULL, sizeof o);
+    LAUNCH("functions", 1, 1, 64, 1, 0, &po, &px, &n);
+    download(o, po, sizeof o);
+    char bad[200] = "";
+    for (int i = 0; i < N; i++) {
+        double v = (double)x[i], f = (double)(float)fabs(v);
+        float one = (float)((float)(x[i] * x[i]) + 1.f);
+        double want[32] = { exp(v), log((double)(float)(f + 1)), tanh(v), sin(v), cos(v), pow(f, (double)1.3f), erf(v), (double)(1 / sqrtf(one)), floor(v), ceil(v), rint(v), trunc(v), fmin(v, 1), fmax(v, -1), trunc(v),
+            v < 0 ? 0 : rint(v), copysign(1, v), fmod(v, 3), 0, -v, exp2(v), log2((double)one), log1p((double)(x[i] * x[i])), expm1(v), cbrt(v), (double)(x[i] * 8), (double)(x[i] / 3), 0, 0, 0, fmin(fmax(v, 0), 1),
+            (double)(float)(v / 3 + sqrt(f) + exp(v) + log(f + 1)) };
+        double t = v + (double)1.1f, p = v * (double)1.1f;
+        want[27] = fabs((double)(float)t) > fabs(t) ? (double)nextafterf((float)t, 0) : (double)(float)t;
+        want[28] = (double)(float)p > p ? (double)nextafterf((float)p, -INFINITY) : (double)(float)p;
+        want[29] = (double)(float)t < t || (t == (double)1.1f && v > 0 /* lost in t */) ? (double)nextafterf((float)t, INFINITY) : (double)(float)t;
+        for (int k = 0; k < 32; k++) {
+            double limit = k < 7 || (k >= 20 && k <= 24) ? (k == 5 ? 16 : 4) : k == 31 ? 0.75 : 0;
+            if (isinf((float)want[k]) && isinf(o[32 * i + k])) continue;
+            if (ulps(o[32 * i + k], want[k]) > limit && !bad[0]) snprintf(bad, sizeof bad, "%s(%g) is %.9g, not %.9g", names[k], v, (double)o[32 * i + k], want[k]);
+        }
+    }
+    result("functions", bad[0] ? "%s" : NULL, bad);
+    for (int i = 0; i < N; i++) x[i] = random_float(0.2f, 3);
+    CHECK(cuMemcpyHtoD_v2(px, x, sizeof x));
+    po = upload(NULL, sizeof q);
+    LAUNCH("approximations", 1, 1, 64, 1, 0, &po, &px, &n);
+    download(q, po, sizeof q);
+    CHECK(cuMemFree_v2(px));
+    double worst = 0;
+    for (int i = 0; i < N; i++) {
+        double v = (double)x[i], want[8] = { exp(v), log(v), sin(v), cos(v), v / 3, v * v, 1 / v, 1 / sqrt(v) };
+        for (int k = 0; k < 8; k++) worst = fmax(worst, fabs((double)q[8 * i + k] - want[k]) / (1 + fabs(want[k])));
+    }
+    result("approximations within their bounds", worst > 2e-6 ? "error %g" : worst == 0 ? "error %g: they are not moved" : NULL, worst);
+}
+
+static uint32_t permute_c(uint32_t a, uint32_t b, uint32_t s)
+{
+    uint64_t ab = (uint64_t)b << 32 | a;
+    uint32_t r = 0;
+    for (int i = 0; i < 4; i++) r |= (uint32_t)(ab >> (8 * (s >> (4 * i) & 7)) & 255) << (8 * i);
+    return r;
+}
+
+static void test_integers(void)
+{
+    enum { N = 64 };
+    static int x[N + 1], o[N * 32], want[N * 32];
+    static uint32_t u[N + 1];
+    static long long l[N], wl[N];
+    static unsigned long long ul[N], wul[N];
+    for (int i = 0; i <= N; i++) { x[i] = (int)random_bits() >> (i & 15); u[i] = random_bits() >> (i & 7); }
+    u[3] = 0; x[4] = INT32_MIN; x[5] = -1;
+    for (int i = 0; i < N; i++) { l[i] = (long long)random_bits() * (int)random_bits(); ul[i] = (unsigned long long)random_bits() << 20 ^ random_bits(); }
+    for (int i = 0; i < N; i++) {
+        int v = x[i], *w = want + 32 * i;
+        uint32_t y = u[i], r = 0;
+        for (int k = 0; k < 32; k++) r |= (y >> k & 1) << (31 - k);
+        int dot = v;
+        for (int k = 0; k < 4; k++) dot += (int8_t)(v >> (8 * k)) * (int8_t)(v >> (8 * k));
+        int b = x[i + 1] | 1;
+        int values[24] = { v / 7, v % 7, (int)(y / 7), (int)(y % 13), __builtin_popcount(y), y ? __builtin_clz(y) : 32, __builtin_ffs((int)y), (int)r, (int)(v < 0 ? 0u - (unsigned)v : (unsigned)v), v < 3 ? v : 3, v > 5 ? v : 5,
+            (int)((unsigned)v << 3), v >> 2, (int)(y >> 5), (int)((int64_t)v * v >> 32), (int)permute_c((uint32_t)v, y, 0x3214), (int)(((uint64_t)y << 32 | (uint32_t)v) << 5 >> 32),
+            (int)(((uint64_t)y << 32 | (uint32_t)v) >> (y & 31)), b == -1 ? (int)(0u - (unsigned)v) : v / b, (int)(y / (u[i + 1] | 1)), b == -1 ? 0 : v % b, dot, (v ^ (int)y) & ~(v | 5), (int)((unsigned)v * 3 + 1) };
+        memcpy(w, values, sizeof values);
+        long long p = l[i];
+        unsigned long long q = ul[i];
+        wl[i] = (long long)((unsigned long long)(p / (v | 1) + p % 1000) + (unsigned long long)p * (unsigned long long)(long long)v + (unsigned long long)(p >> (v & 31)) + (unsigned long long)((__int128)p * v >> 64) + (unsigned long long)(p < 5 ? p : 5));
+        wul[i] = q / (y | 1) + (q >> (y & 63)) + (unsigned long long)((unsigned __int128)q * y >> 64) + (unsigned)__builtin_popcountll(q) + (q ? (unsigned)__builtin_clzll(q) : 64);
+    }
+    int n = N;
+    pointer px = upload(x, sizeof x), pu = upload(u, sizeof u), pl = upload(l, sizeof l), pul = upload(ul, sizeof ul), po = upload(o, sizeof o);
+    LAUNCH("integers", 1, 1, 64, 1, 0, &po, &px, &pu, &pl, &pul, &n);
+    download(o, po, sizeof o); download(l, pl, sizeof l); download(ul, pul, sizeof ul);
+    CHECK(cuMemFree_v2(px));
+    CHECK(cuMemFree_v2(pu));
+    int bad = -1;
+    for (int i = 0; i < N * 32; i++) if (o[i] != want[i] && bad < 0) bad = i;
+    result("integers", bad >= 0 ? "value %d of element %d is %d, not %d" : NULL, bad % 32, bad / 32, bad < 0 ? 0 : o[bad], bad < 0 ? 0 : want[bad]);
+    result("64-bit integers", differ(l, wl, sizeof l) ? "%s" : differ(ul, wul, sizeof ul) ? "%s (unsigned)" : NULL, "bits differ");
+}
+
+static void test_atomics(void)
+{
+    int a[6] = { 0, -5, 1000, 0, 0, 0 }, want_a[6] = { 255 * 256 / 2, 255, 0, 7, 9, 256 };
+    uint32_t b[6] = { 0xff, 0, 0, 0, 0, 1000 }, want_b[6] = { 0, 0xffffffff, 0, 256 % 6, (6 - 256 % 6) % 6, 744 };
+    float f = 0;
+    unsigned long long l[2] = { 0, 0 };
+    double d = 0;
+    for (uint32_t i = 0; i < 256; i++) want_b[2] ^= i;
+    pointer pa = upload(a, sizeof a), pb = upload(b, sizeof b), pf = upload(&f, 4), pl = upload(l, sizeof l), pd = upload(&d, 8);
+    LAUNCH("atomics", 1, 1, 256, 1, 0, &pa, &pb, &pf, &pl, &pd);
+    download(a, pa, sizeof a); download(b, pb, sizeof b); download(&f, pf, 4); download(l, pl, sizeof l); download(&d, pd, 8);
+    bool bad = f != 256 || l[0] != 256 || l[1] != 255 || d != 128 || differ(a, want_a, sizeof a) || differ(b, want_b, sizeof b);
+    result("atomics", bad ? "a %d %d %d %d %d %d b %x %x %x %u %u %u f %g" : NULL, a[0], a[1], a[2], a[3], a[4], a[5], b[0], b[1], b[2], b[3], b[4], b[5], (double)f);
+}
+
+static void test_votes(void)
+{
+    static int x[64];
+    static uint32_t o[64 * 16];
+    uint32_t ballot[2] = { 0, 0 }, count = 0;
+    for (int i = 0; i < 64; i++) { x[i] = (int)(random_bits() % 100) - 50; if (x[i] > 0) { ballot[i / 32] |= 1u << (i % 32); count++; } }
+    pointer px = upload(x, sizeof x), po = upload(o, sizeof o);
+    LAUNCH("votes", 1, 1, 64, 1, 0, &po, &px);
+    download(o, po, sizeof o);
+    CHECK(cuMemFree_v2(px));
+    int bad = -1;
+    for (uint32_t i = 0; i < 64; i++) {
+        uint32_t lane = i % 32, base = i - lane;
+        uint32_t want[12] = { ballot[i / 32], 1, 0, base + 3, lane % 8 ? i - 1 : i, lane % 16 + 2 < 16 ? i + 2 : i, base + (lane ^ 5), count, 0, 1, base + (i & 1 ? 5 : 4), ~0u };
+        for (int k = 0; k < 12; k++) if (o[16 * i + (uint32_t)k] != want[k] && bad < 0) bad = (int)(16 * i) + k;
+    }
+    result("votes and shuffles", bad >= 0 ? "value %d of thread %d is %x" : NULL, bad % 16, bad / 16, bad < 0 ? 0 : o[bad]);
+}
+
+static void test_bytes(void)
+{
+    enum { N = 50 };
+    uint8_t x[N], o[N], wo[N];
+    int8_t s[N];
+    int16_t h[N];
+    uint16_t b[N], wb[N];
+    float f[N], wf[N];
+    int n = N;
+    for (int i = 0; i < N; i++) {
+        x[i] = (uint8_t)random_bits(); s[i] = (int8_t)random_bits(); h[i] = (int16_t)random_bits();
+        wo[i] = (uint8_t)(x[i] + s[i]);
+        wf[i] = (float)x[i] / 255.f + (float)h[i];
+        uint32_t u, back;
+        memcpy(&u, &wf[i], 4);
+        wb[i] = (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+        back = (uint32_t)wb[i] << 16;
+        float g;
+        memcpy(&g, &back, 4);
+        wf[i] += g;
+    }
+    pointer px = upload(x, sizeof x), ps = upload(s, sizeof s), ph = upload(h, sizeof h), po = upload(NULL, sizeof o), pb = upload(NULL, sizeof b), pf = upload(NULL, sizeof f);
+    LAUNCH("bytes", 1, 1, 64, 1, 0, &po, &px, &ps, &ph, &pb, &pf, &n);
+    download(o, po, sizeof o); download(b, pb, sizeof b); download(f, pf, sizeof f);
+    CHECK(cuMemFree_v2(px)); CHECK(cuMemFree_v2(ps)); CHECK(cuMemFree_v2(ph));
+    result("bytes and bf16", differ(o, wo, sizeof o) || differ(b, wb, sizeof b) || differ(f, wf, sizeof f) ? "%s" : NULL, "bits differ");
+}
+
+static void test_variables(void)
+{
+    float o[64], want[64], x[64];
+    for (int i = 0; i < 64; i++) x[i] = random_float(-1, 1);
+    for (int i = 0; i < 64; i++) want[i] = x[63 - i] + x[(i + (i & 7)) % 64];
+    int n = 64;
+    pointer po = upload(x, sizeof x);
+    LAUNCH("reverse", 1, 1, 64, 1, 256, &po, &n);
+    download(o, po, sizeof o);
+    result("dynamic shared and local memory", differ(o, want, sizeof o) ? "%s" : NULL, "bits differ");
+    struct { pointer a, b; int n[4]; float s; } p = { 0, 0, { 64, 10, 0, 40 }, 3 };
+    float a[64] = { 0 }, wa[64] = { 0 };
+    po = upload(NULL, sizeof o);
+    p.a = upload(a, sizeof a);
+    p.b = upload(x, sizeof x);
+    for (int k = 0; k < 2; k++) LAUNCH("variables", 1, 1, 64, 1, 0, &po, &p);
+    for (int i = 0; i < 64; i++) { want[i] = (float)(i < 3 ? i + 1 : 0) + (float)i; want[i] += i > 3 ? x[i] * (float)i + 1 : x[i]; if (i < p.n[i & 3]) wa[i] = x[i] * 3; }
+    download(o, po, sizeof o);
+    download(a, p.a, sizeof a);
+    CHECK(cuMemFree_v2(p.b));
+    result("constants, variables, structures, calls", differ(o, want, sizeof o) || differ(a, wa, sizeof a) ? "%s" : NULL, "bits differ");
+    int c[64];
+    for (int i = 0; i < 64; i++) {
+        c[i] = i % 7;
+        x[i] = (float)i;
+        want[i] = c[i] == 0 ? 1 : c[i] == 1 ? 5 + x[i] : c[i] == 2 ? sqrtf(x[i]) : c[i] == 3 ? 7 : c[i] == 4 ? x[i] * 3 : c[i] == 5 ? x[i] + (float)(i * (i - 1) / 2) : 0;
+    }
+    po = upload(x, sizeof x);
+    pointer pc = upload(c, sizeof c);
+    LAUNCH("choose", 1, 1, 64, 1, 0, &po, &pc);
+    download(o, po, sizeof o);
+    CHECK(cuMemFree_v2(pc));
+    result("divergent branches", differ(o, want, sizeof o) ? "%s" : NULL, "bits differ");
+}
+
+static void test_mma(void)
+{
+    float a[16 * 8], b[8 * 8], c[16 * 8];
+    for (int i = 0; i < 16 * 8; i++) a[i] = (float)((int)(random_bits() % 64) - 32) / 8;
+    for (int i = 0; i < 8 * 8; i++) b[i] = (float)((int)(random_bits() % 64) - 32) / 8;
+    pointer pa = upload(a, sizeof a), pb = upload(b, sizeof b), pc = upload(NULL, sizeof c);
+    LAUNCH("mma_tf32", 1, 1, 32, 1, 0, &pc, &pa, &pb);
+    download(c, pc, sizeof c);
+    CHECK(cuMemFree_v2(pa)); CHECK(cuMemFree_v2(pb));
+    int bad = 0;
+    for (int i = 0; i < 16; i++) for (int j = 0; j < 8; j++) { float s = 0; for (int k = 0; k < 8; k++) s += a[i * 8 + k] * b[k * 8 + j]; bad += s != c[i * 8 + j]; }
+    result("mma tf32", bad ? "%d wrong" : NULL, bad);
+    uint16_t ha[16 * 16], hb[16 * 8];
+    float fa[16 * 16], fb[16 * 8];
+    for (int i = 0; i < 16 * 16; i++) { fa[i] = (float)((int)(random_bits() % 64) - 32) / 8; uint32_t u; memcpy(&u, &fa[i], 4); ha[i] = (uint16_t)(u >> 16); }
+    for (int i = 0; i < 16 * 8; i++) { fb[i] = (float)((int)(random_bits() % 64) - 32) / 8; uint32_t u; memcpy(&u, &fb[i], 4); hb[i] = (uint16_t)(u >> 16); }
+    pa = upload(ha, sizeof ha); pb = upload(hb, sizeof hb); pc = upload(NULL, sizeof c);
+    LAUNCH("mma_bf16", 1, 1, 32, 1, 0, &pc, &pa, &pb);
+    download(c, pc, sizeof c);
+    CHECK(cuMemFree_v2(pa)); CHECK(cuMemFree_v2(pb));
+    bad = 0;
+    for (int i = 0; i < 16; i++) for (int j = 0; j < 8; j++) { float s = 0; for (int k = 0; k < 16; k++) s += fa[i * 16 + k] * fb[k * 8 + j]; bad += s != c[i * 8 + j]; }
+    result("mma bf16, ldmatrix, cp.async", bad ? "%d wrong" : NULL, bad);
+}
+
+static void results(const char *arch)
+{
+    char *text = read_file("tests/cudasim/kernels.cu"), *image = compile(text, arch);
+    CHECK(cuModuleLoadData(&module, image));
+    test_elementwise(); test_sums(); test_gemm(); test_philox(); test_softmax(); test_functions(); test_integers(); test_atomics(); test_votes(); test_bytes(); test_variables();
+    if (atoi(strchr(arch, '_') + 1) >= 80) test_mma();
+    CHECK(cuModuleUnload(module));
+    free(text);
+    free(image);
+}
+
+int main(int count, char **arguments)
+{
+    handle context;
+    char name[64] = "";
+    const char *what = count > 1 ? arguments[1] : "results";
+    CHECK(cuInit(0));
+    CHECK(cuDevicePrimaryCtxRetain(&context, 0));
+    CHECK(cuCtxSetCurrent(context));
+    CHECK(cuDeviceGetName(name, sizeof name, 0));
+    if (strncmp(name, "cudasim", 7) != 0) { printf("not ok selftest: the device is '%s', not a simulated one\n", name); return 1; }
+    if (strcmp(what, "results") == 0) results(count > 2 ? arguments[2] : "compute_80");
+    CHECK(cuDevicePrimaryCtxRelease_v2(0));
+    const char *left = cudasim_reports();
+    if (*left) result("nothing reported at the end", "%s", left);
+    return failed != 0;
+}
