@@ -49,29 +49,25 @@ if wants digits && build digits examples/digits.c; then
     else echo "ok cuda: digits is linked to libc and libm alone"; fi
 fi
 
-# Sentences for what is missing, and for calls that fail: one context, a few steps, within seconds.
-says() { # NAME WORDS COMMAND...: it fails with an error that has these words, and neither hangs nor crashes
-    local name=$1 words=$2 log status
-    shift 2
-    log=$(timeout 60 "$@" 2>&1)
+# Sentences for what is missing, and for calls that fail: each from optimizers, which do all that training does.
+says() { # NAME WORDS VARIABLE=VALUE...: with these it fails by an error of these words, and neither hangs nor crashes
+    local log status
+    log=$(timeout 60 env LD_LIBRARY_PATH="$PWD/build/cudasim" DLTRAIN_CUDA_CACHE="$dir/cache" "${@:3}" "$dir/check" '*' optimizers 2>&1)
     status=$?
-    if [ $status -lt 100 ] && [ $status != 0 ] && grep -q "$words" <<< "$log"; then echo "ok cuda: $name"
-    else echo "not ok cuda: $name: exit status $status: $(grep -v '^ok' <<< "$log" | tail -2 | tr '\n' ' ' | cut -c1-400)"; fi
+    if [ $status -lt 100 ] && [ $status != 0 ] && grep -q "$2" <<< "$log"; then echo "ok cuda: $1"
+    else echo "not ok cuda: $1: exit status $status: $(grep -v '^ok' <<< "$log" | tail -2 | tr '\n' ' ' | cut -c1-400)"; fi
 }
 if wants failures; then
-    run="$dir/check * optimizers"
-    set -f # the * is a pattern of cuda_check
-    says "no driver" "needs NVIDIA's driver: no/such.so" env DLTRAIN_CUDA_DRIVER=no/such.so $run
-    says "a driver that is none" "has no cuInit: it is too old" env DLTRAIN_CUDA_DRIVER=libm.so.6 $run
-    for why in nodevice stub mismatch; do says "no GPU ($why)" "there is no GPU here" sim env CUDASIM_FAIL=$why:1 $run; done
-    cache= says "no NVRTC" "NVRTC, which is not there: no/such.so" sim env DLTRAIN_NVRTC=no/such.so $run
-    cache= says "NVRTC fails" "NVRTC cannot compile the kernels" sim env CUDASIM_FAIL=nvrtc:1 $run
-    says "a GPU older than NVRTC knows" "is of compute capability 5.0; this NVRTC compiles for 7.5 and later" sim env CUDASIM_ARCH=50 DLTRAIN_CUDA_CACHE= $run
-    says "out of memory" "out of memory: asked for .* bytes, .* are free" sim env CUDASIM_FAIL=alloc*:3 $run
+    says "no driver" "needs NVIDIA's driver: no/such.so" DLTRAIN_CUDA_DRIVER=no/such.so
+    says "a driver that is none" "has no cuInit: it is too old" DLTRAIN_CUDA_DRIVER=libm.so.6
+    for why in nodevice stub mismatch; do says "no GPU ($why)" "there is no GPU here" CUDASIM_FAIL=$why:1; done
+    says "no NVRTC" "NVRTC, which is not there: no/such.so" DLTRAIN_CUDA_CACHE= DLTRAIN_NVRTC=no/such.so
+    says "NVRTC fails" "NVRTC cannot compile the kernels" DLTRAIN_CUDA_CACHE= CUDASIM_FAIL=nvrtc:1
+    says "a GPU older than NVRTC knows" "is of compute capability 5.0; this NVRTC compiles for 7.5 and later" DLTRAIN_CUDA_CACHE= CUDASIM_ARCH=50
+    says "out of memory" "out of memory: asked for .* bytes, .* are free" 'CUDASIM_FAIL=alloc*:3'
     for what in hostalloc:1 launch:1 launch:7 copy:1 copy:5 sync:1 module:3 stream:1 event:2 context:1 lost:1 lost:9; do
-        says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" sim env CUDASIM_FAIL=${what/:/*:} $run
+        says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=${what/:/*:}"
     done
-    set +f
 fi
 
 # The cache: eight programs at once on an empty one, damaged files, a folder that cannot be written
