@@ -766,14 +766,6 @@ static const char *const dl__cuda_conv_cu[] = {
 static const char *const dl__cuda_matmul_cu[] = {
     "#line 1 \"tools/kernels/matmul.cu\"\n",
     "// matmul, by the tiles of tile.cu.\n",
-    "struct Matmul {\n",
-    "    const float *a, *b, *bias;\n",
-    "    float *c;\n",
-    "    dl_index a_row, a_k, b_row, b_k;\n",
-    "    int batch_dims, accumulate;\n",
-    "    uint32_t count[8];\n",
-    "    dl_index a_batch[8], b_batch[8];\n",
-    "};\n",
     "struct Rows { // rows of a matrix\n",
     "    const float *base, *row[8];\n",
     "    dl_index stride, step;\n",
@@ -795,14 +787,10 @@ static const char *const dl__cuda_matmul_cu[] = {
     "template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)\n",
     "{\n",
     "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
-    "        dl_index at_a = 0, at_b = 0;\n",
-    "        uint32_t left = batch, m0, n0;\n",
+    "        dl_index at_a, at_b;\n",
+    "        uint32_t m0, n0;\n",
     "        uint64_t first, end;\n",
-    "        for (int d = q.batch_dims - 1; d >= 0; d--) {\n",
-    "            at_a += left % q.count[d] * q.a_batch[d];\n",
-    "            at_b += left % q.count[d] * q.b_batch[d];\n",
-    "            left /= q.count[d];\n",
-    "        }\n",
+    "        matmul_batch(q, batch, &at_a, &at_b);\n",
     "        Rows a, b;\n",
     "        a.base = q.a + at_a, a.stride = q.a_row, a.step = q.a_k, a.along = q.a_k == 1;\n",
     "        b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;\n",
@@ -1509,6 +1497,25 @@ static const char *const dl__cuda_tile_cu[] = {
     "    for (uint32_t i = 1; i < w.parts; i++) total = E_ADD(total, p[i * size]);\n",
     "    return total;\n",
     "}\n",
+    "\n",
+    "// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----\n",
+    "struct Matmul {\n",
+    "    const float *a, *b, *bias;\n",
+    "    float *c;\n",
+    "    dl_index a_row, a_k, b_row, b_k;\n",
+    "    int batch_dims, accumulate;\n",
+    "    uint32_t count[8];\n",
+    "    dl_index a_batch[8], b_batch[8];\n",
+    "};\n",
+    "static void matmul_batch(const Matmul &q, uint32_t batch, dl_index *at_a, dl_index *at_b)\n",
+    "{\n",
+    "    *at_a = *at_b = 0;\n",
+    "    for (int d = q.batch_dims - 1; d >= 0; d--) {\n",
+    "        *at_a += batch % q.count[d] * q.a_batch[d];\n",
+    "        *at_b += batch % q.count[d] * q.b_batch[d];\n",
+    "        batch /= q.count[d];\n",
+    "    }\n",
+    "}\n",
     NULL
 };
 static const char *const dl__cuda_update_cu[] = {
@@ -1581,6 +1588,130 @@ static const char *const dl__cuda_update_cu[] = {
     "    float high = u.h[0];\n",
     "    EACH(i) u.g[i] = u.g[i] > high ? high : u.g[i] < -high ? -high : u.g[i];\n",
     "}\n",
+    NULL
+};
+static const char *const dl__cuda_warp_cu[] = {
+    "#line 1 \"tools/kernels/warp.cu\"\n",
+    "// Large matrix products, with the bits of matmul.cu: tiles of 128 x 128, 8 x 8 a thread. A warp computes 64 x 32, its threads read shared\n",
+    "// memory 128 bits at a time, all in one go; the next piece of 8 steps of k is on its way from global memory, 128 bits at a time where the\n",
+    "// operands are aligned, while this one is multiplied. Of more than one block of 256 steps the totals so far wait in w.partial\n",
+    "// [batch][m][n]: registers for them would spill.\n",
+    "enum { WIDE = 128, DEEP = 8 };\n",
+    "#define ROW_BY_ROW asm volatile(\"\" ::: \"memory\") // or the compiler asks for all of a tile at once, and spills\n",
+    "struct Wide { float a[2][DEEP][WIDE + 4], b[2][DEEP][WIDE + 4]; };\n",
+    "\n",
+    "// Which row and step of a piece a thread's four numbers begin at: of one row along k, or of four rows at one step\n",
+    "template <bool ALONG> static uint32_t wide_at_row() { return ALONG ? threadIdx.x / 2 : threadIdx.x % 32 * 4; }\n",
+    "template <bool ALONG> static uint32_t wide_at_k() { return ALONG ? threadIdx.x % 2 * 4 : threadIdx.x / 32; }\n",
+    "\n",
+    "// Those four numbers, at p; `rows` and `steps` are left from there on\n",
+    "template <bool ALONG> static float4 wide_load(const float *p, int rows, int steps, bool aligned)\n",
+    "{\n",
+    "    float v[4] = { 0, 0, 0, 0 };\n",
+    "    int n = ALONG ? steps : rows;\n",
+    "    if (rows <= 0 || steps <= 0) n = 0;\n",
+    "    if (n >= 4 && aligned) return *(const float4 *)p;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++)\n",
+    "        if (i < n) v[i] = p[i];\n",
+    "    return make_float4(v[0], v[1], v[2], v[3]);\n",
+    "}\n",
+    "template <bool ALONG> static void wide_store(float (*s)[WIDE + 4], float4 v)\n",
+    "{\n",
+    "    if (ALONG) {\n",
+    "        uint32_t row = wide_at_row<ALONG>(), k = wide_at_k<ALONG>();\n",
+    "        s[k][row] = v.x, s[k + 1][row] = v.y, s[k + 2][row] = v.z, s[k + 3][row] = v.w;\n",
+    "    } else *(float4 *)&s[wide_at_k<ALONG>()][wide_at_row<ALONG>()] = v;\n",
+    "}\n",
+    "\n",
+    "// Number i of a thread's rows, j of its columns\n",
+    "static uint32_t wide_row(uint32_t row, int i) { return row + i / 4 * 32 + i % 4; }\n",
+    "static uint32_t wide_column(uint32_t column, int j) { return column + j / 4 * 16 + j % 4; }\n",
+    "\n",
+    "template <bool ALONG_A, bool ALONG_B> static void wide(Wide &s, const Matmul &q, const Work &w, bool aligned)\n",
+    "{\n",
+    "    uint32_t m0 = blockIdx.x / w.across * WIDE, n0 = blockIdx.x % w.across * WIDE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n",
+    "    uint32_t row = warp / 4 * 64 + lane / 4 * 4, column = warp % 4 * 32 + lane % 4 * 4; // and 32 rows, 16 columns on\n",
+    "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
+    "        float acc[8][8];\n",
+    "        dl_index at_a, at_b;\n",
+    "        matmul_batch(q, batch, &at_a, &at_b);\n",
+    "        uint32_t row_a = wide_at_row<ALONG_A>(), row_b = wide_at_row<ALONG_B>(), k_a = wide_at_k<ALONG_A>(), k_b = wide_at_k<ALONG_B>();\n",
+    "        const float *a = q.a + at_a + (m0 + row_a) * q.a_row + k_a * q.a_k, *b = q.b + at_b + (n0 + row_b) * q.b_row + k_b * q.b_k;\n",
+    "        int rows_a = (int)(w.m - m0 - row_a), rows_b = (int)(w.n - n0 - row_b), left = (int)w.k, k0 = 0;\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 8; i++)\n",
+    "#pragma unroll\n",
+    "            for (int j = 0; j < 8; j++) acc[i][j] = 0;\n",
+    "        float4 next_a = wide_load<ALONG_A>(a, rows_a, left - (int)k_a, aligned);\n",
+    "        float4 next_b = wide_load<ALONG_B>(b, rows_b, left - (int)k_b, aligned);\n",
+    "        wide_store<ALONG_A>(s.a[0], next_a);\n",
+    "        wide_store<ALONG_B>(s.b[0], next_b);\n",
+    "        __syncthreads();\n",
+    "        int buffer = 0;\n",
+    "        for (; left > 0; left -= DEEP, k0 += DEEP) {\n",
+    "            bool more = left > DEEP;\n",
+    "            if (more) {\n",
+    "                a += DEEP * (ALONG_A ? 1 : q.a_k), b += DEEP * (ALONG_B ? 1 : q.b_k);\n",
+    "                next_a = wide_load<ALONG_A>(a, rows_a, left - DEEP - (int)k_a, aligned);\n",
+    "                next_b = wide_load<ALONG_B>(b, rows_b, left - DEEP - (int)k_b, aligned);\n",
+    "            }\n",
+    "#pragma unroll\n",
+    "            for (int k = 0; k < DEEP; k++) {\n",
+    "                if (k >= left) break; // what lies behind is no product with 0: it is none\n",
+    "                float x[8], y[8];\n",
+    "                *(float4 *)x = *(const float4 *)&s.a[buffer][k][row], *(float4 *)(x + 4) = *(const float4 *)&s.a[buffer][k][row + 32];\n",
+    "                *(float4 *)y = *(const float4 *)&s.b[buffer][k][column], *(float4 *)(y + 4) = *(const float4 *)&s.b[buffer][k][column + 16];\n",
+    "#pragma unroll\n",
+    "                for (int i = 0; i < 8; i++)\n",
+    "#pragma unroll\n",
+    "                    for (int j = 0; j < 8; j++) acc[i][j] = __fmaf_rn(x[i], y[j], acc[i][j]);\n",
+    "            }\n",
+    "            if ((k0 + DEEP) % DL__KB == 0 && more) {\n",
+    "#pragma unroll\n",
+    "                for (int i = 0; i < 8; i++) {\n",
+    "                    uint32_t r = m0 + wide_row(row, i);\n",
+    "                    float *t = w.partial + ((uint64_t)batch * w.m + r) * w.n + n0 + column;\n",
+    "                    ROW_BY_ROW;\n",
+    "#pragma unroll\n",
+    "                    for (int j = 0; j < 8; j++) {\n",
+    "                        if (r < w.m && n0 + wide_column(column, j) < w.n) t[wide_column(0, j)] = k0 < DL__KB ? acc[i][j] : E_ADD(t[wide_column(0, j)], acc[i][j]);\n",
+    "                        acc[i][j] = 0;\n",
+    "                    }\n",
+    "                }\n",
+    "            }\n",
+    "            if (more) {\n",
+    "                buffer ^= 1;\n",
+    "                wide_store<ALONG_A>(s.a[buffer], next_a);\n",
+    "                wide_store<ALONG_B>(s.b[buffer], next_b);\n",
+    "                __syncthreads();\n",
+    "            }\n",
+    "        }\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 8; i++) {\n",
+    "            uint32_t r = m0 + wide_row(row, i);\n",
+    "            uint64_t at = ((uint64_t)batch * w.m + r) * w.n + n0 + column;\n",
+    "            ROW_BY_ROW;\n",
+    "#pragma unroll\n",
+    "            for (int j = 0; j < 8; j++) {\n",
+    "                uint32_t d = wide_column(0, j), c = n0 + column + d;\n",
+    "                if (r < w.m && c < w.n)\n",
+    "                    finish(q.c + at + d, w.k > DL__KB ? E_ADD(w.partial[at + d], acc[i][j]) : acc[i][j], q.bias, c, q.accumulate);\n",
+    "            }\n",
+    "        }\n",
+    "        __syncthreads();\n",
+    "    }\n",
+    "}\n",
+    "// matmul_128_AB: is A, is B contiguous along k (k) or along its rows (r)?\n",
+    "#define WIDE_KERNEL(name, along_a, along_b) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(256, 1) name(Matmul q, Work w, int aligned) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Wide s; \\\n",
+    "        wide<along_a, along_b>(s, q, w, aligned); \\\n",
+    "    }\n",
+    "WIDE_KERNEL(matmul_128_kk, true, true)\n",
+    "WIDE_KERNEL(matmul_128_kr, true, false)\n",
+    "WIDE_KERNEL(matmul_128_rr, false, false)\n",
     NULL
 };
 /* ---- end of what is embedded ---- */
@@ -2096,6 +2227,7 @@ static const struct { const char *name; const char *const *part[3]; } dl__cuda_p
     { "move", { dl__cuda_move_cu, NULL, NULL } },
     { "pool", { dl__cuda_pool_cu, NULL, NULL } },
     { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
+    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL } },
     { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
     { "update", { dl__cuda_update_cu, NULL, NULL } }
 };
@@ -2627,6 +2759,23 @@ typedef struct dl__cuda_matmul_args {
     int64_t a_batch[8], b_batch[8];
 } dl__cuda_matmul_args;
 
+/* Enough tiles of 128 x 128 to fill a GPU: see warp.cu, which has three of the four kinds of transposition. *done: it was. */
+static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, bool *done)
+{
+    enum { WIDE = 128, ENOUGH = 64 };
+    uint64_t down = (w.m + WIDE - 1) / WIDE, across = (w.n + WIDE - 1) / WIDE;
+    bool along_a = q->a_k == 1, along_b = q->b_k == 1, even = !(w.m % 4 || w.n % 4 || w.k % 4);
+    int aligned = even && !(((uintptr_t)q->a | (uintptr_t)q->b) % 16);
+    *done = w.m > WIDE / 2 && w.n > WIDE / 2 && down * across * w.batches >= ENOUGH && (along_a || !along_b);
+    if (!*done) return true;
+    w.across = (uint32_t)across;
+    w.partial = NULL;
+    if (w.k > DL__CUDA_KB && !(w.partial = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)w.m * w.n * w.batches * sizeof(float)))) return false;
+    void *args[] = { (void *)(uintptr_t)q, &w, &aligned };
+    dl__cuda_grid g = dl__cuda_grid_of(down * across, 1, w.batches < 65535 ? w.batches : 65535, 256, 1);
+    return dl__cuda_go(d, "warp", along_b ? "matmul_128_kk" : along_a ? "matmul_128_kr" : "matmul_128_rr", g, args);
+}
+
 /* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
 static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -2654,7 +2803,9 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
         q.b_batch[t] = nb == 1 ? 0 : sb;
         sa *= na, sb *= nb, batches *= y->dim[t];
     }
+    bool done;
     if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
+    if (!dl__cuda_matmul_wide(d, &q, w, &done) || done) return done;
     void *args[] = { &q, &w };
     return dl__cuda_go(d, "matmul", "matmul_64", g, args) &&
         (w.parts == 1 || dl__cuda_go(d, "matmul", "matmul_join", dl__cuda_flat(y->numel), args));
