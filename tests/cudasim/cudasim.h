@@ -125,6 +125,7 @@ typedef struct allocation {
 allocation *allocation_find(uint64_t address);                   /* live or freed; NULL if the address was never given out */
 uint64_t device_alloc(int device, uint64_t size, bool internal); /* 0: does not fit */
 int device_free(uint64_t address);
+void device_free_all(int device);
 uint64_t device_used(int device);
 int device_leaks(int device);                                    /* reports each live allocation */
 void init_set(allocation *, uint64_t offset, uint64_t size, bool value);
@@ -148,7 +149,7 @@ struct warp {
     uint8_t *base[2];      /* registers, constants: base[o & 1] + (o & ~1) */
     struct block *block;
     const inst *code;
-    uint32_t index, pc, active, alive, blocked, others_pc, carry;
+    uint32_t index, pc, active, alive, born, blocked, others_pc, carry; /* masks of lanes: born began, alive are left, active run at pc, blocked wait */
     uint32_t lane_pc[LANES];
     uint8_t state;
     uint32_t barrier, barrier_threads; const inst *barrier_inst;

@@ -701,6 +701,7 @@ static void body(decoder *d)
 
 static void resolve(decoder *d)
 {
+    uint32_t line = d->line;
     for (size_t i = 0; i < d->reference_count; i++) {
         reference *r = &d->references[i];
         int32_t at = -1;
@@ -713,6 +714,7 @@ static void resolve(decoder *d)
         else d->k->code[r->inst].target = at;
     }
     d->reference_count = d->label_count = 0;
+    d->line = line;
 }
 
 static void kernel_entry(decoder *d)

@@ -140,7 +140,7 @@ EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice d)
             static const struct { handle_kind kind; const char *name; } kept[] = { { HANDLE_STREAM, "streams" }, { HANDLE_EVENT, "events" }, { HANDLE_MODULE, "modules" }, { HANDLE_GRAPH, "graphs" }, { HANDLE_EXEC, "executable graphs" } };
             for (int i = 0; i < 5; i++) if (handles_alive(kept[i].kind, d)) report("leak: %u %s of device %d still exist when its context ends", handles_alive(kept[i].kind, d), kept[i].name, d);
         }
-        handle_end(contexts[d]);
+        context_end(d);
         device_error[d] = 0;
     }
     RETURN(0);

@@ -69,9 +69,9 @@ static void masked(warp *w, const inst *in, uint32_t m)
     while (rest) {
         int lane = __builtin_ctz(rest);
         uint32_t wanted = in->op->kind == KIND_WARP ? ALL : value_at(w, in, in->op->mask_at, lane), group = 0;
-        if (!(wanted >> lane & 1)) kernel_fault(w, in, lane, 719, "executed by lane %d, which its mask %08x does not name", lane, wanted);
         for (uint32_t r = rest; r; r &= r - 1) if (in->op->kind == KIND_WARP || value_at(w, in, in->op->mask_at, __builtin_ctz(r)) == wanted) group |= r & -r;
         rest &= ~group;
+        if (group & ~wanted) { int extra = __builtin_ctz(group & ~wanted); kernel_fault(w, in, extra, 719, "executed by lane %d, which its mask %08x does not name", extra, wanted); }
         if (wanted & ~w->alive) stuck(w, in, group, wanted, "mask");
         if (group == wanted) {
             in->run(w, in, group);
@@ -86,7 +86,7 @@ static void masked(warp *w, const inst *in, uint32_t m)
     if (!w->active && w->blocked) stuck(w, in, w->blocked & here ? w->blocked & here : w->blocked, in->op->kind == KIND_WARP ? ALL : value_at(w, in, in->op->mask_at, __builtin_ctz(here)), "deadlock");
 }
 
-/* A barrier: complete when every living lane of the warp is at it. The block's loop releases it. */
+/* A barrier: complete when every lane that the warp began with is at it; a warp may be gone, but not a part of one. The block's loop releases it. */
 static void barrier(warp *w, const inst *in, uint32_t m)
 {
     uint32_t pc = w->pc, here = m, passed = w->active & ~m;
@@ -94,18 +94,18 @@ static void barrier(warp *w, const inst *in, uint32_t m)
     save(w, passed, pc + 1);
     save(w, here, pc);
     w->blocked |= here;
-    int at = in->op->count;
-    uint32_t id = value_at(w, in, at, __builtin_ctz(here));
+    uint32_t at = in->op->count;
+    uint32_t id = value_at(w, in, (int)at, __builtin_ctz(here));
     if (id > 15) kernel_fault(w, in, __builtin_ctz(here), 719, "barrier %u: 0 to 15 exist", id);
-    if (here != w->alive) {
+    if (here != w->born) {
         regroup(w);
-        if (!w->active) stuck(w, in, here, w->alive, "divergent barrier");
+        if (!w->active) stuck(w, in, here, w->born, "divergent barrier");
         return;
     }
     uint32_t detail = in->op->detail;
     w->barrier = id;
     w->barrier_inst = in;
-    w->barrier_threads = in->operands > 1 + at && in->o[1 + at] != ~0u && detail == 0 ? value_at(w, in, 1 + at, __builtin_ctz(here)) : 0;
+    w->barrier_threads = in->operands > 1 + at && in->o[1 + at] != ~0u && detail == 0 ? value_at(w, in, 1 + (int)at, __builtin_ctz(here)) : 0;
     if (w->barrier_threads % LANES) kernel_fault(w, in, __builtin_ctz(here), 719, "barrier for %u threads: a multiple of %d is wanted", w->barrier_threads, LANES);
     w->barrier_predicate = detail >= 2 ? predicate_at(w, in->o[2]) ^ (in->negated >> 2 & 1 ? ALL : 0) : 0;
     w->state = WARP_AT_BARRIER;
@@ -282,7 +282,7 @@ static void block_run(block *b, uint32_t index)
     for (uint32_t i = 0; i < b->warp_count; i++) {
         warp *w = &b->warps[i];
         uint32_t left = b->threads - i * LANES;
-        w->alive = w->active = left >= LANES ? ALL : (1u << left) - 1;
+        w->alive = w->active = w->born = left >= LANES ? ALL : (1u << left) - 1;
         w->pc = 0;
         w->others_pc = ~0u;
         w->blocked = w->carry = 0;

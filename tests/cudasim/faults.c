@@ -118,6 +118,8 @@ static struct { const char *name; int code; long calls; } kinds[] = {
     { "init", 999, 0 }, { "context", 2, 0 }, { "peer", 217, 0 }, { "nvrtc", 6, 0 }, { "nccl", 3, 0 }, { "hang", 1, 0 }, { "nodevice", 100, 0 }, { "stub", 34, 0 }, { "mismatch", 803, 0 },
 };
 
+static const size_t first_state = 15; /* nodevice, stub, mismatch: not the N-th call, a state */
+
 static bool matches(const char **p, const char *name)
 {
     size_t n = strlen(name);
@@ -134,7 +136,7 @@ EXPORT int fault_due(const char *what)
         long call = ++kinds[k].calls;
         for (const char *p = plan; p && *p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL) {
             if (!matches(&p, what)) continue;
-            bool onward = *p == '*';
+            bool onward = *p == '*' || k >= first_state || strcmp(what, "init") == 0;
             char *end;
             long n = strtol(strchr(p, ':') ? strchr(p, ':') + 1 : p, &end, 10);
             if (call == n || (onward && call >= n)) return *end == ':' ? atoi(end + 1) : kinds[k].code;

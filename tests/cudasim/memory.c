@@ -73,6 +73,11 @@ int device_free(uint64_t address)
 
 uint64_t device_used(int device) { return used[device]; }
 
+void device_free_all(int device)
+{
+    for (size_t i = 0; i < allocation_count; i++) if (allocations[i]->device == device && !allocations[i]->freed) device_free(allocations[i]->base);
+}
+
 int device_leaks(int device)
 {
     int leaks = 0;
@@ -252,6 +257,7 @@ static void global_races(warp *w, const inst *in, int lane, allocation *a, uint6
             }
         }
         if (how == ACCESS_READ) {
+            if (relaxed) continue;
             if (c->read && c->reader_block != me) c->reader_block = MANY_BLOCKS;
             else {
                 bool several = c->read && CELL_THREAD(c->read) != thread;
@@ -260,7 +266,7 @@ static void global_races(warp *w, const inst *in, int lane, allocation *a, uint6
             }
             continue;
         }
-        if (c->read && CELL_BYTES(c->read) & bytes && !atomic && memcmp(a->data + offset + done, (const uint8_t *)value + done, size < 4 ? size : 4) != 0) {
+        if (c->read && CELL_BYTES(c->read) & bytes && (!value || memcmp(a->data + offset + done, (const uint8_t *)value + done, size < 4 ? size : 4) != 0)) {
             if (c->reader_block == MANY_BLOCKS) { if (!w->block->launch->published) race_blocks(w, in, lane, a->base + offset, true, false, me); }
             else if (c->reader_block != me) { if (!ordered_blocks(w, c->reader_block, c->read)) race_blocks(w, in, lane, a->base + offset, true, false, c->reader_block); }
             else if (!ordered(w, c->read, thread)) race(w, in, lane, "global", a->base + offset, true, false, c->read);

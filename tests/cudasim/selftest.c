@@ -1,5 +1,6 @@
 /* Tests the simulator itself: right kernels give the results of plain C on every architecture; each planted bug is caught and named.
        selftest results ARCH | bugs | streams | faults      prints 'ok NAME' or 'not ok NAME: reason' a line */
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <math.h>
 #include <stdbool.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef int CUresult;
 typedef void *handle;
@@ -30,12 +32,13 @@ static void result(const char *name, const char *format, ...) __attribute__((for
 static void result(const char *name, const char *format, ...) /* format NULL: it passed */
 {
     if (!format) { printf("ok %s\n", name); passed++; return; }
+    char text[2000];
     va_list list;
     va_start(list, format);
-    printf("not ok %s: ", name);
-    vprintf(format, list);
-    printf("\n");
+    vsnprintf(text, sizeof text, format, list);
     va_end(list);
+    for (char *p = text; *p; p++) if (*p == '\n') *p = ' ';
+    printf("not ok %s: %s\n", name, text);
     failed++;
 }
 #define CHECK(call) do { int r_ = (call); if (r_) { printf("not ok %s:%d: %s returned %d\n", __FILE__, __LINE__, #call, r_); exit(1); } } while (0)
@@ -68,7 +71,7 @@ static char *compile(const char *source, const char *arch)
     }
     char option[64];
     snprintf(option, sizeof option, "--gpu-architecture=%s", arch);
-    const char *options[] = { option, "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-default-device" };
+    const char *options[] = { option, "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true" };
     handle p;
     CHECK(rtc_create(&p, source, "kernels.cu", 0, NULL, NULL));
     int r = rtc_compile(p, 5, options);
@@ -441,17 +444,485 @@ static void results(const char *arch)
     free(image);
 }
 
+/* ---- planted bugs ---- */
+
+static const struct { const char *kernel; unsigned grid, threads; int code; const char *opcode, *says, *where; } bugs[] = {
+    { "gemm_no_first_barrier", 2, 0, 719, "shared", "", "shared" },
+    { "gemm_no_second_barrier", 2, 0, 719, "shared", "without a barrier between", NULL },
+    { "read_beyond", 1, 64, 700, "ld.global", "out of bounds: reads 4 bytes", "block (0,0,0), thread (32,0,0)" },
+    { "write_beyond", 1, 64, 700, "st.global", "out of bounds: writes 4 bytes", "block (0,0,0), thread (32,0,0)" },
+    { "shared_beyond", 1, 32, 700, "st.shared", "out of bounds: writes 4 bytes at shared address", "block (0,0,0), thread (31,0,0)" },
+    { "misaligned", 1, 32, 716, "ld.global", "misaligned", "thread (2,0,0)" },
+    { "shared_uninitialised", 1, 32, 719, "ld.shared", "uninitialised", "thread (31,0,0)" },
+    { "global_uninitialised", 1, 32, 719, "ld.global", "uninitialised: reads 4 bytes", "thread (0,0,0)" },
+    { "local_uninitialised", 1, 32, 719, "ld.local", "uninitialised", "thread (" },
+    { "blocks_write", 3, 32, 719, "st.global", "race in global memory", "thread (0,0,0)" },
+    { "blocks_no_fence", 4, 1, 719, "ld.", "in the same launch", "thread (0,0,0)" },
+    { "divergent_barrier", 1, 32, 719, "bar.sync", "divergent barrier", "block (0,0,0)" },
+    { "barrier_count", 1, 64, 719, "bar.sync", "never completes", "block (0,0,0)" },
+    { "shuffle_exited", 1, 32, 719, "shfl.sync", "lane 20, which has exited", "block (0,0,0)" },
+    { "shuffle_from_outside", 1, 32, 719, "shfl.sync", "reads lane 20, which takes no part", "thread (0,0,0)" },
+    { "shuffle_not_named", 1, 32, 719, "shfl.sync", "executed by lane 8, which its mask 000000ff does not name", "thread (8,0,0)" },
+    { "no_syncwarp", 1, 32, 719, "shared", "without a barrier between", "block (0,0,0)" },
+    { "hang", 1, 32, 702, "", "hangs", "block (0,0,0)" },
+    { "traps", 1, 32, 719, "trap", "trap", "thread (9,0,0)" },
+    { "constant_written", 1, 32, 719, "ld.global.nc", "as constant (.nc), which this launch has written", "block (0,0,0)" },
+    { "atomic_and_plain", 1, 64, 719, "global", "race in global memory", "block (0,0,0)" },
+    { "null_pointer", 1, 32, 700, "st.", "where nothing was ever allocated", "thread (3,0,0)" },
+    { "use_after_free", 1, 32, 700, "ld.global", "use after free", "block (0,0,0)" },
+    { "copy_no_wait", 1, 64, 719, "ld.shared", "", "block (0,0,0)" },
+    { "copy_no_barrier", 1, 64, 719, "", "shared", "block (0,0,0)" },
+};
+
+static handle context;
+static void fresh_context(void)
+{
+    cuDevicePrimaryCtxRelease_v2(0);
+    CHECK(cuDevicePrimaryCtxRetain(&context, 0));
+    CHECK(cuCtxSetCurrent(context));
+    cudasim_reports();
+}
+
+/* A report must name the kernel, and a PTX line that holds the opcode it names. */
+static bool names_place(const char *text, const char *ptx, const char *kernel, const char *opcode)
+{
+    char want[100], op[100] = "";
+    int line = 0;
+    snprintf(want, sizeof want, "kernel %s, PTX line ", kernel);
+    const char *p = strstr(text, want);
+    if (!p || sscanf(p + strlen(want), "%d (%99[^)])", &line, op) != 2 || !strstr(text, "block (") || !strstr(text, "thread (")) return false;
+    for (int i = 1; i < line && ptx; i++) { ptx = strchr(ptx, '\n'); ptx = ptx ? ptx + 1 : NULL; }
+    if (!ptx) return false;
+    const char *end = strchr(ptx, '\n'), *at = strstr(ptx, op);
+    return at && at < end && strstr(op, opcode);
+}
+
+static void test_bugs(const char *arch)
+{
+    char *text = read_file("tests/cudasim/bugs.cu"), *ptx = compile(text, arch);
+    for (size_t k = 0; k < sizeof bugs / sizeof *bugs; k++) for (uint64_t seed = 1; seed <= 3; seed++) {
+        const char *name = bugs[k].kernel;
+        bool freed = strcmp(name, "use_after_free") == 0, product = bugs[k].threads == 0;
+        if (atoi(strchr(arch, '_') + 1) < 80 && strncmp(name, "copy", 4) == 0) continue;
+        fresh_context();
+        cudasim_seed(seed);
+        CHECK(cuModuleLoadData(&module, ptx));
+        float x[64 * 64] = { 1 };
+        for (int i = 0; i < 64 * 64; i++) x[i] = (float)i;
+        int n = 32;
+        pointer py, px, pz = upload(x, sizeof x);
+        if (product) { px = upload(x, sizeof x); py = upload(NULL, sizeof x); }
+        else { px = upload(x, strcmp(name, "read_beyond") == 0 ? 128 : 512); py = upload(x, 128); if (strcmp(name, "write_beyond") && strcmp(name, "read_beyond")) { CHECK(cuMemFree_v2(py)); py = upload(NULL, 512); CHECK(cuMemcpyHtoD_v2(py, x, 128)); } }
+        if (freed) { CHECK(cuMemFree_v2(px)); name = "good"; }
+        void *params[] = { &py, &px, product ? (void *)&pz : (void *)&n, &n };
+        CHECK(cuLaunchKernel(function(name), bugs[k].grid, product ? 2 : 1, 1, product ? 16 : bugs[k].threads, product ? 16 : 1, 1, 0, NULL, params, NULL));
+        int code = cuCtxSynchronize(), again = cuCtxSynchronize();
+        const char *said = cudasim_reports();
+        char label[100];
+        snprintf(label, sizeof label, "planted bug %s, schedule %d", bugs[k].kernel, (int)seed);
+        if (code != bugs[k].code) result(label, "returned %d, not %d: %s", code, bugs[k].code, said);
+        else if (again != code) result(label, "%s", "the error does not stick");
+        else if (!strstr(said, bugs[k].says) || (bugs[k].where && !strstr(said, bugs[k].where))) result(label, "reported as: %s", said);
+        else if (!names_place(said, ptx, name, bugs[k].opcode)) result(label, "does not name its place: %s", said);
+        else result(label, NULL);
+    }
+    fresh_context();
+    pointer p;
+    CHECK(cuMemAlloc_v2(&p, 1000));
+    CHECK(cuDevicePrimaryCtxRelease_v2(0));
+    const char *said = cudasim_reports();
+    result("planted leak", strstr(said, "leak: 1000 bytes") ? NULL : "reported as '%s'", said);
+    CHECK(cuDevicePrimaryCtxRetain(&context, 0));
+    CHECK(cuCtxSetCurrent(context));
+    /* what the decoder does not know it refuses, with the line */
+    static const struct { const char *from, *to, *says; } changes[] = {
+        { "trap;", "trop;", "unknown opcode 'trop'" }, { "ld.global.f32", "ld.global.xx.f32", "unknown opcode 'ld.global.xx.f32'" }, { ".maxntid", ".maxntid", NULL },
+        { "add.rn.f32", "add.rn.mad.f32", "unknown opcode 'add.rn.mad.f32'" }, { "\tret;", "\tret 3;", "" }, { "%ctaid.x", "%ctaid.w", "not declared" }, { ".version 9.0", ".version 19.0", "newer than the driver" },
+    };
+    for (size_t k = 0; k < sizeof changes / sizeof *changes; k++) {
+        char *at = strstr(ptx, changes[k].from), label[100];
+        if (!changes[k].says || !at) continue;
+        char *changed = malloc(strlen(ptx) + 100);
+        sprintf(changed, "%.*s%s%s", (int)(at - ptx), ptx, changes[k].to, at + strlen(changes[k].from));
+        int code = cuModuleLoadData(&module, changed);
+        said = cudasim_reports();
+        snprintf(label, sizeof label, "decoder refuses '%s'", changes[k].to);
+        if (code == 0) result(label, "%s", "accepted");
+        else if (!strstr(said, "PTX line ") || !strstr(said, changes[k].says)) result(label, "reported as: %s", said);
+        else result(label, NULL);
+        free(changed);
+    }
+    /* what the driver refuses */
+    CHECK(cuModuleLoadData(&module, ptx));
+    handle f = function("good"), stream, event;
+    int n = 1;
+    pointer q = upload(NULL, 256);
+    void *params[] = { &q, &q, &n };
+#define REFUSED(label, call, code) do { int r_ = (call); const char *s_ = cudasim_reports(); result(label, r_ == (code) && *s_ ? NULL : "returned %d: %s", r_, s_); } while (0)
+    REFUSED("refuses 1025 threads", cuLaunchKernel(f, 1, 1, 1, 1025, 1, 1, 0, NULL, params, NULL), 1);
+    REFUSED("refuses an empty grid", cuLaunchKernel(f, 0, 1, 1, 32, 1, 1, 0, NULL, params, NULL), 1);
+    REFUSED("refuses 65536 blocks in y", cuLaunchKernel(f, 1, 65536, 1, 32, 1, 1, 0, NULL, params, NULL), 1);
+    REFUSED("refuses 50000 bytes of shared memory without the attribute", cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 50000, NULL, params, NULL), 1);
+    REFUSED("refuses 300000 bytes of shared memory", cuFuncSetAttribute(f, 8, 300000), 1);
+    CHECK(cuStreamCreate(&stream, 1));
+    CHECK(cuEventCreate(&event, 2));
+    CHECK(cuStreamDestroy_v2(stream));
+    CHECK(cuEventDestroy_v2(event));
+    REFUSED("refuses a destroyed stream", cuStreamSynchronize(stream), 400);
+    REFUSED("refuses a destroyed event", cuEventSynchronize(event), 400);
+    REFUSED("refuses to free twice", (cuMemFree_v2(q), cuMemFree_v2(q)), 1);
+    REFUSED("refuses a copy beyond the end", (q = upload(NULL, 256), cuMemcpyHtoD_v2(q + 200, ptx, 100)), 1);
+    CHECK(cuMemFree_v2(q));
+    CHECK(cuModuleUnload(module));
+    REFUSED("refuses a function of an unloaded module", cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, NULL, params, NULL), 400);
+    cuDevicePrimaryCtxRelease_v2(0);
+    CHECK(cuDevicePrimaryCtxRetain(&context, 0));
+    free(text);
+    free(ptx);
+}
+
+/* ---- streams, events, graphs, devices ---- */
+
+static const char *stream_ptx = NULL;
+
+static void add_one(handle f, pointer y, pointer x, handle stream) /* y = x + 1, 64 elements */
+{
+    int n = 1;
+    void *params[] = { &y, &x, &n };
+    CHECK(cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, stream, params, NULL));
+}
+
+/* Two streams, the second needs the first's result. Right with the event; without it, wrong under some schedule. */
+static int wrong_schedules(bool wait)
+{
+    int wrong = 0;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        cudasim_seed(seed);
+        handle a, b, e, f = function("add");
+        float *host, zero[64] = { 0 };
+        CHECK(cuMemHostAlloc((void **)&host, 256, 0));
+        CHECK(cuStreamCreate(&a, 1)); CHECK(cuStreamCreate(&b, 1)); CHECK(cuEventCreate(&e, 2));
+        pointer x = upload(zero, 256), y = upload(zero, 256), z = upload(zero, 256);
+        for (int i = 0; i < 64; i++) host[i] = 10;
+        CHECK(cuMemcpyHtoDAsync_v2(x, host, 256, a));
+        add_one(f, y, x, a);
+        CHECK(cuEventRecord(e, a));
+        if (wait) CHECK(cuStreamWaitEvent(b, e, 0));
+        add_one(f, z, y, b);
+        CHECK(cuMemcpyDtoHAsync_v2(host, z, 256, b));
+        CHECK(cuStreamSynchronize(b));
+        wrong += host[5] != 12;
+        CHECK(cuStreamSynchronize(a));
+        CHECK(cuStreamDestroy_v2(a)); CHECK(cuStreamDestroy_v2(b)); CHECK(cuEventDestroy_v2(e));
+        CHECK(cuMemFree_v2(x)); CHECK(cuMemFree_v2(y)); CHECK(cuMemFree_v2(z)); CHECK(cuMemFreeHost(host));
+    }
+    return wrong;
+}
+
+static void test_graph(void)
+{
+    int bad = 0;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        cudasim_seed(seed);
+        handle a, b, fork, joined, graph, exec, f = function("add");
+        float host[64] = { 0 };
+        CHECK(cuStreamCreate(&a, 1)); CHECK(cuStreamCreate(&b, 1)); CHECK(cuEventCreate(&fork, 2)); CHECK(cuEventCreate(&joined, 2));
+        pointer x = upload(host, 256), y = upload(host, 256), z = upload(host, 256);
+        CHECK(cuStreamBeginCapture_v2(a, 0));
+        add_one(f, y, x, a);
+        CHECK(cuEventRecord(fork, a));
+        CHECK(cuStreamWaitEvent(b, fork, 0));
+        add_one(f, z, y, b);
+        CHECK(cuEventRecord(joined, b));
+        add_one(f, x, x, a);
+        CHECK(cuStreamWaitEvent(a, joined, 0));
+        add_one(f, y, z, a);
+        CHECK(cuStreamEndCapture(a, &graph));
+        CHECK(cuGraphInstantiateWithFlags(&exec, graph, 0));
+        CHECK(cuGraphDestroy(graph));
+        CHECK(cuMemcpyDtoH_v2(host, x, 256));
+        bad += host[0] != 0; /* capturing ran nothing */
+        for (int k = 0; k < 3; k++) CHECK(cuGraphLaunch(exec, a));
+        CHECK(cuStreamSynchronize(a));
+        CHECK(cuMemcpyDtoH_v2(host, x, 256));
+        bad += host[63] != 3;
+        CHECK(cuMemcpyDtoH_v2(host, y, 256));
+        bad += host[63] != 5;
+        CHECK(cuGraphExecDestroy(exec)); CHECK(cuStreamDestroy_v2(a)); CHECK(cuStreamDestroy_v2(b)); CHECK(cuEventDestroy_v2(fork)); CHECK(cuEventDestroy_v2(joined));
+        CHECK(cuMemFree_v2(x)); CHECK(cuMemFree_v2(y)); CHECK(cuMemFree_v2(z));
+    }
+    result("a captured graph, launched three times, 10 schedules", bad ? "%d wrong values" : NULL, bad);
+    handle a, b, e, graph, f = function("add");
+    CHECK(cuStreamCreate(&a, 1)); CHECK(cuStreamCreate(&b, 1)); CHECK(cuEventCreate(&e, 2));
+    pointer x = upload(NULL, 256);
+    CHECK(cuMemsetD32Async(x, 0, 64, a));
+    CHECK(cuStreamSynchronize(a));
+    CHECK(cuStreamBeginCapture_v2(a, 0));
+    CHECK(cuEventRecord(e, a));
+    CHECK(cuStreamWaitEvent(b, e, 0));
+    add_one(f, x, x, b);
+    int r = cuStreamEndCapture(a, &graph);
+    result("a capture that is not joined is refused", r == 904 ? NULL : "returned %d", r);
+    CHECK(cuStreamBeginCapture_v2(a, 0));
+    r = cuStreamSynchronize(a);
+    int s = cuStreamEndCapture(a, &graph);
+    result("synchronising inside a capture breaks it", r == 900 && s == 901 ? NULL : "returned %d and %d", r, s);
+    CHECK(cuStreamDestroy_v2(a)); CHECK(cuStreamDestroy_v2(b)); CHECK(cuEventDestroy_v2(e)); CHECK(cuMemFree_v2(x));
+    cudasim_reports();
+}
+
+static void test_streams(void)
+{
+    char *text = compile("extern \"C\" __global__ void add(float *y, const float *x, int n) { y[threadIdx.x] = x[threadIdx.x] + n; }", "compute_80");
+    stream_ptx = text;
+    CHECK(cuModuleLoadData(&module, text));
+    int with = wrong_schedules(true), without = wrong_schedules(false);
+    result("work of two streams with an event is right in 20 schedules", with ? "%d are wrong" : NULL, with);
+    result("without the event it is wrong in some", without == 0 ? "%s" : NULL, "20 schedules right");
+    /* a pinned buffer is read when the copy runs, a pageable one at the call */
+    int late = 0, early = 0;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        cudasim_seed(seed);
+        handle a;
+        float *host, page[64] = { 1 }, got[64];
+        CHECK(cuStreamCreate(&a, 1));
+        CHECK(cuMemHostAlloc((void **)&host, 256, 0));
+        memset(host, 0, 256);
+        pointer x = upload(NULL, 256), y = upload(NULL, 256);
+        CHECK(cuMemcpyHtoDAsync_v2(x, host, 256, a));
+        CHECK(cuMemcpyHtoDAsync_v2(y, page, 256, a));
+        host[0] = 5;
+        page[0] = 5;
+        CHECK(cuStreamSynchronize(a));
+        CHECK(cuMemcpyDtoH_v2(got, x, 256));
+        late += got[0] == 5;
+        CHECK(cuMemcpyDtoH_v2(got, y, 256));
+        early += got[0] == 1;
+        CHECK(cuMemFree_v2(x)); CHECK(cuMemFree_v2(y)); CHECK(cuMemFreeHost(host)); CHECK(cuStreamDestroy_v2(a));
+    }
+    result("pinned buffers are read late, pageable ones at the call", late && early == 10 ? NULL : "late %d, early %d", late, early);
+    handle e;
+    CHECK(cuEventCreate(&e, 2));
+    CHECK(cuEventRecord(e, NULL));
+    int polls = 0;
+    while (cuEventQuery(e) == 600 && polls < 1000) polls++;
+    result("polling an event makes progress", polls >= 1000 ? "%d polls" : NULL, polls);
+    CHECK(cuEventDestroy_v2(e));
+    test_graph();
+    /* a second device */
+    handle other, here = module;
+    CHECK(cuDevicePrimaryCtxRetain(&other, 1));
+    CHECK(cuCtxSetCurrent(other));
+    float data[64] = { 3 }, got[64] = { 0 };
+    CHECK(cuModuleLoadData(&module, text));
+    pointer far = upload(data, 256);
+    int n = 1;
+    CHECK(cuCtxSetCurrent(context));
+    pointer near = upload(NULL, 256);
+    void *params[] = { &near, &far, &n };
+    handle f;
+    CHECK(cuModuleGetFunction(&f, module, "add"));
+    int r = cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, NULL, params, NULL);
+    result("a function of another device is refused", r == 400 ? NULL : "returned %d", r);
+    CHECK(cuMemcpyPeerAsync(near, context, far, other, 256, NULL));
+    CHECK(cuCtxSynchronize());
+    CHECK(cuMemcpyDtoH_v2(got, near, 256));
+    result("a copy between devices", differ(got, data, 256) ? "%s" : NULL, "bits differ");
+    CHECK(cuModuleGetFunction(&f, here, "add"));
+    r = cuCtxEnablePeerAccess(other, 0);
+    int s = cuCtxEnablePeerAccess(other, 0);
+    result("peer access, twice", r == 0 && s == 704 ? NULL : "returned %d and %d", r, s);
+    CHECK(cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, NULL, params, NULL));
+    CHECK(cuMemcpyDtoH_v2(got, near, 256));
+    result("a kernel reads the peer's memory", got[0] == 4 ? NULL : "%g", (double)got[0]);
+    cudasim_reports();
+    CHECK(cuMemFree_v2(near)); CHECK(cuModuleUnload(here));
+    CHECK(cuCtxSetCurrent(other));
+    params[0] = &far; params[1] = &near;
+    near = upload(NULL, 256); /* of device 1 */
+    CHECK(cuModuleGetFunction(&f, module, "add"));
+    CHECK(cuCtxSetCurrent(context));
+    pointer mine = upload(data, 256);
+    CHECK(cuCtxSetCurrent(other));
+    params[1] = &mine;
+    CHECK(cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, NULL, params, NULL));
+    r = cuCtxSynchronize();
+    const char *said = cudasim_reports();
+    result("a kernel that reads another device's memory without peer access", r == 700 && strstr(said, "without peer access") ? NULL : "returned %d: %s", r, said);
+    cuDevicePrimaryCtxRelease_v2(1);
+    CHECK(cuCtxSetCurrent(context));
+    CHECK(cuMemFree_v2(mine));
+    free(text);
+    cudasim_reports();
+}
+
+/* ---- NCCL ---- */
+
+#include <pthread.h>
+#include <unistd.h>
+typedef struct { char bytes[128]; } nccl_id;
+static int (*nccl_unique)(nccl_id *), (*nccl_init)(handle *, int, nccl_id, int), (*nccl_reduce)(const void *, void *, size_t, int, int, handle, handle), (*nccl_error)(handle, int *), (*nccl_abort)(handle), (*nccl_destroy)(handle);
+static struct { nccl_id id; int ranks, count[4], error[4]; float got[4]; bool hang; } meeting;
+
+static void *rank_main(void *argument)
+{
+    int rank = (int)(intptr_t)argument;
+    handle ctx, stream, comm;
+    CHECK(cuDevicePrimaryCtxRetain(&ctx, rank));
+    CHECK(cuCtxSetCurrent(ctx));
+    CHECK(cuStreamCreate(&stream, 1));
+    float data[64];
+    for (int i = 0; i < 64; i++) data[i] = (float)(rank + 1);
+    pointer x = upload(data, 256);
+    CHECK(nccl_init(&comm, meeting.ranks, meeting.id, rank));
+    CHECK(nccl_reduce((void *)x, (void *)x, (size_t)meeting.count[rank], 7, 0, comm, stream));
+    if (meeting.hang) { usleep(50000); nccl_abort(comm); }
+    CHECK(cuStreamSynchronize(stream));
+    CHECK(nccl_error(comm, &meeting.error[rank]));
+    CHECK(cuMemcpyDtoH_v2(data, x, 256));
+    meeting.got[rank] = data[3];
+    nccl_destroy(comm);
+    CHECK(cuMemFree_v2(x)); CHECK(cuStreamDestroy_v2(stream));
+    CHECK(cuDevicePrimaryCtxRelease_v2(rank));
+    return NULL;
+}
+static void meet(int ranks)
+{
+    pthread_t threads[4];
+    meeting.ranks = ranks;
+    CHECK(nccl_unique(&meeting.id));
+    for (int r = 0; r < ranks; r++) pthread_create(&threads[r], NULL, rank_main, (void *)(intptr_t)r);
+    for (int r = 0; r < ranks; r++) pthread_join(threads[r], NULL);
+}
+static void test_nccl(void)
+{
+    void *library = dlopen("libnccl.so.2", RTLD_NOW);
+    if (!library) { result("nccl", "%s", dlerror()); return; }
+    LOOK(nccl_unique, "ncclGetUniqueId"); LOOK(nccl_init, "ncclCommInitRank"); LOOK(nccl_reduce, "ncclAllReduce"); LOOK(nccl_error, "ncclCommGetAsyncError"); LOOK(nccl_abort, "ncclCommAbort"); LOOK(nccl_destroy, "ncclCommDestroy");
+    for (int r = 0; r < 4; r++) meeting.count[r] = 64;
+    meet(4);
+    bool good = true;
+    for (int r = 0; r < 4; r++) good = good && meeting.got[r] == 10 && meeting.error[r] == 0;
+    result("nccl: all-reduce of 4 ranks", good ? NULL : "%g %g %g %g", (double)meeting.got[0], (double)meeting.got[1], (double)meeting.got[2], (double)meeting.got[3]);
+    meeting.count[2] = 32;
+    meet(4);
+    result("nccl: ranks that disagree", meeting.error[0] == 5 && meeting.error[3] == 5 ? NULL : "errors %d %d", meeting.error[0], meeting.error[3]);
+    meeting.count[2] = 64;
+    setenv("CUDASIM_FAIL", "hang:9", 1); /* the first of the third meeting */
+    meeting.hang = true;
+    meet(4);
+    result("nccl: a hang ends by abort", NULL);
+    unsetenv("CUDASIM_FAIL");
+}
+
+/* ---- faults: each in a process of its own ---- */
+
+#include <sys/wait.h>
+/* A small program; the first call that fails ends it with 1 to 250: step * 10 + kind, written to `out`. */
+static int fault_program(int *step)
+{
+    handle ctx, f, stream, graph, exec, event;
+    pointer x = 0;
+    float data[64] = { 1 }, *pinned = NULL;
+    int r;
+#define STEP(n, call) *step = n; r = (call); if (r) return r
+    STEP(1, cuInit(0));
+    STEP(2, cuDevicePrimaryCtxRetain(&ctx, 0));
+    STEP(3, cuCtxSetCurrent(ctx));
+    STEP(4, cuMemAlloc_v2(&x, 256));
+    STEP(5, cuMemHostAlloc((void **)&pinned, 256, 0));
+    STEP(6, cuModuleLoadData(&module, stream_ptx));
+    STEP(7, cuModuleGetFunction(&f, module, "add"));
+    STEP(8, cuStreamCreate(&stream, 1));
+    STEP(9, cuEventCreate(&event, 2));
+    STEP(10, cuMemcpyHtoDAsync_v2(x, data, 256, stream));
+    for (int i = 0; i < 5; i++) { int n = 1; void *params[] = { &x, &x, &n }; STEP(11 + i, cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, stream, params, NULL)); }
+    STEP(16, cuStreamBeginCapture_v2(stream, 0));
+    STEP(17, cuStreamEndCapture(stream, &graph));
+    STEP(18, cuGraphInstantiateWithFlags(&exec, graph, 0));
+    STEP(19, cuStreamSynchronize(stream));
+    STEP(20, cuMemcpyDtoH_v2(data, x, 256));
+    STEP(21, cuMemFree_v2(x));
+    *step = 22;
+    return data[0] == 6 ? 0 : 1;
+}
+static void test_faults(void)
+{
+    static const struct { const char *plan; int step, code; } cases[] = {
+        { "", 22, 0 }, { "nodevice:1", 1, 100 }, { "stub:1", 1, 34 }, { "mismatch:1", 1, 803 }, { "init:1", 1, 999 }, { "context:1", 2, 2 }, { "alloc:1", 4, 2 }, { "alloc:2", 22, 0 }, { "hostalloc:1:700", 5, 700 },
+        { "module:1", 6, 200 }, { "module:1:209", 6, 209 }, { "stream:1", 8, 2 }, { "event:1", 9, 2 }, { "copy:1", 10, 700 }, { "launch:3", 13, 719 }, { "launch:3:701,alloc:2", 13, 701 }, { "graph:2", 18, 1 }, { "sync:1", 19, 719 },
+        { "copy:2", 20, 700 }, { "lost:4", 14, 46 }, { "lost@1:4", 22, 0 }, { "launch*:2", 12, 719 },
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        int ends[2], got[2] = { -1, -1 };
+        if (pipe(ends)) exit(1);
+        fflush(stdout);
+        pid_t child = fork();
+        if (child == 0) {
+            setenv("CUDASIM_FAIL", cases[k].plan, 1);
+            got[1] = fault_program(&got[0]);
+            _exit(write(ends[1], got, sizeof got) != sizeof got);
+        }
+        close(ends[1]);
+        if (read(ends[0], got, sizeof got) != sizeof got) got[0] = -1;
+        close(ends[0]);
+        waitpid(child, NULL, 0);
+        char label[100];
+        snprintf(label, sizeof label, "fault '%s'", cases[k].plan);
+        result(label, got[0] == cases[k].step && got[1] == cases[k].code ? NULL : "step %d returned %d, not step %d with %d", got[0], got[1], cases[k].step, cases[k].code);
+    }
+}
+
+/* ---- speed: a statement, not a test ---- */
+
+static void speed(void)
+{
+    char *text = read_file("tests/cudasim/kernels.cu"), *image = compile(text, "compute_80");
+    CHECK(cuModuleLoadData(&module, image));
+    enum { N = 192 };
+    static float a[N * N];
+    for (int i = 0; i < N * N; i++) a[i] = random_float(-1, 1);
+    int n = N, m = N * N;
+    float alpha = 2;
+    pointer pa = upload(a, sizeof a), pc = upload(a, sizeof a);
+    uint64_t counts[7];
+    for (int k = 0; k < 2; k++) {
+        struct timespec t0, t1;
+        cudasim_statistics(counts);
+        clock_gettime(CLOCK_MONOTONIC, &t0);
+        if (k == 0) { LAUNCH("gemm", N / 16, N / 16, 16, 16, 0, &pc, &pa, &pa, &n, &n, &n); }
+        else for (int i = 0; i < 50; i++) LAUNCH("axpy", N * N / 256, 1, 256, 1, 0, &pc, &pa, &alpha, &m);
+        CHECK(cuCtxSynchronize());
+        clock_gettime(CLOCK_MONOTONIC, &t1);
+        cudasim_statistics(counts);
+        double seconds = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) * 1e-9;
+        fprintf(stderr, "%s: %.0f million thread instructions a second (%llu)\n", k ? "axpy" : "gemm", (double)counts[1] / seconds * 1e-6, (unsigned long long)counts[1]);
+    }
+    CHECK(cuMemFree_v2(pa)); CHECK(cuMemFree_v2(pc)); CHECK(cuModuleUnload(module));
+    free(text);
+    free(image);
+}
+
 int main(int count, char **arguments)
 {
-    handle context;
     char name[64] = "";
     const char *what = count > 1 ? arguments[1] : "results";
+    if (strcmp(what, "faults") == 0) {
+        stream_ptx = compile("extern \"C\" __global__ void add(float *y, const float *x, int n) { y[threadIdx.x] = x[threadIdx.x] + n; }", "compute_80");
+        test_faults();
+        return failed != 0;
+    }
     CHECK(cuInit(0));
     CHECK(cuDevicePrimaryCtxRetain(&context, 0));
     CHECK(cuCtxSetCurrent(context));
     CHECK(cuDeviceGetName(name, sizeof name, 0));
     if (strncmp(name, "cudasim", 7) != 0) { printf("not ok selftest: the device is '%s', not a simulated one\n", name); return 1; }
-    if (strcmp(what, "results") == 0) results(count > 2 ? arguments[2] : "compute_80");
+    const char *arch = count > 2 ? arguments[2] : "compute_80";
+    if (strcmp(what, "results") == 0) results(arch);
+    if (strcmp(what, "bugs") == 0) test_bugs(arch);
+    if (strcmp(what, "streams") == 0) test_streams();
+    if (strcmp(what, "nccl") == 0) test_nccl();
+    if (strcmp(what, "speed") == 0) speed();
     CHECK(cuDevicePrimaryCtxRelease_v2(0));
     const char *left = cudasim_reports();
     if (*left) result("nothing reported at the end", "%s", left);

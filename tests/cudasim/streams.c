@@ -235,6 +235,26 @@ stream *stream_default(int device)
     return defaults[device];
 }
 
+void context_end(int device)
+{
+    for (stream *s = streams; s; s = s->next) {
+        if (s->device != device) continue;
+        while (s->head) {
+            work *w = s->head;
+            s->head = w->next;
+            s->finished++;
+            if (w->kind == WORK_RECORD) tickets[w->ticket - 1].done = true;
+            free_work(w);
+            free(w);
+        }
+        s->tail = NULL;
+        s->capture = NULL;
+    }
+    for (size_t i = 0; i < handle_count; i++) if (handles[i].device == device) handles[i].alive = false;
+    for (int other = 0; other < 64; other++) peers[device][other] = false;
+    device_free_all(device);
+}
+
 /* ---- capture ---- */
 
 bool capturing(int device)

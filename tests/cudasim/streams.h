@@ -36,6 +36,7 @@ typedef enum { HANDLE_STREAM = 1, HANDLE_EVENT, HANDLE_MODULE, HANDLE_FUNCTION, 
 void *handle_new(handle_kind, void *object, int device);
 void *handle_get(void *handle, handle_kind, int *device);   /* NULL: of another kind, ended, or never given out */
 void handle_end(void *handle);
+void context_end(int device);           /* everything of the device: work, handles, memory */
 uint32_t handles_alive(handle_kind, int device);
 
 extern int device_error[64];            /* sticky: what a kernel did wrong, or 46 for a lost device */
