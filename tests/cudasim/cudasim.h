@@ -151,6 +151,7 @@ struct warp {
     const inst *code;
     uint32_t index, pc, active, alive, born, blocked, others_pc, carry; /* masks of lanes: born began, alive are left, active run at pc, blocked wait */
     uint32_t lane_pc[LANES];
+    uint32_t floor, now;   /* moments: see cells.h */
     uint8_t state;
     uint32_t barrier, barrier_threads; const inst *barrier_inst;
     uint32_t barrier_predicate;
@@ -192,7 +193,7 @@ bool peer_enabled(int from, int to);                              /* streams.c *
 typedef struct {
     int devices, arch, driver_version, budget_millions, shared_limit, shared_optin, processors;
     uint64_t memory, seed;
-    bool peer, races, no_device, verbose;
+    bool peer, races, count;
     char name[64];
 } settings;
 extern settings sim;

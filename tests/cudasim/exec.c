@@ -1,6 +1,6 @@
 /* Runs a kernel: blocks in an order shuffled by the seed, their warps interleaved by it, the lanes of a warp that stand at the lowest instruction together.
    So lanes that diverged meet again by themselves. What needs several lanes (shuffle, vote, matrix) waits until all of them have arrived. */
-#include "cudasim.h"
+#include "cells.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,6 +149,7 @@ static bool release_barriers(block *b)
             if (w->state != WARP_AT_BARRIER || w->barrier != id) continue;
             memcpy(b->clock[i], joined, sizeof joined);
             b->clock[i][i]++;
+            clock_changed(w);
             const inst *in = w->barrier_inst;
             if (in->op->detail >= 2) {
                 uint8_t *d = w->base[0] + in->o[0];
@@ -292,7 +293,9 @@ static void block_run(block *b, uint32_t index)
         memset(w->copy_count, 0, sizeof w->copy_count);
         memset(w->copy_group, 0, sizeof w->copy_group);
         if (k->local_bytes) memset(w->local_init, 0, (size_t)k->local_bytes * LANES);
-        for (int s = 0; s <= SR_DYNAMIC_BASE_32; s++) set_register(w, s, specials[s]);
+        clock_changed(w);
+        for (int s = SR_CTAID_X; s <= SR_CTAID_Z; s++) set_register(w, s, specials[s]);
+        set_register(w, SR_SMID, specials[SR_SMID]);
     }
     uint32_t done = 0;
     while (done < b->warp_count) {
@@ -341,6 +344,7 @@ int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim
         w->local = local + (size_t)k->local_bytes * LANES * i * 2;
         w->local_init = w->local + (size_t)k->local_bytes * LANES;
     }
+    for (uint32_t i = 0; i < b->warp_count; i++) for (int s = 0; s <= SR_DYNAMIC_BASE_32; s++) set_register(&b->warps[i], s, specials[s]);
     if (k->fences) {
         l.published = room((size_t)blocks * MAX_WARPS * sizeof *l.published);
         l.published_at = room((size_t)blocks * sizeof *l.published_at);

@@ -4,7 +4,7 @@
    Each 4 bytes remember their last writer and readers as (thread, moment, bytes). An access conflicts with an earlier one of another thread, on the same bytes,
    one of them a write and not both atomic, if the moment is not among those that its warp is ordered after. Storing the value that is already there
    is no conflict. Between blocks there is no order within a launch, except through a fence and an atomic: see fence_publish. */
-#include "cudasim.h"
+#include "cells.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,13 +107,6 @@ bool init_all(const allocation *a, uint64_t offset, uint64_t size)
     return true;
 }
 
-/* An access as a cell keeps it: bit 31 exists, 30 atomic (or several readers), 26-29 bytes, 10-25 moment, 0-9 thread */
-#define CELL(thread, moment, bytes, flag) (1u << 31 | (uint32_t)(flag) << 30 | (bytes) << 26 | (moment) << 10 | (thread))
-#define CELL_THREAD(c) ((c) & 1023)
-#define CELL_MOMENT(c) ((c) >> 10 & 0xffff)
-#define CELL_BYTES(c) ((c) >> 26 & 15)
-#define CELL_FLAG(c) ((c) >> 30 & 1)
-
 static inline bool ordered(const warp *w, uint32_t cell, uint32_t thread)
 {
     uint32_t other = CELL_THREAD(cell), v = other / LANES, moment = CELL_MOMENT(cell);
@@ -203,6 +196,7 @@ void fence_publish(warp *w)
     memcpy(w->fence, w->block->clock[w->index], MAX_WARPS * sizeof *w->fence);
     w->fence_pending = true;
     w->block->clock[w->index][w->index]++;
+    clock_changed(w);
 }
 
 void fence_atomic(warp *w)
@@ -234,8 +228,6 @@ static void race_blocks(warp *w, const inst *in, int lane, uint64_t address, boo
     kernel_fault(w, in, lane, 719, "race in global memory at 0x%llx: %s what block (%u,%u,%u) %s in the same launch", (unsigned long long)address,
                  write ? "writes" : "reads", other % g[0], other / g[0] % g[1], other / g[0] / g[1], earlier_write ? "wrote" : "read");
 }
-
-#define MANY_BLOCKS ~0u
 
 static void global_races(warp *w, const inst *in, int lane, allocation *a, uint64_t offset, unsigned size, access_kind how, const void *value)
 {

@@ -23,7 +23,7 @@ typedef struct comm { world *w; int rank, error; bool aborted, ready; size_t iss
 typedef struct { comm *c; collective *x; bool hangs; } waiting;
 
 static void *driver;
-static int (*driver_call)(void *, int (*)(void *), void *), (*driver_fault)(const char *), (*driver_stream_query)(void *);
+static int (*driver_call)(void *, int (*)(void *), void *), (*driver_fault)(const char *);
 static void *(*driver_memory)(uint64_t, uint64_t, int);
 static void (*driver_lock)(bool);
 static world *worlds;

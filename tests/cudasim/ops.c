@@ -1,5 +1,5 @@
 /* What each opcode computes, for the lanes of a mask, and the table of accepted opcode strings. */
-#include "cudasim.h"
+#include "cells.h"
 #include <fenv.h>
 #include <math.h>
 #include <stdio.h>
@@ -487,12 +487,51 @@ static inline uint64_t address_at(const warp *w, const inst *in, int k, int lane
     return (in->bytes[k] == 8 ? REG(uint64_t, k)[lane] : REG(uint32_t, k)[lane]) + (uint64_t)in->offset;
 }
 
+static void addresses(const warp *w, const inst *in, int k, uint64_t out[LANES])
+{
+    if (in->bytes[k] == 8) { const uint64_t *a = REG(uint64_t, k); for (int i = 0; i < LANES; i++) out[i] = a[i] + (uint64_t)in->offset; }
+    else { const uint32_t *a = REG(uint32_t, k); for (int i = 0; i < LANES; i++) out[i] = a[i] + (uint64_t)in->offset; }
+}
+
+/* What a request costs on hardware, counted when CUDASIM_COUNT=1: extra passes over the 32 banks, or sectors of 32 bytes. */
+static void count_request(const inst *in, uint32_t mask, const uint64_t address[LANES], unsigned size)
+{
+    uint64_t seen[LANES * 4];
+    int n = 0;
+    bool shared = in->op->space == SPACE_SHARED;
+    if (in->op->space != SPACE_GLOBAL && !shared) return;
+    int most = 0, lanes = shared && size > 4 ? LANES * 4 / (int)size : LANES, passes = 0; /* wide shared requests go by halves and quarters of the warp */
+    for (int first = 0; first < LANES; first += lanes) {
+        int banks[32] = { 0 };
+        n = most = 0;
+        for (int i = first; i < first + lanes; i++) if (mask >> i & 1) for (unsigned k = 0; k < size; k += shared ? 4 : 32) {
+            uint64_t unit = shared ? (address[i] + k) >> 2 : (address[i] + k) >> 5;
+            bool known = false;
+            for (int j = 0; j < n && !known; j++) known = seen[j] == unit;
+            if (known || n == LANES * 4) continue;
+            seen[n++] = unit;
+            if (shared && ++banks[unit & 31] > most) most = banks[unit & 31];
+        }
+        passes += most > 1 ? most - 1 : 0;
+    }
+    if (shared) { stats.shared_requests++; stats.shared_conflicts += (uint64_t)passes; }
+    else { stats.global_requests++; stats.global_sectors += (uint64_t)n; }
+}
+
 FUNCTION(ld)
 {
     const opcode *op = in->op;
     int n = op->count, size = op->size;
+    unsigned bytes = (unsigned)(n * size);
+    bool quick = bytes >= 4 && bytes <= 16, shared = op->space == SPACE_SHARED, global = op->space == SPACE_GLOBAL && !(op->detail & 1 && bytes > 16);
+    uint64_t address[LANES];
+    addresses(w, in, n, address);
+    if (sim.count) count_request(in, mask, address, bytes);
     for (int i = 0; i < LANES; i++) if (mask >> i & 1) {
-        uint8_t *p = memory_access(w, in, op->space, i, address_at(w, in, n, i), (unsigned)(n * size), ACCESS_READ, NULL);
+        uint8_t *p = NULL;
+        if (quick && shared) p = shared_read_quick(w, (uint32_t)i, address[i], bytes);
+        else if (quick && global) p = global_read_quick(w, (uint32_t)i, address[i], bytes, op->detail & 2);
+        if (!p) p = memory_access(w, in, op->space, i, address[i], bytes, ACCESS_READ, NULL);
         if (size == 4 && in->bytes[0] == 4) {
             for (int k = 0; k < n; k++) memcpy(&REG(uint32_t, k)[i], p + 4 * k, 4);
             continue;
@@ -509,11 +548,21 @@ FUNCTION(st)
 {
     const opcode *op = in->op;
     int n = op->count, size = op->size;
+    unsigned bytes = (unsigned)(n * size);
+    bool quick = bytes >= 4 && bytes <= 16, shared = op->space == SPACE_SHARED, global = op->space == SPACE_GLOBAL && !(op->detail & 2);
+    uint64_t address[LANES];
+    addresses(w, in, 0, address);
+    if (sim.count) count_request(in, mask, address, bytes);
     for (int i = 0; i < LANES; i++) if (mask >> i & 1) {
-        uint8_t value[32];
-        for (int k = 0; k < n; k++) { uint64_t v = read_register(w, in, 1 + k, i); memcpy(value + size * k, &v, (size_t)size); }
-        uint8_t *p = memory_access(w, in, op->space, i, address_at(w, in, 0, i), (unsigned)(n * size), ACCESS_WRITE, value);
-        memcpy(p, value, (size_t)(n * size));
+        uint8_t value[32], *p = NULL;
+        if (size == 4 && in->bytes[1] == 4) for (int k = 0; k < n; k++) memcpy(value + 4 * k, &REG(uint32_t, 1 + k)[i], 4);
+        else for (int k = 0; k < n; k++) { uint64_t v = read_register(w, in, 1 + k, i); memcpy(value + size * k, &v, (size_t)size); }
+        if (quick && shared) p = shared_write_quick(w, (uint32_t)i, address[i], bytes);
+        else if (quick && global) p = global_write_quick(w, (uint32_t)i, address[i], bytes);
+        if (!p) p = memory_access(w, in, op->space, i, address[i], bytes, ACCESS_WRITE, value);
+        if (bytes == 4) memcpy(p, value, 4);
+        else if (bytes == 16) memcpy(p, value, 16);
+        else memcpy(p, value, bytes);
     }
 }
 FUNCTION(ld_param)
@@ -521,6 +570,9 @@ FUNCTION(ld_param)
     const opcode *op = in->op;
     int n = op->count, size = op->size;
     uint32_t room = w->block->launch->k->params_bytes;
+    bool uniform = in->o[n] & 1; /* at a fixed offset: the first lane reads for all */
+    const uint32_t given = mask;
+    if (uniform) mask &= -mask;
     for (int i = 0; i < LANES; i++) if (mask >> i & 1) {
         uint64_t a = address_at(w, in, n, i);
         if (a > room || room - a < (unsigned)(n * size)) kernel_fault(w, in, i, 700, "reads %d bytes at offset %llu of %u bytes of parameters", n * size, (unsigned long long)a, room);
@@ -529,7 +581,7 @@ FUNCTION(ld_param)
             uint64_t value = 0;
             memcpy(&value, w->block->launch->params + a + size * k, (size_t)size);
             if (op->is_signed) value = (uint64_t)sign_extend(value, size);
-            write_register(w, in, k, i, value);
+            for (uint32_t to = uniform ? given : 1u << i; to; to &= to - 1) write_register(w, in, k, __builtin_ctz(to), value);
         }
     }
 }
@@ -682,7 +734,7 @@ FUNCTION(redux)
     uint32_t *d = REG(uint32_t, 0);
     EACH(d[i] = r);
 }
-FUNCTION(bar_warp) { (void)in; (void)mask; w->block->clock[w->index][w->index]++; }
+FUNCTION(bar_warp) { (void)in; (void)mask; w->block->clock[w->index][w->index]++; clock_changed(w); }
 
 /* ldmatrix. detail: 1 transposed. Lanes 8m to 8m + 7 hold the addresses of matrix m's rows of 16 bytes. */
 FUNCTION(ldmatrix)
