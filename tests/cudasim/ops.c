@@ -523,26 +523,33 @@ FUNCTION(ld)
     const opcode *op = in->op;
     int n = op->count, size = op->size;
     unsigned bytes = (unsigned)(n * size);
-    bool quick = bytes >= 4 && bytes <= 16, shared = op->space == SPACE_SHARED, global = op->space == SPACE_GLOBAL && !(op->detail & 1 && bytes > 16);
     uint64_t address[LANES];
+    uint8_t *p[LANES];
     addresses(w, in, n, address);
     if (sim.count) count_request(in, mask, address, bytes);
-    for (int i = 0; i < LANES; i++) if (mask >> i & 1) {
-        uint8_t *p = NULL;
-        if (quick && shared) p = shared_read_quick(w, (uint32_t)i, address[i], bytes);
-        else if (quick && global) p = global_read_quick(w, (uint32_t)i, address[i], bytes, op->detail & 2);
-        if (!p) p = memory_access(w, in, op->space, i, address[i], bytes, ACCESS_READ, NULL);
-        if (size == 4 && in->bytes[0] == 4) {
-            for (int k = 0; k < n; k++) memcpy(&REG(uint32_t, k)[i], p + 4 * k, 4);
-            continue;
+    uint32_t done = 0, relaxed = op->detail & 2;
+    if (op->space == SPACE_SHARED)
+        done = bytes == 4 ? shared_read_quick(w, mask, address, 4, p) : bytes == 16 ? shared_read_quick(w, mask, address, 16, p) : bytes == 8 ? shared_read_quick(w, mask, address, 8, p) : 0;
+    else if (op->space == SPACE_GLOBAL)
+        done = bytes == 4 ? global_read_quick(w, mask, address, 4, relaxed, p) : bytes == 16 ? global_read_quick(w, mask, address, 16, relaxed, p) : bytes == 8 ? global_read_quick(w, mask, address, 8, relaxed, p) : 0;
+    for (uint32_t left = mask & ~done; left; left &= left - 1) {
+        int i = __builtin_ctz(left);
+        p[i] = memory_access(w, in, op->space, i, address[i], bytes, ACCESS_READ, NULL);
+    }
+    if (size == 4 && in->bytes[0] == 4) {
+        for (int k = 0; k < n; k++) {
+            uint32_t *d = REG(uint32_t, k);
+            for (int i = 0; i < LANES; i++) if (mask >> i & 1) memcpy(&d[i], p[i] + 4 * k, 4);
         }
+        return;
+    }
+    for (int i = 0; i < LANES; i++) if (mask >> i & 1)
         for (int k = 0; k < n; k++) {
             uint64_t value = 0;
-            memcpy(&value, p + size * k, (size_t)size);
+            memcpy(&value, p[i] + size * k, (size_t)size);
             if (op->is_signed) value = (uint64_t)sign_extend(value, size);
             write_register(w, in, k, i, value);
         }
-    }
 }
 FUNCTION(st)
 {
