@@ -27,6 +27,7 @@ run() { # name, then the program
     for arch in 75 80 90 100 120; do CUDASIM_ARCH=$arch run compute_$arch $out/selftest results compute_$arch; done
     CUDASIM_ARCH=80 run sm_80 $out/selftest results sm_80
     for arch in 80 100; do CUDASIM_BUDGET=1 CUDASIM_ARCH=$arch run bugs_$arch $out/selftest bugs compute_$arch; done
+    CUDASIM_COUNT=1 run opcodes $out/selftest opcodes
     CUDASIM_DEVICES=2 run streams $out/selftest streams
     CUDASIM_DEVICES=4 run nccl $out/selftest nccl
     run faults $out/selftest faults

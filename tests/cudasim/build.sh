@@ -12,6 +12,8 @@ find_nvrtc() {
         [ -f "$place" ] && { echo "$place"; return; }
     done
 }
+exec 9> $out/lock
+flock 9 2> /dev/null || true # two tests may build at once
 nvrtc=$(find_nvrtc)
 [ -n "$nvrtc" ] || echo "no NVRTC: neither in the CUDA folder nor from PyPI (nvidia-cuda-nvrtc)"
 set -e

@@ -52,6 +52,7 @@ typedef struct { /* one accepted opcode string */
     const char *operands; /* grammar at parse_operands in decode.c */
     uint8_t kind, space, size, count, is_signed, mask_at; /* of memory operations: bytes an element, elements; mask_at: operand with the lane mask */
     uint32_t detail;
+    bool contracts; /* float arithmetic without an explicit rounding */
 } opcode;
 
 struct inst {
@@ -96,6 +97,7 @@ typedef struct module {
     int device;
     char *text;
     uint32_t target; /* 80 of sm_80 */
+    uint32_t shared_bytes; /* of shared variables that belong to no kernel */
     kernel *kernels;
     uint32_t kernel_count;
     global_variable *globals;
@@ -104,7 +106,8 @@ typedef struct module {
 } module;
 
 const opcode *opcode_find(const char *name);                     /* ops.c */
-module *module_decode(int device, const char *text, char *error, size_t error_size); /* NULL and a sentence with the PTX line on failure */
+/* NULL and a sentence with the PTX line on failure. cubin: the text stands for one, whose age does not matter to a driver. */
+module *module_decode(int device, const char *text, bool cubin, char *error, size_t error_size);
 void module_free(module *);
 
 /* ---- memory (memory.c) ---- */
@@ -193,7 +196,7 @@ bool peer_enabled(int from, int to);                              /* streams.c *
 typedef struct {
     int devices, arch, driver_version, budget_millions, shared_limit, shared_optin, processors;
     uint64_t memory, seed;
-    bool peer, races, count;
+    bool peer, races, count, exact;
     char name[64];
 } settings;
 extern settings sim;

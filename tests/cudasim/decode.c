@@ -40,6 +40,7 @@ typedef struct {
     int scope, *scope_parent; size_t scope_count, scope_room;
     size_t inst_room, constants_room, targets_room, targets_count;
     int return_label, depth;
+    bool cubin;
     jmp_buf stop;
     char *error; size_t error_size;
 } decoder;
@@ -279,17 +280,18 @@ static void declare_local(decoder *d, int kind)
     d->k->local_bytes += (uint32_t)size;
 }
 
-static void declare_shared(decoder *d, kernel *k)
+/* In a kernel, or of the module: then every kernel has it, at the same address. */
+static void declare_shared(decoder *d)
 {
+    uint32_t *used = d->k ? &d->k->shared_bytes : &d->m->shared_bytes;
     char name[160];
     uint64_t size;
     uint32_t align, element;
     variable(d, name, sizeof name, &size, &align, &element);
     expect(d, ';');
-    if (!k) fail(d, "shared variable '%s' of the module: only those of kernels and extern ones are known", name);
-    k->shared_bytes = (uint32_t)round_up(k->shared_bytes, align);
-    add_symbol(d, name, SYM_ADDRESS, SHARED_START + k->shared_bytes);
-    k->shared_bytes += (uint32_t)size;
+    *used = (uint32_t)round_up(*used, align);
+    add_symbol(d, name, SYM_ADDRESS, SHARED_START + *used);
+    *used += (uint32_t)size;
 }
 
 /* A variable of the module, in device memory. Constants too: they are read at their generic address. */
@@ -619,6 +621,7 @@ static void statement(decoder *d, char *name, size_t room, uint32_t guard, bool 
     rename_opcode(d, name, room);
     const opcode *op = opcode_find(name);
     if (!op) fail(d, "unknown opcode '%s'", name);
+    if (sim.exact && op->contracts) fail(d, "'%s' without a rounding may be fused into an fma by ptxas (CUDASIM_EXACT)", name);
     inst *in = new_inst(d, op);
     in->guard = guard;
     in->guard_not = guard_not;
@@ -683,7 +686,7 @@ static void body(decoder *d)
         else if (strcmp(name, ".reg") == 0) declare_registers(d);
         else if (strcmp(name, ".local") == 0) { declare_local(d, SYM_ADDRESS); expect(d, ';'); }
         else if (strcmp(name, ".param") == 0) { declare_local(d, SYM_LOCAL_PARAM); expect(d, ';'); }
-        else if (strcmp(name, ".shared") == 0) declare_shared(d, d->k);
+        else if (strcmp(name, ".shared") == 0) declare_shared(d);
         else if (strcmp(name, ".pragma") == 0) {
             if (!accept(d, '"')) fail(d, ".pragma: a string expected");
             while (*d->p && *d->p != ';') d->p++;
@@ -731,6 +734,7 @@ static void kernel_entry(decoder *d)
     word(d, name, sizeof name);
     k->name = strdup(name);
     k->max_threads = 1024;
+    k->shared_bytes = d->m->shared_bytes;
     if (accept(d, '(') && !accept(d, ')')) {
         do {
             word(d, name, sizeof name);
@@ -798,7 +802,7 @@ static void top_level(decoder *d)
         if (strcmp(name, ".version") == 0) {
             char version[32];
             word(d, version, sizeof version);
-            if (atoi(version) > sim.driver_version / 1000 - 4) fail(d, "PTX version %s is newer than the driver (%d)", version, sim.driver_version);
+            if (!d->cubin && atoi(version) > sim.driver_version / 1000 - 4) fail(d, "PTX version %s is newer than the driver (%d)", version, sim.driver_version);
         }
         else if (strcmp(name, ".target") == 0) {
             char target[64];
@@ -812,6 +816,7 @@ static void top_level(decoder *d)
         else if (strcmp(name, ".entry") == 0) kernel_entry(d);
         else if (strcmp(name, ".func") == 0) function_entry(d);
         else if (strcmp(name, ".global") == 0 || strcmp(name, ".const") == 0) declare_global(d);
+        else if (strcmp(name, ".shared") == 0) declare_shared(d);
         else if (strcmp(name, ".file") == 0) { while (*d->p && *d->p != '\n') d->p++; }
         else if (strcmp(name, ".extern") == 0) {
             word(d, name, sizeof name);
@@ -832,9 +837,9 @@ static void top_level(decoder *d)
     }
 }
 
-module *module_decode(int device, const char *text, char *error, size_t error_size)
+module *module_decode(int device, const char *text, bool cubin, char *error, size_t error_size)
 {
-    decoder d = { .line = 1, .error = error, .error_size = error_size };
+    decoder d = { .line = 1, .cubin = cubin, .error = error, .error_size = error_size };
     module *volatile kept = calloc(1, sizeof *kept);
     module *m = kept;
     m->device = device;

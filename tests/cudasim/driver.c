@@ -60,7 +60,14 @@ static CUresult refuse(const char *function, CUresult code, const char *format, 
     if (current < 0 || !retained[current]) REFUSE(201, "the calling thread has no current context"); \
     if (!device_error[current] && device_lost(current, NULL)) device_error[current] = 46; \
     if (device_error[current]) RETURN(device_error[current])
-#define FAULT(what) do { int f_ = fault_due(what); if (f_) RETURN(f_); } while (0)
+/* A planned fault. What a context does not survive sticks to it, as on hardware. */
+static int fault(const char *what)
+{
+    int code = fault_due(what);
+    if (current >= 0 && (code == 46 || code == 700 || code == 702 || code == 716 || code == 719)) device_error[current] = code;
+    return code;
+}
+#define FAULT(what) do { int f_ = fault(what); if (f_) RETURN(f_); } while (0)
 #define NOT_CAPTURING if (capturing(current)) { REFUSE(900, "not allowed while a stream of the device is being captured"); }
 
 EXPORT CUresult cuGetErrorName(CUresult code, const char **out)
@@ -434,7 +441,7 @@ EXPORT CUresult cuModuleLoadData(CUmodule *out, const void *image)
         if (strncmp(p, ".version", 8) != 0) REFUSE(200, "the image is neither a cubin nor PTX");
         text = strdup(image);
     }
-    module *m = module_decode(current, text, error, sizeof error);
+    module *m = module_decode(current, text, cubin, error, sizeof error);
     free(text);
     if (!m) REFUSE(strstr(error, "newer than the driver") ? 222 : 218, "%s", error);
     bool fits = cubin ? m->target / 10 == (uint32_t)sim.arch / 10 && m->target <= (uint32_t)sim.arch : m->target <= (uint32_t)sim.arch;

@@ -425,7 +425,7 @@ FUNCTION(cvt)
                     volatile double v = x;
                     volatile float f = (float)v;
                     float g = finish32(detail, f);
-                    if (x != x && to == T_F32) g = float_of(from == T_F32 ? (uint32_t)raw | 0x00400000 : 0x7fffffff);
+                    if (x != x && to == T_F32 && !(detail & 8)) g = float_of(from == T_F32 ? (uint32_t)raw | 0x00400000 : 0x7fffffff);
                     result = to == T_F32 ? bits_of(g) : to == T_F16 ? to_f16(g) : to_bf16(g, rounding);
                 }
             }
@@ -905,6 +905,7 @@ static void add_floats(void)
         for (uint32_t f = 0; f < 2; f++) for (uint32_t s = 0; s < (rows[k].sat ? 2u : 1u); s++) {
             uint32_t detail = (r & 3) | f << 2 | s << 3;
             add(NAME("%s%s%s%s.f32", rows[k].name, rounding[r], f ? ".ftz" : "", s ? ".sat" : ""), detail ? rows[k].other32 : rows[k].plain32, rows[k].o32)->detail = detail;
+            table[table_count - 1].contracts = r == 4;
         }
         add(NAME("%s%s.f64", rows[k].name, rounding[r]), (r & 3) ? rows[k].other64 : rows[k].plain64, rows[k].o64)->detail = r & 3;
     }

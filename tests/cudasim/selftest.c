@@ -1,5 +1,5 @@
 /* Tests the simulator itself: right kernels give the results of plain C on every architecture; each planted bug is caught and named.
-       selftest results ARCH | bugs | streams | faults      prints 'ok NAME' or 'not ok NAME: reason' a line */
+       selftest results ARCH | opcodes | bugs ARCH | streams | nccl | faults | speed      prints 'ok NAME' or 'not ok NAME: reason' a line */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <math.h>
@@ -442,6 +442,152 @@ static void results(const char *arch)
     CHECK(cuModuleUnload(module));
     free(text);
     free(image);
+}
+
+/* ---- single opcodes, on random operands, against expressions of their own ---- */
+
+typedef __float128 quad; /* holds sums, products and quotients of floats with room to spare: the directed roundings are made from it */
+static float F(uint64_t x) { uint32_t u = (uint32_t)x; float f; memcpy(&f, &u, 4); return f; }
+static uint64_t B(float f) { uint32_t u; memcpy(&u, &f, 4); return f != f ? 0x7fffffff : u; }
+static double D(uint64_t x) { double f; memcpy(&f, &x, 8); return f; }
+static uint64_t L(double f) { uint64_t u; memcpy(&u, &f, 8); return u; }
+static uint64_t rounded(quad x, char mode) /* n, z, m, p */
+{
+    float f = (float)x;
+    if (mode == 'z') mode = x < 0 ? 'p' : 'm';
+    if (mode == 'm' && (quad)f > x) f = nextafterf(f, -INFINITY);
+    if (mode == 'p' && (quad)f < x) f = nextafterf(f, INFINITY);
+    return B(f);
+}
+static uint64_t flushed(float f) { return fabsf(f) < 0x1p-126f ? B(f) & 0x80000000 : B(f); }
+static uint64_t clamp(double x, double low, double high) { return (uint64_t)(int64_t)(x != x ? 0 : x < low ? low : x > high ? high : x); }
+static uint64_t field(uint64_t a, uint32_t at, uint32_t length, int bits, bool sign)
+{
+    uint64_t r = 0;
+    for (uint32_t i = 0; i < (uint32_t)bits; i++) {
+        uint32_t from = at + i;
+        uint64_t bit = i < length ? (from < (uint32_t)bits ? a >> from & 1 : sign ? a >> (bits - 1) & 1 : 0) : 0;
+        if (i >= length && sign && length) bit = a >> (at + length - 1 < (uint32_t)bits ? at + length - 1 : (uint32_t)bits - 1) & 1;
+        r |= bit << i;
+    }
+    return r;
+}
+static uint64_t high(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
+#define S32(x) ((int32_t)(x))
+#define S16(x) ((int16_t)(x))
+#define S64(x) ((int64_t)(x))
+#define U32(x) ((uint32_t)(x))
+/* name, kind of operands (i integers, f floats, d doubles, h counts below 64 in b and c), bytes of result (0 predicate) and operands, value */
+#define OPCODES(X) \
+    X("add.s16", 'i', 2, 2, 2, 0, (uint16_t)(a + b)) X("sub.s32", 'i', 4, 4, 4, 0, U32(a - b)) X("add.s64", 'i', 8, 8, 8, 0, a + b) X("mul.lo.s16", 'i', 2, 2, 2, 0, (uint16_t)(U32(a) * U32(b))) \
+    X("mul.hi.s32", 'i', 4, 4, 4, 0, U32((int64_t)S32(a) * S32(b) >> 32)) X("mul.hi.u32", 'i', 4, 4, 4, 0, U32((uint64_t)U32(a) * U32(b) >> 32)) X("mul.hi.u64", 'i', 8, 8, 8, 0, high(a, b)) \
+    X("mul.hi.s64", 'i', 8, 8, 8, 0, high(a, b) - (S64(a) < 0 ? b : 0) - (S64(b) < 0 ? a : 0)) X("mul.wide.s16", 'i', 4, 2, 2, 0, U32(S16(a) * S16(b))) X("mul.wide.u32", 'i', 8, 4, 4, 0, (uint64_t)U32(a) * U32(b)) \
+    X("mul.wide.s32", 'i', 8, 4, 4, 0, (uint64_t)((int64_t)S32(a) * S32(b))) X("mad.lo.s32", 'i', 4, 4, 4, 4, U32(a) * U32(b) + U32(c)) X("mad.hi.s32", 'i', 4, 4, 4, 4, U32(((int64_t)S32(a) * S32(b) >> 32) + S32(c))) \
+    X("mad.hi.u32", 'i', 4, 4, 4, 4, U32(((uint64_t)U32(a) * U32(b) >> 32) + U32(c))) X("mad.wide.u32", 'i', 8, 4, 4, 8, (uint64_t)U32(a) * U32(b) + c) X("mad.wide.s32", 'i', 8, 4, 4, 8, (uint64_t)((int64_t)S32(a) * S32(b)) + c) \
+    X("div.s32", 'i', 4, 4, 4, 0, S32(b) == 0 ? ~0u : S32(b) == -1 ? 0 - U32(a) : U32(S32(a) / S32(b))) X("rem.u32", 'i', 4, 4, 4, 0, U32(b) ? U32(a) % U32(b) : U32(a)) \
+    X("div.u64", 'i', 8, 8, 8, 0, b ? a / b : ~0ull) X("rem.s64", 'i', 8, 8, 8, 0, S64(b) == 0 ? a : S64(b) == -1 ? 0 : (uint64_t)(S64(a) % S64(b))) X("abs.s32", 'i', 4, 4, 0, 0, S32(a) < 0 ? 0 - U32(a) : U32(a)) \
+    X("neg.s64", 'i', 8, 8, 0, 0, 0 - a) X("min.s32", 'i', 4, 4, 4, 0, S32(a) < S32(b) ? U32(a) : U32(b)) X("max.u32", 'i', 4, 4, 4, 0, U32(a) > U32(b) ? U32(a) : U32(b)) X("min.s16", 'i', 2, 2, 2, 0, (uint16_t)(S16(a) < S16(b) ? a : b)) \
+    X("not.b32", 'i', 4, 4, 0, 0, U32(~a)) X("shl.b32", 'h', 4, 4, 4, 0, b > 31 ? 0 : U32(a) << b) X("shr.s32", 'h', 4, 4, 4, 0, U32(S32(a) >> (b > 31 ? 31 : b))) X("shr.u64", 'h', 8, 8, 4, 0, b > 63 ? 0 : a >> b) \
+    X("shr.s16", 'h', 2, 2, 4, 0, (uint16_t)(S16(a) >> (b > 15 ? 15 : b))) X("shf.l.wrap.b32", 'h', 4, 4, 8, 4, 0) X("shf.l.clamp.b32", 'h', 4, 4, 4, 4, c >= 32 ? U32(a) : U32((b << 32 | U32(a)) >> (32 - c))) \
+    X("shf.r.clamp.b32", 'h', 4, 4, 4, 4, c >= 32 ? U32(b) : U32((b << 32 | U32(a)) >> c)) X("bfe.u32", 'h', 4, 4, 4, 4, field(U32(a), U32(b), U32(c), 32, false)) X("bfe.s32", 'h', 4, 4, 4, 4, field(U32(a), U32(b), U32(c), 32, true)) \
+    X("bfe.s64", 'h', 8, 8, 4, 4, field(a, U32(b), U32(c), 64, true)) X("popc.b64", 'i', 4, 8, 0, 0, (uint64_t)__builtin_popcountll(a)) X("clz.b32", 'i', 4, 4, 0, 0, U32(a) ? (uint64_t)__builtin_clz(U32(a)) : 32) \
+    X("setp.lt.s32", 'i', 0, 4, 4, 0, S32(a) < S32(b)) X("setp.lo.u64", 'i', 0, 8, 8, 0, a < b) X("setp.ge.u16", 'i', 0, 2, 2, 0, (uint16_t)a >= (uint16_t)b) X("setp.ne.b32", 'i', 0, 4, 4, 0, U32(a) != U32(b)) \
+    X("setp.lt.f32", 'f', 0, 4, 4, 0, F(a) < F(b)) X("setp.ltu.f32", 'f', 0, 4, 4, 0, !(F(a) >= F(b))) X("setp.ne.f32", 'f', 0, 4, 4, 0, F(a) < F(b) || F(a) > F(b)) X("setp.equ.f32", 'f', 0, 4, 4, 0, !(F(a) < F(b) || F(a) > F(b))) \
+    X("setp.num.f32", 'f', 0, 4, 4, 0, !isnan(F(a)) && !isnan(F(b))) X("setp.gt.ftz.f32", 'f', 0, 4, 4, 0, F(flushed(F(a))) > F(flushed(F(b)))) X("setp.leu.f64", 'd', 0, 8, 8, 0, !(D(a) > D(b))) \
+    X("add.rn.f32", 'f', 4, 4, 4, 0, B(F(a) + F(b))) X("mul.rn.f32", 'f', 4, 4, 4, 0, B(F(a) * F(b))) X("div.rn.f32", 'f', 4, 4, 4, 0, B(F(a) / F(b))) X("sqrt.rn.f32", 'f', 4, 4, 0, 0, B(sqrtf(F(a)))) X("rcp.rn.f32", 'f', 4, 4, 0, 0, B(1 / F(a))) \
+    X("fma.rn.f32", 'f', 4, 4, 4, 4, B(fmaf(F(a), F(b), F(c)))) X("mul.rn.ftz.f32", 'f', 4, 4, 4, 0, flushed(F(flushed(F(a))) * F(flushed(F(b))))) X("add.rn.sat.f32", 'f', 4, 4, 4, 0, B(F(a) + F(b) > 0 ? fminf(F(a) + F(b), 1) : 0)) \
+    X("max.f32", 'f', 4, 4, 4, 0, B(fmaxf(F(a), F(b)))) X("min.f32", 'f', 4, 4, 4, 0, B(fminf(F(a), F(b)))) X("max.NaN.f32", 'f', 4, 4, 4, 0, isnan(F(a)) || isnan(F(b)) ? 0x7fffffff : B(fmaxf(F(a), F(b)))) \
+    X("add.rz.f32", 'm', 4, 4, 4, 0, rounded((quad)F(a) + F(b), 'z')) X("add.rm.f32", 'm', 4, 4, 4, 0, rounded((quad)F(a) + F(b), 'm')) X("mul.rp.f32", 'm', 4, 4, 4, 0, rounded((quad)F(a) * F(b), 'p')) \
+    X("fma.rz.f32", 'm', 4, 4, 4, 4, rounded((quad)F(a) * F(b) + F(c), 'z')) X("div.rp.f32", 'm', 4, 4, 4, 0, rounded((quad)F(a) / F(b), 'p')) X("rcp.rm.f32", 'm', 4, 4, 0, 0, rounded((quad)1 / F(a), 'm')) \
+    X("copysign.f32", 'f', 4, 4, 4, 0, (b & 0x7fffffff) | (a & 0x80000000)) X("fma.rn.f64", 'd', 8, 8, 8, 8, L(fma(D(a), D(b), D(c)))) X("neg.f32", 'm', 4, 4, 0, 0, B(-F(a))) X("abs.ftz.f32", 'm', 4, 4, 0, 0, B(fabsf(F(a)))) \
+    X("cvt.rzi.s32.f32", 'f', 4, 4, 0, 0, U32(clamp(trunc((double)F(a)), -2147483648.0, 2147483647))) X("cvt.rni.u32.f32", 'f', 4, 4, 0, 0, U32(clamp(rint((double)F(a)), 0, 4294967295.0))) \
+    X("cvt.rmi.s64.f32", 'm', 8, 4, 0, 0, (uint64_t)(int64_t)floorf(F(a))) X("cvt.rpi.f32.f32", 'm', 4, 4, 0, 0, B(ceilf(F(a)))) X("cvt.rn.f32.u32", 'i', 4, 4, 0, 0, B((float)U32(a))) X("cvt.rn.f32.s64", 'i', 4, 8, 0, 0, B((float)S64(a))) \
+    X("cvt.rz.f32.s32", 'i', 4, 4, 0, 0, rounded((quad)S32(a), 'z')) X("cvt.rp.f32.u64", 'i', 4, 8, 0, 0, rounded((quad)a, 'p')) X("cvt.rm.f32.f64", 'd', 4, 8, 0, 0, rounded((quad)D(a), 'm')) X("cvt.f64.f32", 'm', 8, 4, 0, 0, L((double)F(a))) \
+    X("cvt.s32.s8", 'i', 4, 4, 0, 0, U32((int32_t)(int8_t)a)) X("cvt.u16.u32", 'i', 2, 4, 0, 0, (uint16_t)a) X("cvt.s64.s16", 'i', 8, 2, 0, 0, (uint64_t)(int64_t)S16(a)) X("cvt.sat.u8.s32", 'i', 4, 4, 0, 0, S32(a) < 0 ? 0 : S32(a) > 255 ? 255 : U32(a)) \
+    X("cvt.sat.f32.f32", 'f', 4, 4, 0, 0, B(F(a) > 0 ? fminf(F(a), 1) : 0)) X("cvt.rna.tf32.f32", 'm', 4, 4, 0, 0, (U32(a) + 0x1000) & ~0x1fffu) X("cvt.rn.bf16x2.f32", 'm', 4, 4, 4, 0, ((a + 0x7fff + (a >> 16 & 1)) & 0xffff0000) | (b + 0x7fff + (b >> 16 & 1)) >> 16)
+static uint64_t expected(int k, uint64_t a, uint64_t b, uint64_t c)
+{
+    int n = 0;
+    (void)b; (void)c;
+#define X(name, kind, d, s1, s2, s3, value) if (k == n++) return (uint64_t)(value);
+    OPCODES(X)
+#undef X
+    return 0;
+}
+static void test_opcodes(void)
+{
+#define X(name, kind, d, s1, s2, s3, value) { name, kind, { d, s1, s2, s3 } },
+    static const struct { const char *name; char kind; int bytes[4]; } ops[] = { OPCODES(X) };
+#undef X
+    enum { N = 256, COUNT = sizeof ops / sizeof *ops };
+    static uint64_t in[3][N], out[N];
+    static const float specials[] = { 0, -0.f, 1, -1, INFINITY, -INFINITY, NAN, 1e-40f, -3e-42f, 3.4e38f, 0.5f, 2.5f, -3.5f, 2147483648.f, 4294967296.f, 1e30f };
+    char *text = calloc(COUNT, 2000), *t = text + sprintf(text, ".version 9.0\n.target sm_80\n.address_size 64\n");
+    for (int k = 0; k < COUNT; k++) {
+        t += sprintf(t, ".visible .entry k%d(.param .u64 o, .param .u64 a, .param .u64 b, .param .u64 c)\n{ .reg .pred %%p<2>; .reg .b16 %%h<4>; .reg .b32 %%r<5>; .reg .b64 %%d<4>; .reg .b64 %%x<9>;\n"
+            "mov.u32 %%r4, %%tid.x; mul.wide.u32 %%x8, %%r4, 8;\n", k);
+        for (int i = 0; i < 4; i++) t += sprintf(t, "ld.param.u64 %%x%d, [%c]; add.s64 %%x%d, %%x%d, %%x8;\n", i, "oabc"[i], i, i);
+        for (int i = 1; i < 4; i++) t += sprintf(t, "ld.global.u64 %%d%d, [%%x%d]; cvt.u32.u64 %%r%d, %%d%d; cvt.u16.u64 %%h%d, %%d%d;\n", i, i, i, i, i, i);
+        t += sprintf(t, "%s %s0", ops[k].name, ops[k].bytes[0] == 0 ? "%p" : ops[k].bytes[0] == 2 ? "%h" : ops[k].bytes[0] == 4 ? "%r" : "%d");
+        for (int i = 1; i < 4 && ops[k].bytes[i]; i++) t += sprintf(t, ", %s%d", ops[k].bytes[i] == 2 ? "%h" : ops[k].bytes[i] == 4 || strncmp(ops[k].name, "shf", 3) == 0 ? "%r" : "%d", i);
+        t += sprintf(t, ";\n%s\nst.global.u64 [%%x0], %%d0;\nret; }\n", ops[k].bytes[0] == 0 ? "selp.u64 %d0, 1, 0, %p0;" : ops[k].bytes[0] == 2 ? "cvt.u64.u16 %d0, %h0;" : ops[k].bytes[0] == 4 ? "cvt.u64.u32 %d0, %r0;" : "");
+    }
+    CHECK(cuModuleLoadData(&module, text));
+    int wrong = 0;
+    for (int k = 0; k < COUNT; k++) {
+        for (int j = 0; j < 3; j++) for (int i = 0; i < N; i++) {
+            uint64_t r = (uint64_t)random_bits() << 32 | random_bits();
+            float f = random_float(-100, 100);
+            if (ops[k].kind == 'i') r = i % 4 == 0 ? (uint64_t)(int64_t)(int8_t)r : i % 4 == 1 ? r >> 40 : r;
+            else if (ops[k].kind == 'h') { if (j) r = r >> 58; }
+            else if (ops[k].kind == 'd') r = L((double)f * (1 + ldexp((double)(random_bits() >> 4), -50)));
+            else r = ops[k].kind == 'f' && (i + j) % 3 == 0 ? B(specials[random_bits() % 16]) : B(f);
+            in[j][i] = r;
+        }
+        pointer pa = upload(in[0], sizeof in[0]), pb = upload(in[1], sizeof in[1]), pc = upload(in[2], sizeof in[2]), po = upload(NULL, sizeof out);
+        char name[16];
+        snprintf(name, sizeof name, "k%d", k);
+        LAUNCH(name, 1, 1, N, 1, 0, &po, &pa, &pb, &pc);
+        download(out, po, sizeof out);
+        CHECK(cuMemFree_v2(pa)); CHECK(cuMemFree_v2(pb)); CHECK(cuMemFree_v2(pc));
+        bool wrap = strcmp(ops[k].name, "shf.l.wrap.b32") == 0;
+        for (int i = 0; i < N; i++) {
+            uint64_t a = in[0][i], b = in[1][i], c = in[2][i], want = wrap ? U32((b << 32 | U32(a)) << (c & 31) >> 32) : expected(k, a, b, c);
+            bool nan = ops[k].kind == 'f' && ops[k].bytes[0] == 4 && (want & 0x7fffffff) > 0x7f800000 && (out[i] & 0x7fffffff) > 0x7f800000; /* which NaN is not promised */
+            if (out[i] == want || nan) continue;
+            result(ops[k].name, "(%llx, %llx, %llx) is %llx, not %llx", (unsigned long long)a, (unsigned long long)b, (unsigned long long)c, (unsigned long long)out[i], (unsigned long long)want);
+            wrong++;
+            break;
+        }
+    }
+    result("opcodes alone", wrong ? "%d of %d" : NULL, wrong, COUNT);
+    CHECK(cuModuleUnload(module));
+    free(text);
+}
+
+/* ---- what a request costs ---- */
+
+static void test_counts(void)
+{
+    char *ptx = compile("extern \"C\" __global__ void count(float *y, int stride) { __shared__ float s[1024]; for (int i = 0; i < 32; i++) s[i * 32 + threadIdx.x] = 1; __syncwarp();"
+        " y[threadIdx.x] = ((volatile float *)s)[threadIdx.x * stride]; }", "compute_80");
+    CHECK(cuModuleLoadData(&module, ptx));
+    uint64_t counts[7];
+    static int strides[4] = { 1, 2, 32, 0 };
+    static const int extra[4] = { 0, 1, 31, 0 };
+    for (int k = 0; k < 4; k++) {
+        char label[64];
+        pointer y = upload(NULL, 128);
+        cudasim_statistics(counts);
+        LAUNCH("count", 1, 1, 32, 1, 0, &y, &strides[k]);
+        CHECK(cuCtxSynchronize());
+        cudasim_statistics(counts);
+        CHECK(cuMemFree_v2(y));
+        snprintf(label, sizeof label, "bank conflicts of stride %d", strides[k]);
+        result(label, counts[4] == (uint64_t)extra[k] && counts[3] == 33 && counts[5] == 1 && counts[6] == 4 ? NULL : "requests %d, extra passes %d, global %d, sectors %d", (int)counts[3], (int)counts[4], (int)counts[5], (int)counts[6]);
+    }
+    CHECK(cuModuleUnload(module));
+    free(ptx);
 }
 
 /* ---- planted bugs ---- */
@@ -919,6 +1065,7 @@ int main(int count, char **arguments)
     if (strncmp(name, "cudasim", 7) != 0) { printf("not ok selftest: the device is '%s', not a simulated one\n", name); return 1; }
     const char *arch = count > 2 ? arguments[2] : "compute_80";
     if (strcmp(what, "results") == 0) results(arch);
+    if (strcmp(what, "opcodes") == 0) { test_opcodes(); test_counts(); }
     if (strcmp(what, "bugs") == 0) test_bugs(arch);
     if (strcmp(what, "streams") == 0) test_streams();
     if (strcmp(what, "nccl") == 0) test_nccl();

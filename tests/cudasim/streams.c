@@ -129,7 +129,7 @@ static int set_now(work *w)
 static int step(work *w)
 {
     int error = 0;
-    if (device_error[w->device] && w->kind != WORK_RECORD && w->kind != WORK_CALL) return 2;
+    if (device_error[w->device] && w->kind != WORK_RECORD) return 2; /* a failed device does nothing any more; whoever waits for it in a collective goes on waiting */
     switch (w->kind) {
     case WORK_KERNEL: error = kernel_run(w->k, w->device, w->grid, w->dim, w->dynamic_shared, w->params); break;
     case WORK_COPY: error = copy_now(w); break;
