@@ -1,5 +1,5 @@
-/* How memory.c keeps earlier accesses, and the quick way past its checks: what is plainly right is answered here, all else (NULL) goes to memory.c, which knows
-   the rules and finds the words. */
+/* How memory.c keeps earlier accesses, and the quick way past its checks: what is plainly right is answered here, all else
+   (NULL) goes to memory.c, which knows the rules and finds the words. */
 #ifndef CUDASIM_CELLS_H
 #define CUDASIM_CELLS_H
 #include "cudasim.h"
@@ -22,11 +22,15 @@ static inline void clock_changed(warp *w)
     w->now = clock[w->index];
 }
 
-static inline bool settled(const warp *w, uint32_t cell) { return CELL_MOMENT(cell) <= w->floor; } /* also true of an empty cell */
+static inline bool settled(const warp *w, uint32_t cell)
+{
+    return CELL_MOMENT(cell) <= w->floor;
+} /* also true of an empty cell */
 
-/* A warp's read of size 4, 8 or 16 bytes a lane: fills p of the lanes that are plainly right and returns their mask. What does not change stands before the loop:
-   the stores into cells would make the compiler load it again and again. */
-static inline __attribute__((always_inline)) uint32_t shared_read_quick(warp *w, uint32_t mask, const uint64_t address[LANES], unsigned size, uint8_t *p[LANES])
+/* A warp's read of size 4, 8 or 16 bytes a lane: fills p of the lanes that are plainly right and returns their mask. What does
+   not change stands before the loop: the stores into cells would make the compiler load it again and again. */
+static inline __attribute__((always_inline)) uint32_t shared_read_quick(
+    warp *w, uint32_t mask, const uint64_t address[LANES], unsigned size, uint8_t *p[LANES])
 {
     block *b = w->block;
     uint8_t *const shared = b->shared;
@@ -54,7 +58,8 @@ static inline __attribute__((always_inline)) uint32_t shared_read_quick(warp *w,
             uint32_t previous = c[k].read, several = 0;
             if (previous) {
                 if (CELL_THREAD(previous) / LANES != index) c[k].read_other = previous;
-                else several = CELL_MOMENT(previous) == now && (CELL_FLAG(previous) || CELL_THREAD(previous) != index * LANES + i);
+                else
+                    several = CELL_MOMENT(previous) == now && (CELL_FLAG(previous) || CELL_THREAD(previous) != index * LANES + i);
             }
             c[k].read = CELL(index * LANES + i, now, 15u, several);
         }
@@ -73,12 +78,14 @@ static inline uint8_t *shared_write_quick(warp *w, uint32_t lane, uint64_t addre
     uint32_t thread = w->index * LANES + lane, good = b->stamp << 4 | 15;
     shared_cell *c = &b->cells[offset >> 2];
     for (unsigned k = 0; k < size / 4; k++)
-        if (c[k].stamp_init >> 4 == b->stamp && !(settled(w, c[k].write) && settled(w, c[k].read) && settled(w, c[k].read_other))) return NULL;
+        if (c[k].stamp_init >> 4 == b->stamp && !(settled(w, c[k].write) && settled(w, c[k].read) && settled(w, c[k].read_other)))
+            return NULL;
     for (unsigned k = 0; k < size / 4; k++) c[k] = (shared_cell){ .stamp_init = good, .write = CELL(thread, w->now, 15u, 0) };
     return b->shared + offset;
 }
 
-static inline __attribute__((always_inline)) uint32_t global_read_quick(warp *w, uint32_t mask, const uint64_t address[LANES], unsigned size, bool relaxed, uint8_t *p[LANES])
+static inline __attribute__((always_inline)) uint32_t global_read_quick(
+    warp *w, uint32_t mask, const uint64_t address[LANES], unsigned size, bool relaxed, uint8_t *p[LANES])
 {
     launch *l = w->block->launch;
     allocation *a = l->cached;
@@ -95,11 +102,13 @@ static inline __attribute__((always_inline)) uint32_t global_read_quick(warp *w,
         uint64_t offset = address[i] - base;
         if (offset >= room || size > room - offset || address[i] & (size - 1)) continue;
         const uint8_t *bits = init + (offset >> 3);
-        if (size == 4 ? (bits[0] >> (offset & 4) & 15) != 15 : size == 8 ? bits[0] != 0xff : (bits[0] & bits[1]) != 0xff) continue;
+        if (size == 4 ? (bits[0] >> (offset & 4) & 15) != 15 : size == 8 ? bits[0] != 0xff : (bits[0] & bits[1]) != 0xff)
+            continue;
         bool right = true;
         for (unsigned k = 0; races && k < size / 4; k++) {
             global_cell *c = &cells[(offset >> 2) + k];
-            if (c->launch != id) *c = (global_cell){ .launch = id, .reader_block = me, .read = relaxed ? 0 : CELL(first + i, now, 15u, 0) };
+            if (c->launch != id)
+                *c = (global_cell){ .launch = id, .reader_block = me, .read = relaxed ? 0 : CELL(first + i, now, 15u, 0) };
             else if (c->write) { right = false; break; }
             else if (relaxed) continue;
             else if (c->read && c->reader_block != me) c->reader_block = MANY_BLOCKS;
@@ -130,7 +139,8 @@ static inline uint8_t *global_write_quick(warp *w, uint32_t lane, uint64_t addre
             if (c[k].write && (c[k].writer_block != me || CELL_THREAD(c[k].write) != thread)) return NULL;
             if (c[k].read && (c[k].reader_block != me || CELL_THREAD(c[k].read) != thread || CELL_FLAG(c[k].read))) return NULL;
         }
-        for (unsigned k = 0; k < size / 4; k++) c[k] = (global_cell){ .launch = l->id, .writer_block = w->block->index, .write = CELL(thread, w->now, 15u, 0) };
+        for (unsigned k = 0; k < size / 4; k++)
+            c[k] = (global_cell){ .launch = l->id, .writer_block = w->block->index, .write = CELL(thread, w->now, 15u, 0) };
     }
     uint8_t *bits = a->init + (offset >> 3);
     if (size == 4) bits[0] |= (uint8_t)(15u << (offset & 4)); else { bits[0] = 0xff; if (size == 16) bits[1] = 0xff; }

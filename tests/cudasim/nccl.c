@@ -1,7 +1,8 @@
-/* The stand-in NCCL: ranks of one process, over the simulated driver's streams. A collective runs when every rank's stream has come to it; ranks that disagree on
-   operation, count, type or root get an error on every communicator. Sums are taken in an order that differs from place to place, as rings do.
-   Strict: a thread that issues collectives for two ranks of a world must do so in a group. Faults: CUDASIM_FAIL=nccl:N (the N-th call of InitRank, InitAll or a
-   collective fails), hang:N (the N-th collective never completes; ncclCommAbort ends it). */
+/* The stand-in NCCL: ranks of one process, over the simulated driver's streams. A collective runs when every rank's stream has
+   come to it; ranks that disagree on operation, count, type or root get an error on every communicator. Sums are taken in an
+   order that differs from place to place, as rings do. Strict: a thread that issues collectives for two ranks of a world must do
+   so in a group. Faults: CUDASIM_FAIL=nccl:N (the N-th call of InitRank, InitAll or a collective fails), hang:N (the N-th
+   collective never completes; ncclCommAbort ends it). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -19,7 +20,14 @@ typedef struct { char internal[128]; } unique_id;
 typedef struct part { int what, type, op, root; size_t count; uint64_t from, to; bool arrived, issued; } part;
 typedef struct { part parts[64]; int arrived, finished; bool done; } collective;
 typedef struct world { char id[128]; int ranks, joined, left; collective **list; size_t count; struct world *next; } world;
-typedef struct comm { world *w; int rank, error; bool aborted, ready; size_t issued; pthread_t last_thread; struct comm *next; } comm;
+typedef struct comm {
+    world *w;
+    int rank, error;
+    bool aborted, ready;
+    size_t issued;
+    pthread_t last_thread;
+    struct comm *next;
+} comm;
 typedef struct { comm *c; collective *x; bool hangs; } waiting;
 
 static void *driver;
@@ -50,12 +58,20 @@ static bool ready(void)
     pthread_mutex_unlock(&once);
     return driver != NULL;
 }
-static int type_bytes(int type) { return type == 0 || type == 1 ? 1 : type == 2 || type == 3 || type == 7 ? 4 : type == 4 || type == 5 || type == 8 ? 8 : type == 9 || type == 6 ? 2 : 0; }
+static int type_bytes(int type)
+{
+    return type == 0 || type == 1                ? 1
+           : type == 2 || type == 3 || type == 7 ? 4
+           : type == 4 || type == 5 || type == 8 ? 8
+           : type == 9 || type == 6              ? 2
+                                                 : 0;
+}
 
 EXPORT int ncclGetVersion(int *out) { *out = 22703; return SUCCESS; }
 EXPORT const char *ncclGetErrorString(int code)
 {
-    static const char *texts[] = { "no error", "unhandled cuda error", "unhandled system error", "internal error", "invalid argument", "invalid usage", "remote process exited or there was a network error", "NCCL operation in progress" };
+    static const char *texts[] = { "no error", "unhandled cuda error", "unhandled system error", "internal error",
+        "invalid argument", "invalid usage", "remote process exited or there was a network error", "NCCL operation in progress" };
     return code >= 0 && code < 8 ? texts[code] : "unknown result code";
 }
 EXPORT const char *ncclGetLastError(comm *c) { (void)c; return "cudasim"; }
@@ -82,8 +98,15 @@ static comm *join(const char id[128], int ranks, int rank) /* with the lock */
         w->next = worlds;
         worlds = w;
     }
-    if (w->ranks != ranks) { fprintf(stderr, "cudasim: ncclCommInitRank: %d ranks, another rank said %d\n", ranks, w->ranks); return NULL; }
-    for (comm *c = comms; c; c = c->next) if (c->w == w && c->rank == rank) { fprintf(stderr, "cudasim: ncclCommInitRank: rank %d twice\n", rank); return NULL; }
+    if (w->ranks != ranks) {
+        fprintf(stderr, "cudasim: ncclCommInitRank: %d ranks, another rank said %d\n", ranks, w->ranks);
+        return NULL;
+    }
+    for (comm *c = comms; c; c = c->next)
+        if (c->w == w && c->rank == rank) {
+            fprintf(stderr, "cudasim: ncclCommInitRank: rank %d twice\n", rank);
+            return NULL;
+        }
     comm *c = calloc(1, sizeof *c);
     c->w = w;
     c->rank = rank;
@@ -153,12 +176,16 @@ static void fail_world(world *w, const char *text)
 static void compute(world *w, collective *x)
 {
     part *p = x->parts;
-    for (int r = 1; r < w->ranks; r++) if (p[r].what != p[0].what || p[r].count != p[0].count || p[r].type != p[0].type || p[r].op != p[0].op || p[r].root != p[0].root) {
-        char text[200];
-        snprintf(text, sizeof text, "ranks 0 and %d disagree: operation %d and %d, count %zu and %zu, type %d and %d, reduction %d and %d", r, p[0].what, p[r].what, p[0].count, p[r].count, p[0].type, p[r].type, p[0].op, p[r].op);
-        fail_world(w, text);
-        return;
-    }
+    for (int r = 1; r < w->ranks; r++)
+        if (p[r].what != p[0].what || p[r].count != p[0].count || p[r].type != p[0].type || p[r].op != p[0].op ||
+            p[r].root != p[0].root) {
+            char text[200];
+            snprintf(text, sizeof text,
+                "ranks 0 and %d disagree: operation %d and %d, count %zu and %zu, type %d and %d, reduction %d and %d", r,
+                p[0].what, p[r].what, p[0].count, p[r].count, p[0].type, p[r].type, p[0].op, p[r].op);
+            fail_world(w, text);
+            return;
+        }
     size_t bytes = p[0].count * (size_t)type_bytes(p[0].type);
     uint8_t *from[64], *to[64];
     for (int r = 0; r < w->ranks; r++) {
@@ -179,7 +206,12 @@ static void compute(world *w, collective *x)
             for (int k = 0; k < w->ranks; k++) {
                 float v;
                 memcpy(&v, from[(first + k) % w->ranks] + 4 * i, 4);
-                s = k == 0 ? v : p[0].op == 0 || p[0].op == 4 ? s + v : p[0].op == 1 ? s * v : p[0].op == 2 ? (v > s ? v : s) : v < s ? v : s;
+                s = k == 0                         ? v
+                    : p[0].op == 0 || p[0].op == 4 ? s + v
+                    : p[0].op == 1                 ? s * v
+                    : p[0].op == 2                 ? (v > s ? v : s)
+                    : v < s                        ? v
+                                                   : s;
             }
             if (p[0].op == 4) s /= (float)w->ranks;
             memcpy(result + 4 * i, &s, 4);
@@ -225,7 +257,8 @@ static int issue(comm *c, part p, void *stream)
     if (!c || !ready()) return INVALID_ARGUMENT;
     int fault = driver_fault("nccl");
     if (fault) { driver_lock(true); c->error = fault; driver_lock(false); return fault; }
-    if (!type_bytes(p.type) || (p.what == ALL_REDUCE && (p.op < 0 || p.op > 4 || p.type == 6 || p.type == 9 || (p.op == 4 && p.type != 7)))) {
+    if (!type_bytes(p.type) ||
+        (p.what == ALL_REDUCE && (p.op < 0 || p.op > 4 || p.type == 6 || p.type == 9 || (p.op == 4 && p.type != 7)))) {
         fprintf(stderr, "cudasim: nccl: type %d with reduction %d is not simulated\n", p.type, p.op);
         return INVALID_ARGUMENT;
     }
@@ -233,11 +266,14 @@ static int issue(comm *c, part p, void *stream)
     bool hangs = driver_fault("hang") != 0;
     driver_lock(true);
     world *w = c->w;
-    for (comm *o = comms; o && !group_depth; o = o->next) if (o != c && o->w == w && o->issued && pthread_equal(o->last_thread, pthread_self())) {
-        fprintf(stderr, "cudasim: nccl: one thread issues collectives for ranks %d and %d outside a group: the real library would hang\n", o->rank, c->rank);
-        driver_lock(false);
-        return INVALID_USAGE;
-    }
+    for (comm *o = comms; o && !group_depth; o = o->next)
+        if (o != c && o->w == w && o->issued && pthread_equal(o->last_thread, pthread_self())) {
+            fprintf(stderr,
+                "cudasim: nccl: one thread issues collectives for ranks %d and %d outside a group: the real library would hang\n",
+                o->rank, c->rank);
+            driver_lock(false);
+            return INVALID_USAGE;
+        }
     c->last_thread = pthread_self();
     size_t at = c->issued++;
     if (at == w->count) {
@@ -255,15 +291,31 @@ static int issue(comm *c, part p, void *stream)
 
 EXPORT int ncclAllReduce(const void *from, void *to, size_t count, int type, int op, comm *c, void *stream)
 {
-    return count ? issue(c, (part){ .what = ALL_REDUCE, .type = type, .op = op, .count = count, .from = (uint64_t)from, .to = (uint64_t)to }, stream) : SUCCESS;
+    return count
+               ? issue(c,
+                     (part){
+                         .what = ALL_REDUCE, .type = type, .op = op, .count = count, .from = (uint64_t)from, .to = (uint64_t)to },
+                     stream)
+               : SUCCESS;
 }
 EXPORT int ncclBroadcast(const void *from, void *to, size_t count, int type, int root, comm *c, void *stream)
 {
-    return count ? issue(c, (part){ .what = BROADCAST, .type = type, .root = root, .count = count, .from = (uint64_t)from, .to = (uint64_t)to }, stream) : SUCCESS;
+    return count ? issue(c,
+                       (part){ .what = BROADCAST,
+                           .type = type,
+                           .root = root,
+                           .count = count,
+                           .from = (uint64_t)from,
+                           .to = (uint64_t)to },
+                       stream)
+                 : SUCCESS;
 }
 EXPORT int ncclAllGather(const void *from, void *to, size_t count, int type, comm *c, void *stream)
 {
-    return count ? issue(c, (part){ .what = ALL_GATHER, .type = type, .count = count, .from = (uint64_t)from, .to = (uint64_t)to }, stream) : SUCCESS;
+    return count
+               ? issue(c, (part){ .what = ALL_GATHER, .type = type, .count = count, .from = (uint64_t)from, .to = (uint64_t)to },
+                     stream)
+               : SUCCESS;
 }
 
 EXPORT int ncclCommGetAsyncError(comm *c, int *out) { driver_lock(true); *out = c->error; driver_lock(false); return SUCCESS; }
