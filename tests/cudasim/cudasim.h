@@ -1,19 +1,20 @@
 /* A simulated CUDA driver: proves GPU code on a machine that has no GPU. Test equipment; nothing outside tests/ depends on it.
 
-   build/cudasim/libcuda.so.1 has the driver's symbols and executes, on the CPU, the PTX that the real NVRTC made. It is strict: an opcode, modifier,
-   argument or flag that it does not know is an error with its PTX line, never ignored. tests/cudasim/build.sh makes it, with the NVRTC shim
-   and the stand-in NCCL. To use them: LD_LIBRARY_PATH=build/cudasim PROGRAM.
+   build/cudasim/libcuda.so.1 has the driver's symbols and executes, on the CPU, the PTX that the real NVRTC made. It is strict:
+   an opcode, modifier, argument or flag that it does not know is an error with its PTX line, never ignored. tests/cudasim/build.sh
+   makes it, with the NVRTC shim and the stand-in NCCL. To use them: LD_LIBRARY_PATH=build/cudasim PROGRAM.
 
        decode.c    PTX text to instructions           memory.c   allocations; bounds, alignment, uninitialised reads, races
        ops.c       what each opcode computes          streams.c  streams, events, graphs: run late, in random legal order
        exec.c      lanes, warps, barriers, blocks     driver.c   the driver's functions, strict about arguments
-       faults.c    settings, planned faults, reports  nvrtc.c    the shim: forwards to the real NVRTC, remembers whose PTX a cubin was
+       faults.c    settings, planned faults, reports  nvrtc.c    the shim: forwards to the real NVRTC, keeps the PTX of each cubin
        nccl.c      the stand-in NCCL                  selftest.c planted bugs; results against plain C
 
    What a kernel does wrong is written to stderr (and to the file CUDASIM_LOG) as
        cudasim: kernel NAME, PTX line N (opcode), block (x,y,z), thread (x,y,z): what was wrong
-   and comes back from the next call as a sticky error, as on hardware. The settings, all environment variables, are listed in faults.c.
-   Never shown this way: speed, what ptxas and the driver do, the memory order of hardware, the rounding inside tensor cores, real peer copies. */
+   and comes back from the next call as a sticky error, as on hardware. The settings, all environment variables, are listed in
+   faults.c. Never shown this way: speed, what ptxas and the driver do, the memory order of hardware, the rounding inside tensor
+   cores, real peer copies. */
 #ifndef CUDASIM_H
 #define CUDASIM_H
 
@@ -27,8 +28,9 @@
 #define MAX_WARPS 32
 #define ALL 0xffffffffu
 
-/* Addresses. A device's memory starts at DEVICE_BASE + (device << 40): no host accepts such an address, so touching one from C faults at once.
-   Shared and local memory have windows of their own in the generic space; within its window neither starts at 0, so that a null pointer misses. */
+/* Addresses. A device's memory starts at DEVICE_BASE + (device << 40): no host accepts such an address, so touching one from C
+   faults at once. Shared and local memory have windows of their own in the generic space; within its window neither starts at 0,
+   so that a null pointer misses. */
 #define DEVICE_BASE 0x00d0000000000000ull
 #define SHARED_WINDOW 0x00e0000000000000ull
 #define LOCAL_WINDOW 0x00f0000000000000ull
@@ -50,14 +52,16 @@ typedef struct { /* one accepted opcode string */
     const char *name;
     op_fn run;
     const char *operands; /* grammar at parse_operands in decode.c */
-    uint8_t kind, space, size, count, is_signed, mask_at; /* of memory operations: bytes an element, elements; mask_at: operand with the lane mask */
+    uint8_t kind, space, size, count, is_signed; /* size and count: of memory operations, bytes an element and elements */
+    uint8_t mask_at;                             /* the operand with the lanes' mask */
     uint32_t detail;
+    bool contracts; /* float arithmetic without an explicit rounding */
 } opcode;
 
 struct inst {
     const opcode *op;
     op_fn run;
-    uint32_t o[20];       /* operands in order, vectors flattened: byte offset of a register, or of a constant if bit 0 is set; ~0 is absent */
+    uint32_t o[20]; /* operands in order, vectors flattened: byte offset of a register, or of a constant (bit 0); ~0: absent */
     uint8_t bytes[20];    /* their register sizes */
     uint32_t negated;     /* bit k: predicate operand k is complemented */
     uint32_t guard;       /* ~0: none */
@@ -83,10 +87,38 @@ typedef struct kernel {
     uint32_t slots[32];   /* where special registers live: SR_ names */
 } kernel;
 
-enum { SR_TID_X, SR_TID_Y, SR_TID_Z, SR_NTID_X, SR_NTID_Y, SR_NTID_Z, SR_CTAID_X, SR_CTAID_Y, SR_CTAID_Z, SR_NCTAID_X, SR_NCTAID_Y, SR_NCTAID_Z,
-       SR_LANEID, SR_WARPID, SR_NWARPID, SR_LANEMASK_EQ, SR_LANEMASK_LT, SR_LANEMASK_LE, SR_LANEMASK_GT, SR_LANEMASK_GE, SR_SMID, SR_NSMID,
-       SR_CLOCK, SR_CLOCK64, SR_GLOBALTIMER, SR_DYNAMIC_SMEM, SR_TOTAL_SMEM, SR_COUNT,
-       SR_DYNAMIC_BASE_64 = SR_COUNT, SR_DYNAMIC_BASE_32 };
+enum {
+    SR_TID_X,
+    SR_TID_Y,
+    SR_TID_Z,
+    SR_NTID_X,
+    SR_NTID_Y,
+    SR_NTID_Z,
+    SR_CTAID_X,
+    SR_CTAID_Y,
+    SR_CTAID_Z,
+    SR_NCTAID_X,
+    SR_NCTAID_Y,
+    SR_NCTAID_Z,
+    SR_LANEID,
+    SR_WARPID,
+    SR_NWARPID,
+    SR_LANEMASK_EQ,
+    SR_LANEMASK_LT,
+    SR_LANEMASK_LE,
+    SR_LANEMASK_GT,
+    SR_LANEMASK_GE,
+    SR_SMID,
+    SR_NSMID,
+    SR_CLOCK,
+    SR_CLOCK64,
+    SR_GLOBALTIMER,
+    SR_DYNAMIC_SMEM,
+    SR_TOTAL_SMEM,
+    SR_COUNT,
+    SR_DYNAMIC_BASE_64 = SR_COUNT,
+    SR_DYNAMIC_BASE_32
+};
 extern const struct special { const char *name; uint8_t bytes; } special_registers[SR_COUNT];
 
 typedef struct global_variable { char *name; uint64_t address; uint32_t size; } global_variable;
@@ -96,6 +128,7 @@ typedef struct module {
     int device;
     char *text;
     uint32_t target; /* 80 of sm_80 */
+    uint32_t shared_bytes; /* of shared variables that belong to no kernel */
     kernel *kernels;
     uint32_t kernel_count;
     global_variable *globals;
@@ -104,12 +137,13 @@ typedef struct module {
 } module;
 
 const opcode *opcode_find(const char *name);                     /* ops.c */
-module *module_decode(int device, const char *text, char *error, size_t error_size); /* NULL and a sentence with the PTX line on failure */
+/* NULL and a sentence with the PTX line on failure. cubin: the text stands for one, whose age does not matter to a driver. */
+module *module_decode(int device, const char *text, bool cubin, char *error, size_t error_size);
 void module_free(module *);
 
 /* ---- memory (memory.c) ---- */
 
-typedef struct { uint32_t launch, writer_block, write, reader_block, read; } global_cell;  /* race information of 4 bytes: see memory.c */
+typedef struct { uint32_t launch, writer_block, write, reader_block, read; } global_cell; /* races on 4 bytes: see memory.c */
 typedef struct { uint32_t stamp_init, write, read, read_other; } shared_cell;
 
 typedef struct allocation {
@@ -125,6 +159,7 @@ typedef struct allocation {
 allocation *allocation_find(uint64_t address);                   /* live or freed; NULL if the address was never given out */
 uint64_t device_alloc(int device, uint64_t size, bool internal); /* 0: does not fit */
 int device_free(uint64_t address);
+void device_free_all(int device);
 uint64_t device_used(int device);
 int device_leaks(int device);                                    /* reports each live allocation */
 void init_set(allocation *, uint64_t offset, uint64_t size, bool value);
@@ -135,21 +170,31 @@ typedef enum { ACCESS_READ, ACCESS_WRITE, ACCESS_ATOMIC } access_kind;
 uint8_t *global_access(warp *, const inst *, int lane, uint64_t address, unsigned size, access_kind, const void *value);
 uint8_t *shared_access(warp *, const inst *, int lane, uint64_t address, unsigned size, access_kind, const void *value);
 uint8_t *local_access(warp *, const inst *, int lane, uint64_t address, unsigned size, access_kind, const void *value);
-uint8_t *memory_access(warp *, const inst *, int space, int lane, uint64_t address, unsigned size, access_kind, const void *value);
+uint8_t *memory_access(
+    warp *, const inst *, int space, int lane, uint64_t address, unsigned size, access_kind, const void *value);
 void shared_undefine(warp *, uint64_t address, unsigned size); /* until a pending cp.async arrives */
 void fence_publish(warp *);
 void fence_atomic(warp *);
 
 /* ---- execution (exec.c) ---- */
 
-typedef struct { uint32_t shared; uint64_t global; uint32_t size, source_size; uint8_t group_open; uint32_t group; const inst *in; } async_copy;
+typedef struct {
+    uint32_t shared;
+    uint64_t global;
+    uint32_t size, source_size;
+    uint8_t group_open;
+    uint32_t group;
+    const inst *in;
+} async_copy;
 
 struct warp {
     uint8_t *base[2];      /* registers, constants: base[o & 1] + (o & ~1) */
     struct block *block;
     const inst *code;
-    uint32_t index, pc, active, alive, blocked, others_pc, carry;
+    uint32_t index, pc, others_pc, carry;
+    uint32_t active, alive, born, blocked; /* masks of lanes: born began, alive are left, active run at pc, blocked wait */
     uint32_t lane_pc[LANES];
+    uint32_t floor, now;   /* moments: see cells.h */
     uint8_t state;
     uint32_t barrier, barrier_threads; const inst *barrier_inst;
     uint32_t barrier_predicate;
@@ -166,7 +211,7 @@ typedef struct block {
     uint8_t *shared;
     shared_cell *cells;
     uint32_t shared_bytes, stamp;
-    uint32_t clock[MAX_WARPS][MAX_WARPS]; /* clock[w][v]: the last moment of warp v that warp w is ordered after; clock[w][w]: now */
+    uint32_t clock[MAX_WARPS][MAX_WARPS]; /* [w][v]: the last moment of warp v that warp w is ordered after; [w][w]: now */
 } block;
 
 typedef struct launch {
@@ -182,8 +227,10 @@ typedef struct launch {
     allocation *cached;
 } launch;
 
-int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared, const uint8_t *params);
-void kernel_fault(warp *, const inst *, int lane, int error, const char *format, ...) __attribute__((noreturn, format(printf, 5, 6)));
+int kernel_run(
+    kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared, const uint8_t *params);
+void kernel_fault(warp *, const inst *, int lane, int error, const char *format, ...)
+    __attribute__((noreturn, format(printf, 5, 6)));
 bool peer_enabled(int from, int to);                              /* streams.c */
 
 /* ---- settings, faults, random numbers, reports (faults.c) ---- */
@@ -191,7 +238,7 @@ bool peer_enabled(int from, int to);                              /* streams.c *
 typedef struct {
     int devices, arch, driver_version, budget_millions, shared_limit, shared_optin, processors;
     uint64_t memory, seed;
-    bool peer, races, no_device, verbose;
+    bool peer, races, count, exact;
     char name[64];
 } settings;
 extern settings sim;
@@ -203,6 +250,8 @@ void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sim_lock(void);
 void sim_unlock(void);
 
-extern struct statistics { uint64_t launches, thread_instructions, warp_instructions, shared_requests, shared_conflicts, global_requests, global_sectors; } stats;
+extern struct statistics {
+    uint64_t launches, thread_instructions, warp_instructions, shared_requests, shared_conflicts, global_requests, global_sectors;
+} stats;
 
 #endif

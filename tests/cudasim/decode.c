@@ -1,5 +1,5 @@
-/* PTX text to instructions. What is not in the table of opcodes, or does not fit its operands, is an error that names the PTX line.
-   Functions are decoded into their callers; their parameters become local memory. */
+/* PTX text to instructions. What is not in the table of opcodes, or does not fit its operands, is an error that names the PTX
+   line. Functions are decoded into their callers; their parameters become local memory. */
 #include "cudasim.h"
 #include <ctype.h>
 #include <stdarg.h>
@@ -25,7 +25,13 @@ typedef struct {
 } symbol;
 
 typedef struct { char name[160]; int scope; int32_t at; } label;
-typedef struct { char name[160]; int scope; uint32_t inst; int32_t table; uint32_t line; } reference; /* table >= 0: an entry of branch_targets */
+typedef struct {
+    char name[160];
+    int scope;
+    uint32_t inst;
+    int32_t table;
+    uint32_t line;
+} reference; /* table >= 0: an entry of branch_targets */
 typedef struct { char name[160]; const char *text; uint32_t line; } function;
 
 typedef struct {
@@ -40,6 +46,7 @@ typedef struct {
     int scope, *scope_parent; size_t scope_count, scope_room;
     size_t inst_room, constants_room, targets_room, targets_count;
     int return_label, depth;
+    bool cubin;
     jmp_buf stop;
     char *error; size_t error_size;
 } decoder;
@@ -180,7 +187,8 @@ static uint32_t constant(decoder *d, uint64_t value, uint32_t bytes)
     if (bytes == 0) { memset(text, 0, sizeof text); if (value) memset(text, 0xff, 4); }
     for (int i = 0; i < LANES && bytes; i++) memcpy(text + (size_t)i * bytes, &value, bytes);
     uint32_t size = slot_bytes(bytes);
-    for (uint32_t at = 0; at + size <= k->constants_bytes; at += 32) if (memcmp(k->constants + at, text, size) == 0) return at | 1;
+    for (uint32_t at = 0; at + size <= k->constants_bytes; at += 32)
+        if (memcmp(k->constants + at, text, size) == 0) return at | 1;
     while (k->constants_bytes + size > d->constants_room) {
         d->constants_room = d->constants_room ? d->constants_room * 2 : 4096;
         uint8_t *bigger = aligned_alloc(64, d->constants_room);
@@ -196,10 +204,15 @@ static uint32_t constant(decoder *d, uint64_t value, uint32_t bytes)
 static bool type_bytes(const char *type, uint32_t *bytes)
 {
     static const struct { const char *name; uint32_t bytes; } types[] = {
-        { ".pred", 0 }, { ".b8", 1 }, { ".u8", 1 }, { ".s8", 1 }, { ".b16", 2 }, { ".u16", 2 }, { ".s16", 2 }, { ".f16", 2 }, { ".bf16", 2 },
-        { ".b32", 4 }, { ".u32", 4 }, { ".s32", 4 }, { ".f32", 4 }, { ".f16x2", 4 }, { ".b64", 8 }, { ".u64", 8 }, { ".s64", 8 }, { ".f64", 8 },
+        { ".pred", 0 }, { ".b8", 1 }, { ".u8", 1 }, { ".s8", 1 }, { ".b16", 2 }, { ".u16", 2 }, { ".s16", 2 }, { ".f16", 2 },
+        { ".bf16", 2 }, { ".b32", 4 }, { ".u32", 4 }, { ".s32", 4 }, { ".f32", 4 }, { ".f16x2", 4 }, { ".b64", 8 },
+        { ".u64", 8 }, { ".s64", 8 }, { ".f64", 8 },
     };
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) if (strcmp(types[i].name, type) == 0) { *bytes = types[i].bytes; return true; }
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(types[i].name, type) == 0) {
+            *bytes = types[i].bytes;
+            return true;
+        }
     return false;
 }
 
@@ -233,7 +246,9 @@ static void variable(decoder *d, char *name, size_t room, uint64_t *size, uint32
     for (;;) {
         word(d, text, sizeof text);
         if (strcmp(text, ".align") == 0) *align = (uint32_t)integer(d);
-        else if (strcmp(text, ".ptr") == 0) while (accept_word(d, ".global") || accept_word(d, ".shared") || accept_word(d, ".const") || accept_word(d, ".local")) { }
+        else if (strcmp(text, ".ptr") == 0)
+            while (
+                accept_word(d, ".global") || accept_word(d, ".shared") || accept_word(d, ".const") || accept_word(d, ".local")) {}
         else break;
     }
     uint32_t vector = strcmp(text, ".v4") == 0 ? 4 : strcmp(text, ".v2") == 0 ? 2 : 1;
@@ -244,7 +259,8 @@ static void variable(decoder *d, char *name, size_t room, uint64_t *size, uint32
         if (strcmp(name, ".ptr") == 0) continue;
         if (strcmp(name, ".align") == 0) { integer(d); continue; }
         if (name[0] != '.') break;
-        if (strcmp(name, ".global") && strcmp(name, ".shared") && strcmp(name, ".const") && strcmp(name, ".local")) fail(d, "unknown attribute '%s'", name);
+        if (strcmp(name, ".global") && strcmp(name, ".shared") && strcmp(name, ".const") && strcmp(name, ".local"))
+            fail(d, "unknown attribute '%s'", name);
     }
     *size = (uint64_t)*element * vector;
     while (accept(d, '[')) {
@@ -279,17 +295,18 @@ static void declare_local(decoder *d, int kind)
     d->k->local_bytes += (uint32_t)size;
 }
 
-static void declare_shared(decoder *d, kernel *k)
+/* In a kernel, or of the module: then every kernel has it, at the same address. */
+static void declare_shared(decoder *d)
 {
+    uint32_t *used = d->k ? &d->k->shared_bytes : &d->m->shared_bytes;
     char name[160];
     uint64_t size;
     uint32_t align, element;
     variable(d, name, sizeof name, &size, &align, &element);
     expect(d, ';');
-    if (!k) fail(d, "shared variable '%s' of the module: only those of kernels and extern ones are known", name);
-    k->shared_bytes = (uint32_t)round_up(k->shared_bytes, align);
-    add_symbol(d, name, SYM_ADDRESS, SHARED_START + k->shared_bytes);
-    k->shared_bytes += (uint32_t)size;
+    *used = (uint32_t)round_up(*used, align);
+    add_symbol(d, name, SYM_ADDRESS, SHARED_START + *used);
+    *used += (uint32_t)size;
 }
 
 /* A variable of the module, in device memory. Constants too: they are read at their generic address. */
@@ -347,29 +364,39 @@ static void operand(decoder *d, inst *in, int want, bool target)
         unsigned claimed;
         uint64_t value = immediate(d, &claimed);
         uint32_t bytes = want >= 0 ? (uint32_t)want : claimed ? claimed : 8;
-        if (claimed && want >= 0 && claimed != bytes) fail(d, "%s: an immediate of %u bytes, %u expected", in->op->name, claimed, bytes);
+        if (claimed && want >= 0 && claimed != bytes)
+            fail(d, "%s: an immediate of %u bytes, %u expected", in->op->name, claimed, bytes);
         put(d, in, constant(d, value, bytes), bytes);
         return;
     }
     if (!target && want == 0 && accept(d, '!')) in->negated |= 1u << in->operands;
     if (word(d, name, sizeof name) == 0) fail(d, "%s: operand %d expected before '%.20s'", in->op->name, in->operands + 1, d->p);
-    if (target && strcmp(name, "_") == 0) { uint32_t bytes = want < 0 ? in->op->size : (uint32_t)want; put(d, in, new_slot(d, bytes), bytes); return; }
+    if (target && strcmp(name, "_") == 0) {
+        uint32_t bytes = want < 0 ? in->op->size : (uint32_t)want;
+        put(d, in, new_slot(d, bytes), bytes);
+        return;
+    }
     if (!target && strcmp(name, "WARP_SZ") == 0) { put(d, in, constant(d, 32, 4), 4); return; }
     for (int i = 0; i < SR_COUNT && !target; i++) if (strcmp(name, special_registers[i].name) == 0) {
-        if (want >= 0 && (uint32_t)want != special_registers[i].bytes) fail(d, "%s: %s has %u bytes", in->op->name, name, special_registers[i].bytes);
-        if (d->k->slots[i] == ~0u) d->k->slots[i] = new_slot(d, special_registers[i].bytes);
-        put(d, in, d->k->slots[i], special_registers[i].bytes);
-        return;
+            if (want >= 0 && (uint32_t)want != special_registers[i].bytes)
+                fail(d, "%s: %s has %u bytes", in->op->name, name, special_registers[i].bytes);
+            if (d->k->slots[i] == ~0u) d->k->slots[i] = new_slot(d, special_registers[i].bytes);
+            put(d, in, d->k->slots[i], special_registers[i].bytes);
+            return;
     }
     symbol *s = find(d, name);
     if (!s) fail(d, "%s: '%s' is not declared", in->op->name, name);
-    if (s->kind == SYM_DYNAMIC && !target && (want == 4 || want == 8)) { put(d, in, dynamic_slot(d, (uint32_t)want), (uint32_t)want); return; }
+    if (s->kind == SYM_DYNAMIC && !target && (want == 4 || want == 8)) {
+        put(d, in, dynamic_slot(d, (uint32_t)want), (uint32_t)want);
+        return;
+    }
     if (s->kind != SYM_REGISTER) {
         if (target || (want != 4 && want != 8)) fail(d, "%s: '%s' is a variable, not a register", in->op->name, name);
         put(d, in, constant(d, s->value, (uint32_t)want), (uint32_t)want);
         return;
     }
-    if (want >= 0 && s->bytes != (uint32_t)want) fail(d, "%s: register %s has %u bytes, %d expected (0: predicate)", in->op->name, name, s->bytes, want);
+    if (want >= 0 && s->bytes != (uint32_t)want)
+        fail(d, "%s: register %s has %u bytes, %d expected (0: predicate)", in->op->name, name, s->bytes, want);
     uint32_t index = 0;
     if (s->numbered) index = (uint32_t)strtoul(name + strlen(s->name), NULL, 10);
     put(d, in, (uint32_t)s->value + index * slot_bytes(s->bytes), s->bytes);
@@ -417,8 +444,9 @@ static void refer(decoder *d, uint32_t at, int32_t table)
 }
 
 /* The grammar of opcode.operands, tokens between spaces, operands between commas in PTX:
-       R4 target of 4 bytes, r4 source; R* r* of any size; P p predicate; Q predicate[|predicate]; S4 register[|predicate]; 4R4 {a,b,c,d};
-       A address; L label; I integer; a leading ? makes it and the rest optional (an absent operand's slot is ~0). */
+       R4 target of 4 bytes, r4 source; R* r* of any size; P p predicate; Q predicate[|predicate];
+       S4 register[|predicate]; 4R4 {a,b,c,d}; A address; L label; I integer; a leading ? makes it and the rest
+       optional (an absent operand's slot is ~0). */
 static void parse_operands(decoder *d, inst *in, uint32_t at)
 {
     const char *t = in->op->operands;
@@ -496,7 +524,10 @@ static void call(decoder *d)
     if (accept(d, ',')) {
         expect(d, '(');
         if (!accept(d, ')')) {
-            do { if (count == 32) fail(d, "call of %s: more than 32 arguments", name); word(d, arguments[count++], 160); } while (accept(d, ','));
+            do {
+                if (count == 32) fail(d, "call of %s: more than 32 arguments", name);
+                word(d, arguments[count++], 160);
+            } while (accept(d, ','));
             expect(d, ')');
         }
     }
@@ -619,6 +650,7 @@ static void statement(decoder *d, char *name, size_t room, uint32_t guard, bool 
     rename_opcode(d, name, room);
     const opcode *op = opcode_find(name);
     if (!op) fail(d, "unknown opcode '%s'", name);
+    if (sim.exact && op->contracts) fail(d, "'%s' without a rounding may be fused into an fma by ptxas (CUDASIM_EXACT)", name);
     inst *in = new_inst(d, op);
     in->guard = guard;
     in->guard_not = guard_not;
@@ -683,7 +715,7 @@ static void body(decoder *d)
         else if (strcmp(name, ".reg") == 0) declare_registers(d);
         else if (strcmp(name, ".local") == 0) { declare_local(d, SYM_ADDRESS); expect(d, ';'); }
         else if (strcmp(name, ".param") == 0) { declare_local(d, SYM_LOCAL_PARAM); expect(d, ';'); }
-        else if (strcmp(name, ".shared") == 0) declare_shared(d, d->k);
+        else if (strcmp(name, ".shared") == 0) declare_shared(d);
         else if (strcmp(name, ".pragma") == 0) {
             if (!accept(d, '"')) fail(d, ".pragma: a string expected");
             while (*d->p && *d->p != ';') d->p++;
@@ -701,6 +733,7 @@ static void body(decoder *d)
 
 static void resolve(decoder *d)
 {
+    uint32_t line = d->line;
     for (size_t i = 0; i < d->reference_count; i++) {
         reference *r = &d->references[i];
         int32_t at = -1;
@@ -713,6 +746,7 @@ static void resolve(decoder *d)
         else d->k->code[r->inst].target = at;
     }
     d->reference_count = d->label_count = 0;
+    d->line = line;
 }
 
 static void kernel_entry(decoder *d)
@@ -729,6 +763,7 @@ static void kernel_entry(decoder *d)
     word(d, name, sizeof name);
     k->name = strdup(name);
     k->max_threads = 1024;
+    k->shared_bytes = d->m->shared_bytes;
     if (accept(d, '(') && !accept(d, ')')) {
         do {
             word(d, name, sizeof name);
@@ -796,7 +831,8 @@ static void top_level(decoder *d)
         if (strcmp(name, ".version") == 0) {
             char version[32];
             word(d, version, sizeof version);
-            if (atoi(version) > sim.driver_version / 1000 - 4) fail(d, "PTX version %s is newer than the driver (%d)", version, sim.driver_version);
+            if (!d->cubin && atoi(version) > sim.driver_version / 1000 - 4)
+                fail(d, "PTX version %s is newer than the driver (%d)", version, sim.driver_version);
         }
         else if (strcmp(name, ".target") == 0) {
             char target[64];
@@ -810,6 +846,7 @@ static void top_level(decoder *d)
         else if (strcmp(name, ".entry") == 0) kernel_entry(d);
         else if (strcmp(name, ".func") == 0) function_entry(d);
         else if (strcmp(name, ".global") == 0 || strcmp(name, ".const") == 0) declare_global(d);
+        else if (strcmp(name, ".shared") == 0) declare_shared(d);
         else if (strcmp(name, ".file") == 0) { while (*d->p && *d->p != '\n') d->p++; }
         else if (strcmp(name, ".extern") == 0) {
             word(d, name, sizeof name);
@@ -830,9 +867,9 @@ static void top_level(decoder *d)
     }
 }
 
-module *module_decode(int device, const char *text, char *error, size_t error_size)
+module *module_decode(int device, const char *text, bool cubin, char *error, size_t error_size)
 {
-    decoder d = { .line = 1, .error = error, .error_size = error_size };
+    decoder d = { .line = 1, .cubin = cubin, .error = error, .error_size = error_size };
     module *volatile kept = calloc(1, sizeof *kept);
     module *m = kept;
     m->device = device;

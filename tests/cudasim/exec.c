@@ -1,6 +1,7 @@
-/* Runs a kernel: blocks in an order shuffled by the seed, their warps interleaved by it, the lanes of a warp that stand at the lowest instruction together.
-   So lanes that diverged meet again by themselves. What needs several lanes (shuffle, vote, matrix) waits until all of them have arrived. */
-#include "cudasim.h"
+/* Runs a kernel: blocks in an order shuffled by the seed, their warps interleaved by it, the lanes of a warp that stand at the
+   lowest instruction together. So lanes that diverged meet again by themselves. What needs several lanes (shuffle, vote, matrix)
+   waits until all of them have arrived. */
+#include "cells.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,13 +20,18 @@ void kernel_fault(warp *w, const inst *in, int lane, int error, const char *form
     const uint32_t *n = b->launch->dim;
     uint32_t thread = w->index * LANES + (uint32_t)lane;
     if (in->source_line) snprintf(source, sizeof source, ", source line %u", in->source_line);
-    report("kernel %s, PTX line %u (%s)%s, block (%u,%u,%u), thread (%u,%u,%u): %s", b->launch->k->name, in->line, in->op->name, source, b->x, b->y, b->z,
-           thread % n[0], thread / n[0] % n[1], thread / n[0] / n[1], text);
+    report("kernel %s, PTX line %u (%s)%s, block (%u,%u,%u), thread (%u,%u,%u): %s", b->launch->k->name, in->line, in->op->name,
+        source, b->x, b->y, b->z, thread % n[0], thread / n[0] % n[1], thread / n[0] / n[1], text);
     b->launch->error = error;
     longjmp(b->launch->stop, 1);
 }
 
-static inline uint32_t predicate_at(const warp *w, uint32_t slot) { uint32_t p; memcpy(&p, w->base[slot & 1] + (slot & ~1u), 4); return p; }
+static inline uint32_t predicate_at(const warp *w, uint32_t slot)
+{
+    uint32_t p;
+    memcpy(&p, w->base[slot & 1] + (slot & ~1u), 4);
+    return p;
+}
 static inline uint32_t value_at(const warp *w, const inst *in, int k, int lane)
 {
     uint32_t v;
@@ -48,18 +54,26 @@ static void regroup(warp *w)
     w->others_pc = next;
 }
 
-static void save(warp *w, uint32_t lanes, uint32_t pc) { for (uint32_t m = lanes; m; m &= m - 1) w->lane_pc[__builtin_ctz(m)] = pc; }
+static void save(warp *w, uint32_t lanes, uint32_t pc)
+{
+    for (uint32_t m = lanes; m; m &= m - 1) w->lane_pc[__builtin_ctz(m)] = pc;
+}
 
 static void stuck(warp *w, const inst *in, uint32_t here, uint32_t wanted, const char *what) __attribute__((noreturn));
 static void stuck(warp *w, const inst *in, uint32_t here, uint32_t wanted, const char *what)
 {
     uint32_t missing = wanted & ~here;
     int lane = missing ? __builtin_ctz(missing) : 0;
-    if (missing && !(w->alive >> lane & 1)) kernel_fault(w, in, __builtin_ctz(here), 719, "%s: waits for lane %d, which has exited (here %08x, wanted %08x)", what, lane, here, wanted);
-    kernel_fault(w, in, __builtin_ctz(here), 719, "%s: waits for lane %d, which never comes; it waits at PTX line %u (here %08x, wanted %08x)", what, lane, w->code[w->lane_pc[lane]].line, here, wanted);
+    if (missing && !(w->alive >> lane & 1))
+        kernel_fault(w, in, __builtin_ctz(here), 719, "%s: waits for lane %d, which has exited (here %08x, wanted %08x)", what,
+            lane, here, wanted);
+    kernel_fault(w, in, __builtin_ctz(here), 719,
+        "%s: waits for lane %d, which never comes; it waits at PTX line %u (here %08x, wanted %08x)", what, lane,
+        w->code[w->lane_pc[lane]].line, here, wanted);
 }
 
-/* The lanes `m` have arrived at an instruction of several lanes: lets those whose group is complete do it and waits with the rest. */
+/* The lanes `m` have arrived at an instruction of several lanes: lets those whose group is complete do it and waits with the
+   rest. */
 static void masked(warp *w, const inst *in, uint32_t m)
 {
     uint32_t pc = w->pc, here = m, passed = w->active & ~m;
@@ -69,9 +83,13 @@ static void masked(warp *w, const inst *in, uint32_t m)
     while (rest) {
         int lane = __builtin_ctz(rest);
         uint32_t wanted = in->op->kind == KIND_WARP ? ALL : value_at(w, in, in->op->mask_at, lane), group = 0;
-        if (!(wanted >> lane & 1)) kernel_fault(w, in, lane, 719, "executed by lane %d, which its mask %08x does not name", lane, wanted);
-        for (uint32_t r = rest; r; r &= r - 1) if (in->op->kind == KIND_WARP || value_at(w, in, in->op->mask_at, __builtin_ctz(r)) == wanted) group |= r & -r;
+        for (uint32_t r = rest; r; r &= r - 1)
+            if (in->op->kind == KIND_WARP || value_at(w, in, in->op->mask_at, __builtin_ctz(r)) == wanted) group |= r & -r;
         rest &= ~group;
+        if (group & ~wanted) {
+            int extra = __builtin_ctz(group & ~wanted);
+            kernel_fault(w, in, extra, 719, "executed by lane %d, which its mask %08x does not name", extra, wanted);
+        }
         if (wanted & ~w->alive) stuck(w, in, group, wanted, "mask");
         if (group == wanted) {
             in->run(w, in, group);
@@ -83,10 +101,13 @@ static void masked(warp *w, const inst *in, uint32_t m)
         }
     }
     regroup(w);
-    if (!w->active && w->blocked) stuck(w, in, w->blocked & here ? w->blocked & here : w->blocked, in->op->kind == KIND_WARP ? ALL : value_at(w, in, in->op->mask_at, __builtin_ctz(here)), "deadlock");
+    if (!w->active && w->blocked)
+        stuck(w, in, w->blocked & here ? w->blocked & here : w->blocked,
+            in->op->kind == KIND_WARP ? ALL : value_at(w, in, in->op->mask_at, __builtin_ctz(here)), "deadlock");
 }
 
-/* A barrier: complete when every living lane of the warp is at it. The block's loop releases it. */
+/* A barrier: complete when every lane that the warp began with is at it; a warp may be gone, but not a part of one. The block's
+   loop releases it. */
 static void barrier(warp *w, const inst *in, uint32_t m)
 {
     uint32_t pc = w->pc, here = m, passed = w->active & ~m;
@@ -94,19 +115,23 @@ static void barrier(warp *w, const inst *in, uint32_t m)
     save(w, passed, pc + 1);
     save(w, here, pc);
     w->blocked |= here;
-    int at = in->op->count;
-    uint32_t id = value_at(w, in, at, __builtin_ctz(here));
+    uint32_t at = in->op->count;
+    uint32_t id = value_at(w, in, (int)at, __builtin_ctz(here));
     if (id > 15) kernel_fault(w, in, __builtin_ctz(here), 719, "barrier %u: 0 to 15 exist", id);
-    if (here != w->alive) {
+    if (here != w->born) {
         regroup(w);
-        if (!w->active) stuck(w, in, here, w->alive, "divergent barrier");
+        if (!w->active) stuck(w, in, here, w->born, "divergent barrier");
         return;
     }
     uint32_t detail = in->op->detail;
     w->barrier = id;
     w->barrier_inst = in;
-    w->barrier_threads = in->operands > 1 + at && in->o[1 + at] != ~0u && detail == 0 ? value_at(w, in, 1 + at, __builtin_ctz(here)) : 0;
-    if (w->barrier_threads % LANES) kernel_fault(w, in, __builtin_ctz(here), 719, "barrier for %u threads: a multiple of %d is wanted", w->barrier_threads, LANES);
+    w->barrier_threads = in->operands > 1 + at && in->o[1 + at] != ~0u && detail == 0
+                             ? value_at(w, in, 1 + (int)at, __builtin_ctz(here))
+                             : 0;
+    if (w->barrier_threads % LANES)
+        kernel_fault(
+            w, in, __builtin_ctz(here), 719, "barrier for %u threads: a multiple of %d is wanted", w->barrier_threads, LANES);
     w->barrier_predicate = detail >= 2 ? predicate_at(w, in->o[2]) ^ (in->negated >> 2 & 1 ? ALL : 0) : 0;
     w->state = WARP_AT_BARRIER;
 }
@@ -149,12 +174,20 @@ static bool release_barriers(block *b)
             if (w->state != WARP_AT_BARRIER || w->barrier != id) continue;
             memcpy(b->clock[i], joined, sizeof joined);
             b->clock[i][i]++;
+            clock_changed(w);
             const inst *in = w->barrier_inst;
             if (in->op->detail >= 2) {
                 uint8_t *d = w->base[0] + in->o[0];
                 uint32_t value = in->op->detail == 2 ? count : (in->op->detail == 3 ? all == ALL : some != 0) ? ALL : 0;
-                if (in->op->detail == 2) { for (int lane = 0; lane < LANES; lane++) if (w->alive >> lane & 1) memcpy(d + 4 * lane, &value, 4); }
-                else { uint32_t old; memcpy(&old, d, 4); value = (old & ~w->alive) | (value & w->alive); memcpy(d, &value, 4); }
+                if (in->op->detail == 2) {
+                    for (int lane = 0; lane < LANES; lane++)
+                        if (w->alive >> lane & 1) memcpy(d + 4 * lane, &value, 4);
+                } else {
+                    uint32_t old;
+                    memcpy(&old, d, 4);
+                    value = (old & ~w->alive) | (value & w->alive);
+                    memcpy(d, &value, 4);
+                }
             }
             leave_barrier(w);
         }
@@ -202,7 +235,8 @@ static void warp_run(warp *w, uint32_t quantum)
             for (uint32_t r = m; r; r &= r - 1) {
                 int lane = __builtin_ctz(r);
                 uint32_t index = value_at(w, in, 0, lane);
-                if (index >= (uint32_t)targets[0]) kernel_fault(w, in, lane, 719, "branches to target %u of %d", index, targets[0]);
+                if (index >= (uint32_t)targets[0])
+                    kernel_fault(w, in, lane, 719, "branches to target %u of %d", index, targets[0]);
                 w->lane_pc[lane] = (uint32_t)targets[1 + index];
             }
             regroup(w);
@@ -219,7 +253,9 @@ static void warp_run(warp *w, uint32_t quantum)
                 w->pc = w->lane_pc[lane];
                 w->active = 0;
                 if (at->op->kind == KIND_BARRIER) barrier(w, at, 0);
-                else stuck(w, at, w->blocked, at->op->kind == KIND_WARP ? ALL : value_at(w, at, at->op->mask_at, lane), "deadlock");
+                else
+                    stuck(
+                        w, at, w->blocked, at->op->kind == KIND_WARP ? ALL : value_at(w, at, at->op->mask_at, lane), "deadlock");
             }
             break;
         case KIND_MASKED: case KIND_WARP:
@@ -241,7 +277,8 @@ static void warp_run(warp *w, uint32_t quantum)
     stats.warp_instructions += w->steps - start;
     if (w->steps > w->block->launch->budget) {
         int lane = w->active ? __builtin_ctz(w->active) : 0;
-        kernel_fault(w, &code[w->pc < w->block->launch->k->instructions ? w->pc : 0], lane, 702, "hangs: %llu instructions in one warp (CUDASIM_BUDGET sets the limit, in millions)", (unsigned long long)w->steps);
+        kernel_fault(w, &code[w->pc < w->block->launch->k->instructions ? w->pc : 0], lane, 702,
+            "hangs: %llu instructions in one warp (CUDASIM_BUDGET sets the limit, in millions)", (unsigned long long)w->steps);
     }
 }
 
@@ -251,20 +288,33 @@ static void set_register(warp *w, int which, uint64_t (*value)(const warp *, uin
     if (slot == ~0u) return;
     for (uint32_t i = 0; i < LANES; i++) {
         uint64_t v = value(w, w->index * LANES + i);
-        if (which < SR_COUNT ? special_registers[which].bytes == 8 : which == SR_DYNAMIC_BASE_64) memcpy(w->base[0] + slot + 8 * i, &v, 8);
+        if (which < SR_COUNT ? special_registers[which].bytes == 8 : which == SR_DYNAMIC_BASE_64)
+            memcpy(w->base[0] + slot + 8 * i, &v, 8);
         else memcpy(w->base[0] + slot + 4 * i, &v, 4);
     }
 }
-#define SPECIAL(name, expression) static uint64_t name(const warp *w, uint32_t thread) { (void)thread; const block *b = w->block; const launch *l = b->launch; (void)l; return (uint64_t)(expression); }
-SPECIAL(tid_x, thread % l->dim[0]) SPECIAL(tid_y, thread / l->dim[0] % l->dim[1]) SPECIAL(tid_z, thread / l->dim[0] / l->dim[1])
-SPECIAL(ntid_x, l->dim[0]) SPECIAL(ntid_y, l->dim[1]) SPECIAL(ntid_z, l->dim[2]) SPECIAL(ctaid_x, b->x) SPECIAL(ctaid_y, b->y) SPECIAL(ctaid_z, b->z)
-SPECIAL(nctaid_x, l->grid[0]) SPECIAL(nctaid_y, l->grid[1]) SPECIAL(nctaid_z, l->grid[2]) SPECIAL(laneid, thread % LANES) SPECIAL(warpid, w->index) SPECIAL(nwarpid, b->warp_count)
-SPECIAL(mask_eq, 1u << thread % LANES) SPECIAL(mask_lt, (1u << thread % LANES) - 1) SPECIAL(mask_le, (2u << thread % LANES) - 1)
-SPECIAL(mask_gt, ~((2u << thread % LANES) - 1)) SPECIAL(mask_ge, ~((1u << thread % LANES) - 1)) SPECIAL(smid, b->index % (uint32_t)sim.processors) SPECIAL(nsmid, sim.processors)
-SPECIAL(clock_now, w->steps) SPECIAL(dynamic_size, l->dynamic_shared) SPECIAL(total_size, b->shared_bytes)
-SPECIAL(dynamic_base, SHARED_START + (l->k->shared_bytes + 15) / 16 * 16)
-static uint64_t (*const specials[])(const warp *, uint32_t) = { tid_x, tid_y, tid_z, ntid_x, ntid_y, ntid_z, ctaid_x, ctaid_y, ctaid_z, nctaid_x, nctaid_y, nctaid_z, laneid, warpid, nwarpid,
-    mask_eq, mask_lt, mask_le, mask_gt, mask_ge, smid, nsmid, clock_now, clock_now, clock_now, dynamic_size, total_size, dynamic_base, dynamic_base };
+#define SPECIAL(name, expression) \
+    static uint64_t name(const warp *w, uint32_t thread) \
+    { \
+        (void)thread; \
+        const block *b = w->block; \
+        const launch *l = b->launch; \
+        (void)l; \
+        return (uint64_t)(expression); \
+    }
+SPECIAL(tid_x, thread % l->dim[0])
+SPECIAL(tid_y, thread / l->dim[0] % l->dim[1]) SPECIAL(tid_z, thread / l->dim[0] / l->dim[1]) SPECIAL(ntid_x, l->dim[0])
+    SPECIAL(ntid_y, l->dim[1]) SPECIAL(ntid_z, l->dim[2]) SPECIAL(ctaid_x, b->x) SPECIAL(ctaid_y, b->y) SPECIAL(ctaid_z, b->z)
+        SPECIAL(nctaid_x, l->grid[0]) SPECIAL(nctaid_y, l->grid[1]) SPECIAL(nctaid_z, l->grid[2]) SPECIAL(laneid, thread % LANES)
+            SPECIAL(warpid, w->index) SPECIAL(nwarpid, b->warp_count) SPECIAL(mask_eq, 1u << thread % LANES)
+                SPECIAL(mask_lt, (1u << thread % LANES) - 1) SPECIAL(mask_le, (2u << thread % LANES) - 1)
+                    SPECIAL(mask_gt, ~((2u << thread % LANES) - 1)) SPECIAL(mask_ge, ~((1u << thread % LANES) - 1)) SPECIAL(
+                        smid, b->index % (uint32_t)sim.processors) SPECIAL(nsmid, sim.processors) SPECIAL(clock_now, w->steps)
+                        SPECIAL(dynamic_size, l->dynamic_shared) SPECIAL(total_size, b->shared_bytes) SPECIAL(dynamic_base,
+                            SHARED_START + (l->k->shared_bytes + 15) / 16 * 16) static uint64_t (*const specials[])(const warp *,
+                            uint32_t) = { tid_x, tid_y, tid_z, ntid_x, ntid_y, ntid_z, ctaid_x, ctaid_y, ctaid_z, nctaid_x,
+                            nctaid_y, nctaid_z, laneid, warpid, nwarpid, mask_eq, mask_lt, mask_le, mask_gt, mask_ge, smid, nsmid,
+                            clock_now, clock_now, clock_now, dynamic_size, total_size, dynamic_base, dynamic_base };
 
 /* One block from start to end. Its memory is kept for the next. */
 static void block_run(block *b, uint32_t index)
@@ -282,7 +332,7 @@ static void block_run(block *b, uint32_t index)
     for (uint32_t i = 0; i < b->warp_count; i++) {
         warp *w = &b->warps[i];
         uint32_t left = b->threads - i * LANES;
-        w->alive = w->active = left >= LANES ? ALL : (1u << left) - 1;
+        w->alive = w->active = w->born = left >= LANES ? ALL : (1u << left) - 1;
         w->pc = 0;
         w->others_pc = ~0u;
         w->blocked = w->carry = 0;
@@ -292,7 +342,9 @@ static void block_run(block *b, uint32_t index)
         memset(w->copy_count, 0, sizeof w->copy_count);
         memset(w->copy_group, 0, sizeof w->copy_group);
         if (k->local_bytes) memset(w->local_init, 0, (size_t)k->local_bytes * LANES);
-        for (int s = 0; s <= SR_DYNAMIC_BASE_32; s++) set_register(w, s, specials[s]);
+        clock_changed(w);
+        for (int s = SR_CTAID_X; s <= SR_CTAID_Z; s++) set_register(w, s, specials[s]);
+        set_register(w, SR_SMID, specials[SR_SMID]);
     }
     uint32_t done = 0;
     while (done < b->warp_count) {
@@ -302,7 +354,10 @@ static void block_run(block *b, uint32_t index)
             if (release_barriers(b)) continue;
             for (uint32_t i = 0; i < b->warp_count; i++) {
                 warp *w = &b->warps[i];
-                if (w->state == WARP_AT_BARRIER) kernel_fault(w, w->barrier_inst, __builtin_ctz(w->alive), 719, "barrier %u never completes: the other warps of the block wait elsewhere or have too few threads", w->barrier);
+                if (w->state == WARP_AT_BARRIER)
+                    kernel_fault(w, w->barrier_inst, __builtin_ctz(w->alive), 719,
+                        "barrier %u never completes: the other warps of the block wait elsewhere or have too few threads",
+                        w->barrier);
             }
         }
         warp *w = &b->warps[ready[random_below(n)]];
@@ -312,16 +367,30 @@ static void block_run(block *b, uint32_t index)
     }
 }
 
-static void *room(size_t size) { void *p = aligned_alloc(64, (size + 127) / 64 * 64); if (p) memset(p, 0, (size + 127) / 64 * 64); return p; }
+static void *room(size_t size)
+{
+    void *p = aligned_alloc(64, (size + 127) / 64 * 64);
+    if (p) memset(p, 0, (size + 127) / 64 * 64);
+    return p;
+}
 
-int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared, const uint8_t *params)
+int kernel_run(
+    kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared, const uint8_t *params)
 {
     static uint32_t launches;
-    launch l = { .k = k, .device = device, .dynamic_shared = dynamic_shared, .params = params, .id = ++launches, .budget = (uint64_t)sim.budget_millions * 1000000 };
+    launch l = { .k = k,
+        .device = device,
+        .dynamic_shared = dynamic_shared,
+        .params = params,
+        .id = ++launches,
+        .budget = (uint64_t)sim.budget_millions * 1000000 };
     memcpy(l.grid, grid, sizeof l.grid);
     memcpy(l.dim, dim, sizeof l.dim);
     uint64_t blocks = (uint64_t)grid[0] * grid[1] * grid[2];
-    if (blocks > 0x7fffffff) { report("kernel %s: limit of the simulator: %llu blocks", k->name, (unsigned long long)blocks); return 719; }
+    if (blocks > 0x7fffffff) {
+        report("kernel %s: limit of the simulator: %llu blocks", k->name, (unsigned long long)blocks);
+        return 719;
+    }
     block *b = room(sizeof *b);
     b->launch = &l;
     b->threads = dim[0] * dim[1] * dim[2];
@@ -341,6 +410,8 @@ int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim
         w->local = local + (size_t)k->local_bytes * LANES * i * 2;
         w->local_init = w->local + (size_t)k->local_bytes * LANES;
     }
+    for (uint32_t i = 0; i < b->warp_count; i++)
+        for (int s = 0; s <= SR_DYNAMIC_BASE_32; s++) set_register(&b->warps[i], s, specials[s]);
     if (k->fences) {
         l.published = room((size_t)blocks * MAX_WARPS * sizeof *l.published);
         l.published_at = room((size_t)blocks * sizeof *l.published_at);
@@ -358,6 +429,14 @@ int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim
         for (int lane = 0; lane < LANES; lane++) free(b->warps[i].copies[lane]);
         free(b->warps[i].fence);
     }
-    free(order); free(registers); free(local); free(b->shared); free(b->cells); free(l.published); free(l.published_at); free(l.acquired_at); free(b);
+    free(order);
+    free(registers);
+    free(local);
+    free(b->shared);
+    free(b->cells);
+    free(l.published);
+    free(l.published_at);
+    free(l.acquired_at);
+    free(b);
     return l.error;
 }

@@ -2,13 +2,17 @@
 
        CUDASIM_DEVICES=1         how many devices             CUDASIM_PEER=1     may they reach each other's memory
        CUDASIM_ARCH=80           compute capability           CUDASIM_DRIVER=13000  what cuDriverGetVersion says
-       CUDASIM_MEMORY=4096       MiB a device                 CUDASIM_SEED=1     of every random choice: order of blocks, warps, streams, graph nodes
+       CUDASIM_MEMORY=4096       MiB a device                 CUDASIM_SEED=1     of every random choice
        CUDASIM_BUDGET=200        million instructions a warp may run before it is called hung
        CUDASIM_RACES=1           0: no race checks            CUDASIM_LOG=FILE   reports are added to this file too
+       CUDASIM_EXACT=0           1: add.f32 and kin without .rn are refused: ptxas may contract them
+       CUDASIM_COUNT=0           1: bank conflicts and sectors are counted (cudasim_statistics)
        CUDASIM_CUBINS=DIR        where the NVRTC shim leaves the PTX of each cubin (else beside the library)
-       CUDASIM_FAIL=WHAT:N[:CODE],...   the N-th call of a kind fails: alloc (2), hostalloc (2), launch (719), copy (700), module (200), sync (719), stream (2),
-                                 event (2), graph (1), init (999), context (2), peer (217), nvrtc (6), nccl (3); WHAT* instead of WHAT: from the N-th on
-       CUDASIM_FAIL=lost:N       the device is lost at its N-th launch: this and every later call returns 46; lost@1:N: only device 1
+       CUDASIM_FAIL=WHAT:N[:CODE],...   the N-th call of a kind fails: alloc (2), hostalloc (2), launch (719), copy (700),
+                                 module (200), sync (719), stream (2), event (2), graph (1), init (999), context (2), peer (217),
+                                 nvrtc (6), nccl (3); WHAT* instead of WHAT: from the N-th on
+       CUDASIM_FAIL=lost:N       the device is lost at its N-th launch: this and every later call returns 46;
+                                 lost@1:N: only device 1
        CUDASIM_FAIL=hang:N       the N-th NCCL collective never completes
        CUDASIM_FAIL=nodevice:1, stub:1, mismatch:1     cuInit returns 100, 34, 803 */
 #define _GNU_SOURCE
@@ -57,9 +61,14 @@ void settings_read(void)
     sim.budget_millions = (int)number("CUDASIM_BUDGET", 200);
     sim.peer = number("CUDASIM_PEER", 1) != 0;
     sim.races = number("CUDASIM_RACES", 1) != 0;
+    sim.exact = number("CUDASIM_EXACT", 0) != 0;
+    sim.count = number("CUDASIM_COUNT", 0) != 0;
     sim.processors = 16;
     sim.shared_limit = 48 * 1024;
-    sim.shared_optin = sim.arch == 75 ? 64 * 1024 : sim.arch == 80 || sim.arch == 87 ? 163 * 1024 : sim.arch < 90 || sim.arch >= 120 ? 99 * 1024 : 227 * 1024;
+    sim.shared_optin = sim.arch == 75                     ? 64 * 1024
+                       : sim.arch == 80 || sim.arch == 87 ? 163 * 1024
+                       : sim.arch < 90 || sim.arch >= 120 ? 99 * 1024
+                                                          : 227 * 1024;
     snprintf(sim.name, sizeof sim.name, "cudasim sm_%d", sim.arch);
     random_state = sim.seed * 0xd1342543de82ef95ull;
 }
@@ -94,7 +103,8 @@ EXPORT const char *cudasim_reports(void)
     return copy;
 }
 
-/* launches, thread instructions, warp instructions, shared requests, extra shared wavefronts (bank conflicts), global requests, global sectors: since the last call */
+/* launches, thread instructions, warp instructions, shared requests, extra shared wavefronts (bank conflicts), global requests,
+   global sectors: since the last call */
 EXPORT void cudasim_statistics(uint64_t out[7])
 {
     sim_lock();
@@ -114,9 +124,13 @@ EXPORT void cudasim_seed(uint64_t seed)
 }
 
 static struct { const char *name; int code; long calls; } kinds[] = {
-    { "alloc", 2, 0 }, { "hostalloc", 2, 0 }, { "launch", 719, 0 }, { "copy", 700, 0 }, { "module", 200, 0 }, { "sync", 719, 0 }, { "stream", 2, 0 }, { "event", 2, 0 }, { "graph", 1, 0 },
-    { "init", 999, 0 }, { "context", 2, 0 }, { "peer", 217, 0 }, { "nvrtc", 6, 0 }, { "nccl", 3, 0 }, { "hang", 1, 0 }, { "nodevice", 100, 0 }, { "stub", 34, 0 }, { "mismatch", 803, 0 },
+    { "alloc", 2, 0 }, { "hostalloc", 2, 0 }, { "launch", 719, 0 }, { "copy", 700, 0 }, { "module", 200, 0 },
+    { "sync", 719, 0 }, { "stream", 2, 0 }, { "event", 2, 0 }, { "graph", 1, 0 }, { "init", 999, 0 }, { "context", 2, 0 },
+    { "peer", 217, 0 }, { "nvrtc", 6, 0 }, { "nccl", 3, 0 }, { "hang", 1, 0 }, { "nodevice", 100, 0 }, { "stub", 34, 0 },
+    { "mismatch", 803, 0 },
 };
+
+static const size_t first_state = 15; /* nodevice, stub, mismatch: not the N-th call, a state */
 
 static bool matches(const char **p, const char *name)
 {
@@ -134,7 +148,7 @@ EXPORT int fault_due(const char *what)
         long call = ++kinds[k].calls;
         for (const char *p = plan; p && *p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL) {
             if (!matches(&p, what)) continue;
-            bool onward = *p == '*';
+            bool onward = *p == '*' || k >= first_state || strcmp(what, "init") == 0;
             char *end;
             long n = strtol(strchr(p, ':') ? strchr(p, ':') + 1 : p, &end, 10);
             if (call == n || (onward && call >= n)) return *end == ':' ? atoi(end + 1) : kinds[k].code;

@@ -1,5 +1,6 @@
-/* The NVRTC shim: every call goes to the real library; for programs compiled to a cubin it keeps their PTX where the simulated driver finds it by the cubin's bytes.
-   The real library: CUDASIM_NVRTC, else the one that build.sh found. CUDASIM_FAIL=nvrtc:N[:CODE] makes the N-th compilation fail. */
+/* The NVRTC shim: every call goes to the real library; for programs compiled to a cubin it keeps their PTX where the simulated
+   driver finds it by the cubin's bytes. The real library: CUDASIM_NVRTC, else the one that build.sh found.
+   CUDASIM_FAIL=nvrtc:N[:CODE] makes the N-th compilation fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -23,13 +24,16 @@ static void open_library(void)
     char builtins[4096];
     snprintf(builtins, sizeof builtins, "%s", path);
     char *slash = strrchr(builtins, '/');
-    static const char *names[] = { "libnvrtc-builtins.so.13.0", "libnvrtc-builtins.so.13", "libnvrtc-builtins.so.12.9", "libnvrtc-builtins.so" };
+    static const char *names[] = { "libnvrtc-builtins.so.13.0", "libnvrtc-builtins.so.13", "libnvrtc-builtins.so.12.9",
+        "libnvrtc-builtins.so" };
     for (int i = 0; slash && i < 4; i++) { /* the real library looks for it by name only */
         snprintf(slash + 1, sizeof builtins - (size_t)(slash + 1 - builtins), "%s", names[i]);
         if (dlopen(builtins, RTLD_NOW | RTLD_GLOBAL)) break;
     }
     if (*path) library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library) fprintf(stderr, "cudasim: the real NVRTC '%s' does not load: %s\n", path, *path ? dlerror() : "build.sh found none; set CUDASIM_NVRTC");
+    if (!library)
+        fprintf(stderr, "cudasim: the real NVRTC '%s' does not load: %s\n", path,
+            *path ? dlerror() : "build.sh found none; set CUDASIM_NVRTC");
     driver = dlopen("libcuda.so.1", RTLD_NOW);
 }
 static void *real(const char *name)
@@ -47,7 +51,8 @@ static void *real(const char *name)
 FORWARD(nvrtcVersion, (int *a, int *b), (a, b))
 FORWARD(nvrtcGetNumSupportedArchs, (int *a), (a))
 FORWARD(nvrtcGetSupportedArchs, (int *a), (a))
-FORWARD(nvrtcCreateProgram, (program *a, const char *b, const char *c, int d, const char *const *e, const char *const *f2), (a, b, c, d, e, f2))
+FORWARD(nvrtcCreateProgram, (program * a, const char *b, const char *c, int d, const char *const *e, const char *const *f2),
+    (a, b, c, d, e, f2))
 FORWARD(nvrtcDestroyProgram, (program *a), (a))
 FORWARD(nvrtcGetPTXSize, (program a, size_t *b), (a, b))
 FORWARD(nvrtcGetPTX, (program a, char *b), (a, b))
@@ -90,7 +95,8 @@ EXPORT result nvrtcGetCUBIN(program p, char *out)
         path_of(out, size, path, sizeof path);
         snprintf(temporary, sizeof temporary, "%s.%ld.%lx", path, (long)getpid(), (unsigned long)pthread_self());
         FILE *file = fopen(temporary, "wb");
-        if (!file || fwrite(ptx, 1, ptx_size - 1, file) != ptx_size - 1 || fclose(file) || rename(temporary, path)) fprintf(stderr, "cudasim: cannot write %s\n", path);
+        if (!file || fwrite(ptx, 1, ptx_size - 1, file) != ptx_size - 1 || fclose(file) || rename(temporary, path))
+            fprintf(stderr, "cudasim: cannot write %s\n", path);
     }
     free(ptx);
     return 0;

@@ -1,5 +1,6 @@
-/* Streams, events and graphs. Nothing runs when it is enqueued: work waits in its stream until a program synchronises, and then streams and graph nodes
-   advance in a random order that the seed decides and events allow. So a missing wait shows as wrong data, and a pinned buffer that is reused too early does too. */
+/* Streams, events and graphs. Nothing runs when it is enqueued: work waits in its stream until a program synchronises, and then
+   streams and graph nodes advance in a random order that the seed decides and events allow. So a missing wait shows as wrong
+   data, and a pinned buffer that is reused too early does too. */
 #include "streams.h"
 #include <pthread.h>
 #include <stdio.h>
@@ -23,7 +24,10 @@ static size_t handle_count, handle_room;
 
 void *handle_new(handle_kind kind, void *object, int device)
 {
-    if (handle_count == handle_room) { handle_room = handle_room ? 2 * handle_room : 256; handles = realloc(handles, handle_room * sizeof *handles); }
+    if (handle_count == handle_room) {
+        handle_room = handle_room ? 2 * handle_room : 256;
+        handles = realloc(handles, handle_room * sizeof *handles);
+    }
     handles[handle_count].kind = kind;
     handles[handle_count].object = object;
     handles[handle_count].device = device;
@@ -71,7 +75,8 @@ bool pinned_remove(void *p)
 }
 bool pinned(const void *p, uint64_t size)
 {
-    for (size_t i = 0; i < pin_count; i++) if ((const uint8_t *)p >= pins[i].p && (const uint8_t *)p + size <= pins[i].p + pins[i].size) return true;
+    for (size_t i = 0; i < pin_count; i++)
+        if ((const uint8_t *)p >= pins[i].p && (const uint8_t *)p + size <= pins[i].p + pins[i].size) return true;
     return false;
 }
 
@@ -81,7 +86,10 @@ static struct { bool done; double time; } *tickets;
 static uint64_t ticket_count, ticket_room;
 uint64_t ticket_new(void)
 {
-    if (ticket_count == ticket_room) { ticket_room = ticket_room ? 2 * ticket_room : 256; tickets = realloc(tickets, ticket_room * sizeof *tickets); }
+    if (ticket_count == ticket_room) {
+        ticket_room = ticket_room ? 2 * ticket_room : 256;
+        tickets = realloc(tickets, ticket_room * sizeof *tickets);
+    }
     tickets[ticket_count].done = false;
     tickets[ticket_count].time = 0;
     return ++ticket_count;
@@ -97,9 +105,11 @@ static bool on_device(uint64_t address) { return address >> 52 == DEVICE_BASE >>
 
 static int copy_now(work *w)
 {
-    allocation *to = on_device(w->to) ? allocation_find(w->to) : NULL, *from = on_device(w->from) ? allocation_find(w->from) : NULL;
+    allocation *to = on_device(w->to) ? allocation_find(w->to) : NULL,
+               *from = on_device(w->from) ? allocation_find(w->from) : NULL;
     if ((on_device(w->to) && (!to || to->freed)) || (on_device(w->from) && (!from || from->freed))) {
-        report("copy of %llu bytes from 0x%llx to 0x%llx: the memory was freed before the copy ran", (unsigned long long)w->size, (unsigned long long)w->from, (unsigned long long)w->to);
+        report("copy of %llu bytes from 0x%llx to 0x%llx: the memory was freed before the copy ran", (unsigned long long)w->size,
+            (unsigned long long)w->from, (unsigned long long)w->to);
         return 700;
     }
     const uint8_t *source = from ? from->data + (w->from - from->base) : w->staged ? w->staged : (const uint8_t *)w->from;
@@ -108,7 +118,10 @@ static int copy_now(work *w)
     if (to && !from) init_set(to, w->to - to->base, w->size, true);
     for (uint64_t i = 0; from && i < w->size; i++) {
         bool init = init_all(from, w->from - from->base + i, 1);
-        if (i == 0 && init_all(from, w->from - from->base, w->size)) { if (to) init_set(to, w->to - to->base, w->size, true); break; }
+        if (i == 0 && init_all(from, w->from - from->base, w->size)) {
+            if (to) init_set(to, w->to - to->base, w->size, true);
+            break;
+        }
         if (to) init_set(to, w->to - to->base + i, 1, init);
         else if (!init) target[i] = (uint8_t)(0xa5 ^ random_below(256)); /* what nobody wrote may be anything */
     }
@@ -118,7 +131,10 @@ static int copy_now(work *w)
 static int set_now(work *w)
 {
     allocation *to = allocation_find(w->to);
-    if (!to || to->freed) { report("memset at 0x%llx: the memory was freed before it ran", (unsigned long long)w->to); return 700; }
+    if (!to || to->freed) {
+        report("memset at 0x%llx: the memory was freed before it ran", (unsigned long long)w->to);
+        return 700;
+    }
     uint8_t *target = to->data + (w->to - to->base);
     for (uint64_t i = 0; i < w->size; i++) memcpy(target + i * w->width, &w->value, w->width);
     init_set(to, w->to - to->base, w->size * w->width, true);
@@ -129,7 +145,8 @@ static int set_now(work *w)
 static int step(work *w)
 {
     int error = 0;
-    if (device_error[w->device] && w->kind != WORK_RECORD && w->kind != WORK_CALL) return 2;
+    if (device_error[w->device] && w->kind != WORK_RECORD)
+        return 2; /* a failed device does nothing any more; whoever waits for it in a collective goes on waiting */
     switch (w->kind) {
     case WORK_KERNEL: error = kernel_run(w->k, w->device, w->grid, w->dim, w->dynamic_shared, w->params); break;
     case WORK_COPY: error = copy_now(w); break;
@@ -151,7 +168,8 @@ static int step(work *w)
             left++;
             bool can = true;
             for (uint32_t j = 0; j < g->nodes[i].after_count; j++) can = can && w->done[g->nodes[i].after[j]];
-            if (can && g->nodes[i].w.kind == WORK_CALL && w->done[i] == 0 && random_below(2)) can = ready == 0; /* a waiting call does not keep others from their turn */
+            if (can && g->nodes[i].w.kind == WORK_CALL && w->done[i] == 0 && random_below(2))
+                can = ready == 0; /* a waiting call does not keep others from their turn */
             if (can && random_below(++ready) == 0) chosen = i;
         }
         if (left == 0) { g->users--; return 2; }
@@ -235,6 +253,26 @@ stream *stream_default(int device)
     return defaults[device];
 }
 
+void context_end(int device)
+{
+    for (stream *s = streams; s; s = s->next) {
+        if (s->device != device) continue;
+        while (s->head) {
+            work *w = s->head;
+            s->head = w->next;
+            s->finished++;
+            if (w->kind == WORK_RECORD) tickets[w->ticket - 1].done = true;
+            free_work(w);
+            free(w);
+        }
+        s->tail = NULL;
+        s->capture = NULL;
+    }
+    for (size_t i = 0; i < handle_count; i++) if (handles[i].device == device) handles[i].alive = false;
+    for (int other = 0; other < 64; other++) peers[device][other] = false;
+    device_free_all(device);
+}
+
 /* ---- capture ---- */
 
 bool capturing(int device)
@@ -267,8 +305,10 @@ int stream_add(stream *s, work w)
 {
     if (s->capture) return capture_add(s, w);
     stream *other = stream_default(s->device);
-    if (s == other) { for (stream *t = streams; t; t = t->next) if (t->device == s->device && !t->nonblocking && t != s && !t->dead) run_stream(t); }
-    else if (!s->nonblocking && other->head) run_stream(other);
+    if (s == other) {
+        for (stream *t = streams; t; t = t->next)
+            if (t->device == s->device && !t->nonblocking && t != s && !t->dead) run_stream(t);
+    } else if (!s->nonblocking && other->head) run_stream(other);
     work *p = malloc(sizeof *p);
     *p = w;
     p->next = NULL;
@@ -298,8 +338,14 @@ int capture_end(stream *s, graph **out)
     int error = g->broken ? 901 : 0;
     uint8_t *reached = calloc(g->count + 1, 1); /* nodes that the origin's end comes after */
     for (uint32_t i = 0; i < s->capture_count; i++) reached[s->capture_after[i]] = 1;
-    for (uint32_t i = g->count; i-- > 0; ) if (reached[i]) for (uint32_t j = 0; j < g->nodes[i].after_count; j++) reached[g->nodes[i].after[j]] = 1;
-    for (uint32_t i = 0; i < g->count && !error; i++) if (!reached[i]) { report("capture: a stream that joined it was not joined back before its end"); error = 904; }
+    for (uint32_t i = g->count; i-- > 0;)
+        if (reached[i])
+            for (uint32_t j = 0; j < g->nodes[i].after_count; j++) reached[g->nodes[i].after[j]] = 1;
+    for (uint32_t i = 0; i < g->count && !error; i++)
+        if (!reached[i]) {
+            report("capture: a stream that joined it was not joined back before its end");
+            error = 904;
+        }
     free(reached);
     for (stream *t = streams; t; t = t->next) if (t->capture == g) { t->capture = NULL; t->capture_count = 0; }
     if (error) { graph_release(g); return error; }
@@ -360,7 +406,14 @@ int event_wait(stream *s, event *e)
         free(all);
         return 0;
     }
-    if (s->capture) { if (e->ticket) { report("capture: waits for an event that was recorded outside of it"); s->capture->broken = true; return 905; } return 0; }
+    if (s->capture) {
+        if (e->ticket) {
+            report("capture: waits for an event that was recorded outside of it");
+            s->capture->broken = true;
+            return 905;
+        }
+        return 0;
+    }
     if (ticket_done(e->ticket)) return 0;
     return stream_add(s, (work){ .kind = WORK_WAIT, .device = s->device, .ticket = e->ticket });
 }
@@ -381,7 +434,8 @@ EXPORT void *cudasim_memory(uint64_t address, uint64_t size, int write) /* call 
     allocation *a = allocation_find(address);
     if (!a || a->freed || size > a->size - (address - a->base)) return NULL;
     if (write) init_set(a, address - a->base, size, true);
-    else if (!init_all(a, address - a->base, size)) report("a collective reads memory at 0x%llx that nobody wrote", (unsigned long long)address);
+    else if (!init_all(a, address - a->base, size))
+        report("a collective reads memory at 0x%llx that nobody wrote", (unsigned long long)address);
     return a->data + (address - a->base);
 }
 EXPORT void cudasim_lock(bool on) { if (on) sim_lock(); else { pthread_cond_broadcast(&changed); sim_unlock(); } }

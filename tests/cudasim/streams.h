@@ -9,10 +9,12 @@ typedef struct work {
     work_kind kind;
     int device;
     kernel *k; uint32_t grid[3], dim[3], dynamic_shared; uint8_t *params;  /* WORK_KERNEL; the parameters are a copy */
-    uint64_t to, from, size; uint8_t *staged;                              /* WORK_COPY: device addresses or host pointers; staged: pageable memory, read at the call */
+    uint64_t to, from, size;
+    uint8_t *staged; /* WORK_COPY: device addresses or host pointers; staged: pageable memory, read at the call */
     uint32_t value, width;                                                 /* WORK_SET: size elements of width bytes */
     uint64_t ticket;                                                       /* WORK_RECORD, WORK_WAIT */
-    int (*call)(void *); void *user;                                       /* WORK_CALL: 0 done, 1 not yet (it waits for another device) */
+    int (*call)(void *);
+    void *user; /* WORK_CALL: 0 done, 1 not yet (it waits for another device) */
     struct graph *graph; uint8_t *done;                                    /* WORK_GRAPH */
     struct work *next;
 } work;
@@ -32,10 +34,19 @@ typedef struct stream {
 
 typedef struct { uint64_t ticket; bool timed; int device; graph *capture; uint32_t *after, after_count; } event;
 
-typedef enum { HANDLE_STREAM = 1, HANDLE_EVENT, HANDLE_MODULE, HANDLE_FUNCTION, HANDLE_GRAPH, HANDLE_EXEC, HANDLE_CONTEXT } handle_kind;
+typedef enum {
+    HANDLE_STREAM = 1,
+    HANDLE_EVENT,
+    HANDLE_MODULE,
+    HANDLE_FUNCTION,
+    HANDLE_GRAPH,
+    HANDLE_EXEC,
+    HANDLE_CONTEXT
+} handle_kind;
 void *handle_new(handle_kind, void *object, int device);
 void *handle_get(void *handle, handle_kind, int *device);   /* NULL: of another kind, ended, or never given out */
 void handle_end(void *handle);
+void context_end(int device);           /* everything of the device: work, handles, memory */
 uint32_t handles_alive(handle_kind, int device);
 
 extern int device_error[64];            /* sticky: what a kernel did wrong, or 46 for a lost device */
