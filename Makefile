@@ -24,7 +24,7 @@ test-mpi:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_mpi check_hosts
 
 test-cuda:
-	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_cuda
+	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_cuda check_cudasim
 
 build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
 build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h

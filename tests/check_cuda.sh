@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # dltrain_cuda.h on a simulated GPU (tests/cudasim): what it computes, against the CPU, bit for bit; what it says when things are missing
 # or fail; its kernels, for every architecture that NVRTC knows. Without NVRTC, which compiles them, all of it is skipped. This shows
-# nothing of speed. check_cuda.sh [PART...]: kernels bits schedules digits failures cache
+# nothing of speed. check_cuda.sh [PART...]: kernels bits schedules digits failures cache planted
 cd "$(dirname "$0")/.." || exit 1
 dir=$PWD/build/cuda
 mkdir -p "$dir"
@@ -16,7 +16,7 @@ if [ ! -f build/cudasim/libcuda.so.1 ]; then echo "not ok cuda: the simulated dr
 if [[ $built == *"no NVRTC"* ]]; then echo "skip cuda: there is no NVRTC: tools/setup.sh installs it"; exit; fi
 sim() { LD_LIBRARY_PATH=$PWD/build/cudasim DLTRAIN_CUDA_CACHE=${cache-$dir/cache} timeout 600 "$@"; }
 
-build() { # NAME: tests/NAME.c
+build() { # NAME FILE
     ${CC:-cc} -std=gnu11 -O1 -DDLTRAIN_NO_SIMD -Wall -Wextra "$2" -o "$dir/$1" -lm -pthread > "$dir/$1.build" 2>&1 && [ ! -s "$dir/$1.build" ] && return
     echo "not ok cuda: $2 does not build without warnings: $(head -3 "$dir/$1.build" | tr '\n' ' ')"
     return 1
@@ -30,6 +30,11 @@ report() { # NAME COMMAND...
     if grep -q '^cudasim:' "$log" && ! grep -q '^not ok' "$log"; then echo "not ok cuda $1: $(grep -m1 '^cudasim:' "$log")"
     elif [ $status != 0 ] && ! grep -q '^not ok' "$log"; then echo "not ok cuda $1: exit status $status: $(tail -1 "$log")"; fi
 }
+
+# Compiling for every architecture takes long, and the other core is idle
+if wants kernels; then
+    { build kernels tests/cuda_kernels.c && report kernels sim "$dir/kernels" tests/cuda_bounds.txt; } > "$dir/kernels.report" 2>&1 &
+fi
 
 build check tests/cuda_check.c || exit
 if wants bits; then report bits sim "$dir/check" 'cudasim sm_80'; fi
@@ -74,8 +79,9 @@ fi
 if wants cache; then
     cache=$dir/cold
     rm -rf "$cache"
-    for i in 1 2 3 4 5 6 7 8; do sim "$dir/check" '*' reading > "$dir/cold-$i.log" 2>&1 & done
-    wait
+    pids=()
+    for i in 1 2 3 4 5 6 7 8; do sim "$dir/check" '*' reading > "$dir/cold-$i.log" 2>&1 & pids+=($!); done
+    wait "${pids[@]}"
     if [ "$(cat "$dir"/cold-[1-8].log | grep -c '^ok reading')" = 8 ]; then echo "ok cuda: eight programs on an empty cache"
     else echo "not ok cuda: eight programs on an empty cache: $(grep -hv '^ok' "$dir"/cold-*.log | head -1)"; fi
     if [ -n "$(find "$cache" -type f)" ] && [ -z "$(find "$cache" -name '*.*.*')" ]; then echo "ok cuda: the cache has files, and none unfinished"
@@ -87,4 +93,23 @@ if wants cache; then
     cache=/proc/no/such report "unwritable-cache" sim "$dir/check" '*' reading
 fi
 
-if wants kernels && build kernels tests/cuda_kernels.c; then report kernels sim "$dir/kernels" tests/cuda_bounds.txt; fi
+# Bugs planted in the real kernels: each must be found, with kernel, PTX line, block and thread.
+planted() { # NAME KERNEL SED-SCRIPT PART
+    local tree=$dir/planted log
+    mkdir -p "$tree/tests"
+    cp dltrain.h "$tree" && cp tests/cuda_check.c tests/*.h tests/test_ops.c "$tree/tests" && sed "$3" dltrain_cuda.h > "$tree/dltrain_cuda.h"
+    if cmp -s dltrain_cuda.h "$tree/dltrain_cuda.h"; then echo "not ok cuda: planted: $1: the text to change is not there"; return; fi
+    build planted.program "$tree/tests/cuda_check.c" || return
+    log=$(cache= sim "$dir/planted.program" '*' "$4" 2>&1)
+    if grep -qE "^cudasim: kernel $2, PTX line [0-9]+ .*, block \([0-9,]*\), thread \([0-9,]*\)" <<< "$log"; then echo "ok cuda: planted: $1 is found"
+    else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
+}
+if wants planted; then
+    planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' large
+    planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' large
+fi
+
+if wants kernels; then
+    wait
+    cat "$dir/kernels.report"
+fi
