@@ -56,9 +56,9 @@ fi
 build check tests/cuda_check.c || exit
 if wants bits; then report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
-    for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random large optimizers nets; done
-    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large optimizers nets ops
-    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' large nets
+    for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
+    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide optimizers nets ops
+    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets
     CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
 fi
 
@@ -122,8 +122,8 @@ planted() { # NAME KERNEL SED-SCRIPT PART
     else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
 }
 if wants planted; then
-    planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' large
-    planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' large
+    planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
+    planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
 fi
 
 if wants kernels; then

@@ -1,5 +1,5 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: ops subsets nets optimizers reading errors */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers errors nets ops subsets */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -322,8 +322,8 @@ int main(int argc, char **argv)
     if (dl_failed(gpu)) return REPORT();
     if (wants("reading")) RUN(reading);
     if (wants("random")) RUN(random_numbers);
-    if (wants("large")) {
-        RUN(large);
+    if (wants("large")) RUN(large);
+    if (wants("wide")) {
         RUN(wide);
         RUN(wide_layer);
     }
