@@ -1,5 +1,5 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers errors nets ops subsets */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers snapshots errors nets ops subsets */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -157,6 +157,37 @@ static void optimizers(void)
         dl_destroy(a);
         dl_destroy(b);
     }
+}
+
+/* A snapshot of a run on the GPU, gone on with there and on the CPU. */
+static void some_steps(dl_context *c, dl_optimizer *o, int from, int to)
+{
+    for (int step = from; step < to; step++) {
+        float x[12];
+        for (int i = 0; i < 12; i++) x[i] = (float)((i * 7 + step * 5) % 11) / 4 - 1;
+        dl_backward(dl_mean(dl_square(dl_dropout(dl_linear(dl_input(c, DL_F32, DL_SHAPE(3, 4), x), "fc", 3), 0.25f))));
+        dl_step(o);
+    }
+}
+static void snapshots(void)
+{
+    static const char *path = "build/cuda/run.safetensors";
+    dl_real w[2][12];
+    for (int on = 0; on < 2; on++) {
+        dl_context *c = open_on(on ? NULL : "cuda:0");
+        dl_optimizer *o = dl_adam(c, NULL);
+        dl_snapshot_desc run;
+        dl_param_info p;
+        memset(&run, 0, sizeof run);
+        run.optimizer[0] = o;
+        if (!on) some_steps(c, o, 0, 2), dl_snapshot_save(c, path, &run);
+        else dl_snapshot_load(c, path, &run);
+        some_steps(c, o, 2, 4);
+        if (dl_param_find(c, "fc.weight", &p)) memcpy(w[on], p.value, sizeof w[on]);
+        CHECK(!dl_failed(c), "%s", dl_error(c));
+        dl_destroy(c);
+    }
+    CHECK(!memcmp(w[0], w[1], sizeof w[0]), "the weights differ: %.9g, on the CPU %.9g", (double)w[0][0], (double)w[1][0]);
 }
 
 /* Values in mid-step, of leaves and parameters, written through dl_param_get. */
@@ -328,6 +359,7 @@ int main(int argc, char **argv)
         RUN(wide_layer);
     }
     if (wants("optimizers")) RUN(optimizers);
+    if (wants("snapshots")) RUN(snapshots);
     if (wants("errors")) RUN(errors);
     if (wants("nets")) {
         RUN(mlp);
