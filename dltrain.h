@@ -390,11 +390,12 @@ DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entrop
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target);
 DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const dl_cross_entropy_desc *desc);
 
-/* ---- distillation: a network learns from another one, or from itself. Logits z [N,C]; p = softmax(z / T) with the temperature T,
-   0: 1. KL(p || q) = sum p log(p / q), its mean over the N samples. A teacher, and in dl_mutual_learning the other network, gets no gradient:
-   detach nothing yourself ---- */
+/* ---- distillation: a network learns from another one, or from itself. Logits z [N,C]; p = softmax(z / T) with the temperature
+   T, 0: 1. KL(p || q) = sum p log(p / q), its mean over the N samples. A teacher, and in dl_mutual_learning the other network,
+   gets no gradient: detach nothing yourself ---- */
 typedef struct dl_self_distillation_desc {
-    float kl, mmd;                       /* the weights of both directions of the divergence and of the discrepancy; 0: left out */
+    /* the weights of the divergence in both directions and of the discrepancy; 0: left out */
+    float kl, mmd;
     float temperature;                   /* of the divergence */
 } dl_self_distillation_desc;
 typedef struct dl_distillation_desc {
@@ -413,8 +414,8 @@ DL_API dl_tensor dl_self_distillation(
 DL_API dl_tensor dl_distill_logits(dl_tensor z, dl_tensor teacher, dl_tensor y, const dl_distillation_desc *desc);
 /* mean (x - teacher)^2, of one shape: a layer of the caller's fits them together (Romero et al. 2015) */
 DL_API dl_tensor dl_distill_features(dl_tensor x, dl_tensor teacher);
-/* mean over N and places of (q(x) - q(teacher))^2; q: the mean of x^2 over the channels of [N,C,H,W], divided by its norm over H W. The
-   numbers of channels may differ (Zagoruyko and Komodakis 2017) */
+/* mean over N and places of (q(x) - q(teacher))^2; q: the mean of x^2 over the channels of [N,C,H,W], divided by its norm over
+   H W. The numbers of channels may differ (Zagoruyko and Komodakis 2017) */
 DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher);
 /* CE(z, y) + T^2 KL(p_other || p): the loss of one of two networks that learn together (Zhang et al. 2018) */
 DL_API dl_tensor dl_mutual_learning(dl_tensor z, dl_tensor other, dl_tensor y, float temperature);
@@ -657,11 +658,13 @@ typedef struct dl_dataset_desc {
     /* writes one sample; false: failed. With prefetch, called from another thread; with .threads, from several at once */
     bool (*get)(void *user, size_t index, void *x, void *y);
     void *user;
-    const char *(*why)(void *user, size_t index); /* get has just failed there: the reason, on the program's thread; may be NULL */
+    /* get has just failed there: the reason, asked for on the program's thread; may be NULL */
+    const char *(*why)(void *user, size_t index);
 } dl_dataset_desc;
-/* Random distortions of images, DL_U8 [C,H,W], on their way into a batch; zero: not this one. Each is drawn anew for each sample, epoch and
-   view, from the context's seed and the sample's place in the dataset alone: any number of threads and ranks gives the same bits. Applied in
-   the order in which they stand; what comes from outside the image is black. A mirrored or shifted pixel is exact, others are bilinear. */
+/* Random distortions of images, DL_U8 [C,H,W], on their way into a batch; zero: not this one. Each is drawn anew for each
+   sample, epoch and view, from the context's seed and the sample's place in the dataset alone: any number of threads and ranks
+   gives the same bits. Applied in the order in which they stand; what comes from outside the image is black. A mirrored or
+   shifted pixel is exact, others are bilinear. */
 typedef struct dl_augment_desc {
     float flip;                          /* the probability of a mirror image, left to right */
     float rotation;                      /* by an angle in [-rotation, rotation] degrees about the centre */
@@ -720,25 +723,28 @@ DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's rand
 #ifndef DLTRAIN_NO_FILES
 /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
 DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels);
-/* CIFAR's binary files, one after the other: x [3,32,32], y a class. classes 10: CIFAR-10, records of a label and 3072 bytes; 100 or 20: the
-   fine or the coarse label of CIFAR-100, records of both labels and 3072 bytes. */
+/* CIFAR's binary files, one after the other: x [3,32,32], y a class. classes 10: CIFAR-10, records of a label and 3072 bytes;
+   100 or 20: the fine or the coarse label of CIFAR-100, records of both labels and 3072 bytes. */
 DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int n, int classes);
 #if defined(STBI_INCLUDE_STB_IMAGE_H) && !defined(STBI_NO_STDIO)
 #define DL__IMAGES
-/* Image files, decoded as they are needed by the loader's threads: only for a program that includes stb_image.h before dltrain.h. PNG alone,
-   since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files; see DLTRAIN_JPEG. A file is looked at before it is
-   decoded: what it begins with, its bytes and its pixels. */
+/* Image files, decoded as they are needed by the loader's threads: only for a program that includes stb_image.h before
+   dltrain.h. PNG alone, since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files; see
+   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels. */
 typedef struct dl_images_desc {
-    /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line an image: its path,
-       from the folder of the list if it does not begin with '/', then blanks, a tab or a comma, and the number of its class */
+    /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line an image:
+       its path, from the folder of the list if it does not begin with '/', then blanks, a tab or a comma, and the number of its
+       class */
     const char *path;
     dl_index channels;                   /* 1 or 3, 0: 3 */
     dl_index height, width;              /* resized to it, bilinear; 0: all images must be as large as the first */
     dl_index max_side;                   /* pixels; 0: 8192 */
-    size_t max_bytes;                    /* of a file and, at four bytes a pixel, of its image; 0: 64 MiB. A thread takes some three times as
-                                            much, and a file made to swell up to a thousand times its own bytes */
-    bool skip_bad;                       /* decode all files once on opening, and leave out those that cannot be: each goes to the log
-                                            callback. Otherwise the first such file is an error, on opening or when it is needed */
+    /* of a file and, at four bytes a pixel, of its image; 0: 64 MiB. A thread takes some three times as much; a file made to
+       swell, up to a thousand times its own bytes */
+    size_t max_bytes;
+    /* decode all files once on opening, and leave out those that cannot be: each goes to the log callback. Otherwise the first
+       such file is an error, on opening or when it is needed */
+    bool skip_bad;
     size_t *skipped;                     /* gets how many were left out; NULL: not wanted */
 } dl_images_desc;
 DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc); /* x DL_U8 [C,H,W], y a class */
@@ -8390,7 +8396,8 @@ static dl_context *dl__distill_pair(const char *who, dl_tensor a, dl_tensor b, i
     dl_context *ctx = dl__operands(who, 2, in, n);
     if (!ctx || !dl__is_float(ctx, who, n[0]) || !dl__is_float(ctx, who, n[1])) return NULL;
     if (n[0]->ndim < least || !dl__same_shape(n[0], n[1]))
-        return dl_fail(ctx, "dl_%s: takes two tensors of one shape with %d dimensions or more, not %S and %S", who, least, n[0], n[1]),
+        return dl_fail(ctx, "dl_%s: takes two tensors of one shape with %d dimensions or more, not %S and %S", who, least, n[0],
+                   n[1]),
                (dl_context *)NULL;
     if (*temperature == 0) *temperature = 1;
     if (!(*temperature > 0 && *temperature < 1e6f))
@@ -8435,7 +8442,8 @@ DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b)
     if (!ctx || !dl__is_float(ctx, "linear_mmd", n[0]) || !dl__is_float(ctx, "linear_mmd", n[1])) return dl__none();
     bool fits = n[0]->ndim >= 2 && n[0]->ndim == n[1]->ndim && n[0]->dim[0] > 0 && n[1]->dim[0] > 0;
     for (int i = 1; fits && i < n[0]->ndim; i++) fits = n[0]->dim[i] == n[1]->dim[i];
-    if (!fits) return dl_fail(ctx, "dl_linear_mmd: takes rows of one shape, [N,...] and [M,...], not %S and %S", n[0], n[1]), dl__none();
+    if (!fits)
+        return dl_fail(ctx, "dl_linear_mmd: takes rows of one shape, [N,...] and [M,...], not %S and %S", n[0], n[1]), dl__none();
     return dl_sum(dl_square(dl_sub(dl_mean_dims(a, &zero, 1, false), dl_mean_dims(b, &zero, 1, false))));
 }
 
@@ -8446,7 +8454,9 @@ DL_API dl_tensor dl_self_distillation(
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
     if (za.ctx && !(d.kl >= 0 && d.mmd >= 0))
-        return dl_fail(za.ctx, "dl_self_distillation: weights kl %g and mmd %g must not be negative", (double)d.kl, (double)d.mmd), dl__none();
+        return dl_fail(za.ctx, "dl_self_distillation: weights kl %g and mmd %g must not be negative", (double)d.kl,
+                   (double)d.mmd),
+               dl__none();
     dl_tensor loss = dl_add(dl_cross_entropy(za, y), dl_cross_entropy(zb, y));
     if (d.kl > 0) loss = dl_add(loss, dl_mul_scalar(dl_symmetric_kl(za, zb, d.temperature), d.kl));
     if (d.mmd > 0) loss = dl_add(loss, dl_mul_scalar(dl_linear_mmd(fa, fb), d.mmd));
@@ -8485,8 +8495,10 @@ DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher)
     in[0] = x, in[1] = teacher;
     dl_context *ctx = dl__operands("distill_attention", 2, in, n);
     if (!ctx || !dl__is_float(ctx, "distill_attention", n[0]) || !dl__is_float(ctx, "distill_attention", n[1])) return dl__none();
-    if (n[0]->ndim != 4 || n[1]->ndim != 4 || n[0]->dim[0] != n[1]->dim[0] || n[0]->dim[2] != n[1]->dim[2] || n[0]->dim[3] != n[1]->dim[3])
-        return dl_fail(ctx, "dl_distill_attention: takes [N,C,H,W] whose N, H and W agree, not %S and %S", n[0], n[1]), dl__none();
+    const dl_index *a = n[0]->dim, *b = n[1]->dim;
+    if (n[0]->ndim != 4 || n[1]->ndim != 4 || a[0] != b[0] || a[2] != b[2] || a[3] != b[3])
+        return dl_fail(ctx, "dl_distill_attention: takes [N,C,H,W] whose N, H and W agree, not %S and %S", n[0], n[1]),
+               dl__none();
     return dl_mse(dl__attention_map(x), dl_detach(dl__attention_map(teacher)), DL_MEAN);
 }
 
@@ -12154,26 +12166,35 @@ DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n)
 }
 
 /* ---- distortions ---- */
-/* Through `apply` alone, so that a program without does not link them. Random numbers: key of seed and epoch; counter (sample, view, draw). */
+/* Through `apply` alone, so that a program without does not link them. Random numbers: key of seed and epoch; counter (sample,
+   view, draw). */
 struct dl_augment {
     dl_augment_desc desc;
-    void (*apply)(const dl_augment *a, const dl_shape *shape, const uint8_t *in, dl_real *out, uint64_t key, uint64_t sample, int view);
+    void (*apply)(const dl_augment *a, const dl_shape *shape, const uint8_t *in, dl_real *out, uint64_t key, uint64_t sample,
+        int view);
 };
 enum { DL__DRAW_PLACE, DL__DRAW_SHAPE, DL__DRAW_COLOUR, DL__DRAW_CUTOUT, DL__DRAW_NOISE = 16 /* one for each four values */ };
 /* The pixel of x, y in the source: m (x, y, 1). Of moves by whole pixels alone m is exact. */
 typedef struct dl__affine { double m[2][3]; bool whole; } dl__affine;
 
-static double dl__within(uint32_t u, double low, double high) { return low + (high - low) * ((double)u * 2.3283064365386963e-10); }
+static double dl__within(uint32_t u, double low, double high)
+{
+    return low + (high - low) * ((double)u * 2.3283064365386963e-10);
+}
 static dl_index dl__pick(uint32_t u, dl_index n) { return (dl_index)((uint64_t)u * (uint64_t)n >> 32); } /* of 0..n-1 */
 static double dl__radians(double degrees) { return degrees * 0.017453292519943295; }
 
-/* Back from the place in the distorted image: undoes the shift, then scale, shear and rotation about the centre, then the mirror. */
-static dl__affine dl__distort_map(const dl_augment_desc *d, dl_index height, dl_index width, const uint32_t place[4], const uint32_t form[4])
+/* Back from the place in the distorted image: undoes the shift, then scale, shear and rotation about the centre, then the
+   mirror. */
+static dl__affine dl__distort_map(
+    const dl_augment_desc *d, dl_index height, dl_index width, const uint32_t place[4], const uint32_t form[4])
 {
     dl__affine t;
-    double cx = (double)(width - 1) / 2, cy = (double)(height - 1) / 2, angle = dl__radians(dl__within(form[0], -d->rotation, d->rotation)),
-           slant = dl__radians(dl__within(form[1], -d->shear, d->shear)), size = 1 / dl__within(form[2], 1 - d->scale, 1 + d->scale),
-           dx = (double)(dl__pick(place[0], 2 * d->crop + 1) - d->crop), dy = (double)(dl__pick(place[1], 2 * d->crop + 1) - d->crop);
+    double cx = (double)(width - 1) / 2, cy = (double)(height - 1) / 2, scale = (double)d->scale;
+    double angle = dl__radians(dl__within(form[0], -(double)d->rotation, (double)d->rotation)),
+           slant = dl__radians(dl__within(form[1], -(double)d->shear, (double)d->shear)),
+           size = 1 / dl__within(form[2], 1 - scale, 1 + scale), dx = (double)(dl__pick(place[0], 2 * d->crop + 1) - d->crop),
+           dy = (double)(dl__pick(place[1], 2 * d->crop + 1) - d->crop);
     t.whole = d->rotation == 0 && d->shear == 0 && d->scale == 0;
     double c = dl__sin_d(angle, 1), s = dl__sin_d(angle, 0), k = dl__sin_d(slant, 0) / dl__sin_d(slant, 1);
     double m[2][2] = { { 1, 0 }, { 0, 1 } }; /* rotation^-1 shear^-1 / scale */
@@ -12182,7 +12203,7 @@ static dl__affine dl__distort_map(const dl_augment_desc *d, dl_index height, dl_
         t.m[i][0] = m[i][0], t.m[i][1] = m[i][1];
         t.m[i][2] = t.whole ? (i ? dy : dx) : m[i][0] * (dx - cx) + m[i][1] * (dy - cy) + (i ? cy : cx);
     }
-    if (dl__within(place[2], 0, 1) < d->flip)
+    if (dl__within(place[2], 0, 1) < (double)d->flip)
         for (int j = 0; j < 3; j++) t.m[0][j] = (j == 2 ? (double)(width - 1) : 0) - t.m[0][j];
     return t;
 }
@@ -12251,7 +12272,8 @@ static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_r
 
 static void dl__distort_cutout(dl_index side, const dl_shape *s, dl_real *x, const uint32_t u[4])
 {
-    dl_index height = s->dim[1], width = s->dim[2], top = dl__pick(u[0], height) - side / 2, left = dl__pick(u[1], width) - side / 2;
+    dl_index height = s->dim[1], width = s->dim[2];
+    dl_index top = dl__pick(u[0], height) - side / 2, left = dl__pick(u[1], width) - side / 2;
     for (dl_index c = 0; c < s->dim[0]; c++)
         for (dl_index i = DL__MAX(top, 0); i < DL__MIN(top + side, height); i++)
             for (dl_index j = DL__MAX(left, 0); j < DL__MIN(left + side, width); j++) x[(c * height + i) * width + j] = 0;
@@ -12290,7 +12312,8 @@ DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_des
         { "flip", (double)desc->flip, 1 }, { "rotation", (double)desc->rotation, 180 }, { "shear", (double)desc->shear, 80 },
         { "scale", (double)desc->scale, 0.99 }, { "brightness", (double)desc->brightness, 100 },
         { "contrast", (double)desc->contrast, 100 }, { "saturation", (double)desc->saturation, 100 },
-        { "noise", (double)desc->noise, 100 }, { "crop", (double)desc->crop, 1 << 20 }, { "cutout", (double)desc->cutout, 1 << 20 },
+        { "noise", (double)desc->noise, 100 }, { "crop", (double)desc->crop, 1 << 20 },
+        { "cutout", (double)desc->cutout, 1 << 20 },
     };
     for (size_t i = 0; i < DL__COUNT_OF(range); i++)
         if (!(range[i].value >= 0 && range[i].value <= range[i].most))
@@ -12363,7 +12386,8 @@ static void dl__fill_sample(void *user, size_t i, int thread)
     char *x = f->x + i * xn * l->x_size, *y = d->no_y ? NULL : f->y + i * yn * l->y_size;
     const char *x_in = (const char *)d->x + from * xb, *y_in = (const char *)d->y + from * yb;
     if (d->get) { /* bytes come to the end of their place */
-        char *to = l->bytes ? (char *)l->bytes + (size_t)thread * xb : x + (xn * l->x_size - xb), *y_to = y ? y + (yn * l->y_size - yb) : NULL;
+        char *to = l->bytes ? (char *)l->bytes + (size_t)thread * xb : x + (xn * l->x_size - xb);
+        char *y_to = y ? y + (yn * l->y_size - yb) : NULL;
         if (!d->get(d->user, from, to, y_to)) {
             l->bad[thread] = i;
             return;
@@ -12514,8 +12538,10 @@ static bool dl__check_augment(dl_loader *l)
 {
     const dl_dataset_desc *d = &l->data->desc;
     if (!l->desc.views) l->desc.views = 1;
-    if (l->desc.views < 1 || l->desc.views > 2) return dl_fail(l->ctx, "dl_loader_create: views %d: there are 1 or 2", l->desc.views);
-    if (l->desc.views == 2 && !l->desc.augment) return dl_fail(l->ctx, "dl_loader_create: two views are the same without augment");
+    if (l->desc.views < 1 || l->desc.views > 2)
+        return dl_fail(l->ctx, "dl_loader_create: views %d: there are 1 or 2", l->desc.views);
+    if (l->desc.views == 2 && !l->desc.augment)
+        return dl_fail(l->ctx, "dl_loader_create: two views are the same without augment");
     if (l->desc.augment && (d->x_dtype != DL_U8 || d->x_shape.ndim != 3))
         return dl_fail(l->ctx, "dl_loader_create: augment takes images of DL_U8 [C,H,W], not %s %H", dl__dtype_names[d->x_dtype],
             &d->x_shape);
@@ -12726,6 +12752,11 @@ static uint64_t dl__file_size(FILE *f) /* and back to the start; UINT64_MAX when
     return n < 0 ? UINT64_MAX : (uint64_t)n;
 }
 
+static uint32_t dl__big_word(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
 /* ---- IDX: 0 0 type dimensions, sizes in big-endian words, bytes ---- */
 typedef struct dl__idx { const uint8_t *bytes; size_t count; dl_shape sample; } dl__idx;
 
@@ -12745,7 +12776,7 @@ static bool dl__read_idx(dl_context *ctx, const char *path, bool labels, dl__idx
     else if (labels && head[3] != 1) wrong = "labels have one dimension";
     for (int i = 0; !wrong && i < head[3]; i++) {
         if (fread(word, 1, 4, f) != 4) wrong = "it is too short for an IDX header";
-        uint64_t n = (uint64_t)word[0] << 24 | (uint64_t)word[1] << 16 | (uint64_t)word[2] << 8 | word[3];
+        uint64_t n = dl__big_word(word);
         if (!wrong && n && numel > size / n) wrong = "its header claims more bytes than it has";
         if (!wrong && i && n && per > (uint64_t)PTRDIFF_MAX / 8 / n) wrong = "its samples are larger than memory";
         numel *= n;
@@ -12808,7 +12839,8 @@ static bool dl__read_cifar(dl_context *ctx, const char *path, int classes, const
     FILE *f = dl__open(ctx, "open_cifar", path, "rb");
     if (!f) return false;
     uint64_t size = dl__file_size(f);
-    bool packed = size != UINT64_MAX && fgetc(f) == 0x1f && fgetc(f) == 0x8b, whole = size && size != UINT64_MAX && size % c->record == 0;
+    bool packed = size != UINT64_MAX && fgetc(f) == 0x1f && fgetc(f) == 0x8b;
+    bool whole = size && size != UINT64_MAX && size % c->record == 0;
     rewind(f);
     if (!whole)
         dl_fail(ctx, "dl_open_cifar: '%s': %s records of %zu bytes, as CIFAR-%d has them", path,
@@ -12820,8 +12852,8 @@ static bool dl__read_cifar(dl_context *ctx, const char *path, int classes, const
     *count = (size_t)(size / c->record);
     for (size_t i = 0; to && i < *count; i++)
         if (to[i * c->record + c->label] >= classes)
-            return dl_fail(ctx, "dl_open_cifar: '%s': record %zu has class %d, there are %d", path, i, (int)to[i * c->record + c->label],
-                classes);
+            return dl_fail(ctx, "dl_open_cifar: '%s': record %zu has class %d, there are %d", path, i,
+                (int)to[i * c->record + c->label], classes);
     return true;
 }
 
@@ -12832,7 +12864,8 @@ DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int 
     if (!ctx || ctx->failed) return NULL;
     if (!paths || n < 1) return dl_fail(ctx, "dl_open_cifar: no files are given"), (dl_dataset *)NULL;
     if (classes != 10 && classes != 20 && classes != 100)
-        return dl_fail(ctx, "dl_open_cifar: %d classes: CIFAR-10 has 10, CIFAR-100 100, or 20 coarse ones", classes), (dl_dataset *)NULL;
+        return dl_fail(ctx, "dl_open_cifar: %d classes: CIFAR-10 has 10, CIFAR-100 100, or 20 coarse ones", classes),
+               (dl_dataset *)NULL;
     dl__cifar *c = (dl__cifar *)dl__alloc(ctx, sizeof *c, 3);
     if (!c) return NULL;
     c->record = DL__CIFAR_IMAGE + (classes == 10 ? 1 : 2);
@@ -13734,24 +13767,30 @@ static bool dl__images_from_list(dl__images *m)
 static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *height, dl_index *width, char *why, size_t size)
 {
     static const uint8_t png[8] = { 0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n' };
-    uint8_t head[8] = { 0 };
+    uint8_t head[24] = { 0 };
     int w = 0, h = 0, n;
     struct stat info;
     FILE *f = !stat(path, &info) && !S_ISDIR(info.st_mode) ? fopen(path, "rb") : NULL;
     if (!f) return snprintf(why, size, "it cannot be opened"), (FILE *)NULL;
     uint64_t bytes = dl__file_size(f), most = m->desc.max_bytes;
-    bool readable = fread(head, 1, 8, f) == 8 && !memcmp(head, png, 8), jpeg = head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff;
+    uint32_t side = (uint32_t)m->desc.max_side;
+    bool whole = fread(head, 1, 24, f) == 24, jpeg = head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff;
+    bool readable = !memcmp(head, png, 8);
+    uint32_t png_w = whole && readable ? dl__big_word(head + 16) : 0, png_h = png_w ? dl__big_word(head + 20) : 0;
 #ifdef DLTRAIN_JPEG
     readable = readable || jpeg;
 #endif
     rewind(f);
     *why = 0;
-    if (!readable && jpeg) snprintf(why, size, "it is a JPEG, which a stb_image.h before 2.30 does not read safely: see DLTRAIN_JPEG");
+    if (!readable && jpeg)
+        snprintf(why, size, "it is a JPEG, which a stb_image.h before 2.30 does not read safely: see DLTRAIN_JPEG");
     else if (!readable) snprintf(why, size, "it is not a PNG file");
     else if (bytes > most) snprintf(why, size, "its %.0f bytes are more than max_bytes, %.0f", (double)bytes, (double)most);
+    else if (png_w > side || png_h > side) /* stb_image might call it damaged */
+        snprintf(why, size, "it is %u x %u, a side of more than max_side, %u", png_w, png_h, side);
     else if (!stbi_info_from_file(f, &w, &h, &n) || w < 1 || h < 1) snprintf(why, size, "its header is damaged or cut off");
-    else if (w > m->desc.max_side || h > m->desc.max_side)
-        snprintf(why, size, "it is %d x %d, a side of more than max_side, %.0f", w, h, (double)m->desc.max_side);
+    else if ((uint32_t)w > side || (uint32_t)h > side)
+        snprintf(why, size, "it is %d x %d, a side of more than max_side, %u", w, h, side);
     else if ((uint64_t)w * (uint64_t)h > most / 4)
         snprintf(why, size, "its %d x %d pixels take more than max_bytes, %.0f", w, h, (double)most);
     else if (bytes > 65536 + (uint64_t)w * (uint64_t)h * 16)
@@ -13767,11 +13806,13 @@ static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *hei
 }
 
 /* Pixels [h,w,C] to x [C,height,width]; another size is sampled where the centres of its pixels fall. */
-static void dl__image_place(const uint8_t *pixels, dl_index h, dl_index w, uint8_t *x, dl_index channels, dl_index height, dl_index width)
+static void dl__image_place(
+    const uint8_t *pixels, dl_index h, dl_index w, uint8_t *x, dl_index channels, dl_index height, dl_index width)
 {
     for (dl_index i = 0; i < height; i++)
         for (dl_index j = 0; j < width; j++) {
-            double v = ((double)i + 0.5) * (double)h / (double)height - 0.5, u = ((double)j + 0.5) * (double)w / (double)width - 0.5;
+            double v = ((double)i + 0.5) * (double)h / (double)height - 0.5;
+            double u = ((double)j + 0.5) * (double)w / (double)width - 0.5;
             v = v < 0 ? 0 : DL__MIN(v, (double)(h - 1)), u = u < 0 ? 0 : DL__MIN(u, (double)(w - 1));
             dl_index y0 = (dl_index)v, x0 = (dl_index)u, y1 = DL__MIN(y0 + 1, h - 1), x1 = DL__MIN(x0 + 1, w - 1);
             double fy = v - (double)y0, fx = u - (double)x0;
@@ -13792,7 +13833,8 @@ static bool dl__image_decode(const dl__images *m, size_t index, uint8_t *x, char
     FILE *f = dl__image_open(m, m->image[index].path, &h, &w, why, size);
     if (!f) return false;
     if (!m->resize && (h != height || w != width)) {
-        snprintf(why, size, "it is %d x %d, the first image %d x %d: give height and width to resize all", (int)w, (int)h, (int)width, (int)height);
+        snprintf(why, size, "it is %d x %d, the first image %d x %d: give height and width to resize all", (int)w, (int)h,
+            (int)width, (int)height);
         fclose(f);
         return false;
     }
@@ -13818,7 +13860,8 @@ static const char *dl__images_why(void *user, size_t index)
     dl__images *m = (dl__images *)user;
     char why[DLTRAIN_ERROR_MAX];
     if (dl__image_decode(m, index, NULL, why, sizeof why)) snprintf(why, sizeof why, "it could not be decoded a moment ago");
-    snprintf(m->why, sizeof m->why, "'%.*s': %.*s", (int)sizeof m->why / 2 - 8, m->image[index].path, (int)sizeof m->why / 2, why);
+    int half = (int)sizeof m->why / 2;
+    snprintf(m->why, sizeof m->why, "'%.*s': %.*s", half - 8, m->image[index].path, half, why);
     return m->why;
 }
 
@@ -13885,7 +13928,8 @@ DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc)
     if (!m->desc.max_bytes) m->desc.max_bytes = (size_t)64 << 20;
     if (m->desc.channels != 1 && m->desc.channels != 3)
         return dl_fail(ctx, "dl_open_images: channels %td: 1 or 3", m->desc.channels), (dl_dataset *)NULL;
-    if ((desc->height > 0) != (desc->width > 0) || desc->height < 0 || desc->width < 0 || desc->height > 1 << 20 || desc->width > 1 << 20)
+    if ((desc->height > 0) != (desc->width > 0) || desc->height < 0 || desc->width < 0 || desc->height > 1 << 20 ||
+        desc->width > 1 << 20)
         return dl_fail(ctx, "dl_open_images: height %td and width %td: both positive, or none given", desc->height, desc->width),
                (dl_dataset *)NULL;
     if (desc->max_side < 0 || desc->max_side > 1 << 24)
