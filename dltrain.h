@@ -709,6 +709,8 @@ typedef struct dl_batch {
     dl_tensor x2;                        /* views 2: the second one, [count,...]; otherwise zero */
 } dl_batch;
 DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *desc);
+/* Samples index[0..n) of data, as a dataset: PyTorch's Subset. The indices are copied */
+DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n);
 DL_API size_t dl_dataset_count(const dl_dataset *data);
 DL_API dl_shape dl_dataset_x_shape(const dl_dataset *data);
 DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc); /* desc NULL: one by one, in order */
@@ -12132,6 +12134,47 @@ DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *des
     dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 13 + 2 * DLTRAIN_MAX_DIMS);
     if (p) *p = d;
     return p;
+}
+
+typedef struct dl__subset { const dl_dataset *of; size_t *index; } dl__subset;
+
+static bool dl__subset_get(void *user, size_t index, void *x, void *y)
+{
+    const dl__subset *s = (const dl__subset *)user;
+    const dl_dataset *of = s->of;
+    const dl_dataset_desc *d = &of->desc;
+    size_t from = s->index[index], xb = of->x_numel * dl__dtype_size(d->x_dtype), yb = of->y_numel * dl__dtype_size(d->y_dtype);
+    if (d->get) return d->get(d->user, from, x, y);
+    memcpy(x, (const char *)d->x + from * xb, xb);
+    if (y) memcpy(y, (const char *)d->y + from * yb, yb);
+    return true;
+}
+
+static const char *dl__subset_why(void *user, size_t index)
+{
+    const dl__subset *s = (const dl__subset *)user;
+    return s->of->desc.why ? s->of->desc.why(s->of->desc.user, s->index[index]) : NULL;
+}
+
+DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n)
+{
+    if (!data || data->ctx->failed) return NULL;
+    dl_context *ctx = data->ctx;
+    dl_dataset_desc d = data->desc;
+    if (n && !index) return dl_fail(ctx, "dl_subset: index is NULL"), (dl_dataset *)NULL;
+    for (size_t i = 0; i < n; i++)
+        if (index[i] >= d.count)
+            return dl_fail(ctx, "dl_subset: index %zu is sample %zu of a dataset of %zu", i, index[i], d.count), (dl_dataset *)NULL;
+    dl__subset *s = (dl__subset *)dl__alloc(ctx, sizeof *s, 2);
+    if (s) s->index = (size_t *)dl__alloc(ctx, n * sizeof *index, n);
+    if (ctx->failed) return NULL;
+    if (n) memcpy(s->index, index, n * sizeof *index);
+    s->of = data;
+    d.count = n;
+    d.get = dl__subset_get;
+    d.why = dl__subset_why;
+    d.user = s;
+    return dl_dataset_create(ctx, &d);
 }
 
 DL_API size_t dl_dataset_count(const dl_dataset *d) { return d ? d->desc.count : 0; }
