@@ -131,7 +131,7 @@ static const char *option(int argc, char **argv, bool *used, const char *name, c
     return otherwise;
 }
 
-static bool flag(int argc, char **argv, bool *used, const char *name)
+static inline bool flag(int argc, char **argv, bool *used, const char *name)
 {
     bool found = false;
     for (int i = 1; i < argc; i++)
@@ -149,7 +149,7 @@ static double number(const char *program, const char *name, const char *text, do
 }
 
 /* "a,b,c" */
-static int numbers_of(const char *program, const char *name, const char *text, double least, double most, double *out, int room)
+static inline int numbers_of(const char *program, const char *name, const char *text, double least, double most, double *out, int room)
 {
     char one[64];
     int n = 0;
@@ -263,7 +263,7 @@ static bool finish_table(const table *t, const char *prefix, const char *title)
 
 /* The share of wrong answers in percent; `logits` is told the context's images. */
 typedef dl_tensor (*model_fn)(dl_tensor x, const void *user);
-static double test_error(dl_context *ctx, dl_loader *loader, model_fn model, const void *user)
+static inline double test_error(dl_context *ctx, dl_loader *loader, model_fn model, const void *user)
 {
     double right = 0, all = 0;
     bool training = dl_train(ctx, false), recording = dl_set_grad(ctx, false);
