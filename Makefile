@@ -5,6 +5,7 @@
 # make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
 # make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
 # make bench-parallel     one replica and two, over threads and MPI. ROUNDS=5
+# make examples            the learning methods at work, a few minutes: docs/methods.md
 # make clean
 CC ?= cc
 CFLAGS ?= -O2 -Wall -Wextra
@@ -44,7 +45,25 @@ build/bench_parallel: tools/bench_parallel.c tools/workloads.h tools/measure.h d
 bench-parallel: build/bench_parallel
 	@build/bench_parallel $(if $(ROUNDS),--rounds $(ROUNDS))
 
+# The implementation once, for examples that are built without theirs. image_folder has one of its own, with stb_image.
+build/dltrain.o: dltrain.h
+	@mkdir -p build
+	printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' | $(CC) $(CFLAGS) -I. -x c -c - -o $@
+
+build/self_distill build/distill: build/%: examples/%.c examples/sets.h build/dltrain.o
+	sed '/^#define DLTRAIN_IMPLEMENTATION$$/d' $< | $(CC) $(CFLAGS) -Iexamples -x c - -x none build/dltrain.o -o $@ $(LDLIBS)
+
+build/image_folder: examples/image_folder.c examples/sets.h dltrain.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
+
+examples: examples-distillation
+examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/include/stb/stb_image.h),build/image_folder)
+	build/self_distill --seeds 3 --out build/self_distill
+	build/distill --seeds 3 --out build/distill
+	$(if $(filter build/image_folder,$^),build/image_folder --seeds 2 --out build/image_folder,@echo "image_folder: skipped, stb_image.h is not installed (libstb-dev)")
+
 clean:
 	rm -rf build
 
-.PHONY: demo test test-mpi bench bench-gemm bench-parallel clean
+.PHONY: demo examples examples-distillation test test-mpi bench bench-gemm bench-parallel clean
