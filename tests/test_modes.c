@@ -1,6 +1,5 @@
 /* One seed, one result: planned, eager, without reuse, without fusion, read in mid-step, on 1 to 4 threads, portable or SIMD.
    tests: tsan */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #include "nets.h"
