@@ -48,6 +48,7 @@
        >>products                matmul, convolution, pooling
        >>normalisation           softmax, normalisation, attention, segments
        >>losses                  Made of operations, but for the look at class indices
+       >>distillation            Losses by which a network learns from another one, or from itself
        >>autodiff                Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule
        >>planner                 From a segment of the tape to memory offsets and a list of launches
        >>executor                Runs a plan on the threads; contexts, measuring and your own operations
@@ -56,6 +57,7 @@
        >>parallel                Replicas as one world: collectives over threads and processes, reduction while gradients are made
        >>data                    Datasets and the loader
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
+       >>images                  Image files through stb_image, where the program has included it. Optional
        >>snapshots               All that a run needs to go on as if it had never stopped
        >>progress                A line on a terminal
        >>trainer                 Epochs, evaluation and snapshots in one call
@@ -69,6 +71,7 @@
        DLTRAIN_NO_MALLOC        no malloc: a context must be given its memory
        DLTRAIN_NO_SIMD          portable kernels only
        DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, and other bits than elsewhere
+       DLTRAIN_JPEG             the stb_image.h included before is 2.30 or newer: dl_open_images reads JPEG, too, not PNG alone
        DLTRAIN_REAL             float (default) or double; double takes libm's functions and is for checking gradients
        DLTRAIN_MAX_DIMS         dimensions of a tensor (8)
        DLTRAIN_NAME_MAX         bytes of a full parameter name, its 0 included (128)
@@ -387,6 +390,36 @@ DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entrop
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target);
 DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const dl_cross_entropy_desc *desc);
 
+/* ---- distillation: a network learns from another one, or from itself. Logits z [N,C]; p = softmax(z / T) with the temperature
+   T, 0: 1. KL(p || q) = sum p log(p / q), its mean over the N samples. A teacher, and in dl_mutual_learning the other network,
+   gets no gradient: detach nothing yourself ---- */
+typedef struct dl_self_distillation_desc {
+    /* the weights of the divergence in both directions and of the discrepancy; 0: left out */
+    float kl, mmd;
+    float temperature;                   /* of the divergence */
+} dl_self_distillation_desc;
+typedef struct dl_distillation_desc {
+    float temperature;
+    float hard;                          /* the weight of the labels, 0 to 1; that of the teacher is 1 - hard */
+} dl_distillation_desc;
+/* T^2 (KL(pa || pb) + KL(pb || pa)); gradient to both. T^2 keeps it at one size for any T (Hinton, Vinyals and Dean 2015) */
+DL_API dl_tensor dl_symmetric_kl(dl_tensor za, dl_tensor zb, float temperature);
+/* ||mean_i a_i - mean_i b_i||^2 over rows a [N,...], b [M,...]: the maximum mean discrepancy of a linear kernel */
+DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b);
+/* Two distorted views a, b of the same images, through one network (Xu and Liu 2019): CE(za, y) + CE(zb, y) + kl (KL(pa || pb) +
+   KL(pb || pa)) T^2 + mmd dl_linear_mmd(fa, fb). f: the features before the classifier, [N,D]; zeros when mmd is 0 */
+DL_API dl_tensor dl_self_distillation(
+    dl_tensor za, dl_tensor zb, dl_tensor fa, dl_tensor fb, dl_tensor y, const dl_self_distillation_desc *desc);
+/* hard CE(z, y) + (1 - hard) T^2 KL(p_teacher || p); with hard 0 y may be zero */
+DL_API dl_tensor dl_distill_logits(dl_tensor z, dl_tensor teacher, dl_tensor y, const dl_distillation_desc *desc);
+/* mean (x - teacher)^2, of one shape: a layer of the caller's fits them together (Romero et al. 2015) */
+DL_API dl_tensor dl_distill_features(dl_tensor x, dl_tensor teacher);
+/* mean over N and places of (q(x) - q(teacher))^2; q: the mean of x^2 over the channels of [N,C,H,W], divided by its norm over
+   H W. The numbers of channels may differ (Zagoruyko and Komodakis 2017) */
+DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher);
+/* CE(z, y) + T^2 KL(p_other || p): the loss of one of two networks that learn together (Zhang et al. 2018) */
+DL_API dl_tensor dl_mutual_learning(dl_tensor z, dl_tensor other, dl_tensor y, float temperature);
+
 /* ---- parameters and scopes ---- */
 typedef enum dl_init { DL_INIT_UNIFORM, DL_INIT_NORMAL, DL_INIT_CONSTANT } dl_init;
 typedef struct dl_param_desc {
@@ -622,10 +655,30 @@ typedef struct dl_dataset_desc {
     dl_shape x_shape, y_shape;           /* of one sample */
     bool no_y;
     const void *x, *y;                   /* in memory, the caller's until dl_destroy; or */
-    /* writes one sample; false: failed. With prefetch, called from another thread */
+    /* writes one sample; false: failed. With prefetch, called from another thread; with .threads, from several at once */
     bool (*get)(void *user, size_t index, void *x, void *y);
     void *user;
+    /* get has just failed there: the reason, asked for on the program's thread; may be NULL */
+    const char *(*why)(void *user, size_t index);
 } dl_dataset_desc;
+/* Random distortions of images, DL_U8 [C,H,W], on their way into a batch; zero: not this one. Each is drawn anew for each
+   sample, epoch and view, from the context's seed and the sample's place in the dataset alone: any number of threads and ranks
+   gives the same bits. Applied in the order in which they stand; what comes from outside the image is black. A mirrored or
+   shifted pixel is exact, others are bilinear. */
+typedef struct dl_augment_desc {
+    float flip;                          /* the probability of a mirror image, left to right */
+    float rotation;                      /* by an angle in [-rotation, rotation] degrees about the centre */
+    float shear;                         /* x += y tan(angle), angle in [-shear, shear] degrees */
+    float scale;                         /* by a factor in [1 - scale, 1 + scale]; below 1 */
+    dl_index crop;                       /* shifts by -crop..crop pixels each way: crops H x W of the image padded by so many */
+    /* torchvision's ColorJitter, on [0,1]: factors f in [max(0, 1 - b), 1 + b]. v f; v f + (1 - f) mean grey of the image;
+       v f + (1 - f) grey of the pixel, for 3 channels. Grey is .299 R + .587 G + .114 B, or the mean of other channels */
+    float brightness, contrast, saturation;
+    float noise;                         /* standard deviation of a normal, added to each value in [0,1], and clamped */
+    dl_index cutout;                     /* side of a black square whose centre is any pixel (DeVries and Taylor 2017) */
+} dl_augment_desc;
+typedef struct dl_augment dl_augment;
+DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_desc *desc); /* lives as long as ctx */
 /* How the ranks of a world share an epoch */
 typedef enum dl_split {
     /* order[rank], order[rank + world], ...: as PyTorch's DistributedSampler. The order is wrapped until all ranks have as many,
@@ -645,13 +698,19 @@ typedef struct dl_loader_desc {
     int rank, world;                     /* whose part of each epoch this is; world 0: the context's communicator says; 1: all of it */
     dl_split split;
     int shards;                          /* DL_SPLIT_BATCH: parts of a batch; 0: the communicator's invariant_shards, or one a rank */
+    int threads;                         /* that prepare samples side by side, at most one a CPU; 0: one */
+    const dl_augment *augment;           /* distorts the images; NULL: as they are */
+    int views;                           /* 2: each image comes distorted twice, as x and x2; 0: 1 */
 } dl_loader_desc;
 typedef struct dl_batch {
     dl_tensor x, y;                      /* [count,...]; y is zero for a dataset without */
     size_t count;
     const size_t *index;                 /* of the samples; the loader's, until the next dl_next */
+    dl_tensor x2;                        /* views 2: the second one, [count,...]; otherwise zero */
 } dl_batch;
 DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *desc);
+/* Samples index[0..n) of data, as a dataset: PyTorch's Subset. The indices are copied */
+DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n);
 DL_API size_t dl_dataset_count(const dl_dataset *data);
 DL_API dl_shape dl_dataset_x_shape(const dl_dataset *data);
 DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc); /* desc NULL: one by one, in order */
@@ -666,6 +725,34 @@ DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's rand
 #ifndef DLTRAIN_NO_FILES
 /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
 DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels);
+/* CIFAR's binary files, one after the other: x [3,32,32], y a class. classes 10: CIFAR-10, records of a label and 3072 bytes;
+   100 or 20: the fine or the coarse label of CIFAR-100, records of both labels and 3072 bytes. */
+DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int n, int classes);
+#if defined(STBI_INCLUDE_STB_IMAGE_H) && !defined(STBI_NO_STDIO)
+#define DL__IMAGES
+/* Image files, decoded as they are needed by the loader's threads: only for a program that includes stb_image.h before
+   dltrain.h. PNG alone, since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files; see
+   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels. */
+typedef struct dl_images_desc {
+    /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line an image:
+       its path, from the folder of the list if it does not begin with '/', then blanks, a tab or a comma, and the number of its
+       class */
+    const char *path;
+    dl_index channels;                   /* 1 or 3, 0: 3 */
+    dl_index height, width;              /* resized to it, bilinear; 0: all images must be as large as the first */
+    dl_index max_side;                   /* pixels; 0: 8192 */
+    /* of a file and, at four bytes a pixel, of its image; 0: 64 MiB. A thread takes some three times as much; a file made to
+       swell, up to a thousand times its own bytes */
+    size_t max_bytes;
+    /* decode all files once on opening, and leave out those that cannot be: each goes to the log callback. Otherwise the first
+       such file is an error, on opening or when it is needed */
+    bool skip_bad;
+    size_t *skipped;                     /* gets how many were left out; NULL: not wanted */
+} dl_images_desc;
+DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc); /* x DL_U8 [C,H,W], y a class */
+DL_API int dl_images_classes(const dl_dataset *images);  /* how many; 0: not of dl_open_images */
+DL_API const char *dl_images_class(const dl_dataset *images, int index); /* the name of its folder; NULL: there is none */
+#endif
 /* Checkpoints are safetensors: PyTorch opens them. Written to a temporary name, synced, renamed; the same values give the same bytes. */
 DL_API bool dl_save(dl_context *ctx, const char *path);
 DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern);
@@ -8356,6 +8443,129 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
 }
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target) { return dl_cross_entropy_ex(logits, target, NULL); }
 
+/* ==== >>distillation ====
+   Losses by which a network learns from another one, or from itself.
+   may use: losses, normalisation */
+/* Two tensors of one shape, ndim at least `least`, and a temperature, whose default is filled in. */
+static dl_context *dl__distill_pair(const char *who, dl_tensor a, dl_tensor b, int least, float *temperature)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = a, in[1] = b;
+    dl_context *ctx = dl__operands(who, 2, in, n);
+    if (!ctx || !dl__is_float(ctx, who, n[0]) || !dl__is_float(ctx, who, n[1])) return NULL;
+    if (n[0]->ndim < least || !dl__same_shape(n[0], n[1]))
+        return dl_fail(ctx, "dl_%s: takes two tensors of one shape with %d dimensions or more, not %S and %S", who, least, n[0],
+                   n[1]),
+               (dl_context *)NULL;
+    if (*temperature == 0) *temperature = 1;
+    if (!(*temperature > 0 && *temperature < 1e6f))
+        return dl_fail(ctx, "dl_%s: the temperature must be positive, not %g", who, (double)*temperature), (dl_context *)NULL;
+    return ctx;
+}
+
+/* sum(x) factor / N */
+static dl_tensor dl__per_sample(dl_tensor x, double factor)
+{
+    return dl__unary(&dl__mul_scalar_op, dl_sum(x), (dl_real)(factor / (double)DL__MAX(dl_dim(x, 0), 1)), 0);
+}
+
+/* log softmax(z / T) */
+static dl_tensor dl__log_p(dl_tensor z, float temperature)
+{
+    return dl_log_softmax(temperature == 1 ? z : dl__unary(&dl__mul_scalar_op, z, (dl_real)(1 / (double)temperature), 0), 1);
+}
+
+/* T^2 KL(p_a || p_b); the gradient goes to b alone. */
+static dl_tensor dl__soft_loss(const char *who, dl_tensor za, dl_tensor zb, float temperature)
+{
+    if (!dl__distill_pair(who, za, zb, 2, &temperature)) return dl__none();
+    dl_tensor a = dl_detach(dl__log_p(za, temperature)), b = dl__log_p(zb, temperature);
+    return dl__per_sample(dl_mul(dl_exp(a), dl_sub(a, b)), (double)temperature * (double)temperature);
+}
+
+DL_API dl_tensor dl_symmetric_kl(dl_tensor za, dl_tensor zb, float temperature) /* sum (pa - pb) (log pa - log pb) */
+{
+    if (!dl__distill_pair("symmetric_kl", za, zb, 2, &temperature)) return dl__none();
+    dl_tensor a = dl__log_p(za, temperature), b = dl__log_p(zb, temperature);
+    return dl__per_sample(dl_mul(dl_sub(dl_exp(a), dl_exp(b)), dl_sub(a, b)), (double)temperature * (double)temperature);
+}
+
+DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b)
+{
+    static const int zero = 0;
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = a, in[1] = b;
+    dl_context *ctx = dl__operands("linear_mmd", 2, in, n);
+    if (!ctx || !dl__is_float(ctx, "linear_mmd", n[0]) || !dl__is_float(ctx, "linear_mmd", n[1])) return dl__none();
+    bool fits = n[0]->ndim >= 2 && n[0]->ndim == n[1]->ndim && n[0]->dim[0] > 0 && n[1]->dim[0] > 0;
+    for (int i = 1; fits && i < n[0]->ndim; i++) fits = n[0]->dim[i] == n[1]->dim[i];
+    if (!fits)
+        return dl_fail(ctx, "dl_linear_mmd: takes rows of one shape, [N,...] and [M,...], not %S and %S", n[0], n[1]), dl__none();
+    return dl_sum(dl_square(dl_sub(dl_mean_dims(a, &zero, 1, false), dl_mean_dims(b, &zero, 1, false))));
+}
+
+DL_API dl_tensor dl_self_distillation(
+    dl_tensor za, dl_tensor zb, dl_tensor fa, dl_tensor fb, dl_tensor y, const dl_self_distillation_desc *desc)
+{
+    dl_self_distillation_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (za.ctx && !(d.kl >= 0 && d.mmd >= 0))
+        return dl_fail(za.ctx, "dl_self_distillation: weights kl %g and mmd %g must not be negative", (double)d.kl,
+                   (double)d.mmd),
+               dl__none();
+    dl_tensor loss = dl_add(dl_cross_entropy(za, y), dl_cross_entropy(zb, y));
+    if (d.kl > 0) loss = dl_add(loss, dl_mul_scalar(dl_symmetric_kl(za, zb, d.temperature), d.kl));
+    if (d.mmd > 0) loss = dl_add(loss, dl_mul_scalar(dl_linear_mmd(fa, fb), d.mmd));
+    return loss;
+}
+
+DL_API dl_tensor dl_distill_logits(dl_tensor z, dl_tensor teacher, dl_tensor y, const dl_distillation_desc *desc)
+{
+    float hard = desc ? desc->hard : 0, temperature = desc ? desc->temperature : 0;
+    if (z.ctx && !(hard >= 0 && hard <= 1))
+        return dl_fail(z.ctx, "dl_distill_logits: hard %g is not between 0 and 1", (double)hard), dl__none();
+    dl_tensor soft = dl__soft_loss("distill_logits", teacher, z, temperature);
+    if (!(hard > 0)) return soft;
+    return dl_add(dl_mul_scalar(soft, 1 - hard), dl_mul_scalar(dl_cross_entropy(z, y), hard));
+}
+
+DL_API dl_tensor dl_distill_features(dl_tensor x, dl_tensor teacher)
+{
+    float unused = 0;
+    if (!dl__distill_pair("distill_features", x, teacher, 1, &unused)) return dl__none();
+    return dl_mse(x, dl_detach(teacher), DL_MEAN);
+}
+
+/* [N,C,H,W] -> [N,HW], rows of norm 1, or 0 where x is */
+static dl_tensor dl__attention_map(dl_tensor x)
+{
+    static const int one = 1;
+    dl_tensor q = dl_flatten(dl_mean_dims(dl_square(x), &one, 1, false), 1);
+    return dl_div(q, dl_maximum(dl_norm_dims(q, &one, 1, true), dl__scalar(x.ctx, 1e-12)));
+}
+
+DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = x, in[1] = teacher;
+    dl_context *ctx = dl__operands("distill_attention", 2, in, n);
+    if (!ctx || !dl__is_float(ctx, "distill_attention", n[0]) || !dl__is_float(ctx, "distill_attention", n[1])) return dl__none();
+    const dl_index *a = n[0]->dim, *b = n[1]->dim;
+    if (n[0]->ndim != 4 || n[1]->ndim != 4 || a[0] != b[0] || a[2] != b[2] || a[3] != b[3])
+        return dl_fail(ctx, "dl_distill_attention: takes [N,C,H,W] whose N, H and W agree, not %S and %S", n[0], n[1]),
+               dl__none();
+    return dl_mse(dl__attention_map(x), dl_detach(dl__attention_map(teacher)), DL_MEAN);
+}
+
+DL_API dl_tensor dl_mutual_learning(dl_tensor z, dl_tensor other, dl_tensor y, float temperature)
+{
+    return dl_add(dl_cross_entropy(z, y), dl__soft_loss("mutual_learning", other, z, temperature));
+}
+
 /* ==== >>autodiff ====
    Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule.
    may use: elementwise operations (to add) and reductions (to undo broadcasting) */
@@ -11978,9 +12188,50 @@ DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *des
     if (!desc->get && !desc->x) return dl_fail(ctx, "dl_dataset_create: neither x nor get is given"), (dl_dataset *)NULL;
     if (!desc->get && !desc->y && !desc->no_y)
         return dl_fail(ctx, "dl_dataset_create: y is NULL; set no_y for data without targets"), (dl_dataset *)NULL;
-    dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 12 + 2 * DLTRAIN_MAX_DIMS);
+    dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 13 + 2 * DLTRAIN_MAX_DIMS);
     if (p) *p = d;
     return p;
+}
+
+typedef struct dl__subset { const dl_dataset *of; size_t *index; } dl__subset;
+
+static bool dl__subset_get(void *user, size_t index, void *x, void *y)
+{
+    const dl__subset *s = (const dl__subset *)user;
+    const dl_dataset *of = s->of;
+    const dl_dataset_desc *d = &of->desc;
+    size_t from = s->index[index], xb = of->x_numel * dl__dtype_size(d->x_dtype), yb = of->y_numel * dl__dtype_size(d->y_dtype);
+    if (d->get) return d->get(d->user, from, x, y);
+    memcpy(x, (const char *)d->x + from * xb, xb);
+    if (y) memcpy(y, (const char *)d->y + from * yb, yb);
+    return true;
+}
+
+static const char *dl__subset_why(void *user, size_t index)
+{
+    const dl__subset *s = (const dl__subset *)user;
+    return s->of->desc.why ? s->of->desc.why(s->of->desc.user, s->index[index]) : NULL;
+}
+
+DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n)
+{
+    if (!data || data->ctx->failed) return NULL;
+    dl_context *ctx = data->ctx;
+    dl_dataset_desc d = data->desc;
+    if (n && !index) return dl_fail(ctx, "dl_subset: index is NULL"), (dl_dataset *)NULL;
+    for (size_t i = 0; i < n; i++)
+        if (index[i] >= d.count)
+            return dl_fail(ctx, "dl_subset: index %zu is sample %zu of a dataset of %zu", i, index[i], d.count), (dl_dataset *)NULL;
+    dl__subset *s = (dl__subset *)dl__alloc(ctx, sizeof *s, 2);
+    if (s) s->index = (size_t *)dl__alloc(ctx, n * sizeof *index, n);
+    if (ctx->failed) return NULL;
+    if (n) memcpy(s->index, index, n * sizeof *index);
+    s->of = data;
+    d.count = n;
+    d.get = dl__subset_get;
+    d.why = dl__subset_why;
+    d.user = s;
+    return dl_dataset_create(ctx, &d);
 }
 
 DL_API size_t dl_dataset_count(const dl_dataset *d) { return d ? d->desc.count : 0; }
@@ -12014,8 +12265,170 @@ DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n)
     }
 }
 
+/* ---- distortions ---- */
+/* Through `apply` alone, so that a program without does not link them. Random numbers: key of seed and epoch; counter (sample,
+   view, draw). */
+struct dl_augment {
+    dl_augment_desc desc;
+    void (*apply)(const dl_augment *a, const dl_shape *shape, const uint8_t *in, dl_real *out, uint64_t key, uint64_t sample,
+        int view);
+};
+enum { DL__DRAW_PLACE, DL__DRAW_SHAPE, DL__DRAW_COLOUR, DL__DRAW_CUTOUT, DL__DRAW_NOISE = 16 /* one for each four values */ };
+/* The pixel of x, y in the source: m (x, y, 1). Of moves by whole pixels alone m is exact. */
+typedef struct dl__affine { double m[2][3]; bool whole; } dl__affine;
+
+static double dl__within(uint32_t u, double low, double high)
+{
+    return low + (high - low) * ((double)u * 2.3283064365386963e-10);
+}
+static dl_index dl__pick(uint32_t u, dl_index n) { return (dl_index)((uint64_t)u * (uint64_t)n >> 32); } /* of 0..n-1 */
+static double dl__radians(double degrees) { return degrees * 0.017453292519943295; }
+
+/* Back from the place in the distorted image: undoes the shift, then scale, shear and rotation about the centre, then the
+   mirror. */
+static dl__affine dl__distort_map(
+    const dl_augment_desc *d, dl_index height, dl_index width, const uint32_t place[4], const uint32_t form[4])
+{
+    dl__affine t;
+    double cx = (double)(width - 1) / 2, cy = (double)(height - 1) / 2, scale = (double)d->scale;
+    double angle = dl__radians(dl__within(form[0], -(double)d->rotation, (double)d->rotation)),
+           slant = dl__radians(dl__within(form[1], -(double)d->shear, (double)d->shear)),
+           size = 1 / dl__within(form[2], 1 - scale, 1 + scale), dx = (double)(dl__pick(place[0], 2 * d->crop + 1) - d->crop),
+           dy = (double)(dl__pick(place[1], 2 * d->crop + 1) - d->crop);
+    t.whole = d->rotation == 0 && d->shear == 0 && d->scale == 0;
+    double c = dl__sin_d(angle, 1), s = dl__sin_d(angle, 0), k = dl__sin_d(slant, 0) / dl__sin_d(slant, 1);
+    double m[2][2] = { { 1, 0 }, { 0, 1 } }; /* rotation^-1 shear^-1 / scale */
+    if (!t.whole) m[0][0] = c * size, m[0][1] = (s - c * k) * size, m[1][0] = -s * size, m[1][1] = (c + s * k) * size;
+    for (int i = 0; i < 2; i++) {
+        t.m[i][0] = m[i][0], t.m[i][1] = m[i][1];
+        t.m[i][2] = t.whole ? (i ? dy : dx) : m[i][0] * (dx - cx) + m[i][1] * (dy - cy) + (i ? cy : cx);
+    }
+    if (dl__within(place[2], 0, 1) < (double)d->flip)
+        for (int j = 0; j < 3; j++) t.m[0][j] = (j == 2 ? (double)(width - 1) : 0) - t.m[0][j];
+    return t;
+}
+
+/* The bytes of one channel at (x, y), bilinear, 0 outside. */
+static dl_real dl__bilinear(const uint8_t *in, dl_index height, dl_index width, double x, double y)
+{
+    if (!(x > -1 && y > -1 && x < (double)width && y < (double)height)) return 0;
+    dl_index x0 = (dl_index)(x + 1) - 1, y0 = (dl_index)(y + 1) - 1;
+    dl_real fx = (dl_real)(x - (double)x0), fy = (dl_real)(y - (double)y0), row[2] = { 0, 0 };
+    for (int i = 0; i < 2; i++) {
+        if (y0 + i < 0 || y0 + i >= height) continue;
+        const uint8_t *p = in + (y0 + i) * width + x0;
+        dl_real a = x0 >= 0 ? (dl_real)p[0] : 0, b = x0 + 1 < width ? (dl_real)p[1] : 0;
+        row[i] = a * (1 - fx) + b * fx;
+    }
+    return row[0] * (1 - fy) + row[1] * fy;
+}
+
+static void dl__distort_move(const dl__affine *t, const dl_shape *s, const uint8_t *in, dl_real *out)
+{
+    dl_index height = s->dim[1], width = s->dim[2];
+    for (dl_index c = 0; c < s->dim[0]; c++, in += height * width)
+        for (dl_index y = 0; y < height; y++)
+            for (dl_index x = 0; x < width; x++, out++) {
+                double sx = t->m[0][0] * (double)x + t->m[0][1] * (double)y + t->m[0][2],
+                       sy = t->m[1][0] * (double)x + t->m[1][1] * (double)y + t->m[1][2];
+                if (!t->whole) *out = dl__bilinear(in, height, width, sx, sy);
+                else if (!(sx >= 0 && sy >= 0 && sx < (double)width && sy < (double)height)) *out = 0;
+                else *out = (dl_real)in[(dl_index)sy * width + (dl_index)sx];
+            }
+}
+
+static dl_real dl__grey(const dl_real *x, dl_index channels, size_t plane)
+{
+    if (channels == 3) return (dl_real)0.299 * x[0] + (dl_real)0.587 * x[plane] + (dl_real)0.114 * x[2 * plane];
+    dl_real sum = 0;
+    for (dl_index c = 0; c < channels; c++) sum += x[(size_t)c * plane];
+    return sum / (dl_real)channels;
+}
+
+static dl_real dl__clamped(dl_real v, dl_real high) { return v < 0 ? 0 : v > high ? high : v; }
+
+static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_real *x, const uint32_t u[4])
+{
+    size_t plane = (size_t)(s->dim[1] * s->dim[2]), n = plane * (size_t)s->dim[0];
+    const float width[3] = { d->brightness, d->contrast, d->saturation };
+    for (int kind = 0; kind < 3; kind++) {
+        if (width[kind] == 0 || (kind == 2 && s->dim[0] != 3)) continue;
+        dl_real f = (dl_real)dl__within(u[kind], DL__MAX(0, 1 - (double)width[kind]), 1 + (double)width[kind]);
+        double sum = 0;
+        for (size_t i = 0; kind == 1 && i < plane; i++) sum += (double)dl__grey(x + i, s->dim[0], plane);
+        dl_real mean = kind == 1 ? (dl_real)(sum / (double)plane) : 0;
+        if (kind == 2)
+            for (size_t i = 0; i < plane; i++) {
+                dl_real grey = dl__grey(x + i, 3, plane);
+                for (int c = 0; c < 3; c++) {
+                    dl_real *v = x + i + (size_t)c * plane;
+                    *v = dl__clamped(*v * f + grey * (1 - f), 255);
+                }
+            }
+        else
+            for (size_t i = 0; i < n; i++) x[i] = dl__clamped(x[i] * f + mean * (1 - f), 255);
+    }
+}
+
+static void dl__distort_cutout(dl_index side, const dl_shape *s, dl_real *x, const uint32_t u[4])
+{
+    dl_index height = s->dim[1], width = s->dim[2];
+    dl_index top = dl__pick(u[0], height) - side / 2, left = dl__pick(u[1], width) - side / 2;
+    for (dl_index c = 0; c < s->dim[0]; c++)
+        for (dl_index i = DL__MAX(top, 0); i < DL__MIN(top + side, height); i++)
+            for (dl_index j = DL__MAX(left, 0); j < DL__MIN(left + side, width); j++) x[(c * height + i) * width + j] = 0;
+}
+
+/* in: bytes; out: numbers in [0,1] */
+static void dl__distort(
+    const dl_augment *a, const dl_shape *s, const uint8_t *in, dl_real *out, uint64_t key, uint64_t sample, int view)
+{
+    const dl_augment_desc *d = &a->desc;
+    uint64_t high = (uint64_t)view << 40;
+    size_t n = (size_t)(s->dim[0] * s->dim[1] * s->dim[2]);
+    uint32_t u[4], form[4];
+    dl__philox(key, sample, high | DL__DRAW_PLACE, u);
+    dl__philox(key, sample, high | DL__DRAW_SHAPE, form);
+    dl__affine t = dl__distort_map(d, s->dim[1], s->dim[2], u, form);
+    dl__distort_move(&t, s, in, out);
+    dl__philox(key, sample, high | DL__DRAW_COLOUR, u);
+    dl__distort_colour(d, s, out, u);
+    for (size_t i = 0; i < n; i++) out[i] /= 255;
+    for (size_t i = 0; d->noise > 0 && i < n; i++) {
+        if (i % 4 == 0) dl__philox(key, sample, high | (DL__DRAW_NOISE + i / 4), u);
+        out[i] = dl__clamped(out[i] + (dl_real)d->noise * dl__normal(u, (int)(i % 4)), 1);
+    }
+    dl__philox(key, sample, high | DL__DRAW_CUTOUT, u);
+    if (d->cutout) dl__distort_cutout(d->cutout, s, out, u);
+}
+
+DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_desc *desc)
+{
+    dl_augment_desc none;
+    if (!ctx || ctx->failed) return NULL;
+    memset(&none, 0, sizeof none);
+    if (!desc) desc = &none;
+    const struct { const char *name; double value, most; } range[] = {
+        { "flip", (double)desc->flip, 1 }, { "rotation", (double)desc->rotation, 180 }, { "shear", (double)desc->shear, 80 },
+        { "scale", (double)desc->scale, 0.99 }, { "brightness", (double)desc->brightness, 100 },
+        { "contrast", (double)desc->contrast, 100 }, { "saturation", (double)desc->saturation, 100 },
+        { "noise", (double)desc->noise, 100 }, { "crop", (double)desc->crop, 1 << 20 },
+        { "cutout", (double)desc->cutout, 1 << 20 },
+    };
+    for (size_t i = 0; i < DL__COUNT_OF(range); i++)
+        if (!(range[i].value >= 0 && range[i].value <= range[i].most))
+            return dl_fail(ctx, "dl_augment_create: %s %g is not between 0 and %g", range[i].name, range[i].value, range[i].most),
+                   (const dl_augment *)NULL;
+    dl_augment *a = (dl_augment *)dl__alloc(ctx, sizeof *a, 3);
+    if (!a) return NULL;
+    a->desc = *desc;
+    a->apply = dl__distort;
+    return a;
+}
+
+/* ---- the loader ---- */
 /* One buffer of a batch; `wanted` samples from `first` of the order. */
-typedef struct dl__fill { char *x, *y; size_t first, wanted; bool ok; size_t failed; } dl__fill;
+typedef struct dl__fill { char *x, *y, *x2; size_t first, wanted; bool ok; size_t failed; } dl__fill;
 
 struct dl_loader {
     dl_context *ctx;
@@ -12028,6 +12441,11 @@ struct dl_loader {
     bool begun, served;
     dl__fill buffer[2];
     int current;
+    size_t x_size, y_size;   /* bytes of an element of a batch */
+    int threads;
+    dl__pool *pool;          /* NULL: one thread */
+    uint8_t *bytes;          /* of an image before it is distorted, for each thread; NULL: the dataset has them in memory */
+    size_t *bad;             /* of each thread: the first place it could not fill, or SIZE_MAX */
 #ifndef DLTRAIN_NO_THREADS
     bool threaded, quit, asked, ready;
     bool coming;             /* the batch at `at` is asked for and not taken */
@@ -12037,31 +12455,69 @@ struct dl_loader {
 #endif
 };
 
+/* Bytes of in become numbers of out; they may be the last bytes of out: forward, each is read before it is written over. */
+static void dl__widen_x(const uint8_t *in, char *out, size_t n)
+{
+    for (size_t k = 0; k < n; k++) {
+        dl_real v = (dl_real)in[k] / 255;
+        memcpy(out + k * sizeof v, &v, sizeof v);
+    }
+}
+
+static void dl__widen_y(const uint8_t *in, char *out, size_t n)
+{
+    for (size_t k = 0; k < n; k++) {
+        int32_t v = in[k];
+        memcpy(out + k * sizeof v, &v, sizeof v);
+    }
+}
+
+typedef struct dl__filling { dl_loader *l; dl__fill *f; } dl__filling;
+
+/* Place i of the batch. */
+static void dl__fill_sample(void *user, size_t i, int thread)
+{
+    dl_loader *l = ((dl__filling *)user)->l;
+    dl__fill *f = ((dl__filling *)user)->f;
+    const dl_dataset_desc *d = &l->data->desc;
+    size_t from = l->order[f->first + i], xn = l->data->x_numel, yn = d->no_y ? 0 : l->data->y_numel,
+           xb = xn * dl__dtype_size(d->x_dtype), yb = yn * dl__dtype_size(d->y_dtype);
+    if (l->bad[thread] != SIZE_MAX) return;
+    char *x = f->x + i * xn * l->x_size, *y = d->no_y ? NULL : f->y + i * yn * l->y_size;
+    const char *x_in = (const char *)d->x + from * xb, *y_in = (const char *)d->y + from * yb;
+    if (d->get) { /* bytes come to the end of their place */
+        char *to = l->bytes ? (char *)l->bytes + (size_t)thread * xb : x + (xn * l->x_size - xb);
+        char *y_to = y ? y + (yn * l->y_size - yb) : NULL;
+        if (!d->get(d->user, from, to, y_to)) {
+            l->bad[thread] = i;
+            return;
+        }
+        x_in = to, y_in = y_to;
+    }
+    if (l->desc.augment) {
+        uint64_t key = dl__mix(dl__key(l->ctx->config.seed, 0x61756772), l->epoch);
+        for (int view = 0; view < l->desc.views; view++)
+            l->desc.augment->apply(l->desc.augment, &d->x_shape, (const uint8_t *)x_in,
+                (dl_real *)(void *)(view ? f->x2 + i * xn * l->x_size : x), key, from, view);
+    } else if (d->x_dtype == DL_U8) dl__widen_x((const uint8_t *)x_in, x, xn);
+    else if (x_in != x) memcpy(x, x_in, xb);
+    if (y && d->y_dtype == DL_U8) dl__widen_y((const uint8_t *)y_in, y, yn);
+    else if (y && y_in != y) memcpy(y, y_in, yb);
+}
+
 static void dl__fill_batch(dl_loader *l, dl__fill *f)
 {
-    const dl_dataset *d = l->data;
-    size_t xb = d->x_numel * dl__dtype_size(d->desc.x_dtype), yb = d->y_numel * dl__dtype_size(d->desc.y_dtype);
-    f->ok = true;
-    for (size_t i = 0; i < f->wanted && f->ok; i++) {
-        size_t from = l->order[f->first + i];
-        char *x = f->x + i * xb, *y = d->desc.no_y ? NULL : f->y + i * yb;
-        if (d->desc.get) f->ok = d->desc.get(d->desc.user, from, x, y);
-        else {
-            memcpy(x, (const char *)d->desc.x + from * xb, xb);
-            if (y) memcpy(y, (const char *)d->desc.y + from * yb, yb);
-        }
-        if (!f->ok) f->failed = from;
-    }
-    if (d->desc.x_dtype == DL_U8 && f->ok) /* bytes to [0,1], from the back: the number needs more room than the byte */
-        for (size_t i = f->wanted * d->x_numel; i-- > 0;) {
-            dl_real v = (dl_real)((const uint8_t *)f->x)[i] / 255;
-            memcpy(f->x + i * sizeof v, &v, sizeof v);
-        }
-    if (!d->desc.no_y && d->desc.y_dtype == DL_U8 && f->ok)
-        for (size_t i = f->wanted * d->y_numel; i-- > 0;) {
-            int32_t v = ((const uint8_t *)f->y)[i];
-            memcpy(f->y + i * sizeof v, &v, sizeof v);
-        }
+    dl__filling filling = { l, f };
+    size_t first = SIZE_MAX;
+    unsigned fp = dl__fp_enter();
+    for (int t = 0; t < l->threads; t++) l->bad[t] = SIZE_MAX;
+    if (l->pool) dl__pool_run(l->pool, f->wanted, 1, dl__fill_sample, &filling);
+    else
+        for (size_t i = 0; i < f->wanted; i++) dl__fill_sample(&filling, i, 0);
+    dl__fp_leave(fp);
+    for (int t = 0; t < l->threads; t++) first = DL__MIN(first, l->bad[t]);
+    f->ok = first == SIZE_MAX;
+    if (!f->ok) f->failed = l->order[f->first + first];
 }
 
 #ifndef DLTRAIN_NO_THREADS
@@ -12178,36 +12634,71 @@ static bool dl__check_split(dl_loader *l)
     return true;
 }
 
+static bool dl__check_augment(dl_loader *l)
+{
+    const dl_dataset_desc *d = &l->data->desc;
+    if (!l->desc.views) l->desc.views = 1;
+    if (l->desc.views < 1 || l->desc.views > 2)
+        return dl_fail(l->ctx, "dl_loader_create: views %d: there are 1 or 2", l->desc.views);
+    if (l->desc.views == 2 && !l->desc.augment)
+        return dl_fail(l->ctx, "dl_loader_create: two views are the same without augment");
+    if (l->desc.augment && (d->x_dtype != DL_U8 || d->x_shape.ndim != 3))
+        return dl_fail(l->ctx, "dl_loader_create: augment takes images of DL_U8 [C,H,W], not %s %H", dl__dtype_names[d->x_dtype],
+            &d->x_shape);
+    if (l->desc.threads < 0) return dl_fail(l->ctx, "dl_loader_create: %d threads", l->desc.threads);
+    return true;
+}
+
+static void dl__loader_pool_stop(void *user) { dl__pool_stop((dl__pool *)user); }
+
+/* Buffers of `room` samples, and the threads that fill them. */
+static bool dl__loader_room(dl_loader *l, size_t room)
+{
+    dl_context *ctx = l->ctx;
+    const dl_dataset *data = l->data;
+    int buffers = 1;
+    l->threads = 1;
+#ifndef DLTRAIN_NO_THREADS
+    if (l->desc.prefetch) buffers = 2;
+    if (l->desc.threads > 1) {
+        l->pool = (dl__pool *)dl__alloc(ctx, sizeof *l->pool, 0);
+        if (!l->pool) return false;
+        dl__pool_start(l->pool, l->desc.threads);
+        l->threads = l->pool->threads;
+        if (!dl__on_destroy(ctx, dl__loader_pool_stop, l->pool)) return dl__pool_stop(l->pool), false;
+    }
+#endif
+    l->bad = (size_t *)dl__alloc(ctx, (size_t)l->threads * sizeof *l->bad, (size_t)l->threads);
+    if (l->desc.augment && data->desc.get) l->bytes = (uint8_t *)dl__alloc(ctx, (size_t)l->threads * data->x_numel, 0);
+    for (int i = 0; i < buffers && !ctx->failed; i++) {
+        dl__fill *f = &l->buffer[i];
+        f->x = (char *)dl__alloc(ctx, room * data->x_numel * l->x_size, 0);
+        if (!ctx->failed && l->desc.views > 1) f->x2 = (char *)dl__alloc(ctx, room * data->x_numel * l->x_size, 0);
+        if (!ctx->failed && !data->desc.no_y) f->y = (char *)dl__alloc(ctx, room * data->y_numel * l->y_size, 0);
+    }
+    return !ctx->failed;
+}
+
 DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
 {
     if (!data || data->ctx->failed) return NULL;
     dl_context *ctx = data->ctx;
-    dl_loader *l = (dl_loader *)dl__alloc(ctx, sizeof *l, 21);
+    dl_loader *l = (dl_loader *)dl__alloc(ctx, sizeof *l, 26);
     if (!l) return NULL;
     l->ctx = ctx;
     l->data = data;
     if (desc) l->desc = *desc;
-    if (!dl__check_split(l)) return NULL;
-    size_t x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype),
-           y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
+    if (!dl__check_split(l) || !dl__check_augment(l)) return NULL;
+    l->x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype);
+    l->y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
     size_t room = DL__MIN(l->desc.batch, DL__MAX(l->count, (size_t)1)), most = (size_t)PTRDIFF_MAX / 16 / room;
     if (data->x_numel > most || data->y_numel > most)
         return dl_fail(ctx, "dl_loader_create: batches of %zu samples are larger than memory", room),
                (dl_loader *)NULL;
     l->order = (size_t *)dl__alloc(ctx, data->desc.count * sizeof *l->order, data->desc.count);
-    if (!l->order) return NULL;
-    bool two = false;
+    if (!l->order || !dl__loader_room(l, room)) return NULL;
 #ifndef DLTRAIN_NO_THREADS
-    two = l->desc.prefetch;
-#endif
-    for (int i = 0; i < (two ? 2 : 1); i++) {
-        l->buffer[i].x = (char *)dl__alloc(ctx, room * data->x_numel * x_size, 0);
-        if (l->buffer[i].x && !data->desc.no_y)
-            l->buffer[i].y = (char *)dl__alloc(ctx, room * data->y_numel * y_size, 0);
-        if (ctx->failed) return NULL;
-    }
-#ifndef DLTRAIN_NO_THREADS
-    if (two) {
+    if (l->desc.prefetch) {
         pthread_mutex_init(&l->mutex, NULL);
         pthread_cond_init(&l->changed, NULL);
         l->threaded = !pthread_create(
@@ -12292,8 +12783,12 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
         dl__fill_batch(l, &l->buffer[0]);
     }
     const dl__fill *f = &l->buffer[l->current];
-    if (!f->ok) return dl_fail(ctx, "dl_next: the dataset could not give sample %zu", f->failed);
+    if (!f->ok) {
+        const char *why = d->desc.why ? d->desc.why(d->desc.user, f->failed) : NULL;
+        return dl_fail(ctx, "dl_next: the dataset could not give sample %zu%s%s", f->failed, why ? ": " : "", why ? why : "");
+    }
     b->x = dl__batch_tensor(ctx, n, &d->desc.x_shape, d->desc.x_dtype == DL_U8 ? DL_F32 : d->desc.x_dtype, f->x);
+    b->x2 = f->x2 ? dl__batch_tensor(ctx, n, &d->desc.x_shape, DL_F32, f->x2) : dl__none();
     b->y = d->desc.no_y
         ? dl__none()
         : dl__batch_tensor(ctx, n, &d->desc.y_shape, d->desc.y_dtype == DL_U8 ? DL_I32 : d->desc.y_dtype, f->y);
@@ -12357,6 +12852,11 @@ static uint64_t dl__file_size(FILE *f) /* and back to the start; UINT64_MAX when
     return n < 0 ? UINT64_MAX : (uint64_t)n;
 }
 
+static uint32_t dl__big_word(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
 /* ---- IDX: 0 0 type dimensions, sizes in big-endian words, bytes ---- */
 typedef struct dl__idx { const uint8_t *bytes; size_t count; dl_shape sample; } dl__idx;
 
@@ -12376,7 +12876,7 @@ static bool dl__read_idx(dl_context *ctx, const char *path, bool labels, dl__idx
     else if (labels && head[3] != 1) wrong = "labels have one dimension";
     for (int i = 0; !wrong && i < head[3]; i++) {
         if (fread(word, 1, 4, f) != 4) wrong = "it is too short for an IDX header";
-        uint64_t n = (uint64_t)word[0] << 24 | (uint64_t)word[1] << 16 | (uint64_t)word[2] << 8 | word[3];
+        uint64_t n = dl__big_word(word);
         if (!wrong && n && numel > size / n) wrong = "its header claims more bytes than it has";
         if (!wrong && i && n && per > (uint64_t)PTRDIFF_MAX / 8 / n) wrong = "its samples are larger than memory";
         numel *= n;
@@ -12418,6 +12918,76 @@ DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *
         d.y = y.bytes;
     }
     return dl_dataset_create(ctx, &d);
+}
+
+/* ---- CIFAR: records of one or two labels and an image, nothing else ---- */
+enum { DL__CIFAR_IMAGE = 3 * 32 * 32 };
+typedef struct dl__cifar { uint8_t *records; size_t record, label; } dl__cifar;
+
+static bool dl__cifar_get(void *user, size_t index, void *x, void *y)
+{
+    const dl__cifar *c = (const dl__cifar *)user;
+    const uint8_t *p = c->records + index * c->record;
+    memcpy(x, p + c->record - DL__CIFAR_IMAGE, DL__CIFAR_IMAGE);
+    *(uint8_t *)y = p[c->label];
+    return true;
+}
+
+/* Records of one file, at `to`, or with `to` NULL only how many. */
+static bool dl__read_cifar(dl_context *ctx, const char *path, int classes, const dl__cifar *c, uint8_t *to, size_t *count)
+{
+    FILE *f = dl__open(ctx, "open_cifar", path, "rb");
+    if (!f) return false;
+    uint64_t size = dl__file_size(f);
+    bool packed = size != UINT64_MAX && fgetc(f) == 0x1f && fgetc(f) == 0x8b;
+    bool whole = size && size != UINT64_MAX && size % c->record == 0;
+    rewind(f);
+    if (!whole)
+        dl_fail(ctx, "dl_open_cifar: '%s': %s records of %zu bytes, as CIFAR-%d has them", path,
+            packed ? "it is packed, unpack it: then it has" : "its size is not that of", c->record, c->record % 2 ? 10 : 100);
+    else if (to && (size / c->record != *count || fread(to, 1, (size_t)size, f) != size))
+        dl_fail(ctx, "dl_open_cifar: '%s' could not be read", path);
+    fclose(f);
+    if (ctx->failed) return false;
+    *count = (size_t)(size / c->record);
+    for (size_t i = 0; to && i < *count; i++)
+        if (to[i * c->record + c->label] >= classes)
+            return dl_fail(ctx, "dl_open_cifar: '%s': record %zu has class %d, there are %d", path, i,
+                (int)to[i * c->record + c->label], classes);
+    return true;
+}
+
+DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int n, int classes)
+{
+    dl_dataset_desc d;
+    size_t total = 0, count = 0;
+    if (!ctx || ctx->failed) return NULL;
+    if (!paths || n < 1) return dl_fail(ctx, "dl_open_cifar: no files are given"), (dl_dataset *)NULL;
+    if (classes != 10 && classes != 20 && classes != 100)
+        return dl_fail(ctx, "dl_open_cifar: %d classes: CIFAR-10 has 10, CIFAR-100 100, or 20 coarse ones", classes),
+               (dl_dataset *)NULL;
+    dl__cifar *c = (dl__cifar *)dl__alloc(ctx, sizeof *c, 3);
+    if (!c) return NULL;
+    c->record = DL__CIFAR_IMAGE + (classes == 10 ? 1 : 2);
+    c->label = classes == 100;
+    for (int i = 0; i < n; i++, total += count) {
+        if (!dl__read_cifar(ctx, paths[i], classes, c, NULL, &count)) return NULL;
+        if (count > (size_t)PTRDIFF_MAX / 2 / c->record - total)
+            return dl_fail(ctx, "dl_open_cifar: '%s': the files are larger than memory", paths[i]), (dl_dataset *)NULL;
+    }
+    c->records = (uint8_t *)dl__alloc(ctx, total * c->record, 0);
+    for (size_t i = 0, at = 0; c->records && i < (size_t)n; i++, at += count) {
+        if (!dl__read_cifar(ctx, paths[i], classes, c, NULL, &count)) return NULL;
+        if (count > total - at) return dl_fail(ctx, "dl_open_cifar: '%s' has changed", paths[i]), (dl_dataset *)NULL;
+        if (!dl__read_cifar(ctx, paths[i], classes, c, c->records + at * c->record, &count)) return NULL;
+    }
+    memset(&d, 0, sizeof d);
+    d.count = total;
+    d.x_dtype = d.y_dtype = DL_U8;
+    d.x_shape = DL_SHAPE(3, 32, 32);
+    d.get = dl__cifar_get;
+    d.user = c;
+    return c->records ? dl_dataset_create(ctx, &d) : NULL;
 }
 
 /* ---- safetensors: u64 header length, JSON, data; all little-endian ---- */
@@ -13167,6 +13737,333 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
     fprintf(f, "</svg>\n");
     return dl__commit(h->ctx, "history_svg", f, !ferror(f), temporary, path, 1);
 }
+
+/* ==== >>images ====
+   Image files through stb_image, where the program has included it. Optional.
+   may use: files, data */
+#ifdef DL__IMAGES
+#include <dirent.h>
+#include <sys/stat.h>
+
+typedef struct dl__image { char *path; int32_t label; } dl__image;
+typedef struct dl__images {
+    dl_context *ctx;
+    dl_images_desc desc;
+    dl__image *image;
+    size_t n, room;
+    char **class_name;       /* NULL: a list */
+    int classes;
+    char why[DLTRAIN_ERROR_MAX];
+    bool resize;
+    bool *bad;               /* skip_bad: while opening */
+} dl__images;
+
+/* Appends to array p, which has n elements of `size` bytes and room for *room. */
+static void *dl__append(dl_context *ctx, void *p, size_t n, size_t *room, size_t size)
+{
+    if (n < *room) return p;
+    void *q = dl__grow(ctx, p, n * size, 2 * (n + 8) * size, 0);
+    if (q) *room = 2 * (n + 8);
+    return q;
+}
+
+static char *dl__join(dl_context *ctx, const char *folder, size_t n, const char *name)
+{
+    char *p = (char *)dl__alloc(ctx, n + strlen(name) + 2, 0);
+    if (!p) return NULL;
+    memcpy(p, folder, n);
+    if (n) p[n++] = '/';
+    memcpy(p + n, name, strlen(name) + 1);
+    return p;
+}
+
+static int dl__by_path(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* The sorted paths in a folder of what is a folder, or is not; NULL after an error. Names that begin with '.' do not count. */
+static char **dl__list_folder(dl_context *ctx, const char *folder, bool folders, size_t *count)
+{
+    char **name = NULL;
+    size_t n = 0, room = 0;
+    struct stat info;
+    DIR *d = opendir(folder);
+    if (!d) return dl_fail(ctx, "dl_open_images: cannot open the folder '%s'", folder), (char **)NULL;
+    for (struct dirent *e; !ctx->failed && (e = readdir(d)) != NULL;) {
+        if (e->d_name[0] == '.') continue;
+        char *path = dl__join(ctx, folder, strlen(folder), e->d_name);
+        if (!path || stat(path, &info) || (S_ISDIR(info.st_mode) != 0) != folders) {
+            dl__release(ctx, path);
+            continue;
+        }
+        char **more = (char **)dl__append(ctx, name, n, &room, sizeof *name);
+        if (!more) break;
+        name = more;
+        name[n++] = path;
+    }
+    closedir(d);
+    if (n) qsort(name, n, sizeof *name, dl__by_path);
+    *count = n;
+    return ctx->failed ? NULL : name ? name : (char **)dl__alloc(ctx, sizeof *name, 1);
+}
+
+static bool dl__add_image(dl__images *m, char *path, int32_t label)
+{
+    dl__image *more = path ? (dl__image *)dl__append(m->ctx, m->image, m->n, &m->room, sizeof *more) : NULL;
+    if (!more) return false;
+    m->image = more;
+    m->image[m->n].path = path;
+    m->image[m->n++].label = label;
+    return true;
+}
+
+static bool dl__images_from_folder(dl__images *m)
+{
+    size_t classes, files;
+    char **name = dl__list_folder(m->ctx, m->desc.path, true, &classes);
+    if (!name) return false;
+    if (!classes || classes > 1000000)
+        return dl_fail(m->ctx, "dl_open_images: '%s' has %zu folders: each is a class", m->desc.path, classes);
+    m->class_name = name;
+    m->classes = (int)classes;
+    for (int k = 0; k < m->classes; k++) {
+        char **file = dl__list_folder(m->ctx, name[k], false, &files);
+        if (!file) return false;
+        for (size_t i = 0; i < files; i++)
+            if (!dl__add_image(m, file[i], k)) return false;
+        dl__release(m->ctx, file);
+        name[k] += strlen(m->desc.path) + 1;
+    }
+    return true;
+}
+
+static bool dl__images_from_list(dl__images *m)
+{
+    char line[4096];
+    size_t number = 0;
+    const char *list = m->desc.path, *slash = strrchr(list, '/'), *wrong = NULL;
+    FILE *f = dl__open(m->ctx, "open_images", list, "rb");
+    while (f && !wrong && !m->ctx->failed && fgets(line, sizeof line, f)) {
+        size_t n = strlen(line), end;
+        long label = 0;
+        number++;
+        if (n && line[n - 1] != '\n' && !feof(f)) wrong = "it is too long, or has a zero byte";
+        while (n && strchr(" \t\r\n", line[n - 1])) n--;
+        if (!n || wrong) continue;
+        for (end = n; end && line[end - 1] >= '0' && line[end - 1] <= '9'; end--) {}
+        for (size_t i = end; i < n && label <= 1000000; i++) label = 10 * label + (line[i] - '0');
+        if (end == n || !end || !strchr(" \t,", line[end - 1])) wrong = "it does not end in the number of a class";
+        else if (label >= 1000000) wrong = "its class is not below 1000000";
+        while (end && strchr(" \t,", line[end - 1])) end--;
+        if (!wrong && !end) wrong = "it has no path";
+        if (wrong) continue;
+        line[end] = 0;
+        dl__add_image(m, dl__join(m->ctx, list, slash && *line != '/' ? (size_t)(slash - list) : 0, line), (int32_t)label);
+        m->classes = DL__MAX(m->classes, (int)label + 1);
+    }
+    if (f) fclose(f);
+    return wrong ? dl_fail(m->ctx, "dl_open_images: '%s', line %zu: %s", list, number, wrong) : !m->ctx->failed;
+}
+
+/* Opens a file that may be decoded; NULL, and why not. */
+static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *height, dl_index *width, char *why, size_t size)
+{
+    static const uint8_t png[8] = { 0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n' };
+    uint8_t head[24] = { 0 };
+    int w = 0, h = 0, n;
+    struct stat info;
+    FILE *f = !stat(path, &info) && !S_ISDIR(info.st_mode) ? fopen(path, "rb") : NULL;
+    if (!f) return snprintf(why, size, "it cannot be opened"), (FILE *)NULL;
+    uint64_t bytes = dl__file_size(f), most = m->desc.max_bytes;
+    uint32_t side = (uint32_t)m->desc.max_side;
+    bool whole = fread(head, 1, 24, f) == 24, jpeg = head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff;
+    bool readable = !memcmp(head, png, 8);
+    uint32_t png_w = whole && readable ? dl__big_word(head + 16) : 0, png_h = png_w ? dl__big_word(head + 20) : 0;
+#ifdef DLTRAIN_JPEG
+    readable = readable || jpeg;
+#endif
+    rewind(f);
+    *why = 0;
+    if (!readable && jpeg)
+        snprintf(why, size, "it is a JPEG, which a stb_image.h before 2.30 does not read safely: see DLTRAIN_JPEG");
+    else if (!readable) snprintf(why, size, "it is not a PNG file");
+    else if (bytes > most) snprintf(why, size, "its %.0f bytes are more than max_bytes, %.0f", (double)bytes, (double)most);
+    else if (png_w > side || png_h > side) /* stb_image might call it damaged */
+        snprintf(why, size, "it is %u x %u, a side of more than max_side, %u", png_w, png_h, side);
+    else if (!stbi_info_from_file(f, &w, &h, &n) || w < 1 || h < 1) snprintf(why, size, "its header is damaged or cut off");
+    else if ((uint32_t)w > side || (uint32_t)h > side)
+        snprintf(why, size, "it is %d x %d, a side of more than max_side, %u", w, h, side);
+    else if ((uint64_t)w * (uint64_t)h > most / 4)
+        snprintf(why, size, "its %d x %d pixels take more than max_bytes, %.0f", w, h, (double)most);
+    else if (bytes > 65536 + (uint64_t)w * (uint64_t)h * 16)
+        snprintf(why, size, "its %.0f bytes are more than %d x %d pixels need", (double)bytes, w, h);
+    if (*why) {
+        fclose(f);
+        return NULL;
+    }
+    rewind(f);
+    *height = h;
+    *width = w;
+    return f;
+}
+
+/* Pixels [h,w,C] to x [C,height,width]; another size is sampled where the centres of its pixels fall. */
+static void dl__image_place(
+    const uint8_t *pixels, dl_index h, dl_index w, uint8_t *x, dl_index channels, dl_index height, dl_index width)
+{
+    for (dl_index i = 0; i < height; i++)
+        for (dl_index j = 0; j < width; j++) {
+            double v = ((double)i + 0.5) * (double)h / (double)height - 0.5;
+            double u = ((double)j + 0.5) * (double)w / (double)width - 0.5;
+            v = v < 0 ? 0 : DL__MIN(v, (double)(h - 1)), u = u < 0 ? 0 : DL__MIN(u, (double)(w - 1));
+            dl_index y0 = (dl_index)v, x0 = (dl_index)u, y1 = DL__MIN(y0 + 1, h - 1), x1 = DL__MIN(x0 + 1, w - 1);
+            double fy = v - (double)y0, fx = u - (double)x0;
+            for (dl_index c = 0; c < channels; c++) {
+                const uint8_t *p = pixels + c;
+                double top = p[(y0 * w + x0) * channels] * (1 - fx) + p[(y0 * w + x1) * channels] * fx,
+                       bottom = p[(y1 * w + x0) * channels] * (1 - fx) + p[(y1 * w + x1) * channels] * fx;
+                x[(c * height + i) * width + j] = (uint8_t)(top * (1 - fy) + bottom * fy + 0.5);
+            }
+        }
+}
+
+/* Decoded into x [C,H,W], which may be NULL; false: and why not. On any thread. */
+static bool dl__image_decode(const dl__images *m, size_t index, uint8_t *x, char *why, size_t size)
+{
+    dl_index h, w, channels = m->desc.channels, height = m->desc.height, width = m->desc.width;
+    int got_w = 0, got_h = 0, n;
+    FILE *f = dl__image_open(m, m->image[index].path, &h, &w, why, size);
+    if (!f) return false;
+    if (!m->resize && (h != height || w != width)) {
+        snprintf(why, size, "it is %d x %d, the first image %d x %d: give height and width to resize all", (int)w, (int)h,
+            (int)width, (int)height);
+        fclose(f);
+        return false;
+    }
+    uint8_t *pixels = stbi_load_from_file(f, &got_w, &got_h, &n, (int)channels);
+    fclose(f);
+    bool whole = pixels && got_w == w && got_h == h;
+    if (!whole) snprintf(why, size, "it is damaged or cut off, or there is no memory for it");
+    else if (x) dl__image_place(pixels, h, w, x, channels, height, width);
+    stbi_image_free(pixels);
+    return whole;
+}
+
+static bool dl__images_get(void *user, size_t index, void *x, void *y)
+{
+    const dl__images *m = (const dl__images *)user;
+    char why[DLTRAIN_ERROR_MAX];
+    *(int32_t *)y = m->image[index].label;
+    return dl__image_decode(m, index, (uint8_t *)x, why, sizeof why);
+}
+
+static const char *dl__images_why(void *user, size_t index)
+{
+    dl__images *m = (dl__images *)user;
+    char why[DLTRAIN_ERROR_MAX];
+    if (dl__image_decode(m, index, NULL, why, sizeof why)) snprintf(why, sizeof why, "it could not be decoded a moment ago");
+    int half = (int)sizeof m->why / 2;
+    snprintf(m->why, sizeof m->why, "'%.*s': %.*s", half - 8, m->image[index].path, half, why);
+    return m->why;
+}
+
+static void dl__image_try(void *user, size_t index, int thread)
+{
+    dl__images *m = (dl__images *)user;
+    char why[DLTRAIN_ERROR_MAX];
+    (void)thread;
+    m->bad[index] = !dl__image_decode(m, index, NULL, why, sizeof why);
+}
+
+/* The size of all images, unless it was given: that of the first one that can be opened, and with skip_bad no other is asked. */
+static bool dl__images_size(dl__images *m)
+{
+    char why[DLTRAIN_ERROR_MAX];
+    m->resize = m->desc.height > 0;
+    for (size_t i = 0; !m->resize && i < m->n; i++) {
+        FILE *f = dl__image_open(m, m->image[i].path, &m->desc.height, &m->desc.width, why, sizeof why);
+        if (f) return fclose(f), true;
+        if (!m->desc.skip_bad) return dl_fail(m->ctx, "dl_open_images: '%s': %s", m->image[i].path, why);
+    }
+    return m->resize || dl_fail(m->ctx, "dl_open_images: '%s': none of its %zu files can be read", m->desc.path, m->n);
+}
+
+/* Looks at all files, or, to leave out the bad ones, decodes them all. */
+static bool dl__images_check(dl__images *m)
+{
+    size_t kept = 0, all = m->n;
+    char why[DLTRAIN_ERROR_MAX];
+    if (!m->desc.skip_bad) {
+        for (size_t i = 0; i < all; i++) {
+            dl_index h, w;
+            FILE *f = dl__image_open(m, m->image[i].path, &h, &w, why, sizeof why);
+            if (!f) return dl_fail(m->ctx, "dl_open_images: '%s': %s", m->image[i].path, why);
+            fclose(f);
+        }
+        return true;
+    }
+    m->bad = (bool *)dl__alloc(m->ctx, all * sizeof *m->bad, 0);
+    if (!m->bad) return false;
+    dl__pool_run(&m->ctx->pool, all, 1, dl__image_try, m);
+    for (size_t i = 0; i < all; i++)
+        if (m->bad[i]) dl__say(m->ctx, "dl_open_images: left out: %s", dl__images_why(m, i));
+    for (size_t i = 0; i < all; i++)
+        if (!m->bad[i]) m->image[kept++] = m->image[i];
+    m->n = kept;
+    dl__release(m->ctx, m->bad);
+    if (m->desc.skipped) *m->desc.skipped = all - kept;
+    return kept || dl_fail(m->ctx, "dl_open_images: '%s': none of its %zu files can be read", m->desc.path, all);
+}
+
+DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc)
+{
+    struct stat info;
+    dl_dataset_desc d;
+    if (!ctx || ctx->failed) return NULL;
+    if (!desc || !desc->path) return dl_fail(ctx, "dl_open_images: the path is NULL"), (dl_dataset *)NULL;
+    dl__images *m = (dl__images *)dl__alloc(ctx, sizeof *m, 10);
+    if (!m) return NULL;
+    m->ctx = ctx;
+    m->desc = *desc;
+    if (!m->desc.channels) m->desc.channels = 3;
+    if (!m->desc.max_side) m->desc.max_side = 8192;
+    if (!m->desc.max_bytes) m->desc.max_bytes = (size_t)64 << 20;
+    if (m->desc.channels != 1 && m->desc.channels != 3)
+        return dl_fail(ctx, "dl_open_images: channels %td: 1 or 3", m->desc.channels), (dl_dataset *)NULL;
+    if ((desc->height > 0) != (desc->width > 0) || desc->height < 0 || desc->width < 0 || desc->height > 1 << 20 ||
+        desc->width > 1 << 20)
+        return dl_fail(ctx, "dl_open_images: height %td and width %td: both positive, or none given", desc->height, desc->width),
+               (dl_dataset *)NULL;
+    if (desc->max_side < 0 || desc->max_side > 1 << 24)
+        return dl_fail(ctx, "dl_open_images: max_side %td", desc->max_side), (dl_dataset *)NULL;
+    m->desc.path = dl__copy_text(ctx, desc->path);
+    if (desc->skipped) *desc->skipped = 0;
+    if (ctx->failed || !(!stat(desc->path, &info) && S_ISDIR(info.st_mode) ? dl__images_from_folder(m) : dl__images_from_list(m)))
+        return NULL;
+    if (!m->n) return dl_fail(ctx, "dl_open_images: '%s' names no files", desc->path), (dl_dataset *)NULL;
+    if (!dl__images_size(m) || !dl__images_check(m)) return NULL;
+    memset(&d, 0, sizeof d);
+    d.count = m->n;
+    d.x_dtype = DL_U8;
+    d.y_dtype = DL_I32;
+    d.x_shape = DL_SHAPE(m->desc.channels, m->desc.height, m->desc.width);
+    d.y_shape = DL_SCALAR;
+    d.get = dl__images_get;
+    d.why = dl__images_why;
+    d.user = m;
+    return dl_dataset_create(ctx, &d);
+}
+
+static const dl__images *dl__images_of(const dl_dataset *d)
+{
+    return d && d->desc.get == dl__images_get ? (const dl__images *)d->desc.user : NULL;
+}
+
+DL_API int dl_images_classes(const dl_dataset *images) { return dl__images_of(images) ? dl__images_of(images)->classes : 0; }
+DL_API const char *dl_images_class(const dl_dataset *images, int index)
+{
+    const dl__images *m = dl__images_of(images);
+    return m && m->class_name && index >= 0 && index < m->classes ? m->class_name[index] : NULL;
+}
+#endif /* DL__IMAGES */
 
 /* ==== >>snapshots ====
    All that a run needs to go on as if it had never stopped.
