@@ -56,6 +56,7 @@
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
        >>parallel                Replicas as one world: collectives over threads and processes, reduction while gradients are made
        >>data                    Datasets and the loader
+       >>learning methods        Tasks weighted by their uncertainty, bags of instances
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
        >>images                  Image files through stb_image, where the program has included it. Optional
        >>snapshots               All that a run needs to go on as if it had never stopped
@@ -364,6 +365,7 @@ DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index);
 DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets);     /* [S,...]; an empty segment gives 0 */
 DL_API dl_tensor dl_segment_mean(dl_tensor x, dl_tensor offsets);    /* an empty segment gives 0 */
 DL_API dl_tensor dl_segment_max(dl_tensor x, dl_tensor offsets);     /* an empty segment gives 0 */
+DL_API dl_tensor dl_segment_logsumexp(dl_tensor x, dl_tensor offsets); /* an empty segment gives -inf */
 DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets); /* [R,...]: softmax down each segment's rows */
 
 /* ---- losses. The formulas are PyTorch's. DL_BATCHMEAN divides the sum by the first dimension ---- */
@@ -721,6 +723,76 @@ DL_API size_t dl_loader_batches(const dl_loader *loader); /* in an epoch, of thi
 DL_API size_t dl_loader_samples(const dl_loader *loader); /* in an epoch, of this rank, drop_last not counted */
 DL_API bool dl_loader_rewind(dl_loader *loader, uint64_t epoch); /* the next dl_next begins that epoch */
 DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's randperm of a CPU generator seeded so */
+
+/* ---- multi-task learning: several losses through one network, each with a learnt variance of its own (Kendall, Gal and Cipolla,
+   CVPR 2018). With t = log variance a task adds a exp(-t) loss + b t, and is weighted by a exp(-t) ---- */
+typedef enum dl_task_kind {              /* the negative log-likelihood that the loss is, up to its variance */
+    DL_TASK_SQUARED,                     /* a mean of squared errors (Gaussian): a = 1/2, b = 1/2 */
+    DL_TASK_CLASSES,                     /* cross-entropy, its logits divided by the variance: a = 1, b = 1/2, approximately */
+    DL_TASK_ABSOLUTE                     /* a mean of absolute errors (Laplace, exp(t) its scale): a = 1, b = 1 */
+} dl_task_kind;
+typedef struct dl_task {
+    const char *name;                    /* t is the parameter name.log_variance [] */
+    dl_tensor loss;                      /* one element */
+    dl_task_kind kind;
+    float start;                         /* t starts at the optimum for a loss of this size, log(a start / b): the loss's own
+                                            before the first step, say. The same at every call. 0: t starts at 0 */
+} dl_task;
+/* The sum over the tasks, []; it may be negative. Were t always at its optimum, the units of the losses would not matter; where
+   they differ much, state `start`, for t moves only as fast as the optimizer lets it. */
+DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n);
+
+/* ---- multiple-instance learning: labels belong to bags of instances. x [R,...]: the instances of S bags, bag after bag;
+   offsets [S+1] as for segments. A bag without instances is an error ---- */
+typedef enum dl_mil_pooling {            /* P of a bag, from the p = sigmoid(z) of its n instances */
+    DL_MIL_MAX,                          /* max p */
+    DL_MIL_MEAN,                         /* sum p / n */
+    DL_MIL_NOISY_OR,                     /* 1 - product (1 - p) */
+    DL_MIL_ISR,                          /* v / (1 + v), v = sum p / (1 - p) (Keeler, Rumelhart and Leow 1991) */
+    DL_MIL_GENERALISED_MEAN,             /* (sum p^r / n)^(1/r) */
+    DL_MIL_LSE,                          /* log(sum exp(r p) / n) / r */
+    DL_MIL_NOISY_AND                     /* (s(a (m - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), s = sigmoid, m = sum p / n:
+                                            are more than the share b of them positive? (Kraus, Ba and Frey 2016) */
+} dl_mil_pooling;
+typedef struct dl_mil_desc {
+    dl_mil_pooling pooling;
+    float r;                             /* 0: 5 */
+    float a;                             /* 0: 10 */
+    dl_tensor threshold;                 /* b, [C] or []; DL_MIL_NOISY_AND needs it, see dl_mil_threshold */
+} dl_mil_desc;
+/* Logits of instances z [R,C] -> of bags, log(P / (1 - P)), [S,C]: for dl_bce_with_logits. Exact to rounding however large |z|.
+   Embeddings of instances are pooled by dl_segment_max, dl_segment_mean, or dl_mil_attention. */
+DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *desc);
+/* A learnt threshold for each class, between 0 and 1, at first 1/2: the sigmoid of the parameter name.threshold [classes] */
+DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes);
+typedef struct dl_mil_attention_desc {
+    dl_index hidden;                     /* required */
+    bool gated;
+} dl_mil_attention_desc;
+/* h [R,D] -> sum a h [S,D], a = softmax over the bag of w tanh(V h); gated: of w (tanh(V h) * sigmoid(U h)) (Ilse, Tomczak and
+   Welling 2018). .V.weight .U.weight [hidden,D], .V.bias .U.bias [hidden], .w.weight [1,hidden]. *weights: a [R,1], unless NULL */
+DL_API dl_tensor dl_mil_attention(
+    dl_tensor h, dl_tensor offsets, const char *name, const dl_mil_attention_desc *desc, dl_tensor *weights);
+typedef struct dl_bags {                 /* bags of any size over one array of instances; all pointers are the caller's */
+    dl_dtype dtype;
+    dl_shape shape;                      /* of an instance */
+    const void *x;                       /* the instances */
+    size_t instances, count;             /* so many of them, and so many bags */
+    const size_t *offset;                /* [count+1]: bag b has rows offset[b] ... offset[b+1] - 1 */
+    const size_t *row;                   /* [offset[count]]: row k is instance row[k]; NULL: it is instance k */
+} dl_bags;
+/* The bags index[0..n), those of a dl_batch from a loader of their labels, say: *x [R,...], bytes as numbers in [0,1], and
+   *offsets [n+1]. Copies */
+DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets);
+/* A large image as a bag of patches [C,size,size], one every `stride` pixels, row by row; the last ones in a row and in a column
+   are moved inwards, so that no pixel is left out */
+typedef struct dl_tiling {
+    dl_shape image;                      /* [C,H,W], of bytes */
+    dl_index size, stride;
+} dl_tiling;
+DL_API size_t dl_tile_count(const dl_tiling *tiling);    /* 0: the image is smaller than a patch, or a size is not positive */
+DL_API bool dl_tile_at(const dl_tiling *tiling, size_t k, dl_index *top, dl_index *left); /* of patch k; false: there is none */
+DL_API bool dl_tile_copy(const dl_tiling *tiling, size_t k, const uint8_t *image, uint8_t *patch);
 
 #ifndef DLTRAIN_NO_FILES
 /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
@@ -8024,7 +8096,9 @@ DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_te
 }
 
 /* ---- segments; x seen as [rows, inner], i = segments, rows, inner, who ---- */
-static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax" };
+static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax",
+    "segment_logsumexp", "mil_pool", "mil_attention" };
+enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
 
 static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
 {
@@ -8035,6 +8109,9 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
         if (offset[s + 1] < offset[s])
             return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
                 (int)offset[s], s + 1, (int)offset[s + 1]);
+        else if (offset[s + 1] == offset[s] && r->node->i[3] >= DL__WHO_MIL)
+            return dl_fail(r->ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, s, s,
+                (int)offset[s]);
     return offset[segments] == rows ||
         dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
@@ -8174,13 +8251,26 @@ static dl_tensor dl__segment_spread(dl_tensor x, dl_tensor offsets, dl_index row
     return dl__record(ctx, &dl__segment_spread_op, 2, n, DL_F32, &s, &e);
 }
 
-DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets)
+static dl_tensor dl__segment_softmax(int who, dl_tensor x, dl_tensor offsets)
 {
-    dl_tensor top = dl_detach(dl__segment_max(3, x, offsets));
+    dl_tensor top = dl_detach(dl__segment_max(who, x, offsets));
     if (!top.ctx) return dl__none();
     dl_index rows = dl_dim(x, 0);
     dl_tensor e = dl_exp(dl_sub(x, dl__segment_spread(top, offsets, rows)));
-    return dl_div(e, dl__segment_spread(dl__segment(&dl__segment_sum_op, 3, e, offsets, DL_F32), offsets, rows));
+    return dl_div(e, dl__segment_spread(dl__segment(&dl__segment_sum_op, who, e, offsets, DL_F32), offsets, rows));
+}
+DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets) { return dl__segment_softmax(3, x, offsets); }
+
+static dl_tensor dl__segment_logsumexp(int who, dl_tensor x, dl_tensor offsets)
+{
+    dl_tensor top = dl_detach(dl__segment_max(who, x, offsets));
+    if (!top.ctx) return dl__none();
+    dl_tensor e = dl_exp(dl_sub(x, dl__segment_spread(top, offsets, dl_dim(x, 0))));
+    return dl_add(dl_log(dl__segment(&dl__segment_sum_op, who, e, offsets, DL_F32)), top);
+}
+DL_API dl_tensor dl_segment_logsumexp(dl_tensor x, dl_tensor offsets)
+{
+    return dl__segment_logsumexp(DL__WHO_LOGSUMEXP, x, offsets);
 }
 
 /* ==== >>losses ====
@@ -12822,6 +12912,264 @@ DL_API bool dl_loader_rewind(dl_loader *l, uint64_t epoch)
 #endif
     l->begun = false;
     l->epoch = epoch;
+    return true;
+}
+
+/* ==== >>learning methods ====
+   Tasks weighted by their uncertainty, bags of instances.
+   may use: layers, data */
+DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n)
+{
+    static const double a[] = { 0.5, 1, 1 }, b[] = { 0.5, 0.5, 1 };
+    dl_tensor total = dl__none();
+    for (int i = 0; i < n && tasks; i++) {
+        const dl_task *task = &tasks[i];
+        dl_node *loss;
+        dl_context *ctx = dl__operands("uncertainty_loss", 1, &task->loss, &loss);
+        if (!ctx || !dl__is_float(ctx, "uncertainty_loss", loss)) return dl__none();
+        if (loss->numel != 1)
+            return dl_fail(ctx, "dl_uncertainty_loss: the loss of task %d must be one number, not %S", i, loss), dl__none();
+        if ((unsigned)task->kind > DL_TASK_ABSOLUTE)
+            return dl_fail(ctx, "dl_uncertainty_loss: task %d: there is no kind %d", i, (int)task->kind), dl__none();
+        if (!(task->start >= 0 && task->start <= FLT_MAX))
+            return dl_fail(ctx, "dl_uncertainty_loss: the start of task %d must be positive, or 0 for none, not %g", i,
+                       (double)task->start),
+                   dl__none();
+        double ka = a[task->kind], kb = b[task->kind], start = ka * (double)task->start / kb;
+        dl_param_desc d = dl__constant_param(DL_SCALAR, start > 0 ? (float)dl__log_d(start) : 0, false);
+        dl_tensor t = dl__parameter(ctx, "uncertainty_loss", task->name, "log_variance", &d);
+        dl_tensor weight = dl_mul_scalar(dl_exp(dl_neg(t)), (float)ka), one = dl_reshape(task->loss, DL_SCALAR);
+        dl_tensor weighted = dl_mul(weight, one), term = dl_add(weighted, dl_mul_scalar(t, (float)kb));
+        total = i ? dl_add(total, term) : term;
+    }
+    return total;
+}
+
+/* ---- pooling by logits. Probabilities near 0 and 1 are carried as logarithms, so that nothing is lost. Operands are recorded in
+   statements of their own: compilers differ in the order in which they evaluate arguments, and the bits could follow ---- */
+static dl_tensor dl__times(dl_tensor x, double a) { return dl__unary(&dl__mul_scalar_op, x, (dl_real)a, 0); }
+static dl_tensor dl__plus(dl_tensor x, double a) { return dl__unary(&dl__add_scalar_op, x, (dl_real)a, 0); }
+static dl_tensor dl__log_sigmoid(dl_tensor z) { return dl_neg(dl_softplus(dl_neg(z))); }
+
+/* log softplus(z): z - e^z/2 where softplus itself would vanish. What is not chosen is kept finite, for 0 times inf is NaN. */
+static dl_tensor dl__log_softplus(dl_tensor z)
+{
+    const float edge = -15;
+    dl_tensor low = dl_clamp(z, -FLT_MAX, edge), high = dl_clamp(z, edge, FLT_MAX), is_low = dl_lt(z, dl__scalar(z.ctx, edge));
+    dl_tensor far_down = dl_sub(low, dl__times(dl_exp(low), 0.5)), log = dl_log(dl_softplus(high));
+    return dl_where(is_low, far_down, log);
+}
+
+/* log(e^s - 1) for s > 0, from s and log s: log s + s/2 + s^2/24 - ... where s is small, else s + log(1 - e^-s). It is the
+   logit of 1 - e^-s. */
+static dl_tensor dl__log_expm1(dl_tensor s, dl_tensor log_s)
+{
+    const float edge = 1e-3f;
+    dl_tensor low = dl_clamp(s, 0, edge), high = dl_clamp(s, edge, FLT_MAX), is_low = dl_lt(s, dl__scalar(s.ctx, edge));
+    dl_tensor half = dl__times(low, 0.5), square = dl__times(dl_square(low), 1.0 / 24);
+    dl_tensor series = dl_add(log_s, dl_add(half, square)), rest = dl_log(dl_neg(dl_expm1(dl_neg(high))));
+    return dl_where(is_low, series, dl_add(high, rest));
+}
+
+/* log(e^s - 1) for s = a sigmoid(z) */
+static dl_tensor dl__log_expm1_of_share(dl_tensor z, double a)
+{
+    dl_tensor s = dl__times(dl_sigmoid(z), a), log_s = dl__plus(dl__log_sigmoid(z), dl__log_d(a));
+    return dl__log_expm1(s, log_s);
+}
+
+/* The logit of p^r, p = sigmoid(z): p^r = e^-s with s = r softplus(-z). */
+static dl_tensor dl__logit_of_power(dl_tensor z, double r)
+{
+    dl_tensor down = dl_neg(z), s = dl__times(dl_softplus(down), r), log_s = dl__plus(dl__log_softplus(down), dl__log_d(r));
+    return dl_neg(dl__log_expm1(s, log_s));
+}
+
+static dl_tensor dl__bag_sum(dl_tensor logs, dl_tensor offsets) { return dl__segment_logsumexp(DL__WHO_MIL, logs, offsets); }
+
+static dl_tensor dl__bag_mean(dl_tensor z, dl_tensor offsets) /* the logit of sum p / n: the counts cancel */
+{
+    dl_tensor p = dl__bag_sum(dl__log_sigmoid(z), offsets), q = dl__bag_sum(dl__log_sigmoid(dl_neg(z)), offsets);
+    return dl_sub(p, q);
+}
+
+static dl_tensor dl__bag_noisy_or(dl_tensor z, dl_tensor offsets) /* 1 - P = e^-s, s = sum softplus(z) */
+{
+    dl_tensor s = dl__segment(&dl__segment_sum_op, DL__WHO_MIL, dl_softplus(z), offsets, DL_F32);
+    dl_tensor log_s = dl__bag_sum(dl__log_softplus(z), offsets);
+    return dl__log_expm1(s, log_s);
+}
+
+/* r P = log(1 + A), A = sum(e^rp - 1) / n; r (1 - P) = log(1 + B), B = sum(1 - e^-rq) / sum e^-rq, q = 1 - p: softplus of
+   log A and of log B, and the terms of all sums are positive. */
+static dl_tensor dl__bag_lse(dl_tensor z, dl_tensor offsets, double r)
+{
+    dl_tensor down = dl_neg(z), rq = dl__times(dl_sigmoid(down), r), minus = dl_neg(rq);
+    dl_tensor log_n = dl__bag_sum(dl__times(z, 0), offsets);
+    dl_tensor a = dl_sub(dl__bag_sum(dl__log_expm1_of_share(z, r), offsets), log_n);
+    dl_tensor above = dl__bag_sum(dl_add(dl__log_expm1_of_share(down, r), minus), offsets), below = dl__bag_sum(minus, offsets);
+    dl_tensor b = dl__log_softplus(dl_sub(above, below)), log_rp = dl__log_softplus(a);
+    return dl_sub(log_rp, b);
+}
+
+/* With s(x) - s(y) = s(x) s(-y) (1 - e^(y-x)), and L(u) = log(e^u - 1): the logit is
+   L(a m) - L(a (1-m)) + a (1-m) - a b + log s(a b) - log s(a (1-b)). */
+static dl_tensor dl__bag_noisy_and(dl_tensor z, dl_tensor offsets, double a, dl_tensor b)
+{
+    dl_tensor mean = dl__bag_mean(z, offsets), down = dl_neg(mean), ab = dl__times(b, a), rest = dl__plus(dl_neg(ab), a);
+    dl_tensor low = dl__log_expm1_of_share(mean, a), high = dl__log_expm1_of_share(down, a);
+    dl_tensor at_mean = dl_add(dl_sub(low, high), dl__times(dl_sigmoid(down), a));
+    dl_tensor log_low = dl__log_sigmoid(ab), log_high = dl__log_sigmoid(rest);
+    dl_tensor at_threshold = dl_sub(dl_sub(log_low, log_high), ab);
+    return dl_add(at_mean, at_threshold);
+}
+
+DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *desc)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl_index i[4];
+    dl_shape s;
+    if (!dl__segments(DL__WHO_MIL, z, offsets, n, i, &s)) return dl__none();
+    dl_context *ctx = z.ctx;
+    if (!desc) return dl_fail(ctx, "dl_mil_pool: desc is NULL"), dl__none();
+    float r = desc->r != 0 ? desc->r : 5, a = desc->a != 0 ? desc->a : 10;
+    if (!(r > 0 && r <= FLT_MAX) || !(a > 0 && a <= FLT_MAX))
+        return dl_fail(ctx, "dl_mil_pool: r and a must be positive, not %g and %g", (double)r, (double)a), dl__none();
+    switch (desc->pooling) {
+    case DL_MIL_MAX: return dl__segment_max(DL__WHO_MIL, z, offsets);
+    case DL_MIL_MEAN: return dl__bag_mean(z, offsets);
+    case DL_MIL_NOISY_OR: return dl__bag_noisy_or(z, offsets);
+    case DL_MIL_ISR: return dl__bag_sum(z, offsets);
+    case DL_MIL_GENERALISED_MEAN:
+        return dl__logit_of_power(dl__bag_mean(dl__logit_of_power(z, (double)r), offsets), 1 / (double)r);
+    case DL_MIL_LSE: return dl__bag_lse(z, offsets, (double)r);
+    case DL_MIL_NOISY_AND: break;
+    default: return dl_fail(ctx, "dl_mil_pool: there is no pooling %d", (int)desc->pooling), dl__none();
+    }
+    if (!desc->threshold.ctx)
+        return dl_fail(ctx, "dl_mil_pool: noisy-AND needs a threshold: dl_mil_threshold makes one"), dl__none();
+    in[0] = z, in[1] = offsets, in[2] = desc->threshold;
+    if (!dl__operands("mil_pool", 3, in, n)) return dl__none();
+    if (n[2]->ndim && !dl__is_vector(ctx, "mil_pool", "threshold", in[2], n[0]->dim[n[0]->ndim - 1])) return dl__none();
+    return dl__bag_noisy_and(z, offsets, (double)a, desc->threshold);
+}
+
+DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes)
+{
+    if (!ctx || ctx->failed) return dl__none();
+    if (classes < 1) return dl_fail(ctx, "dl_mil_threshold: %td classes; there must be one at least", classes), dl__none();
+    dl_param_desc d = dl__constant_param(DL_SHAPE(classes), 0, false);
+    return dl_sigmoid(dl__parameter(ctx, "mil_threshold", name, "threshold", &d));
+}
+
+DL_API dl_tensor dl_mil_attention(
+    dl_tensor h, dl_tensor offsets, const char *name, const dl_mil_attention_desc *desc, dl_tensor *weights)
+{
+    dl_node *n[2];
+    dl_index i[4];
+    dl_shape s;
+    dl_linear_desc w;
+    if (weights) *weights = dl__none();
+    if (!dl__segments(DL__WHO_MIL_ATTENTION, h, offsets, n, i, &s)) return dl__none();
+    dl_context *ctx = h.ctx;
+    if (n[0]->ndim != 2) return dl_fail(ctx, "dl_mil_attention: takes [R,D], not %S", n[0]), dl__none();
+    if (!desc || desc->hidden < 1)
+        return dl_fail(ctx, "dl_mil_attention: hidden must be positive, not %td", desc ? desc->hidden : (dl_index)0), dl__none();
+    w.out_features = 1;
+    w.no_bias = true; /* the softmax would not see it */
+    if (!dl_scope_begin(ctx, name)) return dl__none();
+    dl_tensor u = dl_tanh(dl_linear(h, "V", desc->hidden));
+    if (desc->gated) u = dl_mul(u, dl_sigmoid(dl_linear(h, "U", desc->hidden)));
+    dl_tensor a = dl__segment_softmax(DL__WHO_MIL_ATTENTION, dl_linear_ex(u, "w", &w), offsets);
+    dl_scope_end(ctx);
+    if (weights) *weights = a;
+    return dl_segment_sum(dl_mul(a, h), offsets);
+}
+
+/* ---- bags ---- */
+/* Adds the instances of the bags to *rows. */
+static bool dl__check_bags(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, size_t *rows)
+{
+    if (!bags || !bags->offset || (!index && n)) return dl_fail(ctx, "dl_bags_input: bags, their offsets or the index are NULL");
+    if ((unsigned)bags->dtype > DL_U8) return dl_fail(ctx, "dl_bags_input: there is no dtype %d", (int)bags->dtype);
+    for (size_t k = 0; k < n; k++) {
+        if (index[k] >= bags->count) return dl_fail(ctx, "dl_bags_input: there is no bag %zu of %zu", index[k], bags->count);
+        size_t from = bags->offset[index[k]], to = bags->offset[index[k] + 1];
+        if (to <= from) return dl_fail(ctx, "dl_bags_input: bag %zu has no instances", index[k]);
+        for (size_t r = from; r < to; r++)
+            if ((bags->row ? bags->row[r] : r) >= bags->instances)
+                return dl_fail(ctx, "dl_bags_input: bag %zu wants instance %zu of %zu", index[k], bags->row ? bags->row[r] : r,
+                    bags->instances);
+        if (to - from > (size_t)INT32_MAX - *rows) return dl_fail(ctx, "dl_bags_input: more than %d instances", (int)INT32_MAX);
+        *rows += to - from;
+    }
+    return true;
+}
+
+DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets)
+{
+    size_t rows = 0, numel, all, done = 0;
+    if (x) *x = dl__none();
+    if (offsets) *offsets = dl__none();
+    if (!ctx || ctx->failed) return false;
+    if (!x || !offsets) return dl_fail(ctx, "dl_bags_input: no place for x or the offsets");
+    if (!dl__check_bags(ctx, bags, index, n, &rows) || !dl__count(ctx, "bags_input", &bags->shape, &numel)) return false;
+    if (bags->shape.ndim == DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_bags_input: instances need one dimension more; DLTRAIN_MAX_DIMS is %d", DLTRAIN_MAX_DIMS);
+    if (!bags->x && rows && numel) return dl_fail(ctx, "dl_bags_input: the instances are NULL");
+    dl_shape s = bags->shape;
+    for (int i = s.ndim++; i > 0; i--) s.dim[i] = s.dim[i - 1];
+    s.dim[0] = (dl_index)rows;
+    if (!dl__count(ctx, "bags_input", &s, &all)) return false;
+    bool bytes = bags->dtype == DL_U8;
+    size_t from_size = numel * dl__dtype_size(bags->dtype), to_size = bytes ? numel * sizeof(dl_real) : from_size;
+    dl__begin_step(ctx);
+    char *to = (char *)dl__tape_alloc(ctx, rows * to_size, 0);
+    int32_t *offset = (int32_t *)dl__tape_alloc(ctx, (n + 1) * sizeof *offset, 0);
+    if (!to || !offset) return false;
+    offset[0] = 0;
+    for (size_t k = 0; k < n; k++) {
+        for (size_t r = bags->offset[index[k]]; r < bags->offset[index[k] + 1]; r++, done++) {
+            const uint8_t *from = (const uint8_t *)bags->x + (bags->row ? bags->row[r] : r) * from_size;
+            if (!bytes && from_size) memcpy(to + done * to_size, from, from_size);
+            for (size_t i = 0; bytes && i < numel; i++) ((dl_real *)(void *)to)[done * numel + i] = (dl_real)from[i] / 255;
+        }
+        offset[k + 1] = (int32_t)done;
+    }
+    *x = dl_borrow(ctx, bytes ? DL_F32 : bags->dtype, s, to);
+    *offsets = dl_borrow(ctx, DL_I32, DL_SHAPE((dl_index)n + 1), offset);
+    return !ctx->failed;
+}
+
+/* Patches along an image's side; 0 when it is too short. */
+static dl_index dl__tiles_along(dl_index length, const dl_tiling *t)
+{
+    return t->size < 1 || t->stride < 1 || length < t->size ? 0 : (length - t->size + t->stride - 1) / t->stride + 1;
+}
+
+DL_API size_t dl_tile_count(const dl_tiling *t)
+{
+    if (!t || t->image.ndim != 3 || t->image.dim[0] < 1) return 0;
+    return (size_t)dl__tiles_along(t->image.dim[1], t) * (size_t)dl__tiles_along(t->image.dim[2], t);
+}
+
+DL_API bool dl_tile_at(const dl_tiling *t, size_t k, dl_index *top, dl_index *left)
+{
+    if (k >= dl_tile_count(t) || !top || !left) return false;
+    dl_index across = dl__tiles_along(t->image.dim[2], t);
+    *top = DL__MIN((dl_index)k / across * t->stride, t->image.dim[1] - t->size);
+    *left = DL__MIN((dl_index)k % across * t->stride, t->image.dim[2] - t->size);
+    return true;
+}
+
+DL_API bool dl_tile_copy(const dl_tiling *t, size_t k, const uint8_t *image, uint8_t *patch)
+{
+    dl_index top, left;
+    if (!image || !patch || !dl_tile_at(t, k, &top, &left)) return false;
+    for (dl_index c = 0; c < t->image.dim[0]; c++)
+        for (dl_index y = 0; y < t->size; y++, patch += t->size)
+            memcpy(patch, image + ((c * t->image.dim[1] + top + y) * t->image.dim[2] + left), (size_t)t->size);
     return true;
 }
 
