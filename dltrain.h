@@ -619,6 +619,22 @@ DL_API bool dl_broadcast(dl_comm *comm, void *data, size_t bytes, int root);
 DL_API bool dl_all_gather(dl_comm *comm, const void *mine, void *all, size_t bytes); /* all: size * bytes, by rank */
 DL_API bool dl_barrier(dl_comm *comm);
 DL_API void dl_comm_abort(dl_comm *comm, const char *sentence); /* ends all ranks with it */
+/* Where the time goes, and what crosses from one device to another: sums over all steps so far. The phases of a program's own thread
+   follow each other; what runs beside them says so. Divide by the steps, or subtract an earlier reading */
+typedef struct dl_phase { double seconds; uint64_t bytes; } dl_phase;
+typedef struct dl_parallel_stats {
+    uint64_t steps;                      /* reductions of a rank; batches of a dl_data_parallel */
+    dl_phase scatter;                    /* chunks of x and target to the other devices. In a world: 0, as every rank has its own data */
+    dl_phase replicate;                  /* parameters and buffers to the other devices, beside forward: the slowest one's seconds. In a
+                                            world: those of rank 0, before the first run, and buffers after each reduction */
+    dl_phase forward, backward;          /* until the slowest device is done; in a world: of this rank */
+    dl_phase gather;                     /* outputs to the context's device, and their gradients back. In a world: 0 */
+    dl_phase reduce;                     /* gradients summed: bytes of them on this rank, or of all other devices. In a world by buckets, beside
+                                            backward, and waiting for the other ranks */
+    dl_phase wait;                       /* in a world: from the end of this rank's backward pass until the sums are there; bytes of
+                                            gradients that were summed meanwhile */
+} dl_parallel_stats;
+DL_API void dl_comm_stats(const dl_comm *comm, dl_parallel_stats *out); /* of this rank, between its steps; NULL: zeros */
 /* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false) reduces
    all since the last dl_step. The accumulator does so by itself. Returns what it was */
 DL_API bool dl_no_sync(dl_context *ctx, bool off);
@@ -633,11 +649,12 @@ DL_API bool dl_sync(dl_context *ctx);                    /* parameters and buffe
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count);
 
 /* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices). The context,
-   on the first device, runs the first chunk; each other device has a replica, which gets the parameters at each call.
-   batch_norm keeps the statistics of the first chunk ---- */
+   on the output device (the first, if nothing else is asked for), runs the chunk of that device; each other device has a
+   replica, which gets the parameters at each call. batch_norm keeps the statistics of the context's chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
-    const char *devices;                 /* "cpu,cpu,cpu:2", the first of them being the context's; NULL: "cpu", all there is */
+    const char *devices;                 /* "cpu,cpu,cpu:2": chunks go to them in this order; NULL: "cpu", all there is */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
@@ -649,6 +666,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
+DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
+DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
 
 /* ---- data ---- */
 typedef struct dl_dataset_desc {
@@ -1375,23 +1394,24 @@ static void dl__pool_work(dl__pool *p, int thread)
 }
 
 /* What a worker waits for (another job than `seen`), and what the caller does (the end of the job). */
-static bool dl__pool_called(dl__pool *p, uint64_t seen)
+static bool dl__pool_called(void *pool, uint64_t seen)
 {
+    dl__pool *p = (dl__pool *)pool;
     return __atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 != seen || __atomic_load_n(&p->quit, __ATOMIC_SEQ_CST);
 }
-static bool dl__pool_done(dl__pool *p, uint64_t seen)
+static bool dl__pool_done(void *pool, uint64_t seen)
 {
     (void)seen;
-    return !__atomic_load_n(&p->left, __ATOMIC_SEQ_CST);
+    return !__atomic_load_n(&((dl__pool *)pool)->left, __ATOMIC_SEQ_CST);
 }
 
 /* Waits for at most *spin microseconds: did it come? A thread that lost its CPU meanwhile has spun long enough. */
-static bool dl__pool_spin(dl__pool *p, bool (*come)(dl__pool *p, uint64_t seen), uint64_t seen, uint64_t *spin)
+static bool dl__spin(bool (*come)(void *what, uint64_t seen), void *what, uint64_t seen, uint64_t *spin)
 {
     uint64_t start = 0;
     for (int round = 0; round < 1 << 14; round++) { /* some milliseconds, should the clock stand still */
         for (int i = 0; i < 16; i++) {
-            if (come(p, seen)) {
+            if (come(what, seen)) {
                 if (start) *spin = DL__MIN(2 * *spin, (uint64_t)DL__SPIN_MAX);
                 return true;
             }
@@ -1414,7 +1434,7 @@ static void *dl__pool_main(void *argument)
     while (!__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) {
         uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
         dl__pool_work(p, index);
-        if (dl__pool_spin(p, dl__pool_called, seen, &spin)) continue;
+        if (dl__spin(dl__pool_called, p, seen, &spin)) continue;
         pthread_mutex_lock(&p->mutex);
         __atomic_add_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
         while (!dl__pool_called(p, seen)) pthread_cond_wait(&p->wake, &p->mutex);
@@ -1477,7 +1497,7 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
         &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)units << 16, __ATOMIC_SEQ_CST);
     dl__pool_wake(p, units - 1);
     dl__pool_work(p, 0);
-    if (dl__pool_spin(p, dl__pool_done, 0, &p->spin)) return;
+    if (dl__spin(dl__pool_done, p, 0, &p->spin)) return;
     pthread_mutex_lock(&p->mutex);
     __atomic_store_n(&p->waiting, true, __ATOMIC_SEQ_CST);
     while (!dl__pool_done(p, 0)) pthread_cond_wait(&p->finished, &p->mutex);
@@ -10026,12 +10046,17 @@ DL_API bool dl_zero_grad(dl_context *ctx)
     return true;
 }
 
+DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
+{
+    for (size_t i = 0; i < n; i++) x[i] *= factor;
+}
+
 static bool dl__scale_grads(dl_context *ctx, const char *pattern, dl_real factor)
 {
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
-            for (size_t k = 0; k < ctx->param[i].numel; k++) g[k] *= factor;
+            dl__scale(g, ctx->param[i].numel, factor);
     }
     return true;
 }
@@ -10488,9 +10513,14 @@ struct dl_comm {
     size_t cap_values, cap_buffers;
     dl_real *stack[DL__MAX_LEVELS], *buffer_stack[DL__MAX_LEVELS];
     dl_real *before, *change; /* buffers before the step; what this shard changed, times its weight */
-    /* the communication thread: reduces buckets done .. posted */
+    dl_parallel_stats stats;
+    uint64_t at;             /* since when the phase at hand runs, see dl__lap */
+    uint32_t backward;       /* the first node of the backward pass that runs */
+    /* the communication thread: reduces buckets done .. posted; from the end of the backward pass on the replica's own does */
     bool threaded, quit;
+    bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
+    uint64_t spin[DL__CHANNELS]; /* see dl__spin */
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -10603,6 +10633,13 @@ static void dl__tell_missing(const dl_comm *c, const dl__channel *ch, const dl__
         n > 1 ? "s" : "", list, c->world->seconds);
 }
 
+#ifndef DLTRAIN_NO_THREADS
+static bool dl__met(void *channel, uint64_t round)
+{
+    return __atomic_load_n(&((dl__channel *)channel)->round, __ATOMIC_ACQUIRE) != round;
+}
+#endif
+
 /* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have begun
    and so will come, failed or not: they touch each other's memory. */
 static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
@@ -10626,10 +10663,15 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
             }
         if (!call || !w->failed) {
             ch->arrived = 0;
-            ch->round++;
+            __atomic_store_n(&ch->round, round + 1, __ATOMIC_RELEASE);
         }
         dl__wake(&ch->changed);
-    } else
+    } else {
+        if (channel == DL__CALLS || c->finishing) { /* nothing else is to be done here */
+            dl__unlock(w);
+            dl__spin(dl__met, ch, round, &c->spin[channel]);
+            dl__lock(w);
+        }
         while (ch->round == round && !(call && w->failed)) {
             dl__wait(w, &ch->changed, &waited);
             bool late = call && call->what != DL__LEAVES && w->seconds > 0 && waited >= w->seconds;
@@ -10638,6 +10680,7 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
                 spread = true;
             }
         }
+    }
     bool met = ch->round != round;
     dl__unlock(w);
     return spread ? dl__spread(w) : met;
@@ -10709,8 +10752,8 @@ static bool dl__called(dl_comm *c, bool ok)
     return ok || dl_fail(c->ctx, "%s", c->world->error);
 }
 
-/* ---- sums: dst = x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
-enum { DL__SUM_TILE = 512 };
+/* ---- sums: x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
+enum { DL__SUM_TILE = 2048 };
 static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n)
 {
     if (op == DL_COMM_SUM) DL__CALL(level, add_to, (dst, x, n));
@@ -10718,19 +10761,16 @@ static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x
         for (size_t i = 0; i < n; i++) dst[i] = x[i] > dst[i] || x[i] != x[i] ? x[i] : dst[i];
 }
 
-/* n numbers, at most a tile, from `at` on, of ranks first .. first + count here. */
-static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real *dst)
+/* Numbers at .. at + n of ranks first .. first + count here: their sum replaces those of the first, partial sums some
+   others. */
+static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n)
 {
-    dl_real other[DL__SUM_TILE];
     int half = 1;
-    if (count == 1) {
-        memcpy(dst, (const dl_real *)ch->slot[first].data + at, n * sizeof *dst);
-        return;
-    }
+    if (count == 1) return;
     while (2 * half < count) half *= 2;
-    dl__tree(ch, level, op, first, half, at, n, dst);
-    dl__tree(ch, level, op, first + half, count - half, at, n, other);
-    dl__combine(level, op, dst, other, n);
+    dl__tree(ch, level, op, first, half, at, n);
+    dl__tree(ch, level, op, first + half, count - half, at, n);
+    dl__combine(level, op, (dl_real *)ch->slot[first].data + at, (const dl_real *)ch->slot[first + half].data + at, n);
 }
 
 /* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
@@ -10799,14 +10839,14 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
-    dl_real sum[DL__SUM_TILE];
     size_t first, mine = dl__slice_of(c, n, &first);
     bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
     for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
-        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m, sum);
-        for (int r = 0; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
+        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
+        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
@@ -10929,6 +10969,22 @@ DL_API bool dl_all_gather(dl_comm *c, const void *mine, void *all, size_t bytes)
 }
 
 DL_API bool dl_barrier(dl_comm *c) { return !c || (!c->ctx->failed && dl__called(c, dl__barrier(c, DL__MEETS))); }
+
+static double dl__seconds(uint64_t from, uint64_t to) { return (double)(int64_t)(to - from) * 1e-6; }
+
+/* The time since *at is that of a phase. */
+static void dl__lap(uint64_t *at, dl_phase *phase)
+{
+    uint64_t now = dl__microseconds();
+    phase->seconds += dl__seconds(*at, now);
+    *at = now;
+}
+
+DL_API void dl_comm_stats(const dl_comm *c, dl_parallel_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (c) *out = c->stats;
+}
 
 DL_API void dl_comm_abort(dl_comm *c, const char *sentence)
 {
@@ -11118,6 +11174,7 @@ static bool dl__spread_parameters(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
     int root;
+    uint64_t at = dl__microseconds();
     if (!dl__compare_parameters(c, &root) || !dl__room_for_parameters(c)) return false;
     size_t values = c->n_values, buffers = c->n_buffers;
     c->layout = ctx->layout;
@@ -11127,6 +11184,8 @@ static bool dl__spread_parameters(dl_comm *c)
     if (!dl__spread_what(c, DL__COMPARES, from, (ctx->n_values - values) * sizeof *from, root) ||
         !dl__spread_what(c, DL__COMPARES, buffer, (ctx->n_buffers - buffers) * sizeof *from, root))
         return false;
+    c->stats.replicate.bytes += (ctx->n_values - values + ctx->n_buffers - buffers) * sizeof *from;
+    dl__lap(&at, &c->stats.replicate);
     dl__note_buffers(c, buffers);
     return true;
 }
@@ -11137,6 +11196,7 @@ static bool dl__before_run(dl_context *ctx)
     if (dl__world_failed(c->world)) return dl_fail(ctx, "%s", c->world->error);
     if (ctx->layout != c->layout && !dl__spread_parameters(c)) return false;
     if (!c->part && !ctx->done) dl__note_buffers(c, 0);
+    c->at = dl__microseconds();
     return true;
 }
 
@@ -11192,9 +11252,13 @@ static void dl__fill_absent(dl_comm *c, const char *pattern, bool all)
 static bool dl__reduce_bucket(dl_comm *c, const dl__bucket *b)
 {
     dl_real *g = c->ctx->grads + b->first;
+    uint64_t at = dl__microseconds();
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)b->first, b->n);
     for (int i = 0; i < c->levels; i++) DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n)); /* the last part */
-    return dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
+    bool ok = dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
+    c->stats.reduce.bytes += b->n * sizeof *g;
+    dl__lap(&at, &c->stats.reduce);
+    return ok;
 }
 
 #ifndef DLTRAIN_NO_THREADS
@@ -11205,15 +11269,17 @@ static void *dl__reducer_main(void *argument)
     dl__fp_enter();
     dl__lock(w);
     while (!c->quit) {
-        if (c->done >= c->posted) {
+        if (c->finishing || c->done >= c->posted) {
             pthread_cond_wait(&c->turn, &w->mutex);
             continue;
         }
         dl__bucket b = c->bucket[c->done];
+        __atomic_store_n(&c->reducing, true, __ATOMIC_RELAXED);
         dl__unlock(w);
         bool ok = dl__reduce_bucket(c, &b);
         dl__lock(w);
         c->done = ok ? c->done + 1 : c->posted;
+        __atomic_store_n(&c->reducing, false, __ATOMIC_RELEASE);
         dl__wake(&c->turn);
     }
     dl__unlock(w);
@@ -11221,7 +11287,7 @@ static void *dl__reducer_main(void *argument)
 }
 #endif
 
-/* Hands over buckets up to number n. */
+/* Buckets up to number n are complete. */
 static void dl__post(dl_comm *c, int n)
 {
     if (n <= c->complete) return;
@@ -11238,15 +11304,32 @@ static void dl__post(dl_comm *c, int n)
     for (; c->done < n && dl__reduce_bucket(c, &c->bucket[c->done]); c->done++) c->posted = n;
 }
 
-static bool dl__await_buckets(dl_comm *c)
+#ifndef DLTRAIN_NO_THREADS
+static bool dl__is_idle(void *comm, uint64_t seen)
+{
+    (void)seen;
+    return !__atomic_load_n(&((dl_comm *)comm)->reducing, __ATOMIC_ACQUIRE);
+}
+#endif
+
+/* The communication thread ends the bucket it is in; what is left is quicker done than handed over. */
+static bool dl__finish_buckets(dl_comm *c)
 {
 #ifndef DLTRAIN_NO_THREADS
     if (c->threaded) {
         dl__lock(c->world);
-        while (c->done < c->posted) pthread_cond_wait(&c->turn, &c->world->mutex);
+        c->finishing = true;
+        if (c->reducing) {
+            dl__unlock(c->world);
+            dl__spin(dl__is_idle, c, 0, &c->spin[DL__CALLS]);
+            dl__lock(c->world);
+        }
+        while (c->reducing) pthread_cond_wait(&c->turn, &c->world->mutex);
         dl__unlock(c->world);
     }
 #endif
+    for (; c->done < c->buckets && dl__reduce_bucket(c, &c->bucket[c->done]); c->done++)
+        c->stats.wait.bytes += c->bucket[c->done].n * sizeof(dl_real);
     return !dl__world_failed(c->world) || dl_fail(c->ctx, "%s", c->world->error);
 }
 
@@ -11256,6 +11339,7 @@ static void dl__begin_buckets(dl_comm *c, const char *pattern)
     c->complete = 0;
     dl__lock(c->world);
     c->posted = c->done = 0;
+    c->finishing = false;
     dl__unlock(c->world);
 }
 
@@ -11269,11 +11353,13 @@ static void dl__post_complete(dl_comm *c)
 static void dl__launched(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
 {
     dl_comm *c = ctx->comm;
+    bool back = start + plan->order[l->first + l->count - 1] >= c->backward;
+    dl__lap(&c->at, back ? &c->stats.backward : &c->stats.forward);
     for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
         uint32_t at = plan->order[i];
         if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) dl__bucket_at(c, plan->offset[at])->waits--;
     }
-    if (c->overlaps) dl__post_complete(c);
+    if (c->overlaps && l != plan->launch + plan->launches - 1) dl__post_complete(c); /* the last ones are not worth it */
 }
 
 /* Does the backward pass that comes end with a reduction? */
@@ -11298,6 +11384,7 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     dl_comm *c = ctx->comm;
     bool counted = count || ctx->parts, reduces = dl__reduces(ctx);
     if (!dl__before_run(ctx) || !dl__begin_part(ctx, pattern)) return false;
+    c->backward = from;
     for (uint32_t i = from; i < ctx->nodes; i++) {
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
@@ -11352,8 +11439,10 @@ static bool dl__share_buffers(dl_comm *c)
             ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
         return true;
     }
+    if (c->world->desc.own_buffers) return true;
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
-    return c->world->desc.own_buffers || dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
+    c->stats.replicate.bytes += ctx->n_buffers * sizeof(dl_real);
+    return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
 /* False: nobody has a gradient, or an error. */
@@ -11361,23 +11450,23 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
 {
     dl_context *ctx = c->ctx;
     dl__closing mine;
-    uint64_t left = 0;
+    uint64_t left = 0, at = dl__microseconds();
     memset(&mine, 0, sizeof mine);
     mine.weight = ctx->weight;
     mine.leaving = leaving;
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
-    if (!leaving) dl__post(c, c->buckets);
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
     ctx->reduced = ctx->weight = 0;
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl__post(c, c->buckets);
-    if (!dl__await_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    for (int b = 0; b < c->buckets && factor != 1; b++)
-        for (size_t i = 0; i < c->bucket[b].n; i++) ctx->grads[c->bucket[b].first + i] *= factor;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
+        dl__scale(ctx->grads + b->first, b->n, factor);
+    dl__lap(&at, &c->stats.wait);
+    c->stats.steps++;
     c->step++;
     return true;
 }
@@ -11415,6 +11504,7 @@ static void dl__push_part(dl_comm *c, const char *pattern, double weight)
 static bool dl__after_backward(dl_context *ctx, const char *pattern)
 {
     dl_comm *c = ctx->comm;
+    c->backward = UINT32_MAX;
     if (ctx->parts && !dl__reduces(ctx)) return dl__push_part(c, pattern, c->shard_weight), true;
     if (!dl__reduces(ctx)) return true;
     if (ctx->parts) dl__add_buffers(c, c->shard_weight);
@@ -11497,6 +11587,7 @@ static void dl__join_world(dl_comm *c)
     ctx->comm = c;
     if (w->size == 1 && !w->desc.invariant_shards) return;
     ctx->replica = &dl__replica_calls;
+    c->backward = UINT32_MAX;
     if (ctx->failed) {
         dl__replica_failed(ctx);
         return;
@@ -11506,6 +11597,7 @@ static void dl__join_world(dl_comm *c)
     c->closing = (dl__closing *)dl__alloc(ctx, (size_t)w->size * sizeof *c->closing, 0);
 #ifndef DLTRAIN_NO_THREADS
     if (w->size == 1) return;
+    for (int i = 0; i < DL__CHANNELS; i++) c->spin[i] = DL__SPIN_MAX;
     pthread_cond_init(&c->turn, NULL);
     c->threaded = !pthread_create(&c->reducer, NULL, dl__reducer_main, c); /* without, gradients are reduced in between */
     if (!c->threaded) pthread_cond_destroy(&c->turn);
@@ -11737,7 +11829,7 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
     return !w.failed;
 }
 
-/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs the first, replicas the others ---- Forward:
+/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs one, replicas the others ---- Forward:
    `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for the
    parameters. Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does; the portals,
    recorded before that chunk and so reached after it, take the sums of the replicas' gradients (`collect`) and hand them to
@@ -11746,10 +11838,10 @@ typedef enum dl__duty { DL__RECORD, DL__FORWARD, DL__BACKWARD, DL__BOTH, DL__QUI
 typedef struct dl__helper {
     dl_data_parallel *parent;
     dl_context *ctx;
-    int index;               /* of the replica: 1, ... */
+    int index;               /* of the device in the list */
     char device[DL__DEVICE_MAX];
-    const char *x, *target;  /* the chunk */
-    size_t n;
+    const char *x, *target;  /* the chunk: rows first .. first + n of the batch */
+    size_t first, n;
     float share;             /* of the batch */
     dl_tensor y;             /* the output, or the loss */
     dl_real *dy;             /* its gradient, copied */
@@ -11757,6 +11849,7 @@ typedef struct dl__helper {
     double loss;
     dl__duty duty;
     bool busy;
+    dl_phase copied;         /* parameters, in the duty at hand */
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread;
     bool threaded;
@@ -11768,11 +11861,14 @@ struct dl_data_parallel {
     dl_data_parallel_desc desc;
     int helpers, used;       /* replicas besides the context; of the batch at hand */
     dl__helper *helper;
+    size_t first, own;       /* the context's chunk; own 0: the batch has too few */
     int *map, mapped;        /* of each parameter of a replica: its number here */
     dl_shape x_shape, target_shape;
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+    dl_parallel_stats stats;
+    uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -11797,6 +11893,12 @@ static dl_tensor dl__run_loss(const dl_data_parallel *dp, dl_tensor x, dl_tensor
     return dp->desc.loss ? dp->desc.loss(y, target) : dl_cross_entropy(y, target);
 }
 
+static bool dl__check_rows(dl_context *ctx, const dl_node *y, size_t n)
+{
+    return (y->ndim && y->dtype == DL_F32 && y->dim[0] == (dl_index)n) ||
+        dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", y, n);
+}
+
 /* The replica's tape of this step, with the scope, the modes and random numbers of its own. */
 static void dl__helper_record(dl__helper *h)
 {
@@ -11805,7 +11907,7 @@ static void dl__helper_record(dl__helper *h)
     if (ctx->failed) dl_clear_error(ctx);
     dl_end(ctx);
     dl__begin_step(ctx);
-    ctx->random_step = (uint64_t)h->index << 28 | from->random_step;
+    ctx->random_step = (uint64_t)(h - dp->helper + 1) << 28 | from->random_step;
     ctx->training = from->training;
     ctx->recording = from->recording;
     for (int i = 0; i < ctx->params && i < dp->mapped; i++) ctx->param[i].frozen = from->param[dp->map[i]].frozen;
@@ -11815,20 +11917,27 @@ static void dl__helper_record(dl__helper *h)
                          : dl__run_model(dp, x);
     if (*from->path) dl_scope_end(ctx);
     if (!h->y.ctx) dl_fail(ctx, "the model returned no tensor");
+    else if (!dp->with_loss) dl__check_rows(ctx, ctx->node[h->y.node], h->n);
     dl__lay_out_grads(ctx);
 }
 
 /* The values of parameters, or those of buffers: these before the work, as the context's own chunk will change them. */
-static void dl__helper_copy(dl__helper *h, bool buffers)
+static dl_phase dl__helper_copy(dl__helper *h, bool buffers)
 {
     const dl_data_parallel *dp = h->parent;
     dl_context *ctx = h->ctx;
+    dl_phase copied = { 0, 0 };
+    uint64_t at = dl__microseconds();
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
         const dl_real *values = buffers ? dp->ctx->buffers : dp->ctx->values;
         dl_real *to = buffers ? ctx->buffers : ctx->values;
-        if (p->numel && p->buffer == buffers) memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
+        if (!p->numel || p->buffer != buffers) continue;
+        memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
+        copied.bytes += p->numel * sizeof *to;
     }
+    dl__lap(&at, &copied);
+    return copied;
 }
 
 static void dl__helper_work(dl__helper *h, dl__duty duty)
@@ -11839,7 +11948,7 @@ static void dl__helper_work(dl__helper *h, dl__duty duty)
     d.scale = h->share;
     if (duty == DL__RECORD) dl__helper_record(h);
     if (ctx->failed || duty == DL__RECORD) return;
-    if (duty != DL__BACKWARD) dl__helper_copy(h, false);
+    if (duty != DL__BACKWARD) h->copied = dl__helper_copy(h, false);
     if (duty == DL__FORWARD) dl_data(dl_keep(h->y));
     else dl_zero_grad(ctx);
     if (duty == DL__BACKWARD) {
@@ -11876,7 +11985,11 @@ static void *dl__helper_main(void *argument)
 /* Sets the replicas to work; dl__helpers_wait waits for them, and has their errors. */
 static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 {
-    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) dl__helper_copy(&dp->helper[i], true);
+    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) {
+        dl_phase copied = dl__helper_copy(&dp->helper[i], true);
+        dp->stats.replicate.seconds += copied.seconds;
+        dp->stats.replicate.bytes += copied.bytes;
+    }
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_lock(&dp->mutex);
     for (int i = 0; i < dp->used; i++)
@@ -11904,7 +12017,15 @@ static void dl__helpers_rest(dl_data_parallel *dp)
 
 static bool dl__helpers_wait(dl_data_parallel *dp)
 {
+    double slowest = 0;
     dl__helpers_rest(dp);
+    for (int i = 0; i < dp->used; i++) {
+        dl_phase *copied = &dp->helper[i].copied;
+        slowest = DL__MAX(slowest, copied->seconds);
+        dp->stats.replicate.bytes += copied->bytes;
+        memset(copied, 0, sizeof *copied);
+    }
+    dp->stats.replicate.seconds += slowest;
     for (int i = 0; i < dp->used; i++)
         if (dp->helper[i].ctx->failed)
             return dl_fail(dp->ctx, "dl_data_parallel: replica %d (%s): %s", dp->helper[i].index, dp->helper[i].device,
@@ -11939,25 +12060,38 @@ static bool dl__map_parameters(dl_data_parallel *dp)
     }
     for (int k = 1; k < dp->used; k++)
         if (dp->helper[k].ctx->params != from->params)
-            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica 1 and %d on replica %d", from->params,
-                dp->helper[k].ctx->params, dp->helper[k].index);
+            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica %d and %d on replica %d", from->params,
+                dp->helper[0].index, dp->helper[k].ctx->params, dp->helper[k].index);
     return dl__lay_out_grads(ctx);
 }
 
-/* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the size of the first. */
-static size_t dl__scatter(
+/* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the devices at the end may get none. */
+static void dl__scatter(
     dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
 {
-    size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1), at = per;
+    size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1);
     dp->used = 0;
-    for (; per && at < n; at += per) {
+    dp->first = dp->own = 0;
+    for (size_t at = 0, k = 0; at < n; at += per, k++) {
+        if (k == (size_t)dp->desc.output) {
+            dp->first = at;
+            dp->own = DL__MIN(per, n - at);
+            continue;
+        }
         dl__helper *h = &dp->helper[dp->used++];
+        h->first = at;
         h->n = DL__MIN(per, n - at);
         h->x = x + at * x_bytes;
         h->target = target ? target + at * target_bytes : NULL;
         h->share = (float)((double)h->n / (double)n);
+        dp->stats.scatter.bytes += h->n * (x_bytes + target_bytes);
     }
-    return DL__MIN(per, n);
+}
+
+/* The context's chunk. */
+static dl_tensor dl__own_rows(const dl_data_parallel *dp, dl_tensor t)
+{
+    return dp->used ? dl_slice(t, 0, (dl_index)dp->first, (dl_index)(dp->first + dp->own), 1) : t;
 }
 
 /* The samples of a tensor, which is run; NULL after an error. */
@@ -11986,34 +12120,55 @@ static dl_data_parallel *dl__parent_of(const dl_node *n)
 static void dl__assemble_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0, at = (size_t)r->node->i[0] * row;
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
     dl_real *y = (dl_real *)r->out;
-    if (at) memcpy(y, r->in[0], at * sizeof *y);
-    if (!dl__helpers_wait(dp)) return;
-    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row) {
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.forward);
+    if (dp->own) memcpy(y + dp->first * row, r->in[0], dp->own * row * sizeof *y);
+    for (int i = 0; ok && i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
-        memcpy(y + at, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+        memcpy(y + h->first * row, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+        dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
+    dl__lap(&dp->at, &dp->stats.gather);
 }
 
 static void dl__send_back_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
     const dl_node *dy = r->node->in[0];
-    size_t row = dy->numel / (size_t)dy->dim[0], at = (size_t)r->node->i[0] * row;
+    size_t row = dy->numel / (size_t)dy->dim[0];
     *(dl_real *)r->out = 0;
-    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row)
-        memcpy(dp->helper[i].dy, (const dl_real *)r->in[0] + at, dp->helper[i].n * row * sizeof(dl_real));
+    dl__lap(&dp->at, &dp->stats.forward); /* the loss */
+    for (int i = 0; i < dp->used; i++) {
+        const dl__helper *h = &dp->helper[i];
+        memcpy(h->dy, (const dl_real *)r->in[0] + h->first * row, h->n * row * sizeof *h->dy);
+        dp->stats.gather.bytes += h->n * row * sizeof *h->dy;
+    }
+    dl__lap(&dp->at, &dp->stats.gather);
     dl__helpers_start(dp, DL__BACKWARD);
 }
 
 static void dl__collect_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    if (!dl__helpers_wait(dp)) return;
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.backward);
+    if (!ok) return;
     memcpy(r->out, dp->helper[0].ctx->grads, r->node->numel * sizeof(dl_real));
     for (int i = 1; i < dp->used; i++)
         DL__CALL(r->level, add_to, ((dl_real *)r->out, dp->helper[i].ctx->grads, r->node->numel));
+    dp->stats.reduce.bytes += (size_t)dp->used * r->node->numel * sizeof(dl_real);
+    dl__lap(&dp->at, &dp->stats.reduce);
+}
+
+/* Takes the time where the tape has got to: at the begin of the own chunk, or, i[0], at the end of its forward pass. */
+static void dl__stamp_run(const dl_run_args *r)
+{
+    dl_data_parallel *dp = dl__parent_of(r->node);
+    *(dl_real *)r->out = 0;
+    if (r->node->i[0]) dl__lap(&dp->at, &dp->stats.forward);
+    else dp->at = dl__microseconds();
 }
 
 static void dl__assemble_grad(const dl_grad_args *g);
@@ -12021,6 +12176,7 @@ static void dl__portal_grad(const dl_grad_args *g);
 static const dl_op dl__assemble_op = { "data_parallel", 0, NULL, dl__assemble_run, dl__assemble_grad, NULL, NULL };
 static const dl_op dl__send_back_op = { "data_parallel_send_back", 0, NULL, dl__send_back_run, NULL, NULL, NULL };
 static const dl_op dl__collect_op = { "data_parallel_collect", 0, NULL, dl__collect_run, NULL, NULL, NULL };
+static const dl_op dl__stamp_op = { "data_parallel_stamp", 0, NULL, dl__stamp_run, NULL, NULL, NULL };
 static const dl_op dl__portal_op = { "data_parallel_portal", 0, NULL, NULL, dl__portal_grad, NULL, NULL };
 
 static dl_tensor dl__parallel_node(
@@ -12035,14 +12191,22 @@ static dl_tensor dl__parallel_node(
 static void dl__assemble_grad(const dl_grad_args *g)
 {
     dl_node *dy;
-    dl_index own = g->node->i[0];
+    int k = 0;
     dl_data_parallel *dp = dl__parent_of(g->node);
     if (!dl__operands("data_parallel", 1, &g->dy, &dy)) return;
-    if (g->want[0]) g->dx[0] = dl_slice(g->dy, 0, 0, own, 1);
-    dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), own, 0);
+    if (dp->own && g->want[k++]) g->dx[0] = dl__own_rows(dp, g->dy);
+    dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), 0, 0);
     dp->sums = dl__none();
-    for (int k = 1; k < g->node->n_in; k++)
+    for (; k < g->node->n_in; k++)
         if (g->want[k]) g->dx[k] = sent;
+}
+
+static void dl__stamp(dl_data_parallel *dp, dl_tensor x, bool end)
+{
+    dl_node *n;
+    bool recording = dl_set_grad(dp->ctx, false);
+    if (dl__operands("data_parallel", 1, &x, &n)) dl__parallel_node(dp, &dl__stamp_op, 1, &n, DL_SHAPE(1), end, 0);
+    dl_set_grad(dp->ctx, recording);
 }
 
 /* i[0] of a portal is 0, as of a view of its first parameter; which the others are, the replica's parameters say. */
@@ -12098,35 +12262,57 @@ static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
     return true;
 }
 
+/* The own chunk's output, or none; *s: the shape of the whole one. False after an error: then the replicas rest. */
+static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_shape *s)
+{
+    dl_context *ctx = dp->ctx;
+    const dl__helper *first = &dp->helper[0];
+    const dl_node *n = first->ctx->node[first->y.node];
+    size_t row = n->numel / first->n;
+    bool ok = true;
+    *s = dl__shape(n);
+    s->dim[0] = dp->x_shape.dim[0];
+    if (dp->own) {
+        dl__stamp(dp, x, false);
+        dl_tensor mine = dl__run_model(dp, dl__own_rows(dp, x));
+        ok = dl__operands("data_parallel", 1, &mine, y) && dl__check_rows(ctx, *y, dp->own);
+        if (ok && (*y)->numel != dp->own * row) ok = dl_fail(ctx, "dl_data_parallel: the model gives %S here and %S on replica %d", *y, n, first->index);
+    }
+    for (int i = 0; ok && i < dp->used; i++) {
+        dl__helper *h = &dp->helper[i];
+        const dl_node *theirs = h->ctx->node[h->y.node];
+        ok = theirs->numel == h->n * row
+            ? dl__room_for_dy(dp, h, theirs->numel)
+            : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
+    }
+    if (!ok || ctx->failed) dl__helpers_rest(dp);
+    return ok && !ctx->failed;
+}
+
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
 {
     dl_node *in[DLTRAIN_MAX_INPUTS];
+    dl_shape s;
     size_t row;
     if (!dp || dp->ctx->failed) return dl__none();
     dl_context *ctx = dp->ctx;
     dl__helpers_rest(dp); /* of a step that was given up */
+    dp->at = dl__microseconds();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
     if (!data) return dl__none();
-    size_t own = dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
+    dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
+    dl__lap(&dp->at, &dp->stats.scatter);
+    dp->stats.steps++;
     if (!dp->used) return dl__run_model(dp, x);
     dp->with_loss = false;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
-    int portals = dl__make_portals(dp, in + 1, (int)DL__COUNT_OF(in) - 1);
+    int own = dp->own != 0, portals = dl__make_portals(dp, in + own, (int)DL__COUNT_OF(in) - own);
     if (ctx->failed) return dl__none();
     dl__helpers_start(dp, DL__FORWARD);
-    dl_tensor y = dl__run_model(dp, dl_slice(x, 0, 0, (dl_index)own, 1));
-    dl_node *n = dl__operands("data_parallel", 1, &y, in) ? in[0] : NULL;
-    if (!n || !n->ndim || n->dtype != DL_F32 || n->dim[0] != (dl_index)own) {
-        dl__helpers_rest(dp);
-        if (n) dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", n, own);
-        return dl__none();
-    }
-    dl_shape s = dl__shape(n);
-    for (int i = 0; i < dp->used; i++)
-        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_rest(dp), dl__none();
-    s.dim[0] = dp->x_shape.dim[0];
-    return dl__parallel_node(dp, &dl__assemble_op, portals + 1, in, s, (dl_index)own, 0);
+    if (!dl__own_forward(dp, x, in, &s)) return dl__none();
+    dl__lap(&dp->at, &dp->stats.forward);
+    return dl__parallel_node(dp, &dl__assemble_op, portals + own, in, s, (dl_index)dp->own, 0);
 }
 
 /* Adds a replica's gradients to those here. */
@@ -12140,16 +12326,35 @@ static void dl__add_gradients(dl_data_parallel *dp, const dl__helper *h)
         if (to->fresh) memset(ctx->grads + to->offset, 0, to->numel * sizeof *ctx->grads);
         to->fresh = false;
         DL__CALL(ctx->level, add_to, (ctx->grads + to->offset, h->ctx->grads + p->offset, p->numel));
+        dp->stats.reduce.bytes += p->numel * sizeof *ctx->grads;
     }
+}
+
+/* Loss and gradients of the own chunk, which is the step's end; *loss: its share of the batch's. */
+static bool dl__own_backward(dl_data_parallel *dp, dl_tensor x, dl_tensor target, double *loss)
+{
+    dl_backward_desc d;
+    double share = (double)dp->own / (double)dp->x_shape.dim[0];
+    memset(&d, 0, sizeof d);
+    d.scale = (float)share;
+    if (!dp->own) return dl_end(dp->ctx), !dp->ctx->failed;
+    dl__stamp(dp, x, false);
+    dl_tensor mine = dl__run_loss(dp, dl__own_rows(dp, x), dl__own_rows(dp, target));
+    dl__stamp(dp, mine, true);
+    dl__lap(&dp->at, &dp->stats.forward);
+    bool ok = dl_backward_ex(mine, &d);
+    if (ok) *loss = dl_item(mine) * share;
+    return ok;
 }
 
 DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tensor target, double *loss)
 {
     size_t x_row, target_row;
-    dl_backward_desc d;
+    double total = 0;
     if (!dp || dp->ctx->failed) return false;
     dl_context *ctx = dp->ctx;
     dl__helpers_rest(dp);
+    dp->at = dl__microseconds();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     if (!data) return false;
     const char *targets = (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
@@ -12157,24 +12362,37 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     size_t n = (size_t)dp->x_shape.dim[0];
     if ((size_t)dp->target_shape.dim[0] != n)
         return dl_fail(ctx, "dl_data_parallel_backward: %zu samples and %td targets", n, dp->target_shape.dim[0]);
-    size_t own = dl__scatter(dp, n, data, x_row, targets, target_row);
+    dl__scatter(dp, n, data, x_row, targets, target_row);
+    dl__lap(&dp->at, &dp->stats.scatter);
+    dp->stats.steps++;
     dp->with_loss = true;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || (dp->used && !dl__map_parameters(dp))) return false;
     dl__helpers_start(dp, DL__BOTH);
-    if (dp->used) x = dl_slice(x, 0, 0, (dl_index)own, 1), target = dl_slice(target, 0, 0, (dl_index)own, 1);
-    memset(&d, 0, sizeof d);
-    d.scale = (float)((double)own / (double)n);
-    dl_tensor mine = dl__run_loss(dp, x, target);
-    bool ok = dl_backward_ex(mine, &d);
-    if (!dl__helpers_wait(dp) || !ok) return false;
-    double total = dl_item(mine) * (double)own;
+    bool ok = dl__own_backward(dp, x, target, &total);
+    ok = dl__helpers_wait(dp) && ok;
+    dl__lap(&dp->at, &dp->stats.backward);
+    if (!ok) return false;
     for (int i = 0; i < dp->used; i++) {
         dl__add_gradients(dp, &dp->helper[i]);
-        total += dp->helper[i].loss * (double)dp->helper[i].n;
+        total += dp->helper[i].loss * (double)dp->helper[i].n / (double)n;
     }
-    if (loss) *loss = total / (double)n;
+    dl__lap(&dp->at, &dp->stats.reduce);
+    if (loss) *loss = total;
     return !ctx->failed;
+}
+
+DL_API void dl_data_parallel_stats(const dl_data_parallel *dp, dl_parallel_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (dp) *out = dp->stats;
+}
+
+DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *dp, int device)
+{
+    for (int i = 0; dp && i < dp->helpers; i++)
+        if (dp->helper[i].index == device) return dl_memory_used(dp->helper[i].ctx);
+    return dl_memory_used(dp && device == dp->desc.output ? dp->ctx : NULL);
 }
 
 static void dl__data_parallel_stop(void *user)
@@ -12192,9 +12410,10 @@ static void dl__data_parallel_stop(void *user)
     for (int i = 0; i < dp->helpers; i++) dl_destroy(dp->helper[i].ctx);
 }
 
-static bool dl__make_helper(dl_data_parallel *dp, int index, const char *devices)
+static bool dl__make_helper(dl_data_parallel *dp, int number, const char *devices)
 {
-    dl__helper *h = &dp->helper[index - 1];
+    dl__helper *h = &dp->helper[number];
+    int index = number + (number >= dp->desc.output);
     dl_context *ctx = dp->ctx;
     dl_config config = ctx->config;
     int threads = 0;
@@ -12228,6 +12447,10 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
         return dl_fail(ctx, "dl_data_parallel_create: there is no model"), (dl_data_parallel *)NULL;
     const char *devices = desc->devices ? desc->devices : "cpu";
     int n = dl__count_devices(devices) - 1;
+    if (ctx->replica)
+        return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+    if (desc->output < 0 || desc->output > n)
+        return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
     dl_data_parallel *dp = (dl_data_parallel *)dl__alloc(ctx, sizeof *dp, 8);
     if (!dp) return NULL;
     dp->ctx = ctx;
@@ -12239,7 +12462,7 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     pthread_cond_init(&dp->changed, NULL);
 #endif
     bool ok = true;
-    for (int i = 1; ok && i <= n; i++) {
+    for (int i = 0; ok && i < n; i++) {
         ok = dl__make_helper(dp, i, devices);
         dp->helpers += ok;
     }
