@@ -2765,6 +2765,7 @@ typedef struct dl__products {
     dl_index mc, nc;                /* how much of C one unit of work computes at most */
     void (*panel)(const dl__panel *p);
     void (*thin)(const dl__panel *p); /* the same for few rows and any multiple of nr columns, if they lie side by side; NULL: none */
+    void (*dots)(const dl__panel *p); /* the same for a row and any number of columns that lie along k, b_step apart; NULL: none */
     /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
     void (*turn)(
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
@@ -3976,6 +3977,55 @@ DL__HOT E_FN void DL__K(turn)(
         for (dl_index j = 0; j < cols; j++)
             dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
 }
+#ifdef E_TURN
+/* One step of E_W columns that lie along k. */
+E_FN DL__NOINLINE void DL__K(gather)(const dl_real *b, dl_index step, dl_real *t)
+{
+    for (int l = 0; l < E_W; l++) t[l] = b[l * step];
+}
+/* Columns first .. first + side * E_W; where there are fewer, the last E_W of all stand in. */
+E_IN void DL__K(dots_of)(const dl__panel *p, const dl_real *a, dl_index first, const int side)
+{
+    enum { MOST = 4 };
+    E_V acc[MOST];
+    dl__panel q = *p;
+    dl_real t[E_TURN * E_W], y[(1 + MOST + E_NV) * E_W];
+    const dl_real *b[MOST];
+    dl_index k = 0, step = p->b_step, from[MOST];
+    DL__UNROLL for (int v = 0; v < side; v++) {
+        from[v] = DL__MIN(first + v * E_W, p->cols - E_W);
+        b[v] = p->b + from[v] * step;
+        acc[v] = E_K(0);
+    }
+    for (; k + E_TURN <= p->kc; k += E_TURN)
+        DL__UNROLL for (int v = 0; v < side; v++) {
+            DL__UNROLL for (int h = 0; h < E_W; h += E_TURN) E_TURN_BLOCK(b[v] + h * step, step, t + h, E_W, false);
+            DL__UNROLL for (int i = 0; i < E_TURN; i++) acc[v] = E_FMA(E_K(a[k + i]), E_LOAD(t + i * E_W), acc[v]);
+            b[v] += E_TURN;
+            DL__OPAQUE(b[v]); /* a pointer each, and not one for each of its E_TURN columns */
+        }
+    for (; k < p->kc; k++)
+        DL__UNROLL for (int v = 0; v < side; v++) {
+            DL__K(gather)(b[v]++, step, t);
+            acc[v] = E_FMA(E_K(a[k]), E_LOAD(t), acc[v]);
+        }
+    DL__UNROLL for (int v = 0; v < side; v++) E_STORE(y + E_W + from[v] - first, acc[v]);
+    for (int v = 0; v < side && first < p->cols; v += E_NV, first += E_NV * E_W) {
+        q.cols = p->cols - first;
+        q.out = p->out + first;
+        if (p->bias && !p->bias_by_row) q.bias = p->bias + first;
+        DL__K(tile_edge)(&q, 0, 1, y + (1 + v) * E_W);
+    }
+}
+DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
+{
+    dl_real a[DL__KB];
+    dl_index j = 0;
+    for (dl_index k = 0; k < p->kc; k++) a[k] = p->a[*p->row + p->at[k]];
+    for (; j + 2 * E_W < p->cols; j += 4 * E_W) DL__K(dots_of)(p, a, j, 4);
+    for (; j < p->cols; j += E_W) DL__K(dots_of)(p, a, j, 1);
+}
+#endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
     enum { NR = E_NV * E_W, SOME = 4 * NR }; /* panels lie a power of two apart: with more at once L1 would lose their lines */
@@ -4059,9 +4109,9 @@ DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc
     }
 }
 #if E_W == 1
-#define E_THIN NULL
+#define E_THIN NULL, NULL
 #else
-#define E_THIN DL__K(thin)
+#define E_THIN DL__K(thin), DL__K(dots)
 #endif
 static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack),
     DL__K(frame), DL__K(along) };
@@ -5938,9 +5988,13 @@ static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
    many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
 static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+static bool dl__gemm_dots(const dl__gemm *g)
+{
+    return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
+}
 static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
-    return g->kk && (g->b_row != 1 || mc > 8 * g->e->mr);
+    return g->kk && !dl__gemm_dots(g) && (g->b_row != 1 || mc > 8 * g->e->mr);
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
@@ -5950,7 +6004,7 @@ static double dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25 :
 static double dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
     double m = (double)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
-    double cost = m * n / (double)g->e->nr * (k + 3);
+    double cost = (dl__gemm_dots(g) ? 3 : m) * n / (double)g->e->nr * (k + 3);
     if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
     if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
     return g->turned ? cost + 0.75 * m * n : cost;
@@ -6050,6 +6104,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc : e->nr) * most;
     dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
     dl__panel p;
+    bool dots = dl__gemm_dots(g) && g->kk;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
         dl_index i = at_batch % g->batch[d].count;
         at_batch /= g->batch[d].count;
@@ -6084,14 +6139,16 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
                 for (dl_index k = 0; k < p.rows; k++) row[k] = k * a_row;
             for (dl_index k = 0; k < p.kc; k++) at[k] = k * a_k;
             for (dl_index j = 0; j < nc; j += p.cols) {
-                bool thin = e->thin && !g->pack_b && p.rows <= DL__THIN && nc - j >= e->nr, tail = !g->pack_b && nc - j < e->nr;
-                p.cols = thin ? (nc - j) / e->nr * e->nr : DL__MIN(nc - j, e->nr);
+                bool thin = e->thin && !g->pack_b && p.rows <= DL__THIN && nc - j >= e->nr;
+                bool tail = !g->pack_b && !dots && nc - j < e->nr;
+                p.cols = dots ? nc : thin ? (nc - j) / e->nr * e->nr : DL__MIN(nc - j, e->nr);
                 if (tail && p.kc) e->pack(b + j, 1, g->b_k, p.cols, p.kc, packed_b);
                 p.b = g->pack_b ? b + j * p.kc : tail ? packed_b : b + j;
-                p.b_step = g->pack_b || tail ? e->nr : g->b_k;
+                p.b_step = dots ? g->b_row : g->pack_b || tail ? e->nr : g->b_k;
                 p.out = (g->total ? total : c) + i * p.out_row + j;
                 p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
-                if (thin) e->thin(&p);
+                if (dots) e->dots(&p);
+                else if (thin) e->thin(&p);
                 else e->panel(&p);
             }
             if (!g->total && k0 + DL__KB >= g->kk)
