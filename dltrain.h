@@ -4640,7 +4640,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #define DL__REST
 /* What follows asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -O1 compiles it in half the time. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
-#pragma GCC optimize("O1")
+#pragma GCC optimize("Og")
 #endif
 
 /* ==== >>elementwise operations ====
