@@ -71,6 +71,7 @@
        DLTRAIN_NO_STDIO         no <stdio.h> at all: implies DLTRAIN_NO_FILES, and no progress line
        DLTRAIN_NO_MALLOC        no malloc: a context must be given its memory
        DLTRAIN_NO_SIMD          portable kernels only
+       DLTRAIN_CUDA             dltrain_cuda.h is linked, too: needed only where the linker cannot tell (DLTRAIN_STATIC, no ELF)
        DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, and other bits than elsewhere
        DLTRAIN_JPEG             the stb_image.h included before is 2.30 or newer: dl_open_images reads JPEG, too, not PNG alone
        DLTRAIN_REAL             float (default) or double; double takes libm's functions and is for checking gradients
@@ -173,7 +174,7 @@ typedef struct dl_memory {
 typedef struct dl_config {
     uint64_t seed;                                       /* of initial parameters, dropout, dl_rand and shuffling */
     int threads;                                         /* 0: one a CPU */
-    const char *device;                                  /* NULL or "cpu"; others come with further headers */
+    const char *device;                                  /* NULL or "cpu"; "cuda:0" with dltrain_cuda.h */
     void *memory;                                        /* one fixed block that the context lives in; NULL: growable. */
     size_t memory_size;                                  /* its bytes: the caller's, until dl_destroy. See dl_measure */
     void *(*alloc)(size_t bytes, void *user);            /* instead of malloc; NULL: malloc */
@@ -434,7 +435,8 @@ typedef struct dl_param_info {
     const char *name;                    /* the context's */
     dl_shape shape;
     size_t numel;
-    /* in the flat buffer; both NULL before the first run, and moved when the layout grows */
+    /* in the flat buffer; both NULL before the first run, and moved when the layout grows. On a device: a copy on the host, good until
+       the next operation, where what is written counts, too */
     dl_real *value;
     dl_real *grad;                       /* NULL for a buffer */
     bool buffer, frozen, has_grad;
@@ -983,6 +985,42 @@ DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_
 /* for run: fn(args, 0..parts-1), on the context's threads; not from fn itself */
 DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part));
 
+/* ---- devices: what a backend such as dltrain_cuda.h gives to the executor, which owns it. A program names a device in dl_config and
+   needs none of this. Memory is the device's; sizes are bytes. Where one returns bool or a pointer, false or NULL come after dl_fail.
+   Calls come from the thread that drives the context, and take effect in their order ---- */
+typedef struct dl_device_update { dl_real *p, *g, *s[3]; size_t n; dl_real h[10]; } dl_device_update; /* see dl__device_update */
+#if !defined(DLTRAIN_NO_MALLOC) && !defined(DLTRAIN_NO_STDIO) && !defined(DLTRAIN_NO_THREADS)
+#define DL__DEVICES 1
+typedef struct dl_device_launch {        /* an operation, and elementwise ones on what it has made */
+    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes, but other addresses */
+    const dl_node *const *node;          /* in the order of execution; addresses are told by dl_device_address */
+    int count;
+    bool accumulate;                     /* the first node adds to its output */
+} dl_device_launch;
+typedef struct dl_backend {
+    const char *name;                    /* "cuda" serves "cuda:0", "cuda:1", ... */
+    void *(*open)(dl_context *ctx, const char *device);
+    void (*close)(void *device);
+    void *(*alloc)(void *device, size_t bytes);
+    void (*release)(void *device, void *memory);
+    void *(*step_alloc)(void *device, size_t bytes); /* until step_reset */
+    void (*step_reset)(void *device);
+    bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
+    bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
+    bool (*launch)(void *device, const dl_device_launch *launch);
+    /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
+    bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
+} dl_backend;
+DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
+/* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
+DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
+DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
+/* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
+DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
+#else
+#define DL__DEVICES 0
+#endif
+
 #ifdef __cplusplus
 }
 #endif
@@ -1108,6 +1146,13 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define DL__MAX(a, b) ((a) > (b) ? (a) : (b))
 
+/* Is the context on a device? */
+#if DL__DEVICES
+#define DL__ON(ctx) ((ctx)->backend != NULL)
+#else
+#define DL__ON(ctx) ((void)(ctx), false)
+#endif
+
 /* A bug in dltrain itself; not reachable from input. */
 #ifndef DL_ASSERT
 #define DL_ASSERT(condition) ((void)0)
@@ -1149,6 +1194,7 @@ static DL__NOINLINE float dl__fma(float a, float b, float c)
 }
 #endif
 
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 /* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,
    the same bits wherever double is IEEE, which libm does not promise. */
 static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */
@@ -1236,6 +1282,7 @@ static dl_real dl__sin(dl_real x) { return sin(x); }
 static dl_real dl__cos(dl_real x) { return cos(x); }
 static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }
 #endif
+/* ---- no device code ---- */
 
 static dl_real dl__sqrt(dl_real x)
 {
@@ -1556,6 +1603,14 @@ typedef struct dl__plan {
     uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
+/* Host memory with a twin on the device: the flat buffers, and the state of optimizers. Who writes one makes the other stale. */
+typedef struct dl__twin {
+    struct dl__twin *next;
+    void *host, *there;
+    size_t bytes;
+    bool host_stale, there_stale;
+} dl__twin;
+
 /* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none does not link
    it. */
 typedef struct dl__replica {
@@ -1607,6 +1662,11 @@ struct dl_context {
     dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
     void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
     bool ending;                         /* gradients are recorded whose run ends the step */
+#if DL__DEVICES
+    const dl_backend *backend;           /* NULL: the CPU */
+    void *device;                        /* the backend's */
+    dl__twin *twins;
+#endif
     /* a replica's; NULL: a context alone */
     struct dl_comm *comm;
     const dl__replica *replica;          /* NULL also in a world of one that is asked for nothing special */
@@ -1992,7 +2052,85 @@ DL_API const char *dl_error(const dl_context *ctx)
     return !ctx ? "there is no context: dl_create returned NULL, for want of memory" : ctx->failed ? ctx->error : "";
 }
 
-/* ---- random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter ---- */
+/* ---- memory on a device. On the CPU all of this is nothing ---- */
+#if DL__DEVICES
+DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend)
+{
+    return ctx && ctx->backend == backend ? ctx->device : NULL;
+}
+
+static dl__twin *dl__twin_of(const dl_context *ctx, const void *host)
+{
+    dl__twin *t = ctx->twins;
+    while (t && (!host || t->host != host)) t = t->next;
+    return t;
+}
+
+/* Makes this host memory what it would be without a device. */
+static bool dl__to_host(dl_context *ctx, const void *host)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (!t || !t->host_stale) return true;
+    if (!ctx->backend->download(ctx->device, t->host, t->there, t->bytes)) return false;
+    t->host_stale = false;
+    return true;
+}
+
+/* The same for all of it. `writes`: the host is going to change it. */
+static bool dl__all_to_host(dl_context *ctx, bool writes)
+{
+    for (dl__twin *t = ctx->twins; t; t = t->next) {
+        if (t->host && !dl__to_host(ctx, t->host)) return false;
+        if (writes) t->there_stale = true;
+    }
+    return true;
+}
+
+static void dl__host_wrote(dl_context *ctx, const void *host)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (t) t->there_stale = true;
+}
+
+/* The twin of host memory, made when there is none, up to date. `writes`: the device is going to change it. NULL after an error. */
+static void *dl__there(dl_context *ctx, void *host, size_t bytes, bool writes)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (!t) {
+        for (t = ctx->twins; t && t->host;) t = t->next; /* one that was forgotten */
+        if (!t) {
+            if (!(t = (dl__twin *)dl__alloc(ctx, sizeof *t, 4))) return NULL;
+            t->next = ctx->twins;
+            ctx->twins = t;
+        }
+        if (!(t->there = ctx->backend->alloc(ctx->device, bytes))) return NULL;
+        t->host = host;
+        t->bytes = bytes;
+        t->host_stale = false;
+        t->there_stale = true;
+    }
+    if (t->there_stale && !ctx->backend->upload(ctx->device, t->there, host, bytes)) return NULL;
+    t->there_stale = false;
+    if (writes) t->host_stale = true;
+    return t->there;
+}
+
+/* Host memory that is given back has no twin any more. */
+static void dl__forget_twin(dl_context *ctx, const void *host)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (!t) return;
+    ctx->backend->release(ctx->device, t->there);
+    t->host = t->there = NULL;
+}
+#else
+static bool dl__to_host(dl_context *ctx, const void *host) { return (void)ctx, (void)host, true; }
+static bool dl__all_to_host(dl_context *ctx, bool writes) { return (void)ctx, (void)writes, true; }
+static void dl__host_wrote(dl_context *ctx, const void *host) { (void)ctx, (void)host; }
+#endif
+
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
+/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */
 static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), x[4];
@@ -2016,6 +2154,7 @@ static dl_real dl__normal(const uint32_t u[4], int i)
     return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));
 }
 
+/* ---- no device code ---- */
 static uint64_t dl__hash_text(const char *s)
 {
     uint64_t h = 14695981039346656037u;
@@ -2158,6 +2297,9 @@ static void dl__begin_step(dl_context *ctx)
     ctx->ended = false;
     dl__arena_reset(ctx, &ctx->tape);
     dl__arena_reset(ctx, &ctx->work);
+#if DL__DEVICES
+    if (DL__ON(ctx)) ctx->backend->step_reset(ctx->device);
+#endif
     ctx->nodes = ctx->done = 0;
     ctx->step++;
     ctx->random_step++;
@@ -2375,15 +2517,39 @@ DL_API dl_tensor dl_keep(dl_tensor t)
     return t;
 }
 
+/* The flat buffer that is a space, or NULL. */
+static dl_real *dl__flat(const dl_context *ctx, unsigned space)
+{
+    return space == DL__VALUES ? ctx->values : space == DL__GRADS ? ctx->grads : space == DL__BUFFERS ? ctx->buffers : NULL;
+}
+
 /* Where the value of a placed node is. */
 static void *dl__address(const dl_context *ctx, const dl_node *n)
 {
     if (n->space == DL__MEMORY) return (void *)(uintptr_t)n->offset;
-    dl_real *base = n->space == DL__VALUES ? ctx->values
-        : n->space == DL__GRADS            ? ctx->grads
-        : n->space == DL__BUFFERS          ? ctx->buffers
-                                           : NULL;
+    dl_real *base = dl__flat(ctx, n->space);
     return base ? base + n->offset : NULL;
+}
+
+#if DL__DEVICES
+DL_API void *dl_device_address(const dl_context *ctx, const dl_node *n)
+{
+    if (n->space == DL__MEMORY) return (void *)(uintptr_t)n->offset;
+    dl__twin *t = dl__twin_of(ctx, dl__flat(ctx, n->space));
+    return t ? (dl_real *)t->there + n->offset : NULL;
+}
+#endif
+
+/* The value of a node that has run, for the host: on a device a copy of it, on the tape. NULL after an error. */
+static const void *dl__host_value(dl_context *ctx, const dl_node *n)
+{
+#if DL__DEVICES
+    if (DL__ON(ctx) && n->space == DL__MEMORY) {
+        void *copy = dl__tape_alloc(ctx, dl__bytes(n), 0);
+        return copy && ctx->backend->download(ctx->device, copy, (void *)(uintptr_t)n->offset, dl__bytes(n)) ? copy : NULL;
+    }
+#endif
+    return dl__to_host(ctx, dl__flat(ctx, n->space)) ? dl__address(ctx, n) : NULL;
 }
 
 static const void *dl__value(dl_tensor t, const char *who)
@@ -2396,7 +2562,7 @@ static const void *dl__value(dl_tensor t, const char *who)
         dl_fail(t.ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before dl_backward", who, n->op->name, n->id);
         return NULL;
     }
-    return n->numel && !t.ctx->dry ? dl__address(t.ctx, n) : nothing;
+    return n->numel && !t.ctx->dry ? dl__host_value(t.ctx, n) : nothing;
 }
 
 DL_API const void *dl_data(dl_tensor t) { return dl__value(t, "data"); }
@@ -2688,9 +2854,14 @@ static bool dl__is_param(const dl_node *n) { return n->op == &dl__leaf_op && n->
 /* The flat buffers grown to hold `need` elements. */
 static bool dl__reserve(dl_context *ctx, dl_real **buffer, size_t used, size_t need)
 {
-    dl_real *p = (dl_real *)dl__grow(ctx, *buffer, used * sizeof *p, need * sizeof *p, 0);
-    if (p) *buffer = p;
-    return p != NULL;
+    if (!dl__to_host(ctx, *buffer)) return false;
+    dl_real *old = *buffer, *p = (dl_real *)dl__grow(ctx, old, used * sizeof *p, need * sizeof *p, 0);
+    if (!p) return false;
+#if DL__DEVICES
+    if (DL__ON(ctx)) dl__forget_twin(ctx, old);
+#endif
+    *buffer = p;
+    return true;
 }
 
 static void dl__initialise(dl_context *ctx, const dl__param *p)
@@ -2698,6 +2869,7 @@ static void dl__initialise(dl_context *ctx, const dl__param *p)
     dl_real *v = (p->buffer ? ctx->buffers : ctx->values) + p->offset;
     uint32_t u[4];
     if (ctx->dry) return;
+    dl__host_wrote(ctx, p->buffer ? ctx->buffers : ctx->values);
     if (p->pending) {
         memcpy(v, p->pending, p->numel * sizeof *v);
         return;
@@ -2729,6 +2901,7 @@ static bool dl__lay_out(dl_context *ctx)
             n[ctx->param[i].buffer] += dl__padded(ctx->param[i].numel);
         }
     if (!any) return true;
+    if (!dl__to_host(ctx, ctx->values) || !dl__to_host(ctx, ctx->buffers)) return false;
     if (n[0] > ctx->cap_values) {
         if (!dl__reserve(ctx, &ctx->values, ctx->n_values, n[0])) return false;
         if (ctx->grads && !dl__reserve(ctx, &ctx->grads, ctx->n_values, n[0])) return false;
@@ -2768,6 +2941,9 @@ DL_API bool dl_param_get(dl_context *ctx, int index, dl_param_info *out)
     const dl__param *p = &ctx->param[index];
     dl_real *base = p->buffer ? ctx->buffers : ctx->values;
     bool placed = p->offset != SIZE_MAX;
+    if (!dl__to_host(ctx, base) || (!p->buffer && !dl__to_host(ctx, ctx->grads))) return false;
+    dl__host_wrote(ctx, base); /* the caller may */
+    if (!p->buffer) dl__host_wrote(ctx, ctx->grads);
     out->name = p->name;
     out->shape = p->shape;
     out->numel = p->numel;
@@ -2852,6 +3028,7 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
      8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a multiplication
         and an addition. */
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
@@ -2923,6 +3100,7 @@ enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 6
 #define DL__COMPARE_ROWS(ROW) \
     ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))
 
+/* ---- no device code ---- */
 /* ---- products: the rows of A are read a number at a time and broadcast, B's lie in vectors, C[m][n] = sum over k of A[m][k] B[n][k].
    One kernel serves matmul and convolution, since where A's elements are is told by two tables. ---- */
 typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over one block of k */
@@ -3333,6 +3511,7 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #define E_IN E_TARGET DL__INLINE
 #define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
 #endif
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
 #ifndef E_MAX /* b where a or b is NaN */
@@ -3498,6 +3677,7 @@ E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
 #define E_A a
 #define E_B b
 
+/* ---- no device code ---- */
 /* ---- elementwise: y = f(x), y = f(x; a, b), y = f(x, z) over n elements ---- */
 /* Whole vectors; what is left over runs once more as a whole vector, in copies with zeros behind. */
 #if E_W > 1
@@ -4911,11 +5091,15 @@ DL_API dl_tensor dl_to_float(dl_tensor x)
     return dl__record(ctx, &dl__to_float_op, 1, &n, DL_F32, &s, NULL);
 }
 
+static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->config.seed, 0x7a6e646f6dull); }
+#if DL__DEVICES
+DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
+#endif
+
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
 static void dl__random_block(const dl_run_args *r, size_t i, uint32_t u[4])
 {
-    static const uint64_t salt = 0x7a6e646f6dull;
-    dl__philox(dl__key(r->ctx->config.seed, salt), (r->first + i) / 4, r->node->counter, u);
+    dl__philox(dl__random_key(r->ctx), (r->first + i) / 4, r->node->counter, u);
 }
 
 static void dl__dropout_run(const dl_run_args *r)
@@ -5596,14 +5780,17 @@ enum {
     DL__WHO_MAX
 };
 
+static bool dl__bad_index(dl_context *ctx, const dl_index *i, size_t place, int value)
+{
+    return dl_fail(ctx, "dl_%s: index %d at position %zu is out of range for %td rows", dl__index_who[i[4]], value, place, i[1]);
+}
+
 /* Are all n indices in 0 .. rows - 1 (or -1 where allowed)? An error otherwise. */
 static bool dl__check_indices(const dl_run_args *r, const int32_t *index, size_t n)
 {
     dl_index rows = r->node->i[1], least = r->node->i[5] ? -1 : 0;
     for (size_t k = 0; k < n; k++)
-        if (index[k] < least || index[k] >= rows)
-            return dl_fail(r->ctx, "dl_%s: index %d at position %zu is out of range for %td rows",
-                dl__index_who[r->node->i[4]], (int)index[k], k, rows);
+        if (index[k] < least || index[k] >= rows) return dl__bad_index(r->ctx, r->node->i, k, (int)index[k]);
     return true;
 }
 
@@ -5791,6 +5978,11 @@ DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index)
     return dl__gather(DL__WHO_GATHER, x, d, index, s.dim[d], &s, false);
 }
 
+static bool dl__bad_class(dl_context *ctx, const dl_index *i, size_t place, int value)
+{
+    return dl_fail(ctx, "dl_one_hot: class %d at position %zu is out of range for %td classes", value, place, i[0]);
+}
+
 static void dl__one_hot_run(const dl_run_args *r)
 {
     dl_index classes = r->node->i[0];
@@ -5798,7 +5990,7 @@ static void dl__one_hot_run(const dl_run_args *r)
     memset(r->out, 0, dl__bytes(r->node));
     for (size_t k = 0; k < r->node->in[0]->numel; k++) {
         if (x[k] < 0 || x[k] >= classes) {
-            dl_fail(r->ctx, "dl_one_hot: class %d at position %zu is out of range for %td classes", (int)x[k], k, classes);
+            dl__bad_class(r->ctx, r->node->i, k, (int)x[k]);
             return;
         }
         ((dl_real *)r->out)[(dl_index)k * classes + x[k]] = 1;
@@ -8382,14 +8574,17 @@ DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduc
 }
 
 /* ---- classes ---- */
+static bool dl__bad_target(dl_context *ctx, const dl_index *i, size_t place, int value)
+{
+    return dl_fail(ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]], value, place, i[0]);
+}
+
 /* Class indices made safe: ignored ones become 0; i = classes, ignored index, who. Also their weights: 0 where ignored. */
 static bool dl__targets_fit(const dl_run_args *r, const int32_t *y, size_t n)
 {
     const dl_index *i = r->node->i;
     for (size_t k = 0; k < n; k++)
-        if (y[k] != i[1] && (y[k] < 0 || y[k] >= i[0]))
-            return dl_fail(r->ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]],
-                (int)y[k], k, i[0]);
+        if (y[k] != i[1] && (y[k] < 0 || y[k] >= i[0])) return dl__bad_target(r->ctx, i, k, (int)y[k]);
     return true;
 }
 
@@ -8410,6 +8605,16 @@ static void dl__target_weights_run(const dl_run_args *r)
 }
 static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL, NULL, NULL };
 static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
+
+#if DL__DEVICES
+DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *i, size_t place, int value)
+{
+    if (op == &dl__one_hot_op) return dl__bad_class(ctx, i, place, value);
+    if (op == &dl__targets_op || op == &dl__target_weights_op) return dl__bad_target(ctx, i, place, value);
+    if (strncmp(op->name, "segment", 7)) return dl__bad_index(ctx, i, place, value);
+    return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d", dl__segment_who[i[3]], i[1], place, value);
+}
+#endif
 
 /* Shape [1,C,1,...] of class weights against x [N,C,...]. */
 static dl_tensor dl__class_weight(dl_tensor weight, const dl_node *x)
@@ -9458,6 +9663,53 @@ static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l,
     y->op->run(&a);
 }
 
+#if DL__DEVICES
+/* The segment's inputs, in one piece, to the device: from here on they are there. */
+static bool dl__upload_inputs(dl_context *ctx, const dl__plan *plan, uint32_t start)
+{
+    size_t bytes = 0, at = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        char *from = NULL, *to = NULL;
+        dl__mark mark = dl__tape_mark(ctx);
+        if (pass && !bytes) return true;
+        if (pass && (!(from = (char *)dl__tape_alloc(ctx, bytes, 0)) || !(to = (char *)ctx->backend->step_alloc(ctx->device, bytes))))
+            return false;
+        for (uint32_t i = start; i < start + plan->nodes; i++) {
+            dl_node *n = ctx->node[i];
+            if (!(n->flags & DL__LEAF) || n->space != DL__MEMORY || !n->numel) continue;
+            if (!pass) {
+                bytes += dl__round(dl__bytes(n));
+                continue;
+            }
+            memcpy(from + at, (const void *)(uintptr_t)n->offset, dl__bytes(n));
+            n->offset = (size_t)(uintptr_t)(to + at);
+            at += dl__round(dl__bytes(n));
+        }
+        if (pass && !ctx->backend->upload(ctx->device, to, from, bytes)) return false;
+        dl__tape_release(ctx, mark);
+    }
+    return true;
+}
+
+static bool dl__run_there(dl_context *ctx, uint32_t start, const dl__plan *plan)
+{
+    const dl_node *node[DL__GROUP];
+    dl_device_launch l;
+    if (ctx->values && !dl__there(ctx, ctx->values, ctx->cap_values * sizeof(dl_real), false)) return false;
+    if (ctx->grads && !dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true)) return false;
+    if (ctx->buffers && !dl__there(ctx, ctx->buffers, ctx->cap_buffers * sizeof(dl_real), true)) return false;
+    for (uint32_t i = 0; i < plan->launches; i++) {
+        l.key = dl__mix(plan->key, i);
+        l.node = node;
+        l.count = (int)plan->launch[i].count;
+        l.accumulate = plan->does[plan->order[plan->launch[i].first]] & DL__ADDS;
+        for (int k = 0; k < l.count; k++) node[k] = ctx->node[start + plan->order[plan->launch[i].first + (uint32_t)k]];
+        if (!ctx->backend->launch(ctx->device, &l) || ctx->failed) return false;
+    }
+    return true;
+}
+#endif
+
 /* Where the values of the segment are, now that its memory is known. */
 static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char *work)
 {
@@ -9491,7 +9743,8 @@ static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
 static bool dl__check_nan(dl_context *ctx, const dl_node *n)
 {
     if (n->dtype != DL_F32 || !dl__runs(n) || ctx->dry) return true;
-    const dl_real *p = (const dl_real *)dl__address(ctx, n);
+    const dl_real *p = (const dl_real *)dl__host_value(ctx, n);
+    if (!p) return false;
     for (size_t i = 0; i < n->numel; i++)
         if (p[i] != p[i])
             return dl_fail(ctx, "dl_%s (node %u): the first NaN, at element %zu of %S", n->op->name, n->id, i, n);
@@ -9510,18 +9763,30 @@ static bool dl__run(dl_context *ctx, bool final)
         recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
     recycle = recycle && !ctx->config.eager;
     if (!dl__lay_out(ctx) || (ctx->replica && !ctx->replica->before_run(ctx))) return false;
-    if (final && ctx->follower && !ctx->config.eager) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
+    if (final && ctx->follower && !ctx->config.eager && !DL__ON(ctx)) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
     memset(&eager, 0, sizeof eager);
     plan = dl__plan_for(ctx, recycle, ctx->config.eager ? &eager : NULL);
     if (!plan) return false;
-    char *work = plan->work ? (char *)dl__bump(ctx, &ctx->work, plan->work, 0, 0) : (char *)ctx;
-    size_t parts = (size_t)ctx->pool.threads * plan->scratch;
-    char *scratch = plan->scratch && work ? (char *)dl__bump(ctx, &ctx->work, parts, 0, 0) : NULL;
-    if (!work || (plan->scratch && !scratch)) return false;
+    char *work = (char *)ctx;
+    size_t parts = DL__ON(ctx) ? 0 : (size_t)ctx->pool.threads * plan->scratch;
+#if DL__DEVICES
+    if (DL__ON(ctx) && plan->work) work = (char *)ctx->backend->step_alloc(ctx->device, plan->work);
+    else
+#endif
+    if (plan->work) work = (char *)dl__bump(ctx, &ctx->work, plan->work, 0, 0);
+    char *scratch = parts && work ? (char *)dl__bump(ctx, &ctx->work, parts, 0, 0) : NULL;
+    if (!work || (parts && !scratch)) return false;
     ctx->scratch_stride = plan->scratch;
+#if DL__DEVICES
+    if (DL__ON(ctx) && !dl__upload_inputs(ctx, plan, start)) return false;
+#endif
     dl__bind(ctx, plan, start, work);
     unsigned fp = dl__fp_enter();
     ctx->running = true;
+#if DL__DEVICES
+    if (DL__ON(ctx)) dl__run_there(ctx, start, plan);
+    else
+#endif
     for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) {
         dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
         if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
@@ -9556,6 +9821,44 @@ static int dl__choose_level(dl_context *ctx, const char *asked)
     return best;
 }
 
+/* The backend of dltrain_cuda.h, where the program has it. */
+#if DL__DEVICES && (defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC)))
+#ifdef __cplusplus
+extern "C" {
+#endif
+#ifdef DLTRAIN_CUDA
+DL_API const dl_backend *dl_cuda_backend(void);
+#else
+DL_API const dl_backend *dl_cuda_backend(void) __attribute__((weak)); /* 0 without it */
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif
+
+/* Puts the context on the device that its config names. */
+static void dl__open_device(dl_context *ctx, const char *device)
+{
+    if (!device || !strcmp(device, "cpu")) return;
+    if (strncmp(device, "cuda", 4)) {
+        dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", device);
+        return;
+    }
+#if DL__DEVICES && (defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC)))
+    const dl_backend *(*found)(void) = dl_cuda_backend;
+    if (found && !DL__REAL_IS_FLOAT) {
+        dl_fail(ctx, "dl_create: the device '%s' computes in float; DLTRAIN_REAL is another type here", device);
+        return;
+    }
+    if (found) {
+        const dl_backend *backend = found();
+        if ((ctx->device = backend->open(ctx, device))) ctx->backend = backend;
+        return;
+    }
+#endif
+    dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
+}
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -9588,10 +9891,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
-    if (c.device && !strncmp(c.device, "cuda", 4))
-        dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", c.device);
-    else if (c.device && strcmp(c.device, "cpu"))
-        dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", c.device);
+    dl__open_device(ctx, c.device);
     dl__begin_step(ctx);
     return ctx;
 }
@@ -9600,6 +9900,11 @@ DL_API void dl_destroy(dl_context *ctx)
 {
     if (!ctx) return;
     for (dl__hook *h = ctx->hooks; h; h = h->next) h->run(h->user);
+#if DL__DEVICES
+    for (dl__twin *t = ctx->twins; t; t = t->next)
+        if (t->there) ctx->backend->release(ctx->device, t->there);
+    if (DL__ON(ctx)) ctx->backend->close(ctx->device);
+#endif
     dl__pool_stop(&ctx->pool);
     dl_config c = ctx->config;
     dl__arena_free(ctx, &ctx->tape);
@@ -9622,6 +9927,7 @@ DL_API bool dl_measure(
     if (config) c = *config;
     c.memory = NULL;
     c.memory_size = 0;
+    c.device = NULL; /* nothing runs */
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (!step || !out || (pointer_size != 0 && pointer_size != 4 && pointer_size != 8)) return false;
     c.threads = 1;
@@ -10051,8 +10357,33 @@ DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
     for (size_t i = 0; i < n; i++) x[i] *= factor;
 }
 
+#if DL__DEVICES
+/* A pass over the gradients that match, on the device. */
+static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, dl_real h)
+{
+    size_t n = 0;
+    dl__mark mark = dl__tape_mark(ctx);
+    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0);
+    dl_real *grads = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    for (int i = 0; list && grads && i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        if (!dl__grad_of(ctx, p) || (pattern && !dl_glob(pattern, p->name))) continue;
+        memset(&list[n], 0, sizeof *list);
+        list[n].g = grads + p->offset;
+        list[n].n = p->numel;
+        list[n++].h[0] = h;
+    }
+    if (n) ctx->backend->update(ctx->device, rule, list, n);
+    dl__tape_release(ctx, mark);
+    return !ctx->failed;
+}
+#endif
+
 static bool dl__scale_grads(dl_context *ctx, const char *pattern, dl_real factor)
 {
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "scale", pattern, factor);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
@@ -10071,7 +10402,7 @@ DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pa
     double sum = 0;
     if (!ctx || ctx->failed) return dl__nan();
     if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm), dl__nan();
-    if (!dl__matches(ctx, "clip_grad_norm", pattern)) return dl__nan();
+    if (!dl__matches(ctx, "clip_grad_norm", pattern) || !dl__to_host(ctx, ctx->grads)) return dl__nan();
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         const dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
@@ -10088,6 +10419,9 @@ DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pa
     if (!(max_value >= 0)) return dl_fail(ctx, "dl_clip_grad_value: max_value %g must not be negative", max_value);
     if (!dl__matches(ctx, "clip_grad_value", pattern)) return false;
     dl_real high = (dl_real)max_value;
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "clamp", pattern, high);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
@@ -10236,7 +10570,32 @@ static void dl__update_part(void *user, size_t part, int thread)
     else DL__CALL(level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
 }
 
-static void dl__update_param(dl_optimizer *o, int index, double lr)
+#if DL__DEVICES
+/* The update of a parameter, for the device. sgd: h[5] is set where the buffer is new; rmsprop: s[1] the momentum's, s[2] the mean's. */
+static bool dl__device_update(dl_optimizer *o, const dl__update *u, size_t offset, dl_device_update *to)
+{
+    dl_context *ctx = o->ctx;
+    size_t bytes = ctx->cap_values * sizeof(dl_real);
+    dl_real *p = (dl_real *)dl__there(ctx, ctx->values, bytes, true), *g = (dl_real *)dl__there(ctx, ctx->grads, bytes, false);
+    if (!p || !g) return false;
+    memset(to, 0, sizeof *to);
+    for (int i = 0; i < 3; i++) {
+        int at = o->rule == DL__RMSPROP && i == 1 && u->h[4] == 0 ? 2 : i;
+        dl_real *s = o->state[i] ? (dl_real *)dl__there(ctx, o->state[i], bytes, true) : NULL;
+        if (o->state[i] && !s) return false;
+        if (s) to->s[at] = s + offset;
+    }
+    to->p = p + offset;
+    to->g = g + offset;
+    to->n = u->n;
+    memcpy(to->h, u->h, sizeof u->h);
+    if (o->rule == DL__SGD) to->h[5] = u->first;
+    return true;
+}
+#endif
+
+/* `there`: on a device, where it is to be written down. */
+static void dl__update_param(dl_optimizer *o, int index, double lr, dl_device_update *there)
 {
     dl_context *ctx = o->ctx;
     dl__param *p = &ctx->param[index];
@@ -10281,6 +10640,13 @@ static void dl__update_param(dl_optimizer *o, int index, double lr)
         u.h[7] = o->rule == DL__ADAM ? decay : 0;
         u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
     }
+#if DL__DEVICES
+    if (there) {
+        dl__device_update(o, &u, p->offset, there);
+        return;
+    }
+#endif
+    (void)there;
     if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, 1, dl__update_part, &u);
 }
 
@@ -10295,14 +10661,26 @@ DL_API bool dl_step(dl_optimizer *o)
     if (!dl__run_recorded(ctx) || !dl_seal(ctx) || !dl__make_state(o)) return false;
     if (ctx->replica && !ctx->replica->before_step(ctx, *o->select ? o->select : NULL)) return false;
     double lr = dl_get_lr(o);
+    dl_device_update *list = NULL;
+    size_t updates = 0;
+#if DL__DEVICES
+    dl__mark mark = dl__tape_mark(ctx);
+    if (DL__ON(ctx) && !(list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0))) return false;
+#endif
     unsigned fp = dl__fp_enter();
     for (int i = 0; i < ctx->params; i++) {
         dl__param *p = &ctx->param[i];
         if (p->buffer || p->fresh || (*o->select && !dl_glob(o->select, p->name))) continue;
-        if (!p->frozen) dl__update_param(o, i, lr);
+        if (!p->frozen) dl__update_param(o, i, lr, list ? list + updates++ : NULL);
         p->fresh = true;
     }
     dl__fp_leave(fp);
+#if DL__DEVICES
+    static const char *const rule[] = { "sgd", "adam", "adam", "rmsprop" };
+    if (updates && !ctx->failed) ctx->backend->update(ctx->device, rule[o->rule], list, updates);
+    dl__tape_release(ctx, mark);
+    if (ctx->failed) return false;
+#endif
     o->steps++;
     return true;
 }
@@ -13839,7 +14217,7 @@ static bool dl__save(dl_context *ctx, const char *who, const char *path, const c
     if (!ctx || ctx->failed) return false;
     if (!pattern) return dl_fail(ctx, "dl_%s: the pattern is NULL", who);
     if (strcmp(pattern, "*") && !dl__matches(ctx, who, pattern)) return false;
-    if (!dl__lay_out(ctx)) return false;
+    if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false)) return false;
     FILE *f = dl__open_temporary(ctx, who, path, temporary, sizeof temporary);
     dl__io io;
     memset(&io, 0, sizeof io);
@@ -14143,7 +14521,7 @@ DL_API bool dl_load(dl_context *ctx, const char *path)
     if (!io.file) return false;
     const char *wrong = dl__read_entries(&io);
     bool ok = wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, wrong)
-                    : dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__load_values(ctx, path, io.file, io.entry, io.entries);
+                    : dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__all_to_host(ctx, true) && dl__load_values(ctx, path, io.file, io.entry, io.entries);
     fclose(io.file);
     dl__release(ctx, io.entry);
     return ok;
@@ -14878,7 +15256,7 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
                 ctx->param[i].name);
     memset(&s, 0, sizeof s);
     s.d = run;
-    if (!dl__lay_out(ctx) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
+    if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
     dl__pack(ctx, &s);
     bool ok = dl_all_gather(ctx->comm, s.mine, s.rank, sizeof s.mine);
     if (ok && !dl_comm_rank(ctx->comm)) {
@@ -15107,7 +15485,7 @@ static bool dl__make_room(dl__io *io, const dl__snapshot *s)
         if (flags & DL__ROW_GRAD && flags & DL__ROW_BUFFER)
             return dl__tables_wrong(io);
     }
-    if (!dl__lay_out(ctx) || (any && !dl__lay_out_grads(ctx)) || (s->run[DL__RUN_SEALED] && !dl_seal(ctx))) return false;
+    if (!dl__lay_out(ctx) || (any && !dl__lay_out_grads(ctx)) || !dl__all_to_host(ctx, true) || (s->run[DL__RUN_SEALED] && !dl_seal(ctx))) return false;
     for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) {
         dl_optimizer *o = s->d->optimizer[i];
         bool state = s->optimizer[i][DL__OPT_STATE];
