@@ -1,11 +1,12 @@
 # make demo                learn handwritten digits: a minute, nothing needed but cc and make
+# make examples            each of the learning methods in a quick form: some minutes. docs/methods.md has the full ones
 # make test                every test; REQUIRE_ALL=1 turns a skip into a failure
 # make test T=test_errors  one of them
 # make test-mpi            those over MPI: 2 and 4 processes, and two hosts with a link between them
 # make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
 # make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
-# make bench-parallel     one replica and two, over threads and MPI. ROUNDS=5
-# make examples            the learning methods at work, a few minutes: docs/methods.md
+# make bench-parallel      one replica and two, over threads and MPI, and where the time goes. ROUNDS=5
+# make cost-model          of parallel training on 8, 64 and 512 devices: docs/cost.md. build/cost_model --help
 # make clean
 CC ?= cc
 CFLAGS ?= -O2 -Wall -Wextra
@@ -37,13 +38,20 @@ bench: build/bench
 bench-gemm: build/bench_gemm
 	@build/bench_gemm $(bench_options)
 
-build/bench_parallel: tools/bench_parallel.c tools/workloads.h tools/measure.h dltrain.h dltrain_mpi.h
+build/bench_parallel: tools/bench_parallel.c tools/cost.h tools/workloads.h tools/measure.h dltrain.h dltrain_mpi.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 	$(if $(shell command -v mpicc),mpicc -DDLTRAIN_MPI $(CFLAGS) $< -o $@_mpi $(LDLIBS))
 
 bench-parallel: build/bench_parallel
 	@build/bench_parallel $(if $(ROUNDS),--rounds $(ROUNDS))
+
+build/cost_model: tools/cost_model.c tools/cost.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@
+
+cost-model: build/cost_model
+	@build/cost_model
 
 # The implementation once, for examples that are built without theirs. image_folder has one of its own, with stb_image.
 build/dltrain.o: dltrain.h
@@ -58,6 +66,7 @@ build/image_folder: examples/image_folder.c examples/sets.h dltrain.h
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 
 examples: examples-distillation
+.PHONY: examples examples-distillation
 examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/include/stb/stb_image.h),build/image_folder)
 	build/self_distill --seeds 3 --out build/self_distill
 	build/distill --seeds 3 --out build/distill
@@ -66,4 +75,4 @@ examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/inc
 clean:
 	rm -rf build
 
-.PHONY: demo examples examples-distillation test test-mpi bench bench-gemm bench-parallel clean
+.PHONY: demo test test-mpi bench bench-gemm bench-parallel cost-model clean

@@ -56,6 +56,7 @@
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
        >>parallel                Replicas as one world: collectives over threads and processes, reduction while gradients are made
        >>data                    Datasets and the loader
+       >>learning methods        Tasks weighted by their uncertainty, bags of instances
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
        >>images                  Image files through stb_image, where the program has included it. Optional
        >>snapshots               All that a run needs to go on as if it had never stopped
@@ -70,6 +71,7 @@
        DLTRAIN_NO_STDIO         no <stdio.h> at all: implies DLTRAIN_NO_FILES, and no progress line
        DLTRAIN_NO_MALLOC        no malloc: a context must be given its memory
        DLTRAIN_NO_SIMD          portable kernels only
+       DLTRAIN_CUDA             dltrain_cuda.h is linked, too: needed only where the linker cannot tell (DLTRAIN_STATIC, no ELF)
        DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, and other bits than elsewhere
        DLTRAIN_JPEG             the stb_image.h included before is 2.30 or newer: dl_open_images reads JPEG, too, not PNG alone
        DLTRAIN_REAL             float (default) or double; double takes libm's functions and is for checking gradients
@@ -172,7 +174,7 @@ typedef struct dl_memory {
 typedef struct dl_config {
     uint64_t seed;                                       /* of initial parameters, dropout, dl_rand and shuffling */
     int threads;                                         /* 0: one a CPU */
-    const char *device;                                  /* NULL or "cpu"; others come with further headers */
+    const char *device;                                  /* NULL or "cpu"; "cuda:0" with dltrain_cuda.h */
     void *memory;                                        /* one fixed block that the context lives in; NULL: growable. */
     size_t memory_size;                                  /* its bytes: the caller's, until dl_destroy. See dl_measure */
     void *(*alloc)(size_t bytes, void *user);            /* instead of malloc; NULL: malloc */
@@ -364,6 +366,7 @@ DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index);
 DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets);     /* [S,...]; an empty segment gives 0 */
 DL_API dl_tensor dl_segment_mean(dl_tensor x, dl_tensor offsets);    /* an empty segment gives 0 */
 DL_API dl_tensor dl_segment_max(dl_tensor x, dl_tensor offsets);     /* an empty segment gives 0 */
+DL_API dl_tensor dl_segment_logsumexp(dl_tensor x, dl_tensor offsets); /* an empty segment gives -inf */
 DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets); /* [R,...]: softmax down each segment's rows */
 
 /* ---- losses. The formulas are PyTorch's. DL_BATCHMEAN divides the sum by the first dimension ---- */
@@ -432,7 +435,8 @@ typedef struct dl_param_info {
     const char *name;                    /* the context's */
     dl_shape shape;
     size_t numel;
-    /* in the flat buffer; both NULL before the first run, and moved when the layout grows */
+    /* in the flat buffer; both NULL before the first run, and moved when the layout grows. On a device: a copy on the host, good until
+       the next operation, where what is written counts, too */
     dl_real *value;
     dl_real *grad;                       /* NULL for a buffer */
     bool buffer, frozen, has_grad;
@@ -617,6 +621,22 @@ DL_API bool dl_broadcast(dl_comm *comm, void *data, size_t bytes, int root);
 DL_API bool dl_all_gather(dl_comm *comm, const void *mine, void *all, size_t bytes); /* all: size * bytes, by rank */
 DL_API bool dl_barrier(dl_comm *comm);
 DL_API void dl_comm_abort(dl_comm *comm, const char *sentence); /* ends all ranks with it */
+/* Where the time goes, and what crosses from one device to another: sums over all steps so far. The phases of a program's own thread
+   follow each other; what runs beside them says so. Divide by the steps, or subtract an earlier reading */
+typedef struct dl_phase { double seconds; uint64_t bytes; } dl_phase;
+typedef struct dl_parallel_stats {
+    uint64_t steps;                      /* reductions of a rank; batches of a dl_data_parallel */
+    dl_phase scatter;                    /* chunks of x and target to the other devices. In a world: 0, as every rank has its own data */
+    dl_phase replicate;                  /* parameters and buffers to the other devices, beside forward: the slowest one's seconds. In a
+                                            world: those of rank 0, before the first run, and buffers after each reduction */
+    dl_phase forward, backward;          /* until the slowest device is done; in a world: of this rank */
+    dl_phase gather;                     /* outputs to the context's device, and their gradients back. In a world: 0 */
+    dl_phase reduce;                     /* gradients summed: bytes of them on this rank, or of all other devices. In a world by buckets, beside
+                                            backward, and waiting for the other ranks */
+    dl_phase wait;                       /* in a world: from the end of this rank's backward pass until the sums are there; bytes of
+                                            gradients that were summed meanwhile */
+} dl_parallel_stats;
+DL_API void dl_comm_stats(const dl_comm *comm, dl_parallel_stats *out); /* of this rank, between its steps; NULL: zeros */
 /* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false) reduces
    all since the last dl_step. The accumulator does so by itself. Returns what it was */
 DL_API bool dl_no_sync(dl_context *ctx, bool off);
@@ -631,11 +651,12 @@ DL_API bool dl_sync(dl_context *ctx);                    /* parameters and buffe
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count);
 
 /* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices). The context,
-   on the first device, runs the first chunk; each other device has a replica, which gets the parameters at each call.
-   batch_norm keeps the statistics of the first chunk ---- */
+   on the output device (the first, if nothing else is asked for), runs the chunk of that device; each other device has a
+   replica, which gets the parameters at each call. batch_norm keeps the statistics of the context's chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
-    const char *devices;                 /* "cpu,cpu,cpu:2", the first of them being the context's; NULL: "cpu", all there is */
+    const char *devices;                 /* "cpu,cpu,cpu:2": chunks go to them in this order; NULL: "cpu", all there is */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
@@ -647,6 +668,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
+DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
+DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
 
 /* ---- data ---- */
 typedef struct dl_dataset_desc {
@@ -721,6 +744,76 @@ DL_API size_t dl_loader_batches(const dl_loader *loader); /* in an epoch, of thi
 DL_API size_t dl_loader_samples(const dl_loader *loader); /* in an epoch, of this rank, drop_last not counted */
 DL_API bool dl_loader_rewind(dl_loader *loader, uint64_t epoch); /* the next dl_next begins that epoch */
 DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's randperm of a CPU generator seeded so */
+
+/* ---- multi-task learning: several losses through one network, each with a learnt variance of its own (Kendall, Gal and Cipolla,
+   CVPR 2018). With t = log variance a task adds a exp(-t) loss + b t, and is weighted by a exp(-t) ---- */
+typedef enum dl_task_kind {              /* the negative log-likelihood that the loss is, up to its variance */
+    DL_TASK_SQUARED,                     /* a mean of squared errors (Gaussian): a = 1/2, b = 1/2 */
+    DL_TASK_CLASSES,                     /* cross-entropy, its logits divided by the variance: a = 1, b = 1/2, approximately */
+    DL_TASK_ABSOLUTE                     /* a mean of absolute errors (Laplace, exp(t) its scale): a = 1, b = 1 */
+} dl_task_kind;
+typedef struct dl_task {
+    const char *name;                    /* t is the parameter name.log_variance [] */
+    dl_tensor loss;                      /* one element */
+    dl_task_kind kind;
+    float start;                         /* t starts at the optimum for a loss of this size, log(a start / b): the loss's own
+                                            before the first step, say. The same at every call. 0: t starts at 0 */
+} dl_task;
+/* The sum over the tasks, []; it may be negative. Were t always at its optimum, the units of the losses would not matter; where
+   they differ much, state `start`, for t moves only as fast as the optimizer lets it. */
+DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n);
+
+/* ---- multiple-instance learning: labels belong to bags of instances. x [R,...]: the instances of S bags, bag after bag;
+   offsets [S+1] as for segments. A bag without instances is an error ---- */
+typedef enum dl_mil_pooling {            /* P of a bag, from the p = sigmoid(z) of its n instances */
+    DL_MIL_MAX,                          /* max p */
+    DL_MIL_MEAN,                         /* sum p / n */
+    DL_MIL_NOISY_OR,                     /* 1 - product (1 - p) */
+    DL_MIL_ISR,                          /* v / (1 + v), v = sum p / (1 - p) (Keeler, Rumelhart and Leow 1991) */
+    DL_MIL_GENERALISED_MEAN,             /* (sum p^r / n)^(1/r) */
+    DL_MIL_LSE,                          /* log(sum exp(r p) / n) / r */
+    DL_MIL_NOISY_AND                     /* (s(a (m - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), s = sigmoid, m = sum p / n:
+                                            are more than the share b of them positive? (Kraus, Ba and Frey 2016) */
+} dl_mil_pooling;
+typedef struct dl_mil_desc {
+    dl_mil_pooling pooling;
+    float r;                             /* 0: 5 */
+    float a;                             /* 0: 10 */
+    dl_tensor threshold;                 /* b, [C] or []; DL_MIL_NOISY_AND needs it, see dl_mil_threshold */
+} dl_mil_desc;
+/* Logits of instances z [R,C] -> of bags, log(P / (1 - P)), [S,C]: for dl_bce_with_logits. Exact to rounding however large |z|.
+   Embeddings of instances are pooled by dl_segment_max, dl_segment_mean, or dl_mil_attention. */
+DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *desc);
+/* A learnt threshold for each class, between 0 and 1, at first 1/2: the sigmoid of the parameter name.threshold [classes] */
+DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes);
+typedef struct dl_mil_attention_desc {
+    dl_index hidden;                     /* required */
+    bool gated;
+} dl_mil_attention_desc;
+/* h [R,D] -> sum a h [S,D], a = softmax over the bag of w tanh(V h); gated: of w (tanh(V h) * sigmoid(U h)) (Ilse, Tomczak and
+   Welling 2018). .V.weight .U.weight [hidden,D], .V.bias .U.bias [hidden], .w.weight [1,hidden]. *weights: a [R,1], unless NULL */
+DL_API dl_tensor dl_mil_attention(
+    dl_tensor h, dl_tensor offsets, const char *name, const dl_mil_attention_desc *desc, dl_tensor *weights);
+typedef struct dl_bags {                 /* bags of any size over one array of instances; all pointers are the caller's */
+    dl_dtype dtype;
+    dl_shape shape;                      /* of an instance */
+    const void *x;                       /* the instances */
+    size_t instances, count;             /* so many of them, and so many bags */
+    const size_t *offset;                /* [count+1]: bag b has rows offset[b] ... offset[b+1] - 1 */
+    const size_t *row;                   /* [offset[count]]: row k is instance row[k]; NULL: it is instance k */
+} dl_bags;
+/* The bags index[0..n), those of a dl_batch from a loader of their labels, say: *x [R,...], bytes as numbers in [0,1], and
+   *offsets [n+1]. Copies */
+DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets);
+/* A large image as a bag of patches [C,size,size], one every `stride` pixels, row by row; the last ones in a row and in a column
+   are moved inwards, so that no pixel is left out */
+typedef struct dl_tiling {
+    dl_shape image;                      /* [C,H,W], of bytes */
+    dl_index size, stride;
+} dl_tiling;
+DL_API size_t dl_tile_count(const dl_tiling *tiling);    /* 0: the image is smaller than a patch, or a size is not positive */
+DL_API bool dl_tile_at(const dl_tiling *tiling, size_t k, dl_index *top, dl_index *left); /* of patch k; false: there is none */
+DL_API bool dl_tile_copy(const dl_tiling *tiling, size_t k, const uint8_t *image, uint8_t *patch);
 
 #ifndef DLTRAIN_NO_FILES
 /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
@@ -892,6 +985,42 @@ DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_
 /* for run: fn(args, 0..parts-1), on the context's threads; not from fn itself */
 DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part));
 
+/* ---- devices: what a backend such as dltrain_cuda.h gives to the executor, which owns it. A program names a device in dl_config and
+   needs none of this. Memory is the device's; sizes are bytes. Where one returns bool or a pointer, false or NULL come after dl_fail.
+   Calls come from the thread that drives the context, and take effect in their order ---- */
+typedef struct dl_device_update { dl_real *p, *g, *s[3]; size_t n; dl_real h[10]; } dl_device_update; /* see dl__device_update */
+#if !defined(DLTRAIN_NO_MALLOC) && !defined(DLTRAIN_NO_STDIO) && !defined(DLTRAIN_NO_THREADS)
+#define DL__DEVICES 1
+typedef struct dl_device_launch {        /* an operation, and elementwise ones on what it has made */
+    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes, but other addresses */
+    const dl_node *const *node;          /* in the order of execution; addresses are told by dl_device_address */
+    int count;
+    bool accumulate;                     /* the first node adds to its output */
+} dl_device_launch;
+typedef struct dl_backend {
+    const char *name;                    /* "cuda" serves "cuda:0", "cuda:1", ... */
+    void *(*open)(dl_context *ctx, const char *device);
+    void (*close)(void *device);
+    void *(*alloc)(void *device, size_t bytes);
+    void (*release)(void *device, void *memory);
+    void *(*step_alloc)(void *device, size_t bytes); /* until step_reset */
+    void (*step_reset)(void *device);
+    bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
+    bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
+    bool (*launch)(void *device, const dl_device_launch *launch);
+    /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
+    bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
+} dl_backend;
+DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
+/* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
+DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
+DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
+/* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
+DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
+#else
+#define DL__DEVICES 0
+#endif
+
 #ifdef __cplusplus
 }
 #endif
@@ -1017,6 +1146,13 @@ DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const 
 #define DL__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define DL__MAX(a, b) ((a) > (b) ? (a) : (b))
 
+/* Is the context on a device? */
+#if DL__DEVICES
+#define DL__ON(ctx) ((ctx)->backend != NULL)
+#else
+#define DL__ON(ctx) ((void)(ctx), false)
+#endif
+
 /* A bug in dltrain itself; not reachable from input. */
 #ifndef DL_ASSERT
 #define DL_ASSERT(condition) ((void)0)
@@ -1058,6 +1194,7 @@ static DL__NOINLINE float dl__fma(float a, float b, float c)
 }
 #endif
 
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 /* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,
    the same bits wherever double is IEEE, which libm does not promise. */
 static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */
@@ -1145,6 +1282,7 @@ static dl_real dl__sin(dl_real x) { return sin(x); }
 static dl_real dl__cos(dl_real x) { return cos(x); }
 static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }
 #endif
+/* ---- no device code ---- */
 
 static dl_real dl__sqrt(dl_real x)
 {
@@ -1303,23 +1441,24 @@ static void dl__pool_work(dl__pool *p, int thread)
 }
 
 /* What a worker waits for (another job than `seen`), and what the caller does (the end of the job). */
-static bool dl__pool_called(dl__pool *p, uint64_t seen)
+static bool dl__pool_called(void *pool, uint64_t seen)
 {
+    dl__pool *p = (dl__pool *)pool;
     return __atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 != seen || __atomic_load_n(&p->quit, __ATOMIC_SEQ_CST);
 }
-static bool dl__pool_done(dl__pool *p, uint64_t seen)
+static bool dl__pool_done(void *pool, uint64_t seen)
 {
     (void)seen;
-    return !__atomic_load_n(&p->left, __ATOMIC_SEQ_CST);
+    return !__atomic_load_n(&((dl__pool *)pool)->left, __ATOMIC_SEQ_CST);
 }
 
 /* Waits for at most *spin microseconds: did it come? A thread that lost its CPU meanwhile has spun long enough. */
-static bool dl__pool_spin(dl__pool *p, bool (*come)(dl__pool *p, uint64_t seen), uint64_t seen, uint64_t *spin)
+static bool dl__spin(bool (*come)(void *what, uint64_t seen), void *what, uint64_t seen, uint64_t *spin)
 {
     uint64_t start = 0;
     for (int round = 0; round < 1 << 14; round++) { /* some milliseconds, should the clock stand still */
         for (int i = 0; i < 16; i++) {
-            if (come(p, seen)) {
+            if (come(what, seen)) {
                 if (start) *spin = DL__MIN(2 * *spin, (uint64_t)DL__SPIN_MAX);
                 return true;
             }
@@ -1342,7 +1481,7 @@ static void *dl__pool_main(void *argument)
     while (!__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) {
         uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
         dl__pool_work(p, index);
-        if (dl__pool_spin(p, dl__pool_called, seen, &spin)) continue;
+        if (dl__spin(dl__pool_called, p, seen, &spin)) continue;
         pthread_mutex_lock(&p->mutex);
         __atomic_add_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
         while (!dl__pool_called(p, seen)) pthread_cond_wait(&p->wake, &p->mutex);
@@ -1405,7 +1544,7 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
         &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)units << 16, __ATOMIC_SEQ_CST);
     dl__pool_wake(p, units - 1);
     dl__pool_work(p, 0);
-    if (dl__pool_spin(p, dl__pool_done, 0, &p->spin)) return;
+    if (dl__spin(dl__pool_done, p, 0, &p->spin)) return;
     pthread_mutex_lock(&p->mutex);
     __atomic_store_n(&p->waiting, true, __ATOMIC_SEQ_CST);
     while (!dl__pool_done(p, 0)) pthread_cond_wait(&p->finished, &p->mutex);
@@ -1464,6 +1603,14 @@ typedef struct dl__plan {
     uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
+/* Host memory with a twin on the device: the flat buffers, and the state of optimizers. Who writes one makes the other stale. */
+typedef struct dl__twin {
+    struct dl__twin *next;
+    void *host, *there;
+    size_t bytes;
+    bool host_stale, there_stale;
+} dl__twin;
+
 /* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none does not link
    it. */
 typedef struct dl__replica {
@@ -1515,6 +1662,11 @@ struct dl_context {
     dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
     void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
     bool ending;                         /* gradients are recorded whose run ends the step */
+#if DL__DEVICES
+    const dl_backend *backend;           /* NULL: the CPU */
+    void *device;                        /* the backend's */
+    dl__twin *twins;
+#endif
     /* a replica's; NULL: a context alone */
     struct dl_comm *comm;
     const dl__replica *replica;          /* NULL also in a world of one that is asked for nothing special */
@@ -1900,7 +2052,85 @@ DL_API const char *dl_error(const dl_context *ctx)
     return !ctx ? "there is no context: dl_create returned NULL, for want of memory" : ctx->failed ? ctx->error : "";
 }
 
-/* ---- random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter ---- */
+/* ---- memory on a device. On the CPU all of this is nothing ---- */
+#if DL__DEVICES
+DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend)
+{
+    return ctx && ctx->backend == backend ? ctx->device : NULL;
+}
+
+static dl__twin *dl__twin_of(const dl_context *ctx, const void *host)
+{
+    dl__twin *t = ctx->twins;
+    while (t && (!host || t->host != host)) t = t->next;
+    return t;
+}
+
+/* Makes this host memory what it would be without a device. */
+static bool dl__to_host(dl_context *ctx, const void *host)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (!t || !t->host_stale) return true;
+    if (!ctx->backend->download(ctx->device, t->host, t->there, t->bytes)) return false;
+    t->host_stale = false;
+    return true;
+}
+
+/* The same for all of it. `writes`: the host is going to change it. */
+static bool dl__all_to_host(dl_context *ctx, bool writes)
+{
+    for (dl__twin *t = ctx->twins; t; t = t->next) {
+        if (t->host && !dl__to_host(ctx, t->host)) return false;
+        if (writes) t->there_stale = true;
+    }
+    return true;
+}
+
+static void dl__host_wrote(dl_context *ctx, const void *host)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (t) t->there_stale = true;
+}
+
+/* The twin of host memory, made when there is none, up to date. `writes`: the device is going to change it. NULL after an error. */
+static void *dl__there(dl_context *ctx, void *host, size_t bytes, bool writes)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (!t) {
+        for (t = ctx->twins; t && t->host;) t = t->next; /* one that was forgotten */
+        if (!t) {
+            if (!(t = (dl__twin *)dl__alloc(ctx, sizeof *t, 4))) return NULL;
+            t->next = ctx->twins;
+            ctx->twins = t;
+        }
+        if (!(t->there = ctx->backend->alloc(ctx->device, bytes))) return NULL;
+        t->host = host;
+        t->bytes = bytes;
+        t->host_stale = false;
+        t->there_stale = true;
+    }
+    if (t->there_stale && !ctx->backend->upload(ctx->device, t->there, host, bytes)) return NULL;
+    t->there_stale = false;
+    if (writes) t->host_stale = true;
+    return t->there;
+}
+
+/* Host memory that is given back has no twin any more. */
+static void dl__forget_twin(dl_context *ctx, const void *host)
+{
+    dl__twin *t = dl__twin_of(ctx, host);
+    if (!t) return;
+    ctx->backend->release(ctx->device, t->there);
+    t->host = t->there = NULL;
+}
+#else
+static bool dl__to_host(dl_context *ctx, const void *host) { return (void)ctx, (void)host, true; }
+static bool dl__all_to_host(dl_context *ctx, bool writes) { return (void)ctx, (void)writes, true; }
+static void dl__host_wrote(dl_context *ctx, const void *host) { (void)ctx, (void)host; }
+#endif
+
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
+/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */
 static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), x[4];
@@ -1924,6 +2154,7 @@ static dl_real dl__normal(const uint32_t u[4], int i)
     return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));
 }
 
+/* ---- no device code ---- */
 static uint64_t dl__hash_text(const char *s)
 {
     uint64_t h = 14695981039346656037u;
@@ -2066,6 +2297,9 @@ static void dl__begin_step(dl_context *ctx)
     ctx->ended = false;
     dl__arena_reset(ctx, &ctx->tape);
     dl__arena_reset(ctx, &ctx->work);
+#if DL__DEVICES
+    if (DL__ON(ctx)) ctx->backend->step_reset(ctx->device);
+#endif
     ctx->nodes = ctx->done = 0;
     ctx->step++;
     ctx->random_step++;
@@ -2283,15 +2517,39 @@ DL_API dl_tensor dl_keep(dl_tensor t)
     return t;
 }
 
+/* The flat buffer that is a space, or NULL. */
+static dl_real *dl__flat(const dl_context *ctx, unsigned space)
+{
+    return space == DL__VALUES ? ctx->values : space == DL__GRADS ? ctx->grads : space == DL__BUFFERS ? ctx->buffers : NULL;
+}
+
 /* Where the value of a placed node is. */
 static void *dl__address(const dl_context *ctx, const dl_node *n)
 {
     if (n->space == DL__MEMORY) return (void *)(uintptr_t)n->offset;
-    dl_real *base = n->space == DL__VALUES ? ctx->values
-        : n->space == DL__GRADS            ? ctx->grads
-        : n->space == DL__BUFFERS          ? ctx->buffers
-                                           : NULL;
+    dl_real *base = dl__flat(ctx, n->space);
     return base ? base + n->offset : NULL;
+}
+
+#if DL__DEVICES
+DL_API void *dl_device_address(const dl_context *ctx, const dl_node *n)
+{
+    if (n->space == DL__MEMORY) return (void *)(uintptr_t)n->offset;
+    dl__twin *t = dl__twin_of(ctx, dl__flat(ctx, n->space));
+    return t ? (dl_real *)t->there + n->offset : NULL;
+}
+#endif
+
+/* The value of a node that has run, for the host: on a device a copy of it, on the tape. NULL after an error. */
+static const void *dl__host_value(dl_context *ctx, const dl_node *n)
+{
+#if DL__DEVICES
+    if (DL__ON(ctx) && n->space == DL__MEMORY) {
+        void *copy = dl__tape_alloc(ctx, dl__bytes(n), 0);
+        return copy && ctx->backend->download(ctx->device, copy, (void *)(uintptr_t)n->offset, dl__bytes(n)) ? copy : NULL;
+    }
+#endif
+    return dl__to_host(ctx, dl__flat(ctx, n->space)) ? dl__address(ctx, n) : NULL;
 }
 
 static const void *dl__value(dl_tensor t, const char *who)
@@ -2304,7 +2562,7 @@ static const void *dl__value(dl_tensor t, const char *who)
         dl_fail(t.ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before dl_backward", who, n->op->name, n->id);
         return NULL;
     }
-    return n->numel && !t.ctx->dry ? dl__address(t.ctx, n) : nothing;
+    return n->numel && !t.ctx->dry ? dl__host_value(t.ctx, n) : nothing;
 }
 
 DL_API const void *dl_data(dl_tensor t) { return dl__value(t, "data"); }
@@ -2596,9 +2854,14 @@ static bool dl__is_param(const dl_node *n) { return n->op == &dl__leaf_op && n->
 /* The flat buffers grown to hold `need` elements. */
 static bool dl__reserve(dl_context *ctx, dl_real **buffer, size_t used, size_t need)
 {
-    dl_real *p = (dl_real *)dl__grow(ctx, *buffer, used * sizeof *p, need * sizeof *p, 0);
-    if (p) *buffer = p;
-    return p != NULL;
+    if (!dl__to_host(ctx, *buffer)) return false;
+    dl_real *old = *buffer, *p = (dl_real *)dl__grow(ctx, old, used * sizeof *p, need * sizeof *p, 0);
+    if (!p) return false;
+#if DL__DEVICES
+    if (DL__ON(ctx)) dl__forget_twin(ctx, old);
+#endif
+    *buffer = p;
+    return true;
 }
 
 static void dl__initialise(dl_context *ctx, const dl__param *p)
@@ -2606,6 +2869,7 @@ static void dl__initialise(dl_context *ctx, const dl__param *p)
     dl_real *v = (p->buffer ? ctx->buffers : ctx->values) + p->offset;
     uint32_t u[4];
     if (ctx->dry) return;
+    dl__host_wrote(ctx, p->buffer ? ctx->buffers : ctx->values);
     if (p->pending) {
         memcpy(v, p->pending, p->numel * sizeof *v);
         return;
@@ -2637,6 +2901,7 @@ static bool dl__lay_out(dl_context *ctx)
             n[ctx->param[i].buffer] += dl__padded(ctx->param[i].numel);
         }
     if (!any) return true;
+    if (!dl__to_host(ctx, ctx->values) || !dl__to_host(ctx, ctx->buffers)) return false;
     if (n[0] > ctx->cap_values) {
         if (!dl__reserve(ctx, &ctx->values, ctx->n_values, n[0])) return false;
         if (ctx->grads && !dl__reserve(ctx, &ctx->grads, ctx->n_values, n[0])) return false;
@@ -2676,6 +2941,9 @@ DL_API bool dl_param_get(dl_context *ctx, int index, dl_param_info *out)
     const dl__param *p = &ctx->param[index];
     dl_real *base = p->buffer ? ctx->buffers : ctx->values;
     bool placed = p->offset != SIZE_MAX;
+    if (!dl__to_host(ctx, base) || (!p->buffer && !dl__to_host(ctx, ctx->grads))) return false;
+    dl__host_wrote(ctx, base); /* the caller may */
+    if (!p->buffer) dl__host_wrote(ctx, ctx->grads);
     out->name = p->name;
     out->shape = p->shape;
     out->numel = p->numel;
@@ -2760,6 +3028,7 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
      8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a multiplication
         and an addition. */
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 
 /* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
@@ -2831,6 +3100,7 @@ enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 6
 #define DL__COMPARE_ROWS(ROW) \
     ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))
 
+/* ---- no device code ---- */
 /* ---- products: the rows of A are read a number at a time and broadcast, B's lie in vectors, C[m][n] = sum over k of A[m][k] B[n][k].
    One kernel serves matmul and convolution, since where A's elements are is told by two tables. ---- */
 typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over one block of k */
@@ -2852,6 +3122,7 @@ typedef struct dl__products {
     dl_index mc, nc;                /* how much of C one unit of work computes at most */
     void (*panel)(const dl__panel *p);
     void (*thin)(const dl__panel *p); /* the same for few rows and any multiple of nr columns, if they lie side by side; NULL: none */
+    void (*dots)(const dl__panel *p); /* the same for a row and any number of columns that lie along k, b_step apart; NULL: none */
     /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
     void (*turn)(
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
@@ -3240,6 +3511,7 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #define E_IN E_TARGET DL__INLINE
 #define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
 #endif
+/* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 #define E_MULS(a, c) E_MUL(a, E_K(c))
 #define E_ADDS(a, c) E_ADD(a, E_K(c))
 #ifndef E_MAX /* b where a or b is NaN */
@@ -3405,6 +3677,7 @@ E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
 #define E_A a
 #define E_B b
 
+/* ---- no device code ---- */
 /* ---- elementwise: y = f(x), y = f(x; a, b), y = f(x, z) over n elements ---- */
 /* Whole vectors; what is left over runs once more as a whole vector, in copies with zeros behind. */
 #if E_W > 1
@@ -4063,6 +4336,55 @@ DL__HOT E_FN void DL__K(turn)(
         for (dl_index j = 0; j < cols; j++)
             dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
 }
+#ifdef E_TURN
+/* One step of E_W columns that lie along k. */
+E_FN DL__NOINLINE void DL__K(gather)(const dl_real *b, dl_index step, dl_real *t)
+{
+    for (int l = 0; l < E_W; l++) t[l] = b[l * step];
+}
+/* Columns first .. first + side * E_W; where there are fewer, the last E_W of all stand in. */
+E_IN void DL__K(dots_of)(const dl__panel *p, const dl_real *a, dl_index first, const int side)
+{
+    enum { MOST = 4 };
+    E_V acc[MOST];
+    dl__panel q = *p;
+    dl_real t[E_TURN * E_W], y[(1 + MOST + E_NV) * E_W];
+    const dl_real *b[MOST];
+    dl_index k = 0, step = p->b_step, from[MOST];
+    DL__UNROLL for (int v = 0; v < side; v++) {
+        from[v] = DL__MIN(first + v * E_W, p->cols - E_W);
+        b[v] = p->b + from[v] * step;
+        acc[v] = E_K(0);
+    }
+    for (; k + E_TURN <= p->kc; k += E_TURN)
+        DL__UNROLL for (int v = 0; v < side; v++) {
+            DL__UNROLL for (int h = 0; h < E_W; h += E_TURN) E_TURN_BLOCK(b[v] + h * step, step, t + h, E_W, false);
+            DL__UNROLL for (int i = 0; i < E_TURN; i++) acc[v] = E_FMA(E_K(a[k + i]), E_LOAD(t + i * E_W), acc[v]);
+            b[v] += E_TURN;
+            DL__OPAQUE(b[v]); /* a pointer each, and not one for each of its E_TURN columns */
+        }
+    for (; k < p->kc; k++)
+        DL__UNROLL for (int v = 0; v < side; v++) {
+            DL__K(gather)(b[v]++, step, t);
+            acc[v] = E_FMA(E_K(a[k]), E_LOAD(t), acc[v]);
+        }
+    DL__UNROLL for (int v = 0; v < side; v++) E_STORE(y + E_W + from[v] - first, acc[v]);
+    for (int v = 0; v < side && first < p->cols; v += E_NV, first += E_NV * E_W) {
+        q.cols = p->cols - first;
+        q.out = p->out + first;
+        if (p->bias && !p->bias_by_row) q.bias = p->bias + first;
+        DL__K(tile_edge)(&q, 0, 1, y + (1 + v) * E_W);
+    }
+}
+DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
+{
+    dl_real a[DL__KB];
+    dl_index j = 0;
+    for (dl_index k = 0; k < p->kc; k++) a[k] = p->a[*p->row + p->at[k]];
+    for (; j + 2 * E_W < p->cols; j += 4 * E_W) DL__K(dots_of)(p, a, j, 4);
+    for (; j < p->cols; j += E_W) DL__K(dots_of)(p, a, j, 1);
+}
+#endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
     enum { NR = E_NV * E_W, SOME = 4 * NR }; /* panels lie a power of two apart: with more at once L1 would lose their lines */
@@ -4146,9 +4468,9 @@ DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc
     }
 }
 #if E_W == 1
-#define E_THIN NULL
+#define E_THIN NULL, NULL
 #else
-#define E_THIN DL__K(thin)
+#define E_THIN DL__K(thin), DL__K(dots)
 #endif
 static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack),
     DL__K(frame), DL__K(along) };
@@ -4498,7 +4820,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #define DL__REST
 /* What follows asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -O1 compiles it in half the time. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
-#pragma GCC optimize("O1")
+#pragma GCC optimize("Og")
 #endif
 
 /* ==== >>elementwise operations ====
@@ -4769,11 +5091,15 @@ DL_API dl_tensor dl_to_float(dl_tensor x)
     return dl__record(ctx, &dl__to_float_op, 1, &n, DL_F32, &s, NULL);
 }
 
+static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->config.seed, 0x7a6e646f6dull); }
+#if DL__DEVICES
+DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
+#endif
+
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
 static void dl__random_block(const dl_run_args *r, size_t i, uint32_t u[4])
 {
-    static const uint64_t salt = 0x7a6e646f6dull;
-    dl__philox(dl__key(r->ctx->config.seed, salt), (r->first + i) / 4, r->node->counter, u);
+    dl__philox(dl__random_key(r->ctx), (r->first + i) / 4, r->node->counter, u);
 }
 
 static void dl__dropout_run(const dl_run_args *r)
@@ -5454,14 +5780,17 @@ enum {
     DL__WHO_MAX
 };
 
+static bool dl__bad_index(dl_context *ctx, const dl_index *i, size_t place, int value)
+{
+    return dl_fail(ctx, "dl_%s: index %d at position %zu is out of range for %td rows", dl__index_who[i[4]], value, place, i[1]);
+}
+
 /* Are all n indices in 0 .. rows - 1 (or -1 where allowed)? An error otherwise. */
 static bool dl__check_indices(const dl_run_args *r, const int32_t *index, size_t n)
 {
     dl_index rows = r->node->i[1], least = r->node->i[5] ? -1 : 0;
     for (size_t k = 0; k < n; k++)
-        if (index[k] < least || index[k] >= rows)
-            return dl_fail(r->ctx, "dl_%s: index %d at position %zu is out of range for %td rows",
-                dl__index_who[r->node->i[4]], (int)index[k], k, rows);
+        if (index[k] < least || index[k] >= rows) return dl__bad_index(r->ctx, r->node->i, k, (int)index[k]);
     return true;
 }
 
@@ -5649,6 +5978,11 @@ DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index)
     return dl__gather(DL__WHO_GATHER, x, d, index, s.dim[d], &s, false);
 }
 
+static bool dl__bad_class(dl_context *ctx, const dl_index *i, size_t place, int value)
+{
+    return dl_fail(ctx, "dl_one_hot: class %d at position %zu is out of range for %td classes", value, place, i[0]);
+}
+
 static void dl__one_hot_run(const dl_run_args *r)
 {
     dl_index classes = r->node->i[0];
@@ -5656,7 +5990,7 @@ static void dl__one_hot_run(const dl_run_args *r)
     memset(r->out, 0, dl__bytes(r->node));
     for (size_t k = 0; k < r->node->in[0]->numel; k++) {
         if (x[k] < 0 || x[k] >= classes) {
-            dl_fail(r->ctx, "dl_one_hot: class %d at position %zu is out of range for %td classes", (int)x[k], k, classes);
+            dl__bad_class(r->ctx, r->node->i, k, (int)x[k]);
             return;
         }
         ((dl_real *)r->out)[(dl_index)k * classes + x[k]] = 1;
@@ -6025,9 +6359,13 @@ static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
    many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
 static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+static bool dl__gemm_dots(const dl__gemm *g)
+{
+    return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
+}
 static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
-    return g->kk && (g->b_row != 1 || mc > 8 * g->e->mr);
+    return g->kk && !dl__gemm_dots(g) && (g->b_row != 1 || mc > 8 * g->e->mr);
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
@@ -6037,7 +6375,7 @@ static double dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25 :
 static double dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
     double m = (double)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
-    double cost = m * n / (double)g->e->nr * (k + 3);
+    double cost = (dl__gemm_dots(g) ? 3 : m) * n / (double)g->e->nr * (k + 3);
     if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
     if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
     return g->turned ? cost + 0.75 * m * n : cost;
@@ -6137,6 +6475,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc : e->nr) * most;
     dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
     dl__panel p;
+    bool dots = dl__gemm_dots(g) && g->kk;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
         dl_index i = at_batch % g->batch[d].count;
         at_batch /= g->batch[d].count;
@@ -6171,14 +6510,16 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
                 for (dl_index k = 0; k < p.rows; k++) row[k] = k * a_row;
             for (dl_index k = 0; k < p.kc; k++) at[k] = k * a_k;
             for (dl_index j = 0; j < nc; j += p.cols) {
-                bool thin = e->thin && !g->pack_b && p.rows <= DL__THIN && nc - j >= e->nr, tail = !g->pack_b && nc - j < e->nr;
-                p.cols = thin ? (nc - j) / e->nr * e->nr : DL__MIN(nc - j, e->nr);
+                bool thin = e->thin && !g->pack_b && p.rows <= DL__THIN && nc - j >= e->nr;
+                bool tail = !g->pack_b && !dots && nc - j < e->nr;
+                p.cols = dots ? nc : thin ? (nc - j) / e->nr * e->nr : DL__MIN(nc - j, e->nr);
                 if (tail && p.kc) e->pack(b + j, 1, g->b_k, p.cols, p.kc, packed_b);
                 p.b = g->pack_b ? b + j * p.kc : tail ? packed_b : b + j;
-                p.b_step = g->pack_b || tail ? e->nr : g->b_k;
+                p.b_step = dots ? g->b_row : g->pack_b || tail ? e->nr : g->b_k;
                 p.out = (g->total ? total : c) + i * p.out_row + j;
                 p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
-                if (thin) e->thin(&p);
+                if (dots) e->dots(&p);
+                else if (thin) e->thin(&p);
                 else e->panel(&p);
             }
             if (!g->total && k0 + DL__KB >= g->kk)
@@ -7967,7 +8308,9 @@ DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_te
 }
 
 /* ---- segments; x seen as [rows, inner], i = segments, rows, inner, who ---- */
-static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax" };
+static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax",
+    "segment_logsumexp", "mil_pool", "mil_attention" };
+enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
 
 static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
 {
@@ -7978,6 +8321,9 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
         if (offset[s + 1] < offset[s])
             return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
                 (int)offset[s], s + 1, (int)offset[s + 1]);
+        else if (offset[s + 1] == offset[s] && r->node->i[3] >= DL__WHO_MIL)
+            return dl_fail(r->ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, s, s,
+                (int)offset[s]);
     return offset[segments] == rows ||
         dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
@@ -8117,13 +8463,26 @@ static dl_tensor dl__segment_spread(dl_tensor x, dl_tensor offsets, dl_index row
     return dl__record(ctx, &dl__segment_spread_op, 2, n, DL_F32, &s, &e);
 }
 
-DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets)
+static dl_tensor dl__segment_softmax(int who, dl_tensor x, dl_tensor offsets)
 {
-    dl_tensor top = dl_detach(dl__segment_max(3, x, offsets));
+    dl_tensor top = dl_detach(dl__segment_max(who, x, offsets));
     if (!top.ctx) return dl__none();
     dl_index rows = dl_dim(x, 0);
     dl_tensor e = dl_exp(dl_sub(x, dl__segment_spread(top, offsets, rows)));
-    return dl_div(e, dl__segment_spread(dl__segment(&dl__segment_sum_op, 3, e, offsets, DL_F32), offsets, rows));
+    return dl_div(e, dl__segment_spread(dl__segment(&dl__segment_sum_op, who, e, offsets, DL_F32), offsets, rows));
+}
+DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets) { return dl__segment_softmax(3, x, offsets); }
+
+static dl_tensor dl__segment_logsumexp(int who, dl_tensor x, dl_tensor offsets)
+{
+    dl_tensor top = dl_detach(dl__segment_max(who, x, offsets));
+    if (!top.ctx) return dl__none();
+    dl_tensor e = dl_exp(dl_sub(x, dl__segment_spread(top, offsets, dl_dim(x, 0))));
+    return dl_add(dl_log(dl__segment(&dl__segment_sum_op, who, e, offsets, DL_F32)), top);
+}
+DL_API dl_tensor dl_segment_logsumexp(dl_tensor x, dl_tensor offsets)
+{
+    return dl__segment_logsumexp(DL__WHO_LOGSUMEXP, x, offsets);
 }
 
 /* ==== >>losses ====
@@ -8215,14 +8574,17 @@ DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduc
 }
 
 /* ---- classes ---- */
+static bool dl__bad_target(dl_context *ctx, const dl_index *i, size_t place, int value)
+{
+    return dl_fail(ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]], value, place, i[0]);
+}
+
 /* Class indices made safe: ignored ones become 0; i = classes, ignored index, who. Also their weights: 0 where ignored. */
 static bool dl__targets_fit(const dl_run_args *r, const int32_t *y, size_t n)
 {
     const dl_index *i = r->node->i;
     for (size_t k = 0; k < n; k++)
-        if (y[k] != i[1] && (y[k] < 0 || y[k] >= i[0]))
-            return dl_fail(r->ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]],
-                (int)y[k], k, i[0]);
+        if (y[k] != i[1] && (y[k] < 0 || y[k] >= i[0])) return dl__bad_target(r->ctx, i, k, (int)y[k]);
     return true;
 }
 
@@ -8243,6 +8605,16 @@ static void dl__target_weights_run(const dl_run_args *r)
 }
 static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL, NULL, NULL };
 static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
+
+#if DL__DEVICES
+DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *i, size_t place, int value)
+{
+    if (op == &dl__one_hot_op) return dl__bad_class(ctx, i, place, value);
+    if (op == &dl__targets_op || op == &dl__target_weights_op) return dl__bad_target(ctx, i, place, value);
+    if (strncmp(op->name, "segment", 7)) return dl__bad_index(ctx, i, place, value);
+    return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d", dl__segment_who[i[3]], i[1], place, value);
+}
+#endif
 
 /* Shape [1,C,1,...] of class weights against x [N,C,...]. */
 static dl_tensor dl__class_weight(dl_tensor weight, const dl_node *x)
@@ -9291,6 +9663,53 @@ static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l,
     y->op->run(&a);
 }
 
+#if DL__DEVICES
+/* The segment's inputs, in one piece, to the device: from here on they are there. */
+static bool dl__upload_inputs(dl_context *ctx, const dl__plan *plan, uint32_t start)
+{
+    size_t bytes = 0, at = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        char *from = NULL, *to = NULL;
+        dl__mark mark = dl__tape_mark(ctx);
+        if (pass && !bytes) return true;
+        if (pass && (!(from = (char *)dl__tape_alloc(ctx, bytes, 0)) || !(to = (char *)ctx->backend->step_alloc(ctx->device, bytes))))
+            return false;
+        for (uint32_t i = start; i < start + plan->nodes; i++) {
+            dl_node *n = ctx->node[i];
+            if (!(n->flags & DL__LEAF) || n->space != DL__MEMORY || !n->numel) continue;
+            if (!pass) {
+                bytes += dl__round(dl__bytes(n));
+                continue;
+            }
+            memcpy(from + at, (const void *)(uintptr_t)n->offset, dl__bytes(n));
+            n->offset = (size_t)(uintptr_t)(to + at);
+            at += dl__round(dl__bytes(n));
+        }
+        if (pass && !ctx->backend->upload(ctx->device, to, from, bytes)) return false;
+        dl__tape_release(ctx, mark);
+    }
+    return true;
+}
+
+static bool dl__run_there(dl_context *ctx, uint32_t start, const dl__plan *plan)
+{
+    const dl_node *node[DL__GROUP];
+    dl_device_launch l;
+    if (ctx->values && !dl__there(ctx, ctx->values, ctx->cap_values * sizeof(dl_real), false)) return false;
+    if (ctx->grads && !dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true)) return false;
+    if (ctx->buffers && !dl__there(ctx, ctx->buffers, ctx->cap_buffers * sizeof(dl_real), true)) return false;
+    for (uint32_t i = 0; i < plan->launches; i++) {
+        l.key = dl__mix(plan->key, i);
+        l.node = node;
+        l.count = (int)plan->launch[i].count;
+        l.accumulate = plan->does[plan->order[plan->launch[i].first]] & DL__ADDS;
+        for (int k = 0; k < l.count; k++) node[k] = ctx->node[start + plan->order[plan->launch[i].first + (uint32_t)k]];
+        if (!ctx->backend->launch(ctx->device, &l) || ctx->failed) return false;
+    }
+    return true;
+}
+#endif
+
 /* Where the values of the segment are, now that its memory is known. */
 static void dl__bind(dl_context *ctx, const dl__plan *plan, uint32_t start, char *work)
 {
@@ -9324,7 +9743,8 @@ static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
 static bool dl__check_nan(dl_context *ctx, const dl_node *n)
 {
     if (n->dtype != DL_F32 || !dl__runs(n) || ctx->dry) return true;
-    const dl_real *p = (const dl_real *)dl__address(ctx, n);
+    const dl_real *p = (const dl_real *)dl__host_value(ctx, n);
+    if (!p) return false;
     for (size_t i = 0; i < n->numel; i++)
         if (p[i] != p[i])
             return dl_fail(ctx, "dl_%s (node %u): the first NaN, at element %zu of %S", n->op->name, n->id, i, n);
@@ -9343,18 +9763,30 @@ static bool dl__run(dl_context *ctx, bool final)
         recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
     recycle = recycle && !ctx->config.eager;
     if (!dl__lay_out(ctx) || (ctx->replica && !ctx->replica->before_run(ctx))) return false;
-    if (final && ctx->follower && !ctx->config.eager) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
+    if (final && ctx->follower && !ctx->config.eager && !DL__ON(ctx)) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
     memset(&eager, 0, sizeof eager);
     plan = dl__plan_for(ctx, recycle, ctx->config.eager ? &eager : NULL);
     if (!plan) return false;
-    char *work = plan->work ? (char *)dl__bump(ctx, &ctx->work, plan->work, 0, 0) : (char *)ctx;
-    size_t parts = (size_t)ctx->pool.threads * plan->scratch;
-    char *scratch = plan->scratch && work ? (char *)dl__bump(ctx, &ctx->work, parts, 0, 0) : NULL;
-    if (!work || (plan->scratch && !scratch)) return false;
+    char *work = (char *)ctx;
+    size_t parts = DL__ON(ctx) ? 0 : (size_t)ctx->pool.threads * plan->scratch;
+#if DL__DEVICES
+    if (DL__ON(ctx) && plan->work) work = (char *)ctx->backend->step_alloc(ctx->device, plan->work);
+    else
+#endif
+    if (plan->work) work = (char *)dl__bump(ctx, &ctx->work, plan->work, 0, 0);
+    char *scratch = parts && work ? (char *)dl__bump(ctx, &ctx->work, parts, 0, 0) : NULL;
+    if (!work || (parts && !scratch)) return false;
     ctx->scratch_stride = plan->scratch;
+#if DL__DEVICES
+    if (DL__ON(ctx) && !dl__upload_inputs(ctx, plan, start)) return false;
+#endif
     dl__bind(ctx, plan, start, work);
     unsigned fp = dl__fp_enter();
     ctx->running = true;
+#if DL__DEVICES
+    if (DL__ON(ctx)) dl__run_there(ctx, start, plan);
+    else
+#endif
     for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) {
         dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
         if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
@@ -9389,6 +9821,44 @@ static int dl__choose_level(dl_context *ctx, const char *asked)
     return best;
 }
 
+/* The backend of dltrain_cuda.h, where the program has it. */
+#if DL__DEVICES && (defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC)))
+#ifdef __cplusplus
+extern "C" {
+#endif
+#ifdef DLTRAIN_CUDA
+DL_API const dl_backend *dl_cuda_backend(void);
+#else
+DL_API const dl_backend *dl_cuda_backend(void) __attribute__((weak)); /* 0 without it */
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif
+
+/* Puts the context on the device that its config names. */
+static void dl__open_device(dl_context *ctx, const char *device)
+{
+    if (!device || !strcmp(device, "cpu")) return;
+    if (strncmp(device, "cuda", 4)) {
+        dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", device);
+        return;
+    }
+#if DL__DEVICES && (defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC)))
+    const dl_backend *(*found)(void) = dl_cuda_backend;
+    if (found && !DL__REAL_IS_FLOAT) {
+        dl_fail(ctx, "dl_create: the device '%s' computes in float; DLTRAIN_REAL is another type here", device);
+        return;
+    }
+    if (found) {
+        const dl_backend *backend = found();
+        if ((ctx->device = backend->open(ctx, device))) ctx->backend = backend;
+        return;
+    }
+#endif
+    dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
+}
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -9421,10 +9891,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
-    if (c.device && !strncmp(c.device, "cuda", 4))
-        dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", c.device);
-    else if (c.device && strcmp(c.device, "cpu"))
-        dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", c.device);
+    dl__open_device(ctx, c.device);
     dl__begin_step(ctx);
     return ctx;
 }
@@ -9433,6 +9900,11 @@ DL_API void dl_destroy(dl_context *ctx)
 {
     if (!ctx) return;
     for (dl__hook *h = ctx->hooks; h; h = h->next) h->run(h->user);
+#if DL__DEVICES
+    for (dl__twin *t = ctx->twins; t; t = t->next)
+        if (t->there) ctx->backend->release(ctx->device, t->there);
+    if (DL__ON(ctx)) ctx->backend->close(ctx->device);
+#endif
     dl__pool_stop(&ctx->pool);
     dl_config c = ctx->config;
     dl__arena_free(ctx, &ctx->tape);
@@ -9455,6 +9927,7 @@ DL_API bool dl_measure(
     if (config) c = *config;
     c.memory = NULL;
     c.memory_size = 0;
+    c.device = NULL; /* nothing runs */
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (!step || !out || (pointer_size != 0 && pointer_size != 4 && pointer_size != 8)) return false;
     c.threads = 1;
@@ -9879,12 +10352,42 @@ DL_API bool dl_zero_grad(dl_context *ctx)
     return true;
 }
 
+DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
+{
+    for (size_t i = 0; i < n; i++) x[i] *= factor;
+}
+
+#if DL__DEVICES
+/* A pass over the gradients that match, on the device. */
+static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, dl_real h)
+{
+    size_t n = 0;
+    dl__mark mark = dl__tape_mark(ctx);
+    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0);
+    dl_real *grads = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    for (int i = 0; list && grads && i < ctx->params; i++) {
+        const dl__param *p = &ctx->param[i];
+        if (!dl__grad_of(ctx, p) || (pattern && !dl_glob(pattern, p->name))) continue;
+        memset(&list[n], 0, sizeof *list);
+        list[n].g = grads + p->offset;
+        list[n].n = p->numel;
+        list[n++].h[0] = h;
+    }
+    if (n) ctx->backend->update(ctx->device, rule, list, n);
+    dl__tape_release(ctx, mark);
+    return !ctx->failed;
+}
+#endif
+
 static bool dl__scale_grads(dl_context *ctx, const char *pattern, dl_real factor)
 {
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "scale", pattern, factor);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
-            for (size_t k = 0; k < ctx->param[i].numel; k++) g[k] *= factor;
+            dl__scale(g, ctx->param[i].numel, factor);
     }
     return true;
 }
@@ -9899,7 +10402,7 @@ DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pa
     double sum = 0;
     if (!ctx || ctx->failed) return dl__nan();
     if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm), dl__nan();
-    if (!dl__matches(ctx, "clip_grad_norm", pattern)) return dl__nan();
+    if (!dl__matches(ctx, "clip_grad_norm", pattern) || !dl__to_host(ctx, ctx->grads)) return dl__nan();
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         const dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
@@ -9916,6 +10419,9 @@ DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pa
     if (!(max_value >= 0)) return dl_fail(ctx, "dl_clip_grad_value: max_value %g must not be negative", max_value);
     if (!dl__matches(ctx, "clip_grad_value", pattern)) return false;
     dl_real high = (dl_real)max_value;
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "clamp", pattern, high);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
@@ -10064,7 +10570,32 @@ static void dl__update_part(void *user, size_t part, int thread)
     else DL__CALL(level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
 }
 
-static void dl__update_param(dl_optimizer *o, int index, double lr)
+#if DL__DEVICES
+/* The update of a parameter, for the device. sgd: h[5] is set where the buffer is new; rmsprop: s[1] the momentum's, s[2] the mean's. */
+static bool dl__device_update(dl_optimizer *o, const dl__update *u, size_t offset, dl_device_update *to)
+{
+    dl_context *ctx = o->ctx;
+    size_t bytes = ctx->cap_values * sizeof(dl_real);
+    dl_real *p = (dl_real *)dl__there(ctx, ctx->values, bytes, true), *g = (dl_real *)dl__there(ctx, ctx->grads, bytes, false);
+    if (!p || !g) return false;
+    memset(to, 0, sizeof *to);
+    for (int i = 0; i < 3; i++) {
+        int at = o->rule == DL__RMSPROP && i == 1 && u->h[4] == 0 ? 2 : i;
+        dl_real *s = o->state[i] ? (dl_real *)dl__there(ctx, o->state[i], bytes, true) : NULL;
+        if (o->state[i] && !s) return false;
+        if (s) to->s[at] = s + offset;
+    }
+    to->p = p + offset;
+    to->g = g + offset;
+    to->n = u->n;
+    memcpy(to->h, u->h, sizeof u->h);
+    if (o->rule == DL__SGD) to->h[5] = u->first;
+    return true;
+}
+#endif
+
+/* `there`: on a device, where it is to be written down. */
+static void dl__update_param(dl_optimizer *o, int index, double lr, dl_device_update *there)
 {
     dl_context *ctx = o->ctx;
     dl__param *p = &ctx->param[index];
@@ -10109,6 +10640,13 @@ static void dl__update_param(dl_optimizer *o, int index, double lr)
         u.h[7] = o->rule == DL__ADAM ? decay : 0;
         u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
     }
+#if DL__DEVICES
+    if (there) {
+        dl__device_update(o, &u, p->offset, there);
+        return;
+    }
+#endif
+    (void)there;
     if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, 1, dl__update_part, &u);
 }
 
@@ -10123,14 +10661,26 @@ DL_API bool dl_step(dl_optimizer *o)
     if (!dl__run_recorded(ctx) || !dl_seal(ctx) || !dl__make_state(o)) return false;
     if (ctx->replica && !ctx->replica->before_step(ctx, *o->select ? o->select : NULL)) return false;
     double lr = dl_get_lr(o);
+    dl_device_update *list = NULL;
+    size_t updates = 0;
+#if DL__DEVICES
+    dl__mark mark = dl__tape_mark(ctx);
+    if (DL__ON(ctx) && !(list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0))) return false;
+#endif
     unsigned fp = dl__fp_enter();
     for (int i = 0; i < ctx->params; i++) {
         dl__param *p = &ctx->param[i];
         if (p->buffer || p->fresh || (*o->select && !dl_glob(o->select, p->name))) continue;
-        if (!p->frozen) dl__update_param(o, i, lr);
+        if (!p->frozen) dl__update_param(o, i, lr, list ? list + updates++ : NULL);
         p->fresh = true;
     }
     dl__fp_leave(fp);
+#if DL__DEVICES
+    static const char *const rule[] = { "sgd", "adam", "adam", "rmsprop" };
+    if (updates && !ctx->failed) ctx->backend->update(ctx->device, rule[o->rule], list, updates);
+    dl__tape_release(ctx, mark);
+    if (ctx->failed) return false;
+#endif
     o->steps++;
     return true;
 }
@@ -10341,9 +10891,14 @@ struct dl_comm {
     size_t cap_values, cap_buffers;
     dl_real *stack[DL__MAX_LEVELS], *buffer_stack[DL__MAX_LEVELS];
     dl_real *before, *change; /* buffers before the step; what this shard changed, times its weight */
-    /* the communication thread: reduces buckets done .. posted */
+    dl_parallel_stats stats;
+    uint64_t at;             /* since when the phase at hand runs, see dl__lap */
+    uint32_t backward;       /* the first node of the backward pass that runs */
+    /* the communication thread: reduces buckets done .. posted; from the end of the backward pass on the replica's own does */
     bool threaded, quit;
+    bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
+    uint64_t spin[DL__CHANNELS]; /* see dl__spin */
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -10456,6 +11011,13 @@ static void dl__tell_missing(const dl_comm *c, const dl__channel *ch, const dl__
         n > 1 ? "s" : "", list, c->world->seconds);
 }
 
+#ifndef DLTRAIN_NO_THREADS
+static bool dl__met(void *channel, uint64_t round)
+{
+    return __atomic_load_n(&((dl__channel *)channel)->round, __ATOMIC_ACQUIRE) != round;
+}
+#endif
+
 /* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have begun
    and so will come, failed or not: they touch each other's memory. */
 static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
@@ -10479,10 +11041,15 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
             }
         if (!call || !w->failed) {
             ch->arrived = 0;
-            ch->round++;
+            __atomic_store_n(&ch->round, round + 1, __ATOMIC_RELEASE);
         }
         dl__wake(&ch->changed);
-    } else
+    } else {
+        if (channel == DL__CALLS || c->finishing) { /* nothing else is to be done here */
+            dl__unlock(w);
+            dl__spin(dl__met, ch, round, &c->spin[channel]);
+            dl__lock(w);
+        }
         while (ch->round == round && !(call && w->failed)) {
             dl__wait(w, &ch->changed, &waited);
             bool late = call && call->what != DL__LEAVES && w->seconds > 0 && waited >= w->seconds;
@@ -10491,6 +11058,7 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
                 spread = true;
             }
         }
+    }
     bool met = ch->round != round;
     dl__unlock(w);
     return spread ? dl__spread(w) : met;
@@ -10562,8 +11130,8 @@ static bool dl__called(dl_comm *c, bool ok)
     return ok || dl_fail(c->ctx, "%s", c->world->error);
 }
 
-/* ---- sums: dst = x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
-enum { DL__SUM_TILE = 512 };
+/* ---- sums: x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
+enum { DL__SUM_TILE = 2048 };
 static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n)
 {
     if (op == DL_COMM_SUM) DL__CALL(level, add_to, (dst, x, n));
@@ -10571,19 +11139,16 @@ static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x
         for (size_t i = 0; i < n; i++) dst[i] = x[i] > dst[i] || x[i] != x[i] ? x[i] : dst[i];
 }
 
-/* n numbers, at most a tile, from `at` on, of ranks first .. first + count here. */
-static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real *dst)
+/* Numbers at .. at + n of ranks first .. first + count here: their sum replaces those of the first, partial sums some
+   others. */
+static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n)
 {
-    dl_real other[DL__SUM_TILE];
     int half = 1;
-    if (count == 1) {
-        memcpy(dst, (const dl_real *)ch->slot[first].data + at, n * sizeof *dst);
-        return;
-    }
+    if (count == 1) return;
     while (2 * half < count) half *= 2;
-    dl__tree(ch, level, op, first, half, at, n, dst);
-    dl__tree(ch, level, op, first + half, count - half, at, n, other);
-    dl__combine(level, op, dst, other, n);
+    dl__tree(ch, level, op, first, half, at, n);
+    dl__tree(ch, level, op, first + half, count - half, at, n);
+    dl__combine(level, op, (dl_real *)ch->slot[first].data + at, (const dl_real *)ch->slot[first + half].data + at, n);
 }
 
 /* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
@@ -10652,14 +11217,14 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
-    dl_real sum[DL__SUM_TILE];
     size_t first, mine = dl__slice_of(c, n, &first);
     bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
     for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
-        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m, sum);
-        for (int r = 0; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
+        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
+        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
@@ -10782,6 +11347,22 @@ DL_API bool dl_all_gather(dl_comm *c, const void *mine, void *all, size_t bytes)
 }
 
 DL_API bool dl_barrier(dl_comm *c) { return !c || (!c->ctx->failed && dl__called(c, dl__barrier(c, DL__MEETS))); }
+
+static double dl__seconds(uint64_t from, uint64_t to) { return (double)(int64_t)(to - from) * 1e-6; }
+
+/* The time since *at is that of a phase. */
+static void dl__lap(uint64_t *at, dl_phase *phase)
+{
+    uint64_t now = dl__microseconds();
+    phase->seconds += dl__seconds(*at, now);
+    *at = now;
+}
+
+DL_API void dl_comm_stats(const dl_comm *c, dl_parallel_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (c) *out = c->stats;
+}
 
 DL_API void dl_comm_abort(dl_comm *c, const char *sentence)
 {
@@ -10971,6 +11552,7 @@ static bool dl__spread_parameters(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
     int root;
+    uint64_t at = dl__microseconds();
     if (!dl__compare_parameters(c, &root) || !dl__room_for_parameters(c)) return false;
     size_t values = c->n_values, buffers = c->n_buffers;
     c->layout = ctx->layout;
@@ -10980,6 +11562,8 @@ static bool dl__spread_parameters(dl_comm *c)
     if (!dl__spread_what(c, DL__COMPARES, from, (ctx->n_values - values) * sizeof *from, root) ||
         !dl__spread_what(c, DL__COMPARES, buffer, (ctx->n_buffers - buffers) * sizeof *from, root))
         return false;
+    c->stats.replicate.bytes += (ctx->n_values - values + ctx->n_buffers - buffers) * sizeof *from;
+    dl__lap(&at, &c->stats.replicate);
     dl__note_buffers(c, buffers);
     return true;
 }
@@ -10990,6 +11574,7 @@ static bool dl__before_run(dl_context *ctx)
     if (dl__world_failed(c->world)) return dl_fail(ctx, "%s", c->world->error);
     if (ctx->layout != c->layout && !dl__spread_parameters(c)) return false;
     if (!c->part && !ctx->done) dl__note_buffers(c, 0);
+    c->at = dl__microseconds();
     return true;
 }
 
@@ -11045,9 +11630,13 @@ static void dl__fill_absent(dl_comm *c, const char *pattern, bool all)
 static bool dl__reduce_bucket(dl_comm *c, const dl__bucket *b)
 {
     dl_real *g = c->ctx->grads + b->first;
+    uint64_t at = dl__microseconds();
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)b->first, b->n);
     for (int i = 0; i < c->levels; i++) DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n)); /* the last part */
-    return dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
+    bool ok = dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
+    c->stats.reduce.bytes += b->n * sizeof *g;
+    dl__lap(&at, &c->stats.reduce);
+    return ok;
 }
 
 #ifndef DLTRAIN_NO_THREADS
@@ -11058,15 +11647,17 @@ static void *dl__reducer_main(void *argument)
     dl__fp_enter();
     dl__lock(w);
     while (!c->quit) {
-        if (c->done >= c->posted) {
+        if (c->finishing || c->done >= c->posted) {
             pthread_cond_wait(&c->turn, &w->mutex);
             continue;
         }
         dl__bucket b = c->bucket[c->done];
+        __atomic_store_n(&c->reducing, true, __ATOMIC_RELAXED);
         dl__unlock(w);
         bool ok = dl__reduce_bucket(c, &b);
         dl__lock(w);
         c->done = ok ? c->done + 1 : c->posted;
+        __atomic_store_n(&c->reducing, false, __ATOMIC_RELEASE);
         dl__wake(&c->turn);
     }
     dl__unlock(w);
@@ -11074,7 +11665,7 @@ static void *dl__reducer_main(void *argument)
 }
 #endif
 
-/* Hands over buckets up to number n. */
+/* Buckets up to number n are complete. */
 static void dl__post(dl_comm *c, int n)
 {
     if (n <= c->complete) return;
@@ -11091,15 +11682,32 @@ static void dl__post(dl_comm *c, int n)
     for (; c->done < n && dl__reduce_bucket(c, &c->bucket[c->done]); c->done++) c->posted = n;
 }
 
-static bool dl__await_buckets(dl_comm *c)
+#ifndef DLTRAIN_NO_THREADS
+static bool dl__is_idle(void *comm, uint64_t seen)
+{
+    (void)seen;
+    return !__atomic_load_n(&((dl_comm *)comm)->reducing, __ATOMIC_ACQUIRE);
+}
+#endif
+
+/* The communication thread ends the bucket it is in; what is left is quicker done than handed over. */
+static bool dl__finish_buckets(dl_comm *c)
 {
 #ifndef DLTRAIN_NO_THREADS
     if (c->threaded) {
         dl__lock(c->world);
-        while (c->done < c->posted) pthread_cond_wait(&c->turn, &c->world->mutex);
+        c->finishing = true;
+        if (c->reducing) {
+            dl__unlock(c->world);
+            dl__spin(dl__is_idle, c, 0, &c->spin[DL__CALLS]);
+            dl__lock(c->world);
+        }
+        while (c->reducing) pthread_cond_wait(&c->turn, &c->world->mutex);
         dl__unlock(c->world);
     }
 #endif
+    for (; c->done < c->buckets && dl__reduce_bucket(c, &c->bucket[c->done]); c->done++)
+        c->stats.wait.bytes += c->bucket[c->done].n * sizeof(dl_real);
     return !dl__world_failed(c->world) || dl_fail(c->ctx, "%s", c->world->error);
 }
 
@@ -11109,6 +11717,7 @@ static void dl__begin_buckets(dl_comm *c, const char *pattern)
     c->complete = 0;
     dl__lock(c->world);
     c->posted = c->done = 0;
+    c->finishing = false;
     dl__unlock(c->world);
 }
 
@@ -11122,11 +11731,13 @@ static void dl__post_complete(dl_comm *c)
 static void dl__launched(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
 {
     dl_comm *c = ctx->comm;
+    bool back = start + plan->order[l->first + l->count - 1] >= c->backward;
+    dl__lap(&c->at, back ? &c->stats.backward : &c->stats.forward);
     for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
         uint32_t at = plan->order[i];
         if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) dl__bucket_at(c, plan->offset[at])->waits--;
     }
-    if (c->overlaps) dl__post_complete(c);
+    if (c->overlaps && l != plan->launch + plan->launches - 1) dl__post_complete(c); /* the last ones are not worth it */
 }
 
 /* Does the backward pass that comes end with a reduction? */
@@ -11151,6 +11762,7 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     dl_comm *c = ctx->comm;
     bool counted = count || ctx->parts, reduces = dl__reduces(ctx);
     if (!dl__before_run(ctx) || !dl__begin_part(ctx, pattern)) return false;
+    c->backward = from;
     for (uint32_t i = from; i < ctx->nodes; i++) {
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
@@ -11205,8 +11817,10 @@ static bool dl__share_buffers(dl_comm *c)
             ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
         return true;
     }
+    if (c->world->desc.own_buffers) return true;
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
-    return c->world->desc.own_buffers || dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
+    c->stats.replicate.bytes += ctx->n_buffers * sizeof(dl_real);
+    return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
 /* False: nobody has a gradient, or an error. */
@@ -11214,23 +11828,23 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
 {
     dl_context *ctx = c->ctx;
     dl__closing mine;
-    uint64_t left = 0;
+    uint64_t left = 0, at = dl__microseconds();
     memset(&mine, 0, sizeof mine);
     mine.weight = ctx->weight;
     mine.leaving = leaving;
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
-    if (!leaving) dl__post(c, c->buckets);
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
     ctx->reduced = ctx->weight = 0;
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl__post(c, c->buckets);
-    if (!dl__await_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    for (int b = 0; b < c->buckets && factor != 1; b++)
-        for (size_t i = 0; i < c->bucket[b].n; i++) ctx->grads[c->bucket[b].first + i] *= factor;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
+        dl__scale(ctx->grads + b->first, b->n, factor);
+    dl__lap(&at, &c->stats.wait);
+    c->stats.steps++;
     c->step++;
     return true;
 }
@@ -11268,6 +11882,7 @@ static void dl__push_part(dl_comm *c, const char *pattern, double weight)
 static bool dl__after_backward(dl_context *ctx, const char *pattern)
 {
     dl_comm *c = ctx->comm;
+    c->backward = UINT32_MAX;
     if (ctx->parts && !dl__reduces(ctx)) return dl__push_part(c, pattern, c->shard_weight), true;
     if (!dl__reduces(ctx)) return true;
     if (ctx->parts) dl__add_buffers(c, c->shard_weight);
@@ -11350,6 +11965,7 @@ static void dl__join_world(dl_comm *c)
     ctx->comm = c;
     if (w->size == 1 && !w->desc.invariant_shards) return;
     ctx->replica = &dl__replica_calls;
+    c->backward = UINT32_MAX;
     if (ctx->failed) {
         dl__replica_failed(ctx);
         return;
@@ -11359,6 +11975,7 @@ static void dl__join_world(dl_comm *c)
     c->closing = (dl__closing *)dl__alloc(ctx, (size_t)w->size * sizeof *c->closing, 0);
 #ifndef DLTRAIN_NO_THREADS
     if (w->size == 1) return;
+    for (int i = 0; i < DL__CHANNELS; i++) c->spin[i] = DL__SPIN_MAX;
     pthread_cond_init(&c->turn, NULL);
     c->threaded = !pthread_create(&c->reducer, NULL, dl__reducer_main, c); /* without, gradients are reduced in between */
     if (!c->threaded) pthread_cond_destroy(&c->turn);
@@ -11590,7 +12207,7 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
     return !w.failed;
 }
 
-/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs the first, replicas the others ---- Forward:
+/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs one, replicas the others ---- Forward:
    `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for the
    parameters. Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does; the portals,
    recorded before that chunk and so reached after it, take the sums of the replicas' gradients (`collect`) and hand them to
@@ -11599,10 +12216,10 @@ typedef enum dl__duty { DL__RECORD, DL__FORWARD, DL__BACKWARD, DL__BOTH, DL__QUI
 typedef struct dl__helper {
     dl_data_parallel *parent;
     dl_context *ctx;
-    int index;               /* of the replica: 1, ... */
+    int index;               /* of the device in the list */
     char device[DL__DEVICE_MAX];
-    const char *x, *target;  /* the chunk */
-    size_t n;
+    const char *x, *target;  /* the chunk: rows first .. first + n of the batch */
+    size_t first, n;
     float share;             /* of the batch */
     dl_tensor y;             /* the output, or the loss */
     dl_real *dy;             /* its gradient, copied */
@@ -11610,6 +12227,7 @@ typedef struct dl__helper {
     double loss;
     dl__duty duty;
     bool busy;
+    dl_phase copied;         /* parameters, in the duty at hand */
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread;
     bool threaded;
@@ -11621,11 +12239,14 @@ struct dl_data_parallel {
     dl_data_parallel_desc desc;
     int helpers, used;       /* replicas besides the context; of the batch at hand */
     dl__helper *helper;
+    size_t first, own;       /* the context's chunk; own 0: the batch has too few */
     int *map, mapped;        /* of each parameter of a replica: its number here */
     dl_shape x_shape, target_shape;
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+    dl_parallel_stats stats;
+    uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -11650,6 +12271,12 @@ static dl_tensor dl__run_loss(const dl_data_parallel *dp, dl_tensor x, dl_tensor
     return dp->desc.loss ? dp->desc.loss(y, target) : dl_cross_entropy(y, target);
 }
 
+static bool dl__check_rows(dl_context *ctx, const dl_node *y, size_t n)
+{
+    return (y->ndim && y->dtype == DL_F32 && y->dim[0] == (dl_index)n) ||
+        dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", y, n);
+}
+
 /* The replica's tape of this step, with the scope, the modes and random numbers of its own. */
 static void dl__helper_record(dl__helper *h)
 {
@@ -11658,7 +12285,7 @@ static void dl__helper_record(dl__helper *h)
     if (ctx->failed) dl_clear_error(ctx);
     dl_end(ctx);
     dl__begin_step(ctx);
-    ctx->random_step = (uint64_t)h->index << 28 | from->random_step;
+    ctx->random_step = (uint64_t)(h - dp->helper + 1) << 28 | from->random_step;
     ctx->training = from->training;
     ctx->recording = from->recording;
     for (int i = 0; i < ctx->params && i < dp->mapped; i++) ctx->param[i].frozen = from->param[dp->map[i]].frozen;
@@ -11668,20 +12295,27 @@ static void dl__helper_record(dl__helper *h)
                          : dl__run_model(dp, x);
     if (*from->path) dl_scope_end(ctx);
     if (!h->y.ctx) dl_fail(ctx, "the model returned no tensor");
+    else if (!dp->with_loss) dl__check_rows(ctx, ctx->node[h->y.node], h->n);
     dl__lay_out_grads(ctx);
 }
 
 /* The values of parameters, or those of buffers: these before the work, as the context's own chunk will change them. */
-static void dl__helper_copy(dl__helper *h, bool buffers)
+static dl_phase dl__helper_copy(dl__helper *h, bool buffers)
 {
     const dl_data_parallel *dp = h->parent;
     dl_context *ctx = h->ctx;
+    dl_phase copied = { 0, 0 };
+    uint64_t at = dl__microseconds();
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
         const dl_real *values = buffers ? dp->ctx->buffers : dp->ctx->values;
         dl_real *to = buffers ? ctx->buffers : ctx->values;
-        if (p->numel && p->buffer == buffers) memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
+        if (!p->numel || p->buffer != buffers) continue;
+        memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
+        copied.bytes += p->numel * sizeof *to;
     }
+    dl__lap(&at, &copied);
+    return copied;
 }
 
 static void dl__helper_work(dl__helper *h, dl__duty duty)
@@ -11692,7 +12326,7 @@ static void dl__helper_work(dl__helper *h, dl__duty duty)
     d.scale = h->share;
     if (duty == DL__RECORD) dl__helper_record(h);
     if (ctx->failed || duty == DL__RECORD) return;
-    if (duty != DL__BACKWARD) dl__helper_copy(h, false);
+    if (duty != DL__BACKWARD) h->copied = dl__helper_copy(h, false);
     if (duty == DL__FORWARD) dl_data(dl_keep(h->y));
     else dl_zero_grad(ctx);
     if (duty == DL__BACKWARD) {
@@ -11729,7 +12363,11 @@ static void *dl__helper_main(void *argument)
 /* Sets the replicas to work; dl__helpers_wait waits for them, and has their errors. */
 static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 {
-    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) dl__helper_copy(&dp->helper[i], true);
+    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) {
+        dl_phase copied = dl__helper_copy(&dp->helper[i], true);
+        dp->stats.replicate.seconds += copied.seconds;
+        dp->stats.replicate.bytes += copied.bytes;
+    }
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_lock(&dp->mutex);
     for (int i = 0; i < dp->used; i++)
@@ -11757,7 +12395,15 @@ static void dl__helpers_rest(dl_data_parallel *dp)
 
 static bool dl__helpers_wait(dl_data_parallel *dp)
 {
+    double slowest = 0;
     dl__helpers_rest(dp);
+    for (int i = 0; i < dp->used; i++) {
+        dl_phase *copied = &dp->helper[i].copied;
+        slowest = DL__MAX(slowest, copied->seconds);
+        dp->stats.replicate.bytes += copied->bytes;
+        memset(copied, 0, sizeof *copied);
+    }
+    dp->stats.replicate.seconds += slowest;
     for (int i = 0; i < dp->used; i++)
         if (dp->helper[i].ctx->failed)
             return dl_fail(dp->ctx, "dl_data_parallel: replica %d (%s): %s", dp->helper[i].index, dp->helper[i].device,
@@ -11792,25 +12438,38 @@ static bool dl__map_parameters(dl_data_parallel *dp)
     }
     for (int k = 1; k < dp->used; k++)
         if (dp->helper[k].ctx->params != from->params)
-            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica 1 and %d on replica %d", from->params,
-                dp->helper[k].ctx->params, dp->helper[k].index);
+            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica %d and %d on replica %d", from->params,
+                dp->helper[0].index, dp->helper[k].ctx->params, dp->helper[k].index);
     return dl__lay_out_grads(ctx);
 }
 
-/* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the size of the first. */
-static size_t dl__scatter(
+/* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the devices at the end may get none. */
+static void dl__scatter(
     dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
 {
-    size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1), at = per;
+    size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1);
     dp->used = 0;
-    for (; per && at < n; at += per) {
+    dp->first = dp->own = 0;
+    for (size_t at = 0, k = 0; at < n; at += per, k++) {
+        if (k == (size_t)dp->desc.output) {
+            dp->first = at;
+            dp->own = DL__MIN(per, n - at);
+            continue;
+        }
         dl__helper *h = &dp->helper[dp->used++];
+        h->first = at;
         h->n = DL__MIN(per, n - at);
         h->x = x + at * x_bytes;
         h->target = target ? target + at * target_bytes : NULL;
         h->share = (float)((double)h->n / (double)n);
+        dp->stats.scatter.bytes += h->n * (x_bytes + target_bytes);
     }
-    return DL__MIN(per, n);
+}
+
+/* The context's chunk. */
+static dl_tensor dl__own_rows(const dl_data_parallel *dp, dl_tensor t)
+{
+    return dp->used ? dl_slice(t, 0, (dl_index)dp->first, (dl_index)(dp->first + dp->own), 1) : t;
 }
 
 /* The samples of a tensor, which is run; NULL after an error. */
@@ -11839,34 +12498,55 @@ static dl_data_parallel *dl__parent_of(const dl_node *n)
 static void dl__assemble_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0, at = (size_t)r->node->i[0] * row;
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
     dl_real *y = (dl_real *)r->out;
-    if (at) memcpy(y, r->in[0], at * sizeof *y);
-    if (!dl__helpers_wait(dp)) return;
-    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row) {
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.forward);
+    if (dp->own) memcpy(y + dp->first * row, r->in[0], dp->own * row * sizeof *y);
+    for (int i = 0; ok && i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
-        memcpy(y + at, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+        memcpy(y + h->first * row, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+        dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
+    dl__lap(&dp->at, &dp->stats.gather);
 }
 
 static void dl__send_back_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
     const dl_node *dy = r->node->in[0];
-    size_t row = dy->numel / (size_t)dy->dim[0], at = (size_t)r->node->i[0] * row;
+    size_t row = dy->numel / (size_t)dy->dim[0];
     *(dl_real *)r->out = 0;
-    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row)
-        memcpy(dp->helper[i].dy, (const dl_real *)r->in[0] + at, dp->helper[i].n * row * sizeof(dl_real));
+    dl__lap(&dp->at, &dp->stats.forward); /* the loss */
+    for (int i = 0; i < dp->used; i++) {
+        const dl__helper *h = &dp->helper[i];
+        memcpy(h->dy, (const dl_real *)r->in[0] + h->first * row, h->n * row * sizeof *h->dy);
+        dp->stats.gather.bytes += h->n * row * sizeof *h->dy;
+    }
+    dl__lap(&dp->at, &dp->stats.gather);
     dl__helpers_start(dp, DL__BACKWARD);
 }
 
 static void dl__collect_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    if (!dl__helpers_wait(dp)) return;
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.backward);
+    if (!ok) return;
     memcpy(r->out, dp->helper[0].ctx->grads, r->node->numel * sizeof(dl_real));
     for (int i = 1; i < dp->used; i++)
         DL__CALL(r->level, add_to, ((dl_real *)r->out, dp->helper[i].ctx->grads, r->node->numel));
+    dp->stats.reduce.bytes += (size_t)dp->used * r->node->numel * sizeof(dl_real);
+    dl__lap(&dp->at, &dp->stats.reduce);
+}
+
+/* Takes the time where the tape has got to: at the begin of the own chunk, or, i[0], at the end of its forward pass. */
+static void dl__stamp_run(const dl_run_args *r)
+{
+    dl_data_parallel *dp = dl__parent_of(r->node);
+    *(dl_real *)r->out = 0;
+    if (r->node->i[0]) dl__lap(&dp->at, &dp->stats.forward);
+    else dp->at = dl__microseconds();
 }
 
 static void dl__assemble_grad(const dl_grad_args *g);
@@ -11874,6 +12554,7 @@ static void dl__portal_grad(const dl_grad_args *g);
 static const dl_op dl__assemble_op = { "data_parallel", 0, NULL, dl__assemble_run, dl__assemble_grad, NULL, NULL };
 static const dl_op dl__send_back_op = { "data_parallel_send_back", 0, NULL, dl__send_back_run, NULL, NULL, NULL };
 static const dl_op dl__collect_op = { "data_parallel_collect", 0, NULL, dl__collect_run, NULL, NULL, NULL };
+static const dl_op dl__stamp_op = { "data_parallel_stamp", 0, NULL, dl__stamp_run, NULL, NULL, NULL };
 static const dl_op dl__portal_op = { "data_parallel_portal", 0, NULL, NULL, dl__portal_grad, NULL, NULL };
 
 static dl_tensor dl__parallel_node(
@@ -11888,14 +12569,22 @@ static dl_tensor dl__parallel_node(
 static void dl__assemble_grad(const dl_grad_args *g)
 {
     dl_node *dy;
-    dl_index own = g->node->i[0];
+    int k = 0;
     dl_data_parallel *dp = dl__parent_of(g->node);
     if (!dl__operands("data_parallel", 1, &g->dy, &dy)) return;
-    if (g->want[0]) g->dx[0] = dl_slice(g->dy, 0, 0, own, 1);
-    dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), own, 0);
+    if (dp->own && g->want[k++]) g->dx[0] = dl__own_rows(dp, g->dy);
+    dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), 0, 0);
     dp->sums = dl__none();
-    for (int k = 1; k < g->node->n_in; k++)
+    for (; k < g->node->n_in; k++)
         if (g->want[k]) g->dx[k] = sent;
+}
+
+static void dl__stamp(dl_data_parallel *dp, dl_tensor x, bool end)
+{
+    dl_node *n;
+    bool recording = dl_set_grad(dp->ctx, false);
+    if (dl__operands("data_parallel", 1, &x, &n)) dl__parallel_node(dp, &dl__stamp_op, 1, &n, DL_SHAPE(1), end, 0);
+    dl_set_grad(dp->ctx, recording);
 }
 
 /* i[0] of a portal is 0, as of a view of its first parameter; which the others are, the replica's parameters say. */
@@ -11951,35 +12640,57 @@ static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
     return true;
 }
 
+/* The own chunk's output, or none; *s: the shape of the whole one. False after an error: then the replicas rest. */
+static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_shape *s)
+{
+    dl_context *ctx = dp->ctx;
+    const dl__helper *first = &dp->helper[0];
+    const dl_node *n = first->ctx->node[first->y.node];
+    size_t row = n->numel / first->n;
+    bool ok = true;
+    *s = dl__shape(n);
+    s->dim[0] = dp->x_shape.dim[0];
+    if (dp->own) {
+        dl__stamp(dp, x, false);
+        dl_tensor mine = dl__run_model(dp, dl__own_rows(dp, x));
+        ok = dl__operands("data_parallel", 1, &mine, y) && dl__check_rows(ctx, *y, dp->own);
+        if (ok && (*y)->numel != dp->own * row) ok = dl_fail(ctx, "dl_data_parallel: the model gives %S here and %S on replica %d", *y, n, first->index);
+    }
+    for (int i = 0; ok && i < dp->used; i++) {
+        dl__helper *h = &dp->helper[i];
+        const dl_node *theirs = h->ctx->node[h->y.node];
+        ok = theirs->numel == h->n * row
+            ? dl__room_for_dy(dp, h, theirs->numel)
+            : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
+    }
+    if (!ok || ctx->failed) dl__helpers_rest(dp);
+    return ok && !ctx->failed;
+}
+
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
 {
     dl_node *in[DLTRAIN_MAX_INPUTS];
+    dl_shape s;
     size_t row;
     if (!dp || dp->ctx->failed) return dl__none();
     dl_context *ctx = dp->ctx;
     dl__helpers_rest(dp); /* of a step that was given up */
+    dp->at = dl__microseconds();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
     if (!data) return dl__none();
-    size_t own = dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
+    dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
+    dl__lap(&dp->at, &dp->stats.scatter);
+    dp->stats.steps++;
     if (!dp->used) return dl__run_model(dp, x);
     dp->with_loss = false;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
-    int portals = dl__make_portals(dp, in + 1, (int)DL__COUNT_OF(in) - 1);
+    int own = dp->own != 0, portals = dl__make_portals(dp, in + own, (int)DL__COUNT_OF(in) - own);
     if (ctx->failed) return dl__none();
     dl__helpers_start(dp, DL__FORWARD);
-    dl_tensor y = dl__run_model(dp, dl_slice(x, 0, 0, (dl_index)own, 1));
-    dl_node *n = dl__operands("data_parallel", 1, &y, in) ? in[0] : NULL;
-    if (!n || !n->ndim || n->dtype != DL_F32 || n->dim[0] != (dl_index)own) {
-        dl__helpers_rest(dp);
-        if (n) dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", n, own);
-        return dl__none();
-    }
-    dl_shape s = dl__shape(n);
-    for (int i = 0; i < dp->used; i++)
-        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_rest(dp), dl__none();
-    s.dim[0] = dp->x_shape.dim[0];
-    return dl__parallel_node(dp, &dl__assemble_op, portals + 1, in, s, (dl_index)own, 0);
+    if (!dl__own_forward(dp, x, in, &s)) return dl__none();
+    dl__lap(&dp->at, &dp->stats.forward);
+    return dl__parallel_node(dp, &dl__assemble_op, portals + own, in, s, (dl_index)dp->own, 0);
 }
 
 /* Adds a replica's gradients to those here. */
@@ -11993,16 +12704,35 @@ static void dl__add_gradients(dl_data_parallel *dp, const dl__helper *h)
         if (to->fresh) memset(ctx->grads + to->offset, 0, to->numel * sizeof *ctx->grads);
         to->fresh = false;
         DL__CALL(ctx->level, add_to, (ctx->grads + to->offset, h->ctx->grads + p->offset, p->numel));
+        dp->stats.reduce.bytes += p->numel * sizeof *ctx->grads;
     }
+}
+
+/* Loss and gradients of the own chunk, which is the step's end; *loss: its share of the batch's. */
+static bool dl__own_backward(dl_data_parallel *dp, dl_tensor x, dl_tensor target, double *loss)
+{
+    dl_backward_desc d;
+    double share = (double)dp->own / (double)dp->x_shape.dim[0];
+    memset(&d, 0, sizeof d);
+    d.scale = (float)share;
+    if (!dp->own) return dl_end(dp->ctx), !dp->ctx->failed;
+    dl__stamp(dp, x, false);
+    dl_tensor mine = dl__run_loss(dp, dl__own_rows(dp, x), dl__own_rows(dp, target));
+    dl__stamp(dp, mine, true);
+    dl__lap(&dp->at, &dp->stats.forward);
+    bool ok = dl_backward_ex(mine, &d);
+    if (ok) *loss = dl_item(mine) * share;
+    return ok;
 }
 
 DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tensor target, double *loss)
 {
     size_t x_row, target_row;
-    dl_backward_desc d;
+    double total = 0;
     if (!dp || dp->ctx->failed) return false;
     dl_context *ctx = dp->ctx;
     dl__helpers_rest(dp);
+    dp->at = dl__microseconds();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     if (!data) return false;
     const char *targets = (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
@@ -12010,24 +12740,37 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     size_t n = (size_t)dp->x_shape.dim[0];
     if ((size_t)dp->target_shape.dim[0] != n)
         return dl_fail(ctx, "dl_data_parallel_backward: %zu samples and %td targets", n, dp->target_shape.dim[0]);
-    size_t own = dl__scatter(dp, n, data, x_row, targets, target_row);
+    dl__scatter(dp, n, data, x_row, targets, target_row);
+    dl__lap(&dp->at, &dp->stats.scatter);
+    dp->stats.steps++;
     dp->with_loss = true;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || (dp->used && !dl__map_parameters(dp))) return false;
     dl__helpers_start(dp, DL__BOTH);
-    if (dp->used) x = dl_slice(x, 0, 0, (dl_index)own, 1), target = dl_slice(target, 0, 0, (dl_index)own, 1);
-    memset(&d, 0, sizeof d);
-    d.scale = (float)((double)own / (double)n);
-    dl_tensor mine = dl__run_loss(dp, x, target);
-    bool ok = dl_backward_ex(mine, &d);
-    if (!dl__helpers_wait(dp) || !ok) return false;
-    double total = dl_item(mine) * (double)own;
+    bool ok = dl__own_backward(dp, x, target, &total);
+    ok = dl__helpers_wait(dp) && ok;
+    dl__lap(&dp->at, &dp->stats.backward);
+    if (!ok) return false;
     for (int i = 0; i < dp->used; i++) {
         dl__add_gradients(dp, &dp->helper[i]);
-        total += dp->helper[i].loss * (double)dp->helper[i].n;
+        total += dp->helper[i].loss * (double)dp->helper[i].n / (double)n;
     }
-    if (loss) *loss = total / (double)n;
+    dl__lap(&dp->at, &dp->stats.reduce);
+    if (loss) *loss = total;
     return !ctx->failed;
+}
+
+DL_API void dl_data_parallel_stats(const dl_data_parallel *dp, dl_parallel_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (dp) *out = dp->stats;
+}
+
+DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *dp, int device)
+{
+    for (int i = 0; dp && i < dp->helpers; i++)
+        if (dp->helper[i].index == device) return dl_memory_used(dp->helper[i].ctx);
+    return dl_memory_used(dp && device == dp->desc.output ? dp->ctx : NULL);
 }
 
 static void dl__data_parallel_stop(void *user)
@@ -12045,9 +12788,10 @@ static void dl__data_parallel_stop(void *user)
     for (int i = 0; i < dp->helpers; i++) dl_destroy(dp->helper[i].ctx);
 }
 
-static bool dl__make_helper(dl_data_parallel *dp, int index, const char *devices)
+static bool dl__make_helper(dl_data_parallel *dp, int number, const char *devices)
 {
-    dl__helper *h = &dp->helper[index - 1];
+    dl__helper *h = &dp->helper[number];
+    int index = number + (number >= dp->desc.output);
     dl_context *ctx = dp->ctx;
     dl_config config = ctx->config;
     int threads = 0;
@@ -12081,6 +12825,10 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
         return dl_fail(ctx, "dl_data_parallel_create: there is no model"), (dl_data_parallel *)NULL;
     const char *devices = desc->devices ? desc->devices : "cpu";
     int n = dl__count_devices(devices) - 1;
+    if (ctx->replica)
+        return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+    if (desc->output < 0 || desc->output > n)
+        return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
     dl_data_parallel *dp = (dl_data_parallel *)dl__alloc(ctx, sizeof *dp, 8);
     if (!dp) return NULL;
     dp->ctx = ctx;
@@ -12092,7 +12840,7 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     pthread_cond_init(&dp->changed, NULL);
 #endif
     bool ok = true;
-    for (int i = 1; ok && i <= n; i++) {
+    for (int i = 0; ok && i < n; i++) {
         ok = dl__make_helper(dp, i, devices);
         dp->helpers += ok;
     }
@@ -12768,6 +13516,264 @@ DL_API bool dl_loader_rewind(dl_loader *l, uint64_t epoch)
     return true;
 }
 
+/* ==== >>learning methods ====
+   Tasks weighted by their uncertainty, bags of instances.
+   may use: layers, data */
+DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n)
+{
+    static const double a[] = { 0.5, 1, 1 }, b[] = { 0.5, 0.5, 1 };
+    dl_tensor total = dl__none();
+    for (int i = 0; i < n && tasks; i++) {
+        const dl_task *task = &tasks[i];
+        dl_node *loss;
+        dl_context *ctx = dl__operands("uncertainty_loss", 1, &task->loss, &loss);
+        if (!ctx || !dl__is_float(ctx, "uncertainty_loss", loss)) return dl__none();
+        if (loss->numel != 1)
+            return dl_fail(ctx, "dl_uncertainty_loss: the loss of task %d must be one number, not %S", i, loss), dl__none();
+        if ((unsigned)task->kind > DL_TASK_ABSOLUTE)
+            return dl_fail(ctx, "dl_uncertainty_loss: task %d: there is no kind %d", i, (int)task->kind), dl__none();
+        if (!(task->start >= 0 && task->start <= FLT_MAX))
+            return dl_fail(ctx, "dl_uncertainty_loss: the start of task %d must be positive, or 0 for none, not %g", i,
+                       (double)task->start),
+                   dl__none();
+        double ka = a[task->kind], kb = b[task->kind], start = ka * (double)task->start / kb;
+        dl_param_desc d = dl__constant_param(DL_SCALAR, start > 0 ? (float)dl__log_d(start) : 0, false);
+        dl_tensor t = dl__parameter(ctx, "uncertainty_loss", task->name, "log_variance", &d);
+        dl_tensor weight = dl_mul_scalar(dl_exp(dl_neg(t)), (float)ka), one = dl_reshape(task->loss, DL_SCALAR);
+        dl_tensor weighted = dl_mul(weight, one), term = dl_add(weighted, dl_mul_scalar(t, (float)kb));
+        total = i ? dl_add(total, term) : term;
+    }
+    return total;
+}
+
+/* ---- pooling by logits. Probabilities near 0 and 1 are carried as logarithms, so that nothing is lost. Operands are recorded in
+   statements of their own: compilers differ in the order in which they evaluate arguments, and the bits could follow ---- */
+static dl_tensor dl__times(dl_tensor x, double a) { return dl__unary(&dl__mul_scalar_op, x, (dl_real)a, 0); }
+static dl_tensor dl__plus(dl_tensor x, double a) { return dl__unary(&dl__add_scalar_op, x, (dl_real)a, 0); }
+static dl_tensor dl__log_sigmoid(dl_tensor z) { return dl_neg(dl_softplus(dl_neg(z))); }
+
+/* log softplus(z): z - e^z/2 where softplus itself would vanish. What is not chosen is kept finite, for 0 times inf is NaN. */
+static dl_tensor dl__log_softplus(dl_tensor z)
+{
+    const float edge = -15;
+    dl_tensor low = dl_clamp(z, -FLT_MAX, edge), high = dl_clamp(z, edge, FLT_MAX), is_low = dl_lt(z, dl__scalar(z.ctx, edge));
+    dl_tensor far_down = dl_sub(low, dl__times(dl_exp(low), 0.5)), log = dl_log(dl_softplus(high));
+    return dl_where(is_low, far_down, log);
+}
+
+/* log(e^s - 1) for s > 0, from s and log s: log s + s/2 + s^2/24 - ... where s is small, else s + log(1 - e^-s). It is the
+   logit of 1 - e^-s. */
+static dl_tensor dl__log_expm1(dl_tensor s, dl_tensor log_s)
+{
+    const float edge = 1e-3f;
+    dl_tensor low = dl_clamp(s, 0, edge), high = dl_clamp(s, edge, FLT_MAX), is_low = dl_lt(s, dl__scalar(s.ctx, edge));
+    dl_tensor half = dl__times(low, 0.5), square = dl__times(dl_square(low), 1.0 / 24);
+    dl_tensor series = dl_add(log_s, dl_add(half, square)), rest = dl_log(dl_neg(dl_expm1(dl_neg(high))));
+    return dl_where(is_low, series, dl_add(high, rest));
+}
+
+/* log(e^s - 1) for s = a sigmoid(z) */
+static dl_tensor dl__log_expm1_of_share(dl_tensor z, double a)
+{
+    dl_tensor s = dl__times(dl_sigmoid(z), a), log_s = dl__plus(dl__log_sigmoid(z), dl__log_d(a));
+    return dl__log_expm1(s, log_s);
+}
+
+/* The logit of p^r, p = sigmoid(z): p^r = e^-s with s = r softplus(-z). */
+static dl_tensor dl__logit_of_power(dl_tensor z, double r)
+{
+    dl_tensor down = dl_neg(z), s = dl__times(dl_softplus(down), r), log_s = dl__plus(dl__log_softplus(down), dl__log_d(r));
+    return dl_neg(dl__log_expm1(s, log_s));
+}
+
+static dl_tensor dl__bag_sum(dl_tensor logs, dl_tensor offsets) { return dl__segment_logsumexp(DL__WHO_MIL, logs, offsets); }
+
+static dl_tensor dl__bag_mean(dl_tensor z, dl_tensor offsets) /* the logit of sum p / n: the counts cancel */
+{
+    dl_tensor p = dl__bag_sum(dl__log_sigmoid(z), offsets), q = dl__bag_sum(dl__log_sigmoid(dl_neg(z)), offsets);
+    return dl_sub(p, q);
+}
+
+static dl_tensor dl__bag_noisy_or(dl_tensor z, dl_tensor offsets) /* 1 - P = e^-s, s = sum softplus(z) */
+{
+    dl_tensor s = dl__segment(&dl__segment_sum_op, DL__WHO_MIL, dl_softplus(z), offsets, DL_F32);
+    dl_tensor log_s = dl__bag_sum(dl__log_softplus(z), offsets);
+    return dl__log_expm1(s, log_s);
+}
+
+/* r P = log(1 + A), A = sum(e^rp - 1) / n; r (1 - P) = log(1 + B), B = sum(1 - e^-rq) / sum e^-rq, q = 1 - p: softplus of
+   log A and of log B, and the terms of all sums are positive. */
+static dl_tensor dl__bag_lse(dl_tensor z, dl_tensor offsets, double r)
+{
+    dl_tensor down = dl_neg(z), rq = dl__times(dl_sigmoid(down), r), minus = dl_neg(rq);
+    dl_tensor log_n = dl__bag_sum(dl__times(z, 0), offsets);
+    dl_tensor a = dl_sub(dl__bag_sum(dl__log_expm1_of_share(z, r), offsets), log_n);
+    dl_tensor above = dl__bag_sum(dl_add(dl__log_expm1_of_share(down, r), minus), offsets), below = dl__bag_sum(minus, offsets);
+    dl_tensor b = dl__log_softplus(dl_sub(above, below)), log_rp = dl__log_softplus(a);
+    return dl_sub(log_rp, b);
+}
+
+/* With s(x) - s(y) = s(x) s(-y) (1 - e^(y-x)), and L(u) = log(e^u - 1): the logit is
+   L(a m) - L(a (1-m)) + a (1-m) - a b + log s(a b) - log s(a (1-b)). */
+static dl_tensor dl__bag_noisy_and(dl_tensor z, dl_tensor offsets, double a, dl_tensor b)
+{
+    dl_tensor mean = dl__bag_mean(z, offsets), down = dl_neg(mean), ab = dl__times(b, a), rest = dl__plus(dl_neg(ab), a);
+    dl_tensor low = dl__log_expm1_of_share(mean, a), high = dl__log_expm1_of_share(down, a);
+    dl_tensor at_mean = dl_add(dl_sub(low, high), dl__times(dl_sigmoid(down), a));
+    dl_tensor log_low = dl__log_sigmoid(ab), log_high = dl__log_sigmoid(rest);
+    dl_tensor at_threshold = dl_sub(dl_sub(log_low, log_high), ab);
+    return dl_add(at_mean, at_threshold);
+}
+
+DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *desc)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl_index i[4];
+    dl_shape s;
+    if (!dl__segments(DL__WHO_MIL, z, offsets, n, i, &s)) return dl__none();
+    dl_context *ctx = z.ctx;
+    if (!desc) return dl_fail(ctx, "dl_mil_pool: desc is NULL"), dl__none();
+    float r = desc->r != 0 ? desc->r : 5, a = desc->a != 0 ? desc->a : 10;
+    if (!(r > 0 && r <= FLT_MAX) || !(a > 0 && a <= FLT_MAX))
+        return dl_fail(ctx, "dl_mil_pool: r and a must be positive, not %g and %g", (double)r, (double)a), dl__none();
+    switch (desc->pooling) {
+    case DL_MIL_MAX: return dl__segment_max(DL__WHO_MIL, z, offsets);
+    case DL_MIL_MEAN: return dl__bag_mean(z, offsets);
+    case DL_MIL_NOISY_OR: return dl__bag_noisy_or(z, offsets);
+    case DL_MIL_ISR: return dl__bag_sum(z, offsets);
+    case DL_MIL_GENERALISED_MEAN:
+        return dl__logit_of_power(dl__bag_mean(dl__logit_of_power(z, (double)r), offsets), 1 / (double)r);
+    case DL_MIL_LSE: return dl__bag_lse(z, offsets, (double)r);
+    case DL_MIL_NOISY_AND: break;
+    default: return dl_fail(ctx, "dl_mil_pool: there is no pooling %d", (int)desc->pooling), dl__none();
+    }
+    if (!desc->threshold.ctx)
+        return dl_fail(ctx, "dl_mil_pool: noisy-AND needs a threshold: dl_mil_threshold makes one"), dl__none();
+    in[0] = z, in[1] = offsets, in[2] = desc->threshold;
+    if (!dl__operands("mil_pool", 3, in, n)) return dl__none();
+    if (n[2]->ndim && !dl__is_vector(ctx, "mil_pool", "threshold", in[2], n[0]->dim[n[0]->ndim - 1])) return dl__none();
+    return dl__bag_noisy_and(z, offsets, (double)a, desc->threshold);
+}
+
+DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes)
+{
+    if (!ctx || ctx->failed) return dl__none();
+    if (classes < 1) return dl_fail(ctx, "dl_mil_threshold: %td classes; there must be one at least", classes), dl__none();
+    dl_param_desc d = dl__constant_param(DL_SHAPE(classes), 0, false);
+    return dl_sigmoid(dl__parameter(ctx, "mil_threshold", name, "threshold", &d));
+}
+
+DL_API dl_tensor dl_mil_attention(
+    dl_tensor h, dl_tensor offsets, const char *name, const dl_mil_attention_desc *desc, dl_tensor *weights)
+{
+    dl_node *n[2];
+    dl_index i[4];
+    dl_shape s;
+    dl_linear_desc w;
+    if (weights) *weights = dl__none();
+    if (!dl__segments(DL__WHO_MIL_ATTENTION, h, offsets, n, i, &s)) return dl__none();
+    dl_context *ctx = h.ctx;
+    if (n[0]->ndim != 2) return dl_fail(ctx, "dl_mil_attention: takes [R,D], not %S", n[0]), dl__none();
+    if (!desc || desc->hidden < 1)
+        return dl_fail(ctx, "dl_mil_attention: hidden must be positive, not %td", desc ? desc->hidden : (dl_index)0), dl__none();
+    w.out_features = 1;
+    w.no_bias = true; /* the softmax would not see it */
+    if (!dl_scope_begin(ctx, name)) return dl__none();
+    dl_tensor u = dl_tanh(dl_linear(h, "V", desc->hidden));
+    if (desc->gated) u = dl_mul(u, dl_sigmoid(dl_linear(h, "U", desc->hidden)));
+    dl_tensor a = dl__segment_softmax(DL__WHO_MIL_ATTENTION, dl_linear_ex(u, "w", &w), offsets);
+    dl_scope_end(ctx);
+    if (weights) *weights = a;
+    return dl_segment_sum(dl_mul(a, h), offsets);
+}
+
+/* ---- bags ---- */
+/* Adds the instances of the bags to *rows. */
+static bool dl__check_bags(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, size_t *rows)
+{
+    if (!bags || !bags->offset || (!index && n)) return dl_fail(ctx, "dl_bags_input: bags, their offsets or the index are NULL");
+    if ((unsigned)bags->dtype > DL_U8) return dl_fail(ctx, "dl_bags_input: there is no dtype %d", (int)bags->dtype);
+    for (size_t k = 0; k < n; k++) {
+        if (index[k] >= bags->count) return dl_fail(ctx, "dl_bags_input: there is no bag %zu of %zu", index[k], bags->count);
+        size_t from = bags->offset[index[k]], to = bags->offset[index[k] + 1];
+        if (to <= from) return dl_fail(ctx, "dl_bags_input: bag %zu has no instances", index[k]);
+        for (size_t r = from; r < to; r++)
+            if ((bags->row ? bags->row[r] : r) >= bags->instances)
+                return dl_fail(ctx, "dl_bags_input: bag %zu wants instance %zu of %zu", index[k], bags->row ? bags->row[r] : r,
+                    bags->instances);
+        if (to - from > (size_t)INT32_MAX - *rows) return dl_fail(ctx, "dl_bags_input: more than %d instances", (int)INT32_MAX);
+        *rows += to - from;
+    }
+    return true;
+}
+
+DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets)
+{
+    size_t rows = 0, numel, all, done = 0;
+    if (x) *x = dl__none();
+    if (offsets) *offsets = dl__none();
+    if (!ctx || ctx->failed) return false;
+    if (!x || !offsets) return dl_fail(ctx, "dl_bags_input: no place for x or the offsets");
+    if (!dl__check_bags(ctx, bags, index, n, &rows) || !dl__count(ctx, "bags_input", &bags->shape, &numel)) return false;
+    if (bags->shape.ndim == DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_bags_input: instances need one dimension more; DLTRAIN_MAX_DIMS is %d", DLTRAIN_MAX_DIMS);
+    if (!bags->x && rows && numel) return dl_fail(ctx, "dl_bags_input: the instances are NULL");
+    dl_shape s = bags->shape;
+    for (int i = s.ndim++; i > 0; i--) s.dim[i] = s.dim[i - 1];
+    s.dim[0] = (dl_index)rows;
+    if (!dl__count(ctx, "bags_input", &s, &all)) return false;
+    bool bytes = bags->dtype == DL_U8;
+    size_t from_size = numel * dl__dtype_size(bags->dtype), to_size = bytes ? numel * sizeof(dl_real) : from_size;
+    dl__begin_step(ctx);
+    char *to = (char *)dl__tape_alloc(ctx, rows * to_size, 0);
+    int32_t *offset = (int32_t *)dl__tape_alloc(ctx, (n + 1) * sizeof *offset, 0);
+    if (!to || !offset) return false;
+    offset[0] = 0;
+    for (size_t k = 0; k < n; k++) {
+        for (size_t r = bags->offset[index[k]]; r < bags->offset[index[k] + 1]; r++, done++) {
+            const uint8_t *from = (const uint8_t *)bags->x + (bags->row ? bags->row[r] : r) * from_size;
+            if (!bytes && from_size) memcpy(to + done * to_size, from, from_size);
+            for (size_t i = 0; bytes && i < numel; i++) ((dl_real *)(void *)to)[done * numel + i] = (dl_real)from[i] / 255;
+        }
+        offset[k + 1] = (int32_t)done;
+    }
+    *x = dl_borrow(ctx, bytes ? DL_F32 : bags->dtype, s, to);
+    *offsets = dl_borrow(ctx, DL_I32, DL_SHAPE((dl_index)n + 1), offset);
+    return !ctx->failed;
+}
+
+/* Patches along an image's side; 0 when it is too short. */
+static dl_index dl__tiles_along(dl_index length, const dl_tiling *t)
+{
+    return t->size < 1 || t->stride < 1 || length < t->size ? 0 : (length - t->size + t->stride - 1) / t->stride + 1;
+}
+
+DL_API size_t dl_tile_count(const dl_tiling *t)
+{
+    if (!t || t->image.ndim != 3 || t->image.dim[0] < 1) return 0;
+    return (size_t)dl__tiles_along(t->image.dim[1], t) * (size_t)dl__tiles_along(t->image.dim[2], t);
+}
+
+DL_API bool dl_tile_at(const dl_tiling *t, size_t k, dl_index *top, dl_index *left)
+{
+    if (k >= dl_tile_count(t) || !top || !left) return false;
+    dl_index across = dl__tiles_along(t->image.dim[2], t);
+    *top = DL__MIN((dl_index)k / across * t->stride, t->image.dim[1] - t->size);
+    *left = DL__MIN((dl_index)k % across * t->stride, t->image.dim[2] - t->size);
+    return true;
+}
+
+DL_API bool dl_tile_copy(const dl_tiling *t, size_t k, const uint8_t *image, uint8_t *patch)
+{
+    dl_index top, left;
+    if (!image || !patch || !dl_tile_at(t, k, &top, &left)) return false;
+    for (dl_index c = 0; c < t->image.dim[0]; c++)
+        for (dl_index y = 0; y < t->size; y++, patch += t->size)
+            memcpy(patch, image + ((c * t->image.dim[1] + top + y) * t->image.dim[2] + left), (size_t)t->size);
+    return true;
+}
+
 #ifndef DLTRAIN_NO_FILES
 /* ==== >>files ====
    IDX, safetensors, curves. Every reader takes its file for hostile.
@@ -13211,7 +14217,7 @@ static bool dl__save(dl_context *ctx, const char *who, const char *path, const c
     if (!ctx || ctx->failed) return false;
     if (!pattern) return dl_fail(ctx, "dl_%s: the pattern is NULL", who);
     if (strcmp(pattern, "*") && !dl__matches(ctx, who, pattern)) return false;
-    if (!dl__lay_out(ctx)) return false;
+    if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false)) return false;
     FILE *f = dl__open_temporary(ctx, who, path, temporary, sizeof temporary);
     dl__io io;
     memset(&io, 0, sizeof io);
@@ -13515,7 +14521,7 @@ DL_API bool dl_load(dl_context *ctx, const char *path)
     if (!io.file) return false;
     const char *wrong = dl__read_entries(&io);
     bool ok = wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, wrong)
-                    : dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__load_values(ctx, path, io.file, io.entry, io.entries);
+                    : dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__all_to_host(ctx, true) && dl__load_values(ctx, path, io.file, io.entry, io.entries);
     fclose(io.file);
     dl__release(ctx, io.entry);
     return ok;
@@ -14250,7 +15256,7 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
                 ctx->param[i].name);
     memset(&s, 0, sizeof s);
     s.d = run;
-    if (!dl__lay_out(ctx) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
+    if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
     dl__pack(ctx, &s);
     bool ok = dl_all_gather(ctx->comm, s.mine, s.rank, sizeof s.mine);
     if (ok && !dl_comm_rank(ctx->comm)) {
@@ -14479,7 +15485,7 @@ static bool dl__make_room(dl__io *io, const dl__snapshot *s)
         if (flags & DL__ROW_GRAD && flags & DL__ROW_BUFFER)
             return dl__tables_wrong(io);
     }
-    if (!dl__lay_out(ctx) || (any && !dl__lay_out_grads(ctx)) || (s->run[DL__RUN_SEALED] && !dl_seal(ctx))) return false;
+    if (!dl__lay_out(ctx) || (any && !dl__lay_out_grads(ctx)) || !dl__all_to_host(ctx, true) || (s->run[DL__RUN_SEALED] && !dl_seal(ctx))) return false;
     for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) {
         dl_optimizer *o = s->d->optimizer[i];
         bool state = s->optimizer[i][DL__OPT_STATE];
