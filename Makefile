@@ -1,4 +1,5 @@
 # make demo                learn handwritten digits: a minute, nothing needed but cc and make
+# make examples            each of the learning methods in a quick form: some minutes. docs/methods.md has the full ones
 # make test                every test; REQUIRE_ALL=1 turns a skip into a failure
 # make test T=test_errors  one of them
 # make test-mpi            those over MPI: 2 and 4 processes, and two hosts with a link between them
@@ -16,6 +17,17 @@ demo: build/digits
 build/digits: examples/digits.c dltrain.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) examples/digits.c -o $@ $(LDLIBS)
+
+# Quick forms on the digits that are shipped, or on MNIST where DLTRAIN_DATA says.
+examples: build/backprop build/multitask build/mil
+	build/backprop --out build/backprop
+	build/multitask --quick --out build/multitask
+	build/mil --quick --out build/mil
+	build/mil --quick --experiment labels --poolings mean,noisy-or,noisy-and --out build/mil-labels
+
+build/backprop build/multitask build/mil: build/%: examples/%.c examples/lab.h dltrain.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
@@ -47,4 +59,4 @@ bench-parallel: build/bench_parallel
 clean:
 	rm -rf build
 
-.PHONY: demo test test-mpi bench bench-gemm bench-parallel clean
+.PHONY: demo examples test test-mpi bench bench-gemm bench-parallel clean

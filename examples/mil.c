@@ -243,6 +243,8 @@ static bool learn(const options *o, dl_context *ctx, const set *s, const size_t 
         &(dl_dataset_desc){ .count = n, .x_dtype = DL_F32, .x_shape = DL_SHAPE((dl_index)s->labels), .no_y = true, .x = label });
     dl_loader *loader = dl_loader_create(data, &(dl_loader_desc){ .batch = (size_t)o->batch, .shuffle = true });
     dl_optimizer *opt = dl_adam(ctx, &(dl_adam_desc){ .lr = (dl_real)o->lr, .weight_decay = (dl_real)o->decay });
+    if (pooling == DL_MIL_NOISY_AND && s->labels > 1) /* thresholds have a long way to go */
+        dl_optimizer_group(opt, "*.threshold", &(dl_group_desc){ .lr_scale = 10, .no_weight_decay = true });
     for (int step = 0; now && step < o->steps && !dl_failed(ctx); step++) {
         dl_batch b;
         dl_tensor weights;
@@ -652,12 +654,12 @@ static void defaults(options *o)
 {
     bool bags = !strcmp(o->experiment, "bags");
     if (!o->seeds) o->seeds = o->quick ? 1 : 3;
-    if (!o->steps) o->steps = o->quick ? 300 : o->csv ? 600 : 1200;
+    if (!o->steps) o->steps = o->quick ? 1000 : o->csv ? 600 : 1200;
     if (!o->batch) o->batch = o->csv || !strcmp(o->experiment, "labels") ? 8 : 2;
     if (o->lr == 0) o->lr = o->csv ? 1e-3 : 2e-3;
     if (o->decay < 0) o->decay = o->csv ? 5e-3 : 1e-4;
     if (!o->test) o->test = o->quick ? 100 : 400;
-    if (!o->counts) o->counts = o->quick ? "60" : bags ? "50,200" : "400";
+    if (!o->counts) o->counts = o->quick ? "200" : bags ? "50,200" : "400";
     if (!o->poolings && !bags && !o->csv) o->poolings = "max,mean,noisy-or,lse,noisy-and"; /* one weight vector a bag serves one label */
     if (!o->poolings && o->quick) o->poolings = "max,mean,noisy-or,noisy-and,attention";
 }
