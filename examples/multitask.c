@@ -220,7 +220,7 @@ static void name_of(int method, char *out, size_t size)
     if (is_alone(method)) snprintf(out, size, "%s alone", task_names[method]);
     else if (method == EQUAL) snprintf(out, size, "equal weights");
     else if (method < UNCERTAIN) snprintf(out, size, "fixed 1:%g:%g", w[1], w[2]);
-    else snprintf(out, size, method == STARTED ? "uncertainty, started" : "uncertainty");
+    else snprintf(out, size, method == STARTED ? "uncertainty (started)" : "uncertainty");
 }
 
 /* The fixed weights with the smallest validation error, each task's measured by what it reaches alone. */
