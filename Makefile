@@ -26,10 +26,6 @@ examples: build/backprop build/multitask build/mil
 	build/mil --quick --out build/mil
 	build/mil --quick --experiment labels --poolings mean,noisy-or,noisy-and --out build/mil-labels
 
-build/backprop build/multitask build/mil: build/%: examples/%.c examples/lab.h dltrain.h
-	@mkdir -p build
-	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
-
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
 
@@ -64,12 +60,12 @@ build/cost_model: tools/cost_model.c tools/cost.h
 cost-model: build/cost_model
 	@build/cost_model
 
-# The implementation once, for examples that are built without theirs. image_folder has one of its own, with stb_image.
+# The implementation once, for the examples that are built without theirs. image_folder has one of its own, with stb_image.
 build/dltrain.o: dltrain.h
 	@mkdir -p build
 	printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' | $(CC) $(CFLAGS) -I. -x c -c - -o $@
 
-build/self_distill build/distill: build/%: examples/%.c examples/sets.h build/dltrain.o
+build/backprop build/multitask build/mil build/self_distill build/distill: build/%: examples/%.c examples/lab.h examples/sets.h build/dltrain.o
 	sed '/^#define DLTRAIN_IMPLEMENTATION$$/d' $< | $(CC) $(CFLAGS) -Iexamples -x c - -x none build/dltrain.o -o $@ $(LDLIBS)
 
 build/image_folder: examples/image_folder.c examples/sets.h dltrain.h
@@ -77,7 +73,6 @@ build/image_folder: examples/image_folder.c examples/sets.h dltrain.h
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 
 examples: examples-distillation
-.PHONY: examples-distillation
 examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/include/stb/stb_image.h),build/image_folder)
 	build/self_distill --seeds 3 --out build/self_distill
 	build/distill --seeds 3 --out build/distill
@@ -86,4 +81,4 @@ examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/inc
 clean:
 	rm -rf build
 
-.PHONY: demo examples test test-mpi bench bench-gemm bench-parallel cost-model clean
+.PHONY: demo examples examples-distillation test test-mpi bench bench-gemm bench-parallel cost-model clean
