@@ -105,7 +105,7 @@ if build self_distill; then
     grep -q 'To get it: https://' $dir/missing.log && grep -q 'Going on with the digits' $dir/missing.log
     report "self_distill: says how to get MNIST" $? "$(head -1 $dir/missing.log)"
     mkdir -p $dir/data/cifar100
-    for i in 1 2 3 4 5 6 7 8; do printf "\\00$((i % 8))\\07$i"; head -c 3072 /dev/zero | tr '\0' "\\12$((i % 8))"; done > $dir/data/cifar100/train.bin 2> /dev/null
+    for i in 0 1 2 3 4 5 6 7; do printf "\\00$i\\07$i"; head -c 3072 /dev/zero | tr '\0' "\\12$i"; done > $dir/data/cifar100/train.bin 2> /dev/null
     cp $dir/data/cifar100/train.bin $dir/data/cifar100/test.bin
     $dir/self_distill --recipe ddgsd --dry-run --methods full --batch 4 --data $dir/data > $dir/recipe.log 2>&1
     grep -q 'cifar100, resnet32, 200 epochs' $dir/recipe.log && [ "$(grep -c 'step [123]: loss [0-9]' $dir/recipe.log)" = 3 ]
