@@ -13175,8 +13175,9 @@ static void dl__fill_sample(void *user, size_t i, int thread)
            xb = xn * dl__dtype_size(d->x_dtype), yb = yn * dl__dtype_size(d->y_dtype);
     if (l->bad[thread] != SIZE_MAX) return;
     char *x = f->x + i * xn * l->x_size, *y = d->no_y ? NULL : f->y + i * yn * l->y_size;
-    const char *x_in = (const char *)d->x + from * xb, *y_in = (const char *)d->y + from * yb;
-    if (d->get) { /* bytes come to the end of their place */
+    const char *x_in, *y_in;
+    if (!d->get) x_in = (const char *)d->x + from * xb, y_in = y ? (const char *)d->y + from * yb : NULL;
+    else { /* bytes come to the end of their place */
         char *to = l->bytes ? (char *)l->bytes + (size_t)thread * xb : x + (xn * l->x_size - xb);
         char *y_to = y ? y + (yn * l->y_size - yb) : NULL;
         if (!d->get(d->user, from, to, y_to)) {
