@@ -412,7 +412,7 @@ static bool image_experiments(options *o)
     static column c[COUNTS + 1];
     bool bags = !strcmp(o->experiment, "bags"), ok;
     int columns = 0, pictured = ATTENTION;
-    lab_images im, held_out;
+    lab_images im = { 0 }, held_out = { 0 };
     dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
     ok = lab_mnist(ctx, "mil", o->data, &im, &held_out);
     if (!ok) fprintf(stderr, "mil: %s\n", dl_error(ctx));
@@ -432,9 +432,10 @@ static bool image_experiments(options *o)
         printf("%-16s %7.1f s\n", pooling_names[p], lab_seconds() - began);
         fflush(stdout);
     }
-    if (!ok) return false;
-    print_table(o, c, columns);
-    return write_csv(o, c, columns);
+    if (ok) print_table(o, c, columns);
+    ok = ok && write_csv(o, c, columns);
+    lab_free(&im), lab_free(&held_out);
+    return ok;
 }
 
 /* ---- bags from a file ---- */
