@@ -968,6 +968,20 @@ static float dl__from_bits(uint32_t u)
     return x;
 }
 
+static int64_t dl__double_bits(double v)
+{
+    int64_t u;
+    memcpy(&u, &v, sizeof u);
+    return u;
+}
+
+static double dl__double_from(int64_t u)
+{
+    double v;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
 /* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded to odd there, which
    makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008). libm's fmaf is wrong on some targets. */
 #if !DL__REAL_IS_FLOAT
@@ -13368,20 +13382,6 @@ static bool dl__snapshot_room(dl_context *ctx, dl__snapshot *s, size_t world, si
     void *rows = s->rank ? s->rank + world * DL__RANK_FIELDS : NULL;
     s->row = (int32_t *)rows;
     return s->rank != NULL;
-}
-
-static int64_t dl__double_bits(double v)
-{
-    int64_t u;
-    memcpy(&u, &v, sizeof u);
-    return u;
-}
-
-static double dl__double_from(int64_t u)
-{
-    double v;
-    memcpy(&v, &u, sizeof v);
-    return v;
 }
 
 /* How the program made its optimizer, but for the learning rate. */
