@@ -10076,7 +10076,7 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     if (*a->o->select) d.pattern = a->o->select;
     if (a->o->ctx->replica) {
         d.count = a->mode == DL_EXACT ? count : 0;
-        d.scale = a->mode == DL_EXACT || a->o->ctx->parts ? 1 : 1.0f / (float)a->steps; /* shards count alike, and are divided by all */
+        d.scale = a->mode == DL_EXACT || a->o->ctx->parts ? 1 : 1.0f / (float)a->steps; /* shards: divided by their number */
         return dl__accumulate_replica(a, loss, count, &d);
     }
     if (a->steps > 1)
