@@ -28,7 +28,7 @@ fi
 check $? "ddp.c builds without MPI"
 
 # ---- results: processes, replicas in each ----
-for form in "2 1" "4 1" "2 2"; do
+for form in "2 1" "3 1" "4 1" "2 2"; do
     read -r np replicas <<< "$form"
     for mode in collectives training accumulating; do
         timeout 120 mpirun -np "$np" $dir/mpi_check $mode "$replicas" > $dir/out.txt 2>&1
@@ -138,6 +138,9 @@ rm -f $s*
 RANK=0 WORLD_SIZE=2 $dir/ddp 1 1 > $dir/out.txt 2>&1
 [ $? = 2 ] && grep -q 'mpirun -np 2' $dir/out.txt
 check $? "ddp: RANK and WORLD_SIZE without MPI: the sentence names mpirun"
+SLURM_STEP_ID=0 SLURM_NTASKS=2 $dir/ddp 1 1 --snapshot $s > $dir/out.txt 2>&1
+[ $? = 1 ] && grep -q 'SLURM started several processes, but MPI sees this one alone' $dir/out.txt
+check $? "ddp: srun without MPI: the sentence says how to start it"
 
 # ---- the SLURM script, by a stand-in for sbatch that does what its #SBATCH lines say ----
 nodes=$(sed -n 's/^#SBATCH --nodes=//p' examples/ddp.slurm) per=$(sed -n 's/^#SBATCH --ntasks-per-node=//p' examples/ddp.slurm)
