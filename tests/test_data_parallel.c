@@ -1,7 +1,7 @@
 /* DataParallel's form: chunks over replicas, the loss on each or on the gathered output. tests: tsan */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
+#include <pthread.h>
 
 enum { SAMPLES = 10, FEATURES = 6, CLASSES = 4, MOST = 2000, WHOLE = 0, GATHERED = 1, EACH = 2 };
 
