@@ -1172,6 +1172,20 @@ static float dl__from_bits(uint32_t u)
     return x;
 }
 
+static int64_t dl__double_bits(double v)
+{
+    int64_t u;
+    memcpy(&u, &v, sizeof u);
+    return u;
+}
+
+static double dl__double_from(int64_t u)
+{
+    double v;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
 /* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded to odd there, which
    makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008). libm's fmaf is wrong on some targets. */
 #if !DL__REAL_IS_FLOAT
@@ -10691,7 +10705,7 @@ struct dl_accumulator {
     int steps, done;
     dl_accumulation mode;
     float clip_norm;
-    double count; /* samples of the window so far */
+    double count; /* samples of the window so far; with DL_DIVIDE micro-batches that had a loss */
     bool stepped;
 };
 
@@ -10707,9 +10721,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     a->steps = desc->steps ? desc->steps : 1;
     a->mode = desc->mode;
     if (o->ctx->parts) {
-        if (a->steps > 1 || a->mode != DL_EXACT)
-            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch, of exact counts; "
-                                   "make the batch larger"),
+        if (a->steps > 1)
+            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch; make the batch larger"),
                    (dl_accumulator *)NULL;
         a->steps = o->ctx->parts;
     }
@@ -10728,13 +10741,19 @@ static bool dl__accumulator_step(dl_accumulator *a, const char *mine)
     return a->stepped = dl_step(a->o);
 }
 
+/* What this rank's part of the window counts among the ranks; with DL_DIVIDE they, or their shards, count alike. */
+static double dl__window_weight(const dl_accumulator *a)
+{
+    return a->mode == DL_EXACT || a->o->ctx->parts ? a->count : a->count > 0;
+}
+
 /* In a world a rank that flushes has no more data, and takes part in the windows of those that have. */
 static bool dl__flush_replica(dl_accumulator *a, const char *mine)
 {
     dl_context *ctx = a->o->ctx;
     bool stepped = false;
     for (;;) {
-        ctx->weight = a->count;
+        ctx->weight = dl__window_weight(a);
         if (!ctx->replica->nothing(ctx, mine, true)) break;
         if (ctx->reduced > 0) stepped = dl__accumulator_step(a, mine);
     }
@@ -10750,15 +10769,15 @@ static bool dl__accumulate_replica(dl_accumulator *a, dl_tensor loss, size_t cou
     dl_context *ctx = a->o->ctx;
     bool was = ctx->no_sync, last = a->done + 1 >= a->steps, ok;
     ctx->no_sync = !last;
-    ctx->weight = a->count;
-    if (d->count || a->mode != DL_EXACT) ok = dl_backward_ex(loss, d);
+    ctx->weight = dl__window_weight(a);
+    if (d->count || (a->mode != DL_EXACT && loss.ctx)) ok = dl_backward_ex(loss, d);
     else {
         dl_end(ctx);
         if (!ctx->failed) ctx->replica->nothing(ctx, d->pattern, false);
         ok = !ctx->failed;
     }
     ctx->no_sync = was;
-    a->count += (double)count;
+    a->count += a->mode == DL_EXACT ? (double)count : loss.ctx != NULL;
     a->done++;
     if (!ok || !last) return ok;
     if (ctx->reduced > 0) return dl__accumulator_step(a, d->pattern);
@@ -10792,7 +10811,7 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     if (*a->o->select) d.pattern = a->o->select;
     if (a->o->ctx->replica) {
         d.count = a->mode == DL_EXACT ? count : 0;
-        d.scale = a->mode == DL_EXACT ? 1 : 1.0f / (float)a->steps;
+        d.scale = a->mode == DL_EXACT || a->o->ctx->parts ? 1 : 1.0f / (float)a->steps; /* shards: divided by their number */
         return dl__accumulate_replica(a, loss, count, &d);
     }
     if (a->steps > 1)
@@ -15049,20 +15068,6 @@ static bool dl__snapshot_room(dl_context *ctx, dl__snapshot *s, size_t world, si
     void *rows = s->rank ? s->rank + world * DL__RANK_FIELDS : NULL;
     s->row = (int32_t *)rows;
     return s->rank != NULL;
-}
-
-static int64_t dl__double_bits(double v)
-{
-    int64_t u;
-    memcpy(&u, &v, sizeof u);
-    return u;
-}
-
-static double dl__double_from(int64_t u)
-{
-    double v;
-    memcpy(&v, &u, sizeof v);
-    return v;
 }
 
 /* How the program made its optimizer, but for the learning rate. */
