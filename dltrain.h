@@ -1341,6 +1341,14 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
    The context: memory, sticky errors and random numbers.
    may use: platform */
 
+/* What is not a kernel asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -Og compiles it in half the
+   time of -O2. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#define DL__QUICK
+#pragma GCC push_options
+#pragma GCC optimize("Og")
+#endif
+
 /* A block in the chain of a growable context; its memory follows. */
 typedef struct dl__block { struct dl__block *prev, *next; size_t size, used; } dl__block;
 enum { DL__HEADER = (sizeof(dl__block) + DLTRAIN_ALIGN - 1) / DLTRAIN_ALIGN * DLTRAIN_ALIGN };
@@ -1814,7 +1822,7 @@ DL_API const char *dl_error(const dl_context *ctx)
 }
 
 /* ---- random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter ---- */
-static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
+DL__HOT static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), x[4];
     x[0] = (uint32_t)low, x[1] = (uint32_t)(low >> 32), x[2] = (uint32_t)high, x[3] = (uint32_t)(high >> 32);
@@ -1828,7 +1836,7 @@ static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4
     memcpy(out, x, sizeof x);
 }
 
-static dl_real dl__uniform(uint32_t u) { return (dl_real)(u >> 8) * (dl_real)5.9604644775390625e-8; } /* [0, 1) */
+DL__INLINE dl_real dl__uniform(uint32_t u) { return (dl_real)(u >> 8) * (dl_real)5.9604644775390625e-8; } /* [0, 1) */
 
 /* Number i of a stream: a standard normal, by Box and Muller. */
 static dl_real dl__normal(const uint32_t u[4], int i)
@@ -2655,6 +2663,10 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
     for (size_t i = 0; r->finished && i < rows; i++) r->finished(r, first + i * stride, n);
 }
 
+#ifdef DL__QUICK
+#pragma GCC pop_options
+#endif
+
 /* ==== >>cpu kernels ====
    Plain pointers and sizes; read once for each SIMD level: the file includes itself.
    may use: platform
@@ -2899,13 +2911,13 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
    code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
    the ones for AVX2 are as fast. The text is the same, hence the bits are. */
-/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -O1. */
-#if (DL__X86 || DL__ARM64) && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -Og. */
+#if (DL__X86 || DL__ARM64) && defined(DL__QUICK)
 #define DL__PLAIN
 #undef DL__HOT
 #define DL__HOT
 #pragma GCC push_options
-#pragma GCC optimize("O1")
+#pragma GCC optimize("Og")
 #endif
 #define DL__LEVEL DL__PORTABLE
 #include "dltrain.h"
@@ -3451,10 +3463,6 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
     }
     return DL__K(add_lanes)(acc);
 }
-DL__HOT E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rule 5 */
-{
-    return DL__K(chunk)(DL__SUM, x, x, n, E_K(0), E_K(0));
-}
 
 /* The lanes of a level of a total, added; the level is empty then. */
 E_FN dl_real DL__K(take)(dl__total *t, int level)
@@ -3504,20 +3512,34 @@ E_FN dl_real DL__K(total)(dl__total *t)
     }
 }
 
-/* The sum of the terms of `runs` runs of n numbers, `stride` apart, taken for one sequence: rule 5 */
-E_IN dl_real DL__K(sum_terms)(
-    int what, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r)
+/* For each kind of terms: the sum of one chunk; `runs` runs of n more numbers of a total, `stride` apart; the sum of such runs, taken
+   for one sequence: rule 5 */
+#define E_SUMS(name, what) \
+    DL__HOT E_FN DL__NOINLINE dl_real DL__K(chunk_##name)(const dl_real *x, const dl_real *z, size_t n, dl_real m, dl_real r) \
+    { \
+        return DL__K(chunk)(what, x, z, n, E_K(m), E_K(r)); \
+    } \
+    DL__HOT E_FN DL__NOINLINE void DL__K(more_##name)( \
+        dl__total *t, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
+    { \
+        for (; runs--; x += stride, z += stride) DL__K(add_run)(what, t, x, z, n, E_K(m), E_K(r)); \
+    } \
+    E_IN dl_real DL__K(runs_##name)( \
+        const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
+    { \
+        dl__total t; \
+        if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk_##name)(x, z, n, m, r); \
+        memset(t.n, 0, sizeof t.n); \
+        DL__K(more_##name)(&t, x, z, runs, n, stride, m, r); \
+        return DL__K(total)(&t); \
+    }
+E_SUMS(numbers, DL__SUM)
+E_SUMS(squares, DL__SUM_SQUARES)
+E_SUMS(products, DL__SUM_PRODUCTS)
+E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) { return DL__K(chunk_numbers)(x, x, n, 0, 0); } /* n <= DL__CHUNK */
+E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
 {
-    dl__total t;
-    E_V vm = E_K(m), vr = E_K(r);
-    if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk)(what, x, z, n, vm, vr);
-    memset(t.n, 0, sizeof t.n);
-    for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, vm, vr);
-    return DL__K(total)(&t);
-}
-DL__HOT E_FN DL__NOINLINE dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
-{
-    return DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0);
+    return DL__K(runs_numbers)(x, x, runs, n, stride, 0, 0);
 }
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
@@ -3600,11 +3622,11 @@ E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
 
 /* ---- normalisation of a group of numbers: `runs` runs of n, `stride` apart ---- */
 /* out = mean, 1 / sqrt(var + eps), var; the variance takes a second pass */
-DL__HOT E_FN void DL__K(moments)(
+E_FN void DL__K(moments)(
     dl_real *out, const dl_real *x, size_t runs, size_t n, size_t stride, dl_real share, dl_real eps)
 {
     out[0] = DL__K(sum_runs)(x, runs, n, stride) * share;
-    out[2] = DL__K(sum_terms)(DL__SUM_SQUARES, x, x, runs, n, stride, out[0], 0) * share;
+    out[2] = DL__K(runs_squares)(x, x, runs, n, stride, out[0], 0) * share;
     out[1] = 1 / dl__sqrt(out[2] + eps);
 }
 
@@ -3621,42 +3643,42 @@ E_IN void DL__K(normalise)(
     }
     for (; i < n; i++) y[i] = (x[i] - m) * r * (w ? w[each ? i : 0] : 1) + (b ? b[each ? i : 0] : 0);
 }
-DL__HOT E_FN void DL__K(normalise_run)(
+E_FN void DL__K(normalise_run)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
     DL__K(normalise)(y, x, n, m, r, w, b, false);
 }
-DL__HOT E_FN void DL__K(normalise_row)(
+E_FN void DL__K(normalise_row)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
     DL__K(normalise)(y, x, n, m, r, w, b, true);
 }
 
 /* out = sum of dy, sum of dy (x - m) r */
-DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
+E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
     size_t stride, dl_real m, dl_real r)
 {
     dl__total t, th;
-    E_V vm = E_K(m), vr = E_K(r);
     if (runs == 1 && n <= DL__CHUNK) {
-        out[0] = DL__K(chunk)(DL__SUM, dy, dy, n, vm, vr);
-        out[1] = DL__K(chunk)(DL__SUM_PRODUCTS, x, dy, n, vm, vr);
+        out[0] = DL__K(chunk_numbers)(dy, dy, n, m, r);
+        out[1] = DL__K(chunk_products)(x, dy, n, m, r);
         return;
     }
     memset(t.n, 0, sizeof t.n);
     memset(th.n, 0, sizeof th.n);
-    for (size_t i = 0; i < runs; i++)
+    size_t few = DL__MAX(DL__CHUNK / DL__MAX(n, (size_t)1), (size_t)1);
+    for (size_t i = 0; i < runs; i += few)
         for (size_t j = 0; j < n; j += DL__CHUNK) { /* what the first sum read is in the cache for the second */
-            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK);
-            DL__K(add_run)(DL__SUM, &t, dy + at, dy + at, some, vm, vr);
-            DL__K(add_run)(DL__SUM_PRODUCTS, &th, x + at, dy + at, some, vm, vr);
+            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK), side = DL__MIN(runs - i, few);
+            DL__K(more_numbers)(&t, dy + at, dy + at, side, some, stride, m, r);
+            DL__K(more_products)(&th, x + at, dy + at, side, some, stride, m, r);
         }
     out[0] = DL__K(total)(&t);
     out[1] = DL__K(total)(&th);
 }
 
 /* dx = k ((dy - a) - (x - m) r b) */
-DL__HOT E_FN void DL__K(normalise_back)(
+E_FN void DL__K(normalise_back)(
     dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b)
 {
     E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
@@ -3669,7 +3691,7 @@ DL__HOT E_FN void DL__K(normalise_back)(
 }
 
 /* db += dy, dw += dy (x - m) r */
-DL__HOT E_FN void DL__K(normalise_weights)(
+E_FN void DL__K(normalise_weights)(
     dl_real *db, dl_real *dw, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r)
 {
     E_V vm = E_K(m), vr = E_K(r);
@@ -3685,7 +3707,7 @@ DL__HOT E_FN void DL__K(normalise_weights)(
     }
 }
 
-DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t n)
+E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t n)
 {
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) E_STORE(y + i, E_MUL(E_LOAD(x + i), E_LOAD(z + i)));
@@ -3797,7 +3819,7 @@ DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, 
 
 /* ---- products ---- */
 /* What was computed of a tile that hangs over the edge of C: t holds `rows` rows of whole vectors. */
-DL__HOT E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
+E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
 {
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < E_NV; v++, t += E_W) {
@@ -4256,7 +4278,7 @@ E_FN void DL__K(scores_back)(
     for (dl_index i = 0; i < rows; i++) {
         dl_index at = i * stride, n = DL__K(seen)(t, l0 + i);
         DL__K(clear_row)(dp + at, n);
-        sum[i] = DL__K(sum_terms)(DL__SUM_PRODUCTS, dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
+        sum[i] = DL__K(runs_products)(dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
     }
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
         dl_index n = DL__K(seen)(t, l0 + i);
@@ -4442,6 +4464,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_STORE
 #undef E_STOREN
 #undef E_SUB
+#undef E_SUMS
 #undef E_TANH
 #undef E_TARGET
 #undef E_THIN
@@ -4459,8 +4482,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 
 #if defined(DLTRAIN_IMPLEMENTATION) && !defined(DL__LEVEL) && !defined(DL__REST)
 #define DL__REST
-/* What follows asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -O1 compiles it in half the time. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#ifdef DL__QUICK
 #pragma GCC optimize("Og")
 #endif
 
@@ -4739,7 +4761,7 @@ static void dl__random_block(const dl_run_args *r, size_t i, uint32_t u[4])
     dl__philox(dl__key(r->ctx->config.seed, salt), (r->first + i) / 4, r->node->counter, u);
 }
 
-static void dl__dropout_run(const dl_run_args *r)
+DL__HOT static void dl__dropout_run(const dl_run_args *r)
 {
     const dl_real *x = (const dl_real *)r->in[0], p = r->node->f[0], scale = r->node->f[1];
     dl_real *y = (dl_real *)r->out;
@@ -4787,7 +4809,7 @@ DL_API dl_tensor dl_dropout(dl_tensor x, float p)
     return dl__dropout(x, p, p < 1 ? (dl_real)1 / ((dl_real)1 - p) : 0, dl__next_counter(ctx));
 }
 
-static void dl__rand_run(const dl_run_args *r)
+DL__HOT static void dl__rand_run(const dl_run_args *r)
 {
     uint32_t u[4];
     for (size_t i = 0; i < r->n; i++) {
