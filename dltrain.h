@@ -1694,7 +1694,7 @@ static void dl__puts(dl__text *t, const char *s)
     for (s = s ? s : "NULL"; *s; s++) dl__put(t, *s);
 }
 
-static void dl__put_unsigned(dl__text *t, uint64_t v)
+static void dl__put_unsigned(dl__text *t, size_t v)
 {
     char digits[20];
     int n = 0;
@@ -1703,10 +1703,10 @@ static void dl__put_unsigned(dl__text *t, uint64_t v)
     while (n) dl__put(t, digits[--n]);
 }
 
-static void dl__put_signed(dl__text *t, int64_t v)
+static void dl__put_signed(dl__text *t, ptrdiff_t v)
 {
     if (v < 0) dl__put(t, '-');
-    dl__put_unsigned(t, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
+    dl__put_unsigned(t, v < 0 ? 0 - (size_t)v : (size_t)v);
 }
 
 /* Six digits, as %g has them. */
@@ -1775,8 +1775,8 @@ static void dl__format(dl__text *t, const char *f, va_list args)
         if (*f == 's') dl__puts(t, va_arg(args, const char *));
         else if (*f == 'c') dl__put(t, (char)va_arg(args, int));
         else if (*f == 'g') dl__put_double(t, va_arg(args, double));
-        else if (*f == 'u') dl__put_unsigned(t, z ? (uint64_t)va_arg(args, size_t) : (uint64_t)va_arg(args, unsigned));
-        else if (*f == 'd') dl__put_signed(t, d ? (int64_t)va_arg(args, ptrdiff_t) : (int64_t)va_arg(args, int));
+        else if (*f == 'u') dl__put_unsigned(t, z ? va_arg(args, size_t) : va_arg(args, unsigned));
+        else if (*f == 'd') dl__put_signed(t, d ? va_arg(args, ptrdiff_t) : va_arg(args, int));
         else if (*f == 'S') {
             const dl_node *n = va_arg(args, const dl_node *);
             dl__put_dims(t, n->ndim, n->dim);
@@ -2783,13 +2783,6 @@ typedef struct dl__products {
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
-    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart, and DL__SPARE numbers
-       of room behind the last */
-    void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh,
-        dl_index fw, dl_real *dst, dl_index plane);
-    /* a row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
-    void (*along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias,
-        bool add, dl_real *y, dl_index n);
 } dl__products;
 
 /* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 of sums of chunks, and so on: rule 5 ---- */
@@ -2937,6 +2930,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define DL__AVX512_products_of ~, avx512
 #define DL__AVX512_attention ~, avx512
 #define DL__AVX512_attention_back ~, avx512
+#define DL__AVX512_along ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
 #define DL__AVX512_ew_exp ~, avx512
@@ -4076,7 +4070,8 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-/* Zeros are written in whole vectors, before what comes to lie there: behind the last frame E_W numbers more. */
+/* Planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart. Zeros are written in whole
+   vectors, before what comes to lie there: behind the last frame E_W numbers more. */
 DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x,
     dl_index fh, dl_index fw, dl_real *dst, dl_index plane)
 {
@@ -4101,6 +4096,7 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
     }
 }
+/* A row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
 DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
     const dl_real *bias, bool add, dl_real *y, dl_index n)
 {
@@ -4135,8 +4131,7 @@ DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc
 #else
 #define E_THIN DL__K(thin), DL__K(dots)
 #endif
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack),
-    DL__K(frame), DL__K(along) };
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
@@ -6020,16 +6015,16 @@ static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
-static double dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25 : k == 1 ? 0.6 : 1.5; }
+static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
 
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
-static double dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
+static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
-    double m = (double)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
-    double cost = (dl__gemm_dots(g) ? 3 : m) * n / (double)g->e->nr * (k + 3);
+    float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr), k = (float)g->kk;
+    float cost = (dl__gemm_dots(g) ? 3 : m) * n / (float)g->e->nr * (k + 3);
     if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
     if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
-    return g->turned ? cost + 0.75 * m * n : cost;
+    return g->turned ? cost + 0.75f * m * n : cost;
 }
 
 /* C' = B' A' */
@@ -6052,16 +6047,16 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
     dl_index most_m = g->total ? e->mc : 32 * e->mc, most_n = g->total ? e->mc : e->nc;
     if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) /* copies that are read so seldom should stay near */
         most_n = dl__round_up(e->mc / 3, e->nr);
-    double batch = 1, best = -1;
-    for (int d = 0; d < g->batch_dims; d++) batch *= (double)g->batch[d].count;
-    bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > WORTH;
+    float batch = 1, best = -1;
+    for (int d = 0; d < g->batch_dims; d++) batch *= (float)g->batch[d].count;
+    bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > (float)WORTH;
     for (size_t i = 0; i < DL__COUNT_OF(parts) && parts[i] <= (cut ? 2 * threads : 1); i++)
         for (size_t j = 0; j < DL__COUNT_OF(parts) && parts[j] <= (cut ? 2 * threads : 1); j++) {
             dl_index mc = DL__MIN(dl__round_up(DL__MAX((g->m + parts[i] - 1) / parts[i], (dl_index)1), e->mr), most_m);
             dl_index nc = DL__MIN(dl__round_up(DL__MAX((g->n + parts[j] - 1) / parts[j], (dl_index)1), e->nr), most_n);
-            double units = batch * (double)((g->m + mc - 1) / mc) * (double)((g->n + nc - 1) / nc);
-            double turns = (double)(int64_t)((units + threads - 1) / threads);
-            double cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
+            float units = batch * (float)((g->m + mc - 1) / mc) * (float)((g->n + nc - 1) / nc);
+            float turns = (float)(size_t)((units + (float)threads - 1) / (float)threads);
+            float cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
             if (best < 0 || cost < best) best = cost, g->mc = mc, g->nc = nc;
         }
 }
@@ -6499,16 +6494,16 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     if (s->inside) f.y = f.x = 0;
     else {
         width = f.w, plane = f.h * f.w;
-        e->frame(x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane);
+        DL__CALL(r->level, frame, (x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane));
         x = total + s->mc * nt;
     }
     dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
     for (dl_index j = 0; s->along && j < s->out; j++)
         for (dl_index oy = y0; oy < y1; oy++) {
             dl_index first = s->inside ? oy : s->back ? oy - f.y : oy - q->ph - f.y;
-            e->along(x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr,
-                e->nr, s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w,
-                s->out_w);
+            DL__CALL(r->level, along,
+                (x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr, e->nr,
+                    s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w, s->out_w));
         }
     p.a = x;
     p.row = pixel;
@@ -6620,7 +6615,7 @@ static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 
 /* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
 DL__HOT static const dl_real *dl__taps_frame(
-    const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
+    const dl__taps *s, int level, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
     dl_index plane = q->oh * q->ow, plane_f = s->frame_h * s->frame_w;
@@ -6630,7 +6625,8 @@ DL__HOT static const dl_real *dl__taps_frame(
         if (s->inside) base = image * q->c * q->h * q->w, width = q->w, top = 0;
         else {
             dl__frame f = dl__frame_of(q, false, y, (pixel + run - 1) / q->ow + 1);
-            s->e->frame(x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f);
+            DL__CALL(level, frame,
+                (x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f));
         }
         for (dl_index i = 0; i < run; i++, k++) {
             at[k] = base + (y - top) * q->sh * width + ox * q->sw;
@@ -6668,7 +6664,7 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     p.bias_by_row = p.add = p.chained = false;
     for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
         p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
-        p.a = dl__taps_frame(s, x, channels, k0, p.kc, frames, at);
+        p.a = dl__taps_frame(s, r->level, x, channels, k0, p.kc, frames, at);
         p.more = k0 > 0;
         for (dl_index j = 0; j < nc; j += e->nr) {
             p.cols = DL__MIN(nc - j, e->nr);
@@ -8364,16 +8360,16 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
         return dl_fail(ctx, "dl_cross_entropy: probabilities must have the shape of the logits: %S and %S", n[0], n[1]),
                dl__none();
     static const int one = 1;
-    double classes = (double)n[0]->dim[1], samples = classes > 0 ? (double)n[0]->numel / classes : 0;
+    size_t classes = (size_t)n[0]->dim[1], samples = classes ? n[0]->numel / classes : 0;
     dl_tensor log_p = dl__softmax(who, x, 1, true);
     if (d.label_smoothing > 0) {
         target = dl__unary(&dl__mul_scalar_op, target, 1 - (dl_real)d.label_smoothing, 0);
-        target = dl__unary(&dl__add_scalar_op, target, (dl_real)((double)d.label_smoothing / classes), 0);
+        target = dl__unary(&dl__add_scalar_op, target, (dl_real)d.label_smoothing / (dl_real)classes, 0);
     }
     dl_tensor loss = dl_mul(target, log_p);
     if (d.weight.ctx) loss = dl_mul(loss, dl__class_weight(d.weight, n[0]));
     loss = dl_neg(dl_sum_dims(loss, &one, 1, false));
-    if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), (dl_real)(1 / samples), 0);
+    if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), 1 / (dl_real)samples, 0);
     return dl__unbatch(dl__reduction(who, loss, d.reduction), single, d.reduction);
 }
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target) { return dl_cross_entropy_ex(logits, target, NULL); }
@@ -9407,8 +9403,8 @@ DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_des
         return dl_fail(ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0),
                dl__none();
     dl_index in = n->dim[n->ndim - 1], out = desc->out_features;
-    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), dl__fan_bound((double)in)),
-                  b = dl__uniform_param(DL_SHAPE(out), dl__fan_bound((double)in));
+    double bound = dl__fan_bound((double)in);
+    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), bound), b = dl__uniform_param(DL_SHAPE(out), bound);
     dl_tensor weight = dl__parameter(ctx, "linear", name, "weight", &w);
     dl_tensor bias = desc->no_bias || !weight.ctx ? dl__none() : dl__parameter(ctx, "linear", name, "bias", &b);
     return dl_affine(x, weight, bias);
@@ -9597,13 +9593,18 @@ DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, 
    may use: tape, executor */
 typedef enum dl__rule { DL__SGD, DL__ADAM, DL__ADAMW, DL__RMSPROP } dl__rule;
 enum { DL__GROUPS = 8 };
+struct dl__update;
 struct dl_optimizer {
     dl_context *ctx;
     dl__rule rule;
-    bool nesterov, centered, scheduled;
+    bool nesterov, centered;
     dl_real momentum, dampening, weight_decay, beta1, beta2, eps, alpha;
     double lr;                       /* without a schedule */
+    double (*scheduled)(const dl_schedule *s, int64_t step); /* dl_schedule_lr, or NULL */
     dl_schedule schedule;
+    /* the rule: fills u->h for a parameter; n elements of it from `at` on. Pointers, so that the linker drops the other rules */
+    void (*numbers)(struct dl__update *u, int index, double lr, dl_real decay);
+    void (*update)(const struct dl__update *u, size_t at, size_t n);
     int64_t steps, schedule_start;   /* steps taken; when the schedule was set */
     char select[DLTRAIN_NAME_MAX];   /* "": all */
     struct { char pattern[DLTRAIN_NAME_MAX]; dl_group_desc desc; } group[DL__GROUPS];
@@ -9612,6 +9613,82 @@ struct dl_optimizer {
     int32_t *age;                    /* steps each parameter has taken */
     double *power1, *power2;         /* beta1^age, beta2^age */
 };
+
+/* ---- rules: one pass over a parameter, in parts of this many elements ---- */
+enum { DL__UPDATE = 8192 };
+typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl_real h[9]; bool first; } dl__update;
+
+static void dl__sgd_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    (void)index;
+    u->h[0] = (dl_real)lr;
+    u->h[1] = u->o->momentum;
+    u->h[2] = (dl_real)1 - u->o->dampening;
+    u->h[3] = decay;
+    u->h[4] = u->o->nesterov;
+}
+static void dl__sgd_update(const dl__update *u, size_t at, size_t n)
+{
+    dl_real h[5];
+    memcpy(h, u->h, sizeof h);
+    if (u->first) h[1] = 0, h[2] = 1; /* the first buffer is the gradient itself */
+    if (u->first && u->s[0] && u->h[4] != 0) { /* nesterov: d + momentum buf */
+        for (size_t i = at; i < at + n; i++) {
+            dl_real d = h[3] != 0 ? u->g[i] + h[3] * u->p[i] : u->g[i];
+            u->s[0][i] = d;
+            u->p[i] -= h[0] * (d + u->h[1] * d);
+        }
+    } else DL__CALL(u->o->ctx->level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
+}
+
+static void dl__adam_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    dl_optimizer *o = u->o;
+    double b1 = (double)o->beta1, b2 = (double)o->beta2;
+    o->power1[index] = u->first ? b1 : o->power1[index] * b1;
+    o->power2[index] = u->first ? b2 : o->power2[index] * b2;
+    u->h[0] = (dl_real)(lr / (1 - o->power1[index]));
+    u->h[1] = o->beta1;
+    u->h[2] = (dl_real)(1 - b1);
+    u->h[3] = o->beta2;
+    u->h[4] = (dl_real)(1 - b2);
+    u->h[5] = (dl_real)sqrt(1 - o->power2[index]);
+    u->h[6] = o->eps;
+    u->h[7] = o->rule == DL__ADAM ? decay : 0;
+    u->h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
+}
+static void dl__adam_update(const dl__update *u, size_t at, size_t n)
+{
+    DL__CALL(u->o->ctx->level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+}
+
+static void dl__rmsprop_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    (void)index;
+    u->h[0] = (dl_real)lr;
+    u->h[1] = u->o->alpha;
+    u->h[2] = u->o->eps;
+    u->h[3] = decay;
+    u->h[4] = u->o->momentum;
+}
+static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
+{
+    const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
+    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL,
+            *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
+    for (size_t i = 0; i < n; i++) {
+        dl_real g = u->g[at + i] + decay * p[i], d;
+        v[i] = alpha * v[i] + (1 - alpha) * g * g;
+        d = v[i];
+        if (mean) {
+            mean[i] = alpha * mean[i] + (1 - alpha) * g;
+            d = v[i] - mean[i] * mean[i];
+        }
+        d = g / (dl__sqrt(d) + eps);
+        if (buffer) d = buffer[i] = momentum * buffer[i] + d;
+        p[i] -= lr * d;
+    }
+}
 
 static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl_real weight_decay)
 {
@@ -9625,24 +9702,26 @@ static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl
     return o;
 }
 
-static bool dl__in_range(dl_context *ctx, const char *who, const char *what, double value, double low, double high)
+static bool dl__in_range(dl_context *ctx, const char *who, const char *what, dl_real value, dl_real end)
 {
-    return (value >= low && value < high) ||
-        dl_fail(ctx, "dl_%s: %s %g must be at least %g and below %g", who, what, value, low, high);
+    return (value >= 0 && value < end) ||
+        dl_fail(ctx, "dl_%s: %s %g must be at least 0 and below %g", who, what, (double)value, (double)end);
 }
 
 DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc)
 {
     if (!ctx || ctx->failed) return NULL;
     if (!desc || desc->lr == 0) return dl_fail(ctx, "dl_sgd: lr is required"), (dl_optimizer *)NULL;
-    if (!dl__in_range(ctx, "sgd", "lr", (double)desc->lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "sgd", "momentum", (double)desc->momentum, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "sgd", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, "sgd", "lr", desc->lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "momentum", desc->momentum, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "weight_decay", desc->weight_decay, HUGE_VAL))
         return NULL;
     if (desc->nesterov && (desc->momentum == 0 || desc->dampening != 0))
         return dl_fail(ctx, "dl_sgd: nesterov needs momentum and no dampening"), (dl_optimizer *)NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__SGD, (double)desc->lr, desc->weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__sgd_numbers;
+    o->update = dl__sgd_update;
     o->momentum = desc->momentum;
     o->dampening = desc->dampening;
     o->nesterov = desc->nesterov;
@@ -9662,13 +9741,15 @@ static dl_optimizer *dl__adam(
     if (d.eps == 0) d.eps = (dl_real)1e-8;
     if (d.weight_decay == 0) d.weight_decay = default_decay;
     else if (d.weight_decay < 0 && rule == DL__ADAMW) d.weight_decay = 0;
-    if (!dl__in_range(ctx, who, "lr", (double)d.lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, who, "beta1", (double)d.beta1, 0, 1) || !dl__in_range(ctx, who, "beta2", (double)d.beta2, 0, 1) ||
-        !dl__in_range(ctx, who, "eps", (double)d.eps, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, who, "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, who, "lr", d.lr, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "beta1", d.beta1, 1) || !dl__in_range(ctx, who, "beta2", d.beta2, 1) ||
+        !dl__in_range(ctx, who, "eps", d.eps, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "weight_decay", d.weight_decay, HUGE_VAL))
         return NULL;
     dl_optimizer *o = dl__optimizer(ctx, rule, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__adam_numbers;
+    o->update = dl__adam_update;
     o->beta1 = d.beta1;
     o->beta2 = d.beta2;
     o->eps = d.eps;
@@ -9689,14 +9770,16 @@ DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc)
     if (d.lr == 0) d.lr = (dl_real)1e-2;
     if (d.alpha == 0) d.alpha = (dl_real)0.99;
     if (d.eps == 0) d.eps = (dl_real)1e-8;
-    if (!dl__in_range(ctx, "rmsprop", "lr", (double)d.lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "alpha", (double)d.alpha, 0, 1) ||
-        !dl__in_range(ctx, "rmsprop", "eps", (double)d.eps, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "momentum", (double)d.momentum, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, "rmsprop", "lr", d.lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "alpha", d.alpha, 1) ||
+        !dl__in_range(ctx, "rmsprop", "eps", d.eps, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "momentum", d.momentum, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "weight_decay", d.weight_decay, HUGE_VAL))
         return NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__RMSPROP, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__rmsprop_numbers;
+    o->update = dl__rmsprop_update;
     o->alpha = d.alpha;
     o->eps = d.eps;
     o->momentum = d.momentum;
@@ -9720,8 +9803,8 @@ DL_API bool dl_optimizer_group(dl_optimizer *o, const char *pattern, const dl_gr
 {
     if (!o || o->ctx->failed) return false;
     if (!desc) return dl_fail(o->ctx, "dl_optimizer_group: desc is NULL");
-    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", (double)desc->lr_scale, 0, HUGE_VAL) ||
-        !dl__in_range(o->ctx, "optimizer_group", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", desc->lr_scale, HUGE_VAL) ||
+        !dl__in_range(o->ctx, "optimizer_group", "weight_decay", desc->weight_decay, HUGE_VAL))
         return false;
     if (o->groups == DL__GROUPS)
         return dl_fail(o->ctx, "dl_optimizer_group: at most %d groups; '|' joins patterns", (int)DL__GROUPS);
@@ -9834,10 +9917,10 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (!s) return dl_fail(ctx, "dl_set_schedule: the schedule is NULL");
     if ((unsigned)s->kind > DL_SCHEDULE_ONE_CYCLE)
         return dl_fail(ctx, "dl_set_schedule: there is no schedule %d", (int)s->kind);
-    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "min_lr", (double)s->min_lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "gamma", (double)s->gamma, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "up", (double)s->up, 0, 1))
+    if (!dl__in_range(ctx, "set_schedule", "lr", s->lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "min_lr", s->min_lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "gamma", s->gamma, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "up", s->up, 1))
         return false;
     if (s->warmup < 0) return dl_fail(ctx, "dl_set_schedule: warmup must not be negative");
     if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1)
@@ -9848,7 +9931,7 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones))
         return dl_fail(ctx, "dl_set_schedule: this kind needs its milestones");
     o->schedule = *s;
-    o->scheduled = true;
+    o->scheduled = dl_schedule_lr;
     o->schedule_start = o->steps;
     return true;
 }
@@ -9856,14 +9939,14 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
 DL_API void dl_set_lr(dl_optimizer *o, double lr)
 {
     if (!o) return;
-    if (!dl__in_range(o->ctx, "set_lr", "lr", lr, 0, HUGE_VAL)) return;
+    if (!dl__in_range(o->ctx, "set_lr", "lr", (dl_real)lr, HUGE_VAL)) return;
     o->lr = lr;
-    o->scheduled = false;
+    o->scheduled = NULL;
 }
 
 DL_API double dl_get_lr(const dl_optimizer *o)
 {
-    return !o ? 0 : o->scheduled ? dl_schedule_lr(&o->schedule, o->steps - o->schedule_start) : o->lr;
+    return !o ? 0 : o->scheduled ? o->scheduled(&o->schedule, o->steps - o->schedule_start) : o->lr;
 }
 
 /* ---- the step ---- */
@@ -9889,48 +9972,12 @@ static bool dl__make_state(dl_optimizer *o)
     return o->age != NULL;
 }
 
-/* One pass over a parameter, in parts of this many elements. */
-enum { DL__UPDATE = 8192 };
-typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl_real h[9]; bool first; } dl__update;
-
-static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
-{
-    const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
-    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL,
-            *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
-    for (size_t i = 0; i < n; i++) {
-        dl_real g = u->g[at + i] + decay * p[i], d;
-        v[i] = alpha * v[i] + (1 - alpha) * g * g;
-        d = v[i];
-        if (mean) {
-            mean[i] = alpha * mean[i] + (1 - alpha) * g;
-            d = v[i] - mean[i] * mean[i];
-        }
-        d = g / (dl__sqrt(d) + eps);
-        if (buffer) d = buffer[i] = momentum * buffer[i] + d;
-        p[i] -= lr * d;
-    }
-}
-
 static void dl__update_part(void *user, size_t part, int thread)
 {
     const dl__update *u = (const dl__update *)user;
-    size_t at = part * DL__UPDATE, n = DL__MIN(u->n - at, (size_t)DL__UPDATE);
-    int level = u->o->ctx->level;
+    size_t at = part * DL__UPDATE;
     (void)thread;
-    if (u->o->rule == DL__SGD) {
-        dl_real h[5];
-        memcpy(h, u->h, sizeof h);
-        if (u->first) h[1] = 0, h[2] = 1; /* the first buffer is the gradient itself */
-        if (u->first && u->s[0] && u->h[4] != 0) { /* nesterov: d + momentum buf */
-            for (size_t i = at; i < at + n; i++) {
-                dl_real d = h[3] != 0 ? u->g[i] + h[3] * u->p[i] : u->g[i];
-                u->s[0][i] = d;
-                u->p[i] -= h[0] * (d + u->h[1] * d);
-            }
-        } else DL__CALL(level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
-    } else if (u->o->rule == DL__RMSPROP) dl__rmsprop_update(u, at, n);
-    else DL__CALL(level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+    (u->o->update)(u, at, DL__MIN(u->n - at, (size_t)DL__UPDATE));
 }
 
 static void dl__update_param(dl_optimizer *o, int index, double lr)
@@ -9954,30 +10001,7 @@ static void dl__update_param(dl_optimizer *o, int index, double lr)
     u.n = p->numel;
     u.first = o->age[index]++ == 0;
     u.h[0] = (dl_real)lr;
-    if (o->rule == DL__SGD) {
-        u.h[1] = o->momentum;
-        u.h[2] = (dl_real)1 - o->dampening;
-        u.h[3] = decay;
-        u.h[4] = o->nesterov;
-    } else if (o->rule == DL__RMSPROP) {
-        u.h[1] = o->alpha;
-        u.h[2] = o->eps;
-        u.h[3] = decay;
-        u.h[4] = o->momentum;
-    } else {
-        double b1 = (double)o->beta1, b2 = (double)o->beta2;
-        o->power1[index] = u.first ? b1 : o->power1[index] * b1;
-        o->power2[index] = u.first ? b2 : o->power2[index] * b2;
-        u.h[0] = (dl_real)(lr / (1 - o->power1[index]));
-        u.h[1] = o->beta1;
-        u.h[2] = (dl_real)(1 - b1);
-        u.h[3] = o->beta2;
-        u.h[4] = (dl_real)(1 - b2);
-        u.h[5] = (dl_real)sqrt(1 - o->power2[index]);
-        u.h[6] = o->eps;
-        u.h[7] = o->rule == DL__ADAM ? decay : 0;
-        u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
-    }
+    (o->numbers)(&u, index, lr, decay);
     if (!ctx->dry && u.n) dl__pool_run(&ctx->pool, (u.n + DL__UPDATE - 1) / DL__UPDATE, 1, dl__update_part, &u);
 }
 
@@ -10274,7 +10298,7 @@ static void dl__put_call(char *out, size_t size, const dl__call *call)
     t.end = out + size - 1;
     const char *f = dl__what_text[call->what];
     for (; *f; f++)
-        if (f[0] == '%' && f[1] == 'z') dl__put_unsigned(&t, call->amount), f += 2;
+        if (f[0] == '%' && f[1] == 'z') dl__put_unsigned(&t, (size_t)call->amount), f += 2;
         else dl__put(&t, *f);
     if (call->what == DL__BROADCASTS) dl__puts(&t, " from rank "), dl__put_unsigned(&t, call->detail);
     if (call->what == DL__REDUCES) dl__puts(&t, call->detail == DL_COMM_MAX ? " (max)" : " (sum)");
@@ -13290,7 +13314,7 @@ static void dl__pack(dl_context *ctx, dl__snapshot *s)
         t[DL__OPT_SETTINGS] = (int64_t)dl__settings(o);
         t[DL__OPT_STEPS] = o->steps;
         t[DL__OPT_START] = o->schedule_start;
-        t[DL__OPT_SCHEDULED] = o->scheduled;
+        t[DL__OPT_SCHEDULED] = o->scheduled != NULL;
         t[DL__OPT_LR] = dl__double_bits(o->lr);
         t[DL__OPT_STATE] = o->age != NULL;
     }
@@ -13690,7 +13714,7 @@ static void dl__unpack(dl__io *io, const dl__snapshot *s)
         dl_optimizer *o = s->d->optimizer[i];
         o->steps = t[DL__OPT_STEPS];
         o->schedule_start = t[DL__OPT_START];
-        o->scheduled = t[DL__OPT_SCHEDULED];
+        if (!t[DL__OPT_SCHEDULED]) o->scheduled = NULL;
         o->lr = dl__double_from(t[DL__OPT_LR]);
     }
     for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) {
