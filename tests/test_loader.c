@@ -632,6 +632,78 @@ static void fails_then_goes_on(void) /* a sample that could not be read once: th
     }
 }
 
+static bool get_alone(void *user, size_t index, void *x, void *y) /* as get, without counters: from several threads at once */
+{
+    const size_t *bad = (const size_t *)user;
+    for (size_t k = 0; k < W; k++) ((dl_real *)x)[k] = value_at(index, k);
+    *(int32_t *)y = (int32_t)index * 10;
+    if (index % 3 == 0) nap();
+    return index < *bad;
+}
+
+static const char *why_not(void *user, size_t index) { return (void)user, index == 17 ? "seventeen is not to be had" : NULL; }
+
+static void several_threads(void) /* the order and the values of one; of several samples that fail in a batch the first is named, with its reason */
+{
+    for (int threads = 0; threads <= 70; threads += threads < 5 ? 1 : 65)
+        for (int prefetch = 0; prefetch < 2; prefetch++) {
+            dl_context *c = context(4);
+            dl_dataset_desc d;
+            dl_batch b;
+            size_t bad = 1000, order[2][N], at = 0;
+            memset(&d, 0, sizeof d);
+            d.count = N;
+            d.y_dtype = DL_I32;
+            d.x_shape = DL_SHAPE(W);
+            d.get = get_alone;
+            d.why = why_not;
+            d.user = &bad;
+            dl_dataset *data = dl_dataset_create(c, &d);
+            dl_loader_desc one = loader(5, true, false), desc = loader(5, true, prefetch);
+            desc.threads = threads;
+            dl_loader *l = dl_loader_create(data, &one), *m = dl_loader_create(data, &desc);
+            for (int k = 0; k < 3; k++)
+                CHECK(epoch(l, order[0], N) == N && epoch(m, order[1], N) == N && !memcmp(order[0], order[1], sizeof order[0]), "%d threads: epoch %d. %s",
+                    threads, k, dl_error(c));
+            bad = 17; /* no batch is on its way: the epoch is over */
+            desc.shuffle = false;
+            m = dl_loader_create(data, &desc);
+            while (dl_next(m, &b)) at += b.count;
+            CHECK(at == 15 && strstr(dl_error(c), "sample 17: seventeen is not to be had"), "%d threads: %zu samples, then '%s'", threads, at, dl_error(c));
+            dl_destroy(c);
+        }
+}
+
+static void subsets(void) /* in memory, by get, bytes, and of each other */
+{
+    static const uint8_t bytes[6] = { 9, 8, 7, 6, 5, 4 }, labels[6] = { 1, 2, 3, 4, 5, 6 };
+    static const size_t index[4] = { 5, 0, 5, 3 }, again[2] = { 3, 0 };
+    dl_context *c = context(1);
+    source s = { 0 };
+    dl_batch b;
+    dl_dataset_desc d;
+    size_t order[4] = { 0 };
+    dl_loader *l = dl_loader_create(dl_subset(made(c, 6, &s), index, 4), NULL);
+    for (size_t i = 0; i < 4 && dl_next(l, &b); i++) { /* right() knows the source's numbers */
+        order[i] = b.index[0];
+        CHECK(dl_item(b.y) == (double)index[i] * 10, "sample %zu is %g", i, dl_item(b.y));
+    }
+    CHECK(order[3] == 3 && !dl_next(l, &b), "%s", dl_error(c));
+    memset(&d, 0, sizeof d);
+    d.count = 6;
+    d.x_dtype = d.y_dtype = DL_U8;
+    d.x_shape = DL_SHAPE(1);
+    d.x = bytes;
+    d.y = labels;
+    dl_dataset *data = dl_dataset_create(c, &d), *part = dl_subset(dl_subset(data, index, 4), again, 2);
+    l = dl_loader_create(part, NULL);
+    CHECK(dl_dataset_count(part) == 2 && dl_next(l, &b) && dl_item(b.y) == 4 && dl_item(b.x) == (double)((dl_real)6 / 255), "%s", dl_error(c));
+    CHECK(dl_next(l, &b) && dl_item(b.y) == 6 && !dl_next(l, &b), "%s", dl_error(c));
+    CHECK(dl_dataset_count(dl_subset(data, NULL, 0)) == 0 && !dl_failed(c), "%s", dl_error(c));
+    CHECK(!dl_subset(part, index, 4) && strstr(dl_error(c), "dl_subset: index 0 is sample 5 of a dataset of 2"), "'%s'", dl_error(c));
+    dl_destroy(c);
+}
+
 static void destroyed_in_flight(void)
 {
     for (int slow = 0; slow < 2; slow++)
@@ -710,6 +782,8 @@ int main(void)
     RUN(prefetch_same);
     RUN(get_fails);
     RUN(fails_then_goes_on);
+    RUN(several_threads);
+    RUN(subsets);
     RUN(destroyed_in_flight);
     RUN(wrong_arguments);
     return REPORT();
