@@ -192,7 +192,7 @@ static uint32_t constant(decoder *d, uint64_t value, uint32_t bytes)
     while (k->constants_bytes + size > d->constants_room) {
         d->constants_room = d->constants_room ? d->constants_room * 2 : 4096;
         uint8_t *bigger = aligned_alloc(64, d->constants_room);
-        memcpy(bigger, k->constants, k->constants_bytes);
+        if (k->constants) memcpy(bigger, k->constants, k->constants_bytes);
         free(k->constants);
         k->constants = bigger;
     }

@@ -446,8 +446,25 @@ static uint16_t to_bf16(float x, int rounding)
     if (x != x) return 0x7fff;
     return rounding == 1 ? (uint16_t)(u >> 16) : (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
-static uint16_t to_f16(float x) { _Float16 h = (_Float16)x; uint16_t u; memcpy(&u, &h, 2); return x != x ? 0x7fff : u; }
-static float from_f16(uint16_t u) { _Float16 h; memcpy(&h, &u, 2); return (float)h; }
+static uint16_t to_f16(float x)
+{
+    uint16_t sign = (uint16_t)(bits_of(x) >> 16 & 0x8000);
+    int e;
+    if (x != x) return 0x7fff;
+    frexp((double)x, &e);
+    double unit = ldexp(1, e - 11 < -24 ? -24 : e - 11), r = rint(fabs((double)x) / unit) * unit;
+    if (r >= 65520) return sign | 0x7c00;
+    if (r < 0x1p-14) return sign | (uint16_t)(r * 0x1p24);
+    uint32_t u = bits_of((float)r);
+    return sign | (uint16_t)((u >> 23) - 112) << 10 | (u >> 13 & 0x3ff);
+}
+static float from_f16(uint16_t h)
+{
+    uint32_t sign = (h & 0x8000u) << 16, e = h >> 10 & 31, m = h & 1023;
+    if (e == 31) return float_of(sign | 0x7f800000 | m << 13);
+    if (e == 0) return sign ? -(float)m * 0x1p-24f : (float)m * 0x1p-24f;
+    return float_of(sign | (e + 112) << 23 | m << 13);
+}
 
 static double round_integral(double x, int rounding)
 {

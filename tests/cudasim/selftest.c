@@ -1,6 +1,6 @@
 /* Tests the simulator itself: right kernels give the results of plain C on every architecture; each planted bug is caught
    and named.
-       selftest results ARCH | opcodes | bugs ARCH | streams | nccl | faults | speed
+       selftest results ARCH | opcodes | bugs ARCH | load ARCH CODE | streams | nccl | faults | speed
    prints 'ok NAME' or 'not ok NAME: reason' a line */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -576,8 +576,12 @@ static void results(const char *arch)
 
 /* ---- single opcodes, on random operands, against expressions of their own ---- */
 
-typedef __float128
-    quad; /* holds sums, products and quotients of floats with room to spare: the directed roundings are made from it */
+/* Holds sums, products and quotients of floats with room to spare: the directed roundings are made from it. */
+#ifdef __aarch64__
+typedef long double quad;
+#else
+typedef __float128 quad;
+#endif
 static float F(uint64_t x) { uint32_t u = (uint32_t)x; float f; memcpy(&f, &u, 4); return f; }
 static uint64_t B(float f) { uint32_t u; memcpy(&u, &f, 4); return f != f ? 0x7fffffff : u; }
 static double D(uint64_t x) { double f; memcpy(&f, &x, 8); return f; }
@@ -766,6 +770,35 @@ static void test_opcodes(void)
     result("opcodes alone", wrong ? "%d of %d" : NULL, wrong, COUNT);
     CHECK(cuModuleUnload(module));
     free(text);
+}
+
+/* half precision: there and back is exact, and the halfway cases go to even */
+static void test_halves(void)
+{
+    char *ptx = compile("extern \"C\" __global__ void half(unsigned short *h, float *back, const float *x) { unsigned short v;"
+        " asm(\"cvt.rn.f16.f32 %0, %1;\" : \"=h\"(v) : \"f\"(x[threadIdx.x])); h[threadIdx.x] = v; float f;"
+        " asm(\"cvt.f32.f16 %0, %1;\" : \"=f\"(f) : \"h\"(v)); back[threadIdx.x] = f; }", "compute_80");
+    static const struct { float x; uint16_t half; float back; } cases[] = { { 1, 0x3c00, 1 }, { -2.5f, 0xc100, -2.5f },
+        { 65504, 0x7bff, 65504 }, { 65519, 0x7bff, 65504 }, { 65520, 0x7c00, INFINITY }, { 1 + 0x1p-11f, 0x3c00, 1 },
+        { 1 + 3 * 0x1p-11f, 0x3c02, 1 + 0x1p-9f }, { 0x1p-24f, 1, 0x1p-24f }, { 0x1p-25f, 0, 0 }, { 0x1.8p-25f, 1, 0x1p-24f },
+        { -0.f, 0x8000, -0.f }, { 0x1.ff8p-15f, 0x3ff, 0x1.ff8p-15f }, { 0x1.ffep-15f, 0x400, 0x1p-14f },
+        { -INFINITY, 0xfc00, -INFINITY }, { 0.1f, 0x2e66, 0.0999755859375f }, { 3.14159f, 0x4248, 3.140625f } };
+    enum { COUNT = sizeof cases / sizeof *cases };
+    float x[COUNT], back[COUNT];
+    uint16_t half[COUNT];
+    for (int i = 0; i < COUNT; i++) x[i] = cases[i].x;
+    CHECK(cuModuleLoadData(&module, ptx));
+    pointer ph = upload(NULL, sizeof half), pb = upload(NULL, sizeof back), px = upload(x, sizeof x);
+    LAUNCH("half", 1, 1, COUNT, 1, 0, &ph, &pb, &px);
+    download(half, ph, sizeof half);
+    download(back, pb, sizeof back);
+    CHECK(cuMemFree_v2(px));
+    int bad = -1;
+    for (int i = 0; i < COUNT; i++) if (half[i] != cases[i].half || differ(&back[i], &cases[i].back, 4)) bad = i;
+    int k = bad < 0 ? 0 : bad;
+    result("half precision", bad < 0 ? NULL : "%a is %04x and back %a", (double)cases[k].x, half[k], (double)back[k]);
+    CHECK(cuModuleUnload(module));
+    free(ptx);
 }
 
 /* ---- what a request costs ---- */
@@ -1146,6 +1179,23 @@ static void test_streams(void)
     cudasim_reports();
 }
 
+/* ---- what a device of this kind and a driver of this age load ---- */
+
+static void test_load(const char *arch, int code)
+{
+    char *image = compile(
+        "__shared__ float s[32]; extern \"C\" __global__ void put(float *y, int n) { s[threadIdx.x] = n; __syncwarp();"
+        " y[threadIdx.x] = s[31 - threadIdx.x]; } extern \"C\" __global__ void other(float *y, int n) { s[0] = n; y[0] = s[0]; }",
+        arch);
+    char label[100];
+    int got = cuModuleLoadData(&module, image);
+    const char *said = cudasim_reports();
+    snprintf(label, sizeof label, "loading %s returns %d", arch, code);
+    result(label, got == code && !*said == !code ? NULL : "%d: %s", got, said);
+    if (got == 0) CHECK(cuModuleUnload(module));
+    free(image);
+}
+
 /* ---- NCCL ---- */
 
 #include <pthread.h>
@@ -1331,8 +1381,9 @@ int main(int count, char **arguments)
     }
     const char *arch = count > 2 ? arguments[2] : "compute_80";
     if (strcmp(what, "results") == 0) results(arch);
-    if (strcmp(what, "opcodes") == 0) { test_opcodes(); test_counts(); }
+    if (strcmp(what, "opcodes") == 0) { test_opcodes(); test_halves(); test_counts(); }
     if (strcmp(what, "bugs") == 0) test_bugs(arch);
+    if (strcmp(what, "load") == 0) test_load(arch, count > 3 ? atoi(arguments[3]) : 0);
     if (strcmp(what, "streams") == 0) test_streams();
     if (strcmp(what, "nccl") == 0) test_nccl();
     if (strcmp(what, "speed") == 0) speed();

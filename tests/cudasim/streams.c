@@ -284,7 +284,7 @@ bool capturing(int device)
 static void after_set(uint32_t **list, uint32_t *count, const uint32_t *from, uint32_t n)
 {
     *list = realloc(*list, (n + 1) * sizeof **list);
-    memcpy(*list, from, n * sizeof **list);
+    if (n) memcpy(*list, from, n * sizeof **list);
     *count = n;
 }
 
@@ -400,8 +400,8 @@ int event_wait(stream *s, event *e)
         if (s->capture && s->capture != e->capture) return 902;
         if (!s->capture) { if (s->head) return 905; s->capture = e->capture; s->capture_count = 0; }
         uint32_t n = s->capture_count + e->after_count, *all = malloc((n + 1) * sizeof *all);
-        memcpy(all, s->capture_after, s->capture_count * sizeof *all);
-        memcpy(all + s->capture_count, e->after, e->after_count * sizeof *all);
+        if (s->capture_count) memcpy(all, s->capture_after, s->capture_count * sizeof *all);
+        if (e->after_count) memcpy(all + s->capture_count, e->after, e->after_count * sizeof *all);
         after_set(&s->capture_after, &s->capture_count, all, n);
         free(all);
         return 0;
