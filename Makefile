@@ -4,7 +4,8 @@
 # make test-mpi            those over MPI: 2 and 4 processes, and two hosts with a link between them
 # make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
 # make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
-# make bench-parallel     one replica and two, over threads and MPI. ROUNDS=5
+# make bench-parallel      one replica and two, over threads and MPI, and where the time goes. ROUNDS=5
+# make cost-model          of parallel training on 8, 64 and 512 devices: docs/cost.md. build/cost_model --help
 # make clean
 CC ?= cc
 CFLAGS ?= -O2 -Wall -Wextra
@@ -36,7 +37,7 @@ bench: build/bench
 bench-gemm: build/bench_gemm
 	@build/bench_gemm $(bench_options)
 
-build/bench_parallel: tools/bench_parallel.c tools/workloads.h tools/measure.h dltrain.h dltrain_mpi.h
+build/bench_parallel: tools/bench_parallel.c tools/cost.h tools/workloads.h tools/measure.h dltrain.h dltrain_mpi.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 	$(if $(shell command -v mpicc),mpicc -DDLTRAIN_MPI $(CFLAGS) $< -o $@_mpi $(LDLIBS))
@@ -44,7 +45,14 @@ build/bench_parallel: tools/bench_parallel.c tools/workloads.h tools/measure.h d
 bench-parallel: build/bench_parallel
 	@build/bench_parallel $(if $(ROUNDS),--rounds $(ROUNDS))
 
+build/cost_model: tools/cost_model.c tools/cost.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@
+
+cost-model: build/cost_model
+	@build/cost_model
+
 clean:
 	rm -rf build
 
-.PHONY: demo test test-mpi bench bench-gemm bench-parallel clean
+.PHONY: demo test test-mpi bench bench-gemm bench-parallel cost-model clean

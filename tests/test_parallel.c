@@ -578,6 +578,37 @@ static void buckets_overlap_with_the_backward_pass(void)
     loop_close(&l);
 }
 
+/* ---- where the time goes ---- */
+static dl_parallel_stats stats[3];
+static void measured(dl_context *ctx, dl_comm *comm, void *user)
+{
+    job *j = (job *)user;
+    dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f });
+    for (int i = 0; i < 5; i++) {
+        dl_backward(net(ctx, j, 0, 48));
+        dl_step(opt);
+    }
+    dl_comm_stats(comm, &stats[dl_comm_rank(comm)]);
+}
+static void phases_are_counted(void)
+{
+    enum { FLOATS = 48 + 16 + 32 + 16 + 16 + 16, BUFFERS = 32 }; /* laid out in 16s: fc1 7 x 6 and 7, fc2 4 x 7 and 4, bn 7 and 7; its statistics */
+    static job j;
+    j.norm = true;
+    CHECK(launch(&j, 3, measured), "%s", j.error);
+    for (int r = 0; r < 3; r++) {
+        const dl_parallel_stats *s = &stats[r];
+        CHECK(s->steps == 5 && s->reduce.bytes == 5 * FLOATS * 4, "rank %d: %d steps, %d bytes", r, (int)s->steps, (int)s->reduce.bytes);
+        CHECK(s->wait.bytes > 0 && s->wait.bytes <= s->reduce.bytes, "rank %d: %d bytes at the end", r, (int)s->wait.bytes);
+        CHECK(s->replicate.bytes == (FLOATS + BUFFERS) * 4 + 5 * BUFFERS * 4, "rank %d: %d bytes replicated", r, (int)s->replicate.bytes);
+        CHECK(s->forward.seconds > 0 && s->backward.seconds > 0 && s->reduce.seconds > 0 && s->wait.seconds > 0, "rank %d: seconds", r);
+        CHECK(s->forward.seconds + s->backward.seconds + s->wait.seconds < j.seconds, "rank %d: more seconds than there were", r);
+        CHECK(s->scatter.bytes == 0 && s->gather.bytes == 0, "rank %d: a world scatters and gathers nothing", r);
+    }
+    dl_comm_stats(NULL, &stats[0]);
+    CHECK(stats[0].steps == 0, "nobody");
+}
+
 /* ---- faults ---- */
 static void faulty(dl_context *ctx, dl_comm *comm, void *user)
 {
@@ -762,6 +793,7 @@ int main(void)
     RUN(invariant_bits);
     RUN(invariant_is_refused);
     RUN(buckets_overlap_with_the_backward_pass);
+    RUN(phases_are_counted);
     RUN(faults_are_named);
     RUN(exhausted_arenas);
     RUN(faults_of_processes);

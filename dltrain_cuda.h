@@ -1,0 +1,3131 @@
+/* dltrain_cuda.h: dltrain's operations on NVIDIA GPUs. Include it after dltrain.h, in the file with the implementation too:
+
+       #define DLTRAIN_IMPLEMENTATION
+       #include "dltrain.h"
+       #include "dltrain_cuda.h"
+
+   Then dl_config.device = "cuda:0" puts a context on the first GPU, and nothing else in the program changes: neither does what it
+   computes, bit for bit. It builds without CUDA (cc -O2 program.c -lm -pthread, on old systems -ldl too) and looks for these when it runs:
+       the driver      libcuda.so.1, or what the environment variable DLTRAIN_CUDA_DRIVER names
+       NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
+                       is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing)
+   What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
+#ifndef DLTRAIN_CUDA_H
+#define DLTRAIN_CUDA_H
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What dl_create looks for; where the linker cannot tell it (DLTRAIN_STATIC, no ELF) define DLTRAIN_CUDA before dltrain.h. */
+DL_API const dl_backend *dl_cuda_backend(void);
+/* The name of the GPU that a context is on, the context's; "" on the CPU. */
+DL_API const char *dl_cuda_device_name(const dl_context *ctx);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* DLTRAIN_CUDA_H */
+
+#if defined(DLTRAIN_IMPLEMENTATION) && !defined(DLTRAIN_CUDA_IMPLEMENTED)
+#define DLTRAIN_CUDA_IMPLEMENTED
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- the kernels, as text ---- */
+/* ---- embedded by tools/embed_kernels.py: edit tools/kernels and dltrain.h ---- */
+/* The rows of dltrain.h: of one input, of one and two scalars, of two inputs. */
+static const char *const dl__cuda_unary_rows[] = { "neg", "sign", "abs", "exp", "log", "log1p",
+    "expm1", "sqrt", "rsqrt", "square", "reciprocal", "sigmoid", "tanh", "sin", "cos", "erf", "relu",
+    "gelu", "gelu_slope", "gelu_u", "gelu_tanh", "silu", "silu_slope", "softplus", NULL };
+static const char *const dl__cuda_scaled_rows[] = { "add_scalar", "mul_scalar", "pow_scalar",
+    "leaky_relu", "elu", "clamp", NULL };
+static const char *const dl__cuda_binary_rows[] = { "add", "sub", "mul", "div", "pow", "maximum",
+    "minimum", "bce", "relu_back", "gelu_back", "eq", "ne", "lt", "le", "gt", "ge", NULL };
+static const char *const dl__cuda_attention_cu[] = {
+    "#line 1 \"tools/kernels/attention.cu\"\n",
+    "// Attention: y [L,F] = softmax(scale q k' + mask) v, and its gradients. Rows of scores and of probabilities are written down,\n",
+    "// [batch][L][S] each; a causal row counts products with probabilities of 0 up to the end of its block of `block` queries, as on the CPU.\n",
+    "struct Matrix { float *base; dl_index row, column, batch[8]; }; // a number lies at base + batch + i * row + j * column\n",
+    "struct Attention {\n",
+    "    dl_index l, s, e, f;\n",
+    "    int batch_dims, causal;\n",
+    "    dl_index block, batches;\n",
+    "    uint32_t batch[8];\n",
+    "    float scale;\n",
+    "    Matrix q, k, v, mask, y, dq, dk, dv; // without a base: none\n",
+    "    float *p, *dp;\n",
+    "};\n",
+    "\n",
+    "static float *matrix_at(const Attention &t, const Matrix &m, dl_index batch)\n",
+    "{\n",
+    "    float *p = m.base;\n",
+    "    for (int d = t.batch_dims - 1; d >= 0; d--) {\n",
+    "        p += batch % t.batch[d] * m.batch[d];\n",
+    "        batch /= t.batch[d];\n",
+    "    }\n",
+    "    return p;\n",
+    "}\n",
+    "static dl_index least(dl_index a, dl_index b) { return a < b ? a : b; }\n",
+    "static dl_index seen(const Attention &t, dl_index l) { return t.causal ? least(t.s, l + 1) : t.s; } // keys of a row\n",
+    "static dl_index counted(const Attention &t, dl_index l) // keys of its block of queries\n",
+    "{\n",
+    "    dl_index in_part = l % DL__KB, end = l - in_part + (in_part / t.block + 1) * t.block;\n",
+    "    return seen(t, least(least(end, l - in_part + DL__KB), t.l) - 1);\n",
+    "}\n",
+    "\n",
+    "// a chain over k < n, in blocks of 256, of x[k * dx] y[k * dy]\n",
+    "static float dot(const float *x, dl_index dx, const float *y, dl_index dy, dl_index n)\n",
+    "{\n",
+    "    float total = 0;\n",
+    "    for (dl_index k0 = 0; k0 == 0 || k0 < n; k0 += DL__KB) {\n",
+    "        float p = 0;\n",
+    "        for (dl_index k = k0; k < n && k < k0 + DL__KB; k++) p = __fmaf_rn(x[k * dx], y[k * dy], p);\n",
+    "        total = k0 ? E_ADD(total, p) : p;\n",
+    "    }\n",
+    "    return total;\n",
+    "}\n",
+    "\n",
+    "// p: a warp a query\n",
+    "extern \"C\" __global__ void attention_probabilities(Attention t)\n",
+    "{\n",
+    "    dl_index row = ((dl_index)blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;\n",
+    "    if (row >= t.batches * t.l) return;\n",
+    "    dl_index batch = row / t.l, l = row % t.l, n = seen(t, l);\n",
+    "    const float *q = matrix_at(t, t.q, batch) + l * t.q.row, *k = matrix_at(t, t.k, batch);\n",
+    "    const float *mask = t.mask.base ? matrix_at(t, t.mask, batch) + l * t.mask.row : 0;\n",
+    "    float *p = t.p + row * t.s, top = -HUGE_VALF;\n",
+    "    for (dl_index j = lane; j < n; j += WARP) {\n",
+    "        float x = E_MUL(dot(q, t.q.column, k + j * t.k.row, t.k.column, t.e), t.scale);\n",
+    "        if (mask) x = E_ADD(x, mask[j * t.mask.column]);\n",
+    "        p[j] = x;\n",
+    "        top = x > top ? x : top;\n",
+    "    }\n",
+    "    for (int h = WARP / 2; h; h /= 2) {\n",
+    "        float b = __shfl_xor_sync(FULL, top, h);\n",
+    "        top = b > top ? b : top;\n",
+    "    }\n",
+    "    for (dl_index j = lane; j < n; j += WARP) p[j] = E_EXP(E_SUB(p[j], top));\n",
+    "    float sum = warp_sum(SUM, p, 0, (uint64_t)n, 0, 0);\n",
+    "    for (dl_index j = lane; j < t.s; j += WARP) p[j] = j < n ? E_DIV(p[j], sum) : 0;\n",
+    "}\n",
+    "\n",
+    "// y = p v\n",
+    "extern \"C\" __global__ void attention_values(Attention t)\n",
+    "{\n",
+    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= t.batches * t.l * t.f) return;\n",
+    "    dl_index f = i % t.f, l = i / t.f % t.l, batch = i / t.f / t.l;\n",
+    "    float *y = matrix_at(t, t.y, batch) + l * t.y.row + f * t.y.column;\n",
+    "    *y = dot(t.p + (batch * t.l + l) * t.s, 1, matrix_at(t, t.v, batch) + f * t.v.column, t.v.row, counted(t, l));\n",
+    "}\n",
+    "\n",
+    "// dp: the gradient of the scores, p (dy v' - sum(p (dy v'))) scale; a warp a query\n",
+    "extern \"C\" __global__ void attention_scores_back(Attention t)\n",
+    "{\n",
+    "    dl_index row = ((dl_index)blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;\n",
+    "    if (row >= t.batches * t.l) return;\n",
+    "    dl_index batch = row / t.l, l = row % t.l, n = seen(t, l);\n",
+    "    const float *dy = matrix_at(t, t.y, batch) + l * t.y.row, *v = matrix_at(t, t.v, batch), *p = t.p + row * t.s;\n",
+    "    float *dp = t.dp + row * t.s;\n",
+    "    for (dl_index j = lane; j < n; j += WARP) dp[j] = dot(dy, t.y.column, v + j * t.v.row, t.v.column, t.f);\n",
+    "    float sum = warp_sum(PRODUCTS, dp, p, (uint64_t)n, 0, 1);\n",
+    "    for (dl_index j = lane; j < t.s; j += WARP) dp[j] = j < n ? E_MUL(E_MUL(p[j], E_SUB(dp[j], sum)), t.scale) : 0;\n",
+    "}\n",
+    "\n",
+    "// dq = dp k\n",
+    "extern \"C\" __global__ void attention_dq(Attention t)\n",
+    "{\n",
+    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= t.batches * t.l * t.e) return;\n",
+    "    dl_index e = i % t.e, l = i / t.e % t.l, batch = i / t.e / t.l;\n",
+    "    float *y = matrix_at(t, t.dq, batch) + l * t.dq.row + e * t.dq.column;\n",
+    "    *y = dot(t.dp + (batch * t.l + l) * t.s, 1, matrix_at(t, t.k, batch) + e * t.k.column, t.k.row, counted(t, l));\n",
+    "}\n",
+    "\n",
+    "// to [s][width] = m' from: the queries of blocks that count key j, in chains of 256\n",
+    "static void keys_back(const Attention &t, const float *m, const Matrix &from, const Matrix &to, dl_index width)\n",
+    "{\n",
+    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= t.batches * t.s * width) return;\n",
+    "    dl_index c = i % width, j = i / width % t.s, batch = i / width / t.s;\n",
+    "    const float *x = matrix_at(t, from, batch) + c * from.column;\n",
+    "    float total = 0;\n",
+    "    m += batch * t.l * t.s + j;\n",
+    "    for (dl_index l0 = 0; l0 < t.l; l0 += DL__KB) {\n",
+    "        float p = 0;\n",
+    "        for (dl_index l = l0; l < t.l && l < l0 + DL__KB; l++)\n",
+    "            if (j < counted(t, l)) p = __fmaf_rn(m[l * t.s], x[l * from.row], p);\n",
+    "        total = l0 ? E_ADD(total, p) : p;\n",
+    "    }\n",
+    "    matrix_at(t, to, batch)[j * to.row + c * to.column] = total;\n",
+    "}\n",
+    "extern \"C\" __global__ void attention_dk(Attention t) { keys_back(t, t.dp, t.q, t.dk, t.e); }\n",
+    "extern \"C\" __global__ void attention_dv(Attention t) { keys_back(t, t.p, t.y, t.dv, t.f); }\n",
+    NULL
+};
+static const char *const dl__cuda_common_cu[] = {
+    "#line 1 \"tools/kernels/common.cu\"\n",
+    "// What every kernel starts with. Compiled by NVRTC with device functions as the default, no contraction, IEEE division and square root,\n",
+    "// subnormals kept; behind it comes the device code of dltrain.h, whose macros E_... have one number here where the CPU has a vector.\n",
+    "typedef unsigned char uint8_t;\n",
+    "typedef unsigned int uint32_t;\n",
+    "typedef int int32_t;\n",
+    "typedef unsigned long long uint64_t;\n",
+    "typedef long long int64_t, dl_index;\n",
+    "typedef float dl_real;\n",
+    "#define DL__REAL_IS_FLOAT 1\n",
+    "#define HUGE_VAL __longlong_as_double(0x7ff0000000000000ll)\n",
+    "#define HUGE_VALF __int_as_float(0x7f800000)\n",
+    "#define FLT_MIN 1.17549435e-38f\n",
+    "#define FLT_MAX 3.40282347e+38f\n",
+    "#define DBL_MAX 1.7976931348623157e308\n",
+    "#define DBL_MIN 2.2250738585072014e-308\n",
+    "#define DL__K(name) dl__##name##_cuda\n",
+    "#define DL__NOINLINE\n",
+    "#define E_V float\n",
+    "#define E_I uint32_t\n",
+    "#define E_W 1\n",
+    "#define E_IN static __device__ __forceinline__\n",
+    "#define E_OUT static __device__ __noinline__\n",
+    "#define E_K(c) ((float)(c))\n",
+    "#define E_ADD(a, b) __fadd_rn(a, b)\n",
+    "#define E_SUB(a, b) __fsub_rn(a, b)\n",
+    "#define E_MUL(a, b) __fmul_rn(a, b)\n",
+    "#define E_DIV(a, b) __fdiv_rn(a, b)\n",
+    "#define E_NEG(a) (-(a))\n",
+    "#define E_ABS(a) fabsf(a)\n",
+    "#define E_FMA(a, b, c) __fmaf_rn(a, b, c)\n",
+    "#define E_SQRT(a) __fsqrt_rn(a)\n",
+    "#define E_LT(a, b) ((a) < (b))\n",
+    "#define E_LE(a, b) ((a) <= (b))\n",
+    "#define E_GT(a, b) ((a) > (b))\n",
+    "#define E_GE(a, b) ((a) >= (b))\n",
+    "#define E_EQ(a, b) ((a) == (b))\n",
+    "#define E_NE(a, b) ((a) != (b))\n",
+    "#define E_SEL(m, a, b) ((m) ? (a) : (b))\n",
+    "#define E_ONE(m) ((m) ? 1.0f : 0.0f)\n",
+    "#define E_BITS(a) __float_as_uint(a)\n",
+    "#define E_FROM(i) __uint_as_float(i)\n",
+    "#define E_IK(c) ((uint32_t)(c))\n",
+    "#define E_IADD(a, b) ((a) + (b))\n",
+    "#define E_ISUB(a, b) ((a) - (b))\n",
+    "#define E_SHL(a, n) ((a) << (n))\n",
+    "#define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))\n",
+    "#define E_TOF(i) ((float)(int32_t)(i))\n",
+    "static __device__ float dl__nan() { return __int_as_float(0x7fc00000); }\n",
+    "#define dl__fma(a, b, c) __fmaf_rn(a, b, c)\n",
+    "#define sqrt(x) __dsqrt_rn(x)\n",
+    NULL
+};
+static const char *const dl__cuda_device_cu[] = {
+    "#line 1020 \"dltrain.h\"\n",
+    "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
+    "   the same bits wherever double is IEEE, which libm does not promise. */\n",
+    "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
+    "{\n",
+    "    uint64_t u;\n",
+    "    double f;\n",
+    "    for (; e > 1000; e -= 1000) x *= 1.0715086071862673e301; /* 2^1000 */\n",
+    "    for (; e < -1000; e += 1000) x *= 9.332636185032189e-302;\n",
+    "    u = (uint64_t)(e + 1023) << 52;\n",
+    "    memcpy(&f, &u, sizeof f);\n",
+    "    return x * f;\n",
+    "}\n",
+    "\n",
+    "static double dl__exp_d(double x)\n",
+    "{\n",
+    "    if (x != x) return x;\n",
+    "    if (x > 710) return HUGE_VAL;\n",
+    "    if (x < -750) return 0;\n",
+    "    int n = (int)(x * 1.4426950408889634 + (x < 0 ? -0.5 : 0.5));\n",
+    "    double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10, sum = 1, term = 1;\n",
+    "    for (int i = 1; i < 14; i++) sum += term *= r / i;\n",
+    "    return dl__ldexp_d(sum, n);\n",
+    "}\n",
+    "\n",
+    "static double dl__log_d(double x)\n",
+    "{\n",
+    "    uint64_t u;\n",
+    "    int e = 0;\n",
+    "    if (!(x > 0)) return x == 0 ? -HUGE_VAL : x - x;\n",
+    "    if (x > DBL_MAX) return x;\n",
+    "    if (x < DBL_MIN) {\n",
+    "        x *= 18014398509481984.0;\n",
+    "        e = -54;\n",
+    "    }\n",
+    "    memcpy(&u, &x, sizeof u);\n",
+    "    e += (int)(u >> 52) - 1023;\n",
+    "    u = (u & 0xfffffffffffffu) | (uint64_t)1023 << 52;\n",
+    "    memcpy(&x, &u, sizeof x);\n",
+    "    if (x > 1.4142135623730951) {\n",
+    "        x /= 2;\n",
+    "        e++;\n",
+    "    }\n",
+    "    double s = (x - 1) / (x + 1), z = s * s, sum = 0; /* log x = 2 atanh s, |s| < 0.172 */\n",
+    "    for (int k = 21; k >= 3; k -= 2) sum = (sum + 1.0 / k) * z;\n",
+    "    return e * 6.93147180369123816490e-01 + (2 * (s + s * sum) + e * 1.90821492927058770002e-10);\n",
+    "}\n",
+    "\n",
+    "/* sine (quarter 0) or cosine (quarter 1) of x; |x| up to 2^30 with full accuracy. */\n",
+    "static double dl__sin_d(double x, int quarter)\n",
+    "{\n",
+    "    if (!(x < 1073741824.0 && x > -1073741824.0)) return x - x;\n",
+    "    double n = x * 0.63661977236758134308;\n",
+    "    int64_t k = (int64_t)(n < 0 ? n - 0.5 : n + 0.5);\n",
+    "    double m = (double)k; /* times pi/2 in four parts of 23 bits: the products are exact */\n",
+    "    double r = (((x - m * 1.570796251296997) - m * 7.549789415861596e-08) - m * 5.39030083589187e-15) -\n",
+    "        m * 2.0222659584103533e-21;\n",
+    "    double z = r * r, sum = 0;\n",
+    "    int q = (int)((uint64_t)(k + quarter) & 3);\n",
+    "    for (int i = 17 - (q & 1); i > 1; i -= 2) sum = (sum + 1) * -z / (i * (i - 1));\n",
+    "    sum = q & 1 ? 1 + sum : r + r * sum;\n",
+    "    return q & 2 ? -sum : sum;\n",
+    "}\n",
+    "\n",
+    "static double dl__pow_d(double x, double y)\n",
+    "{\n",
+    "    bool whole = y < 9e15 && y > -9e15 ? y == (double)(int64_t)y : true,\n",
+    "         odd = whole && y < 9e15 && y > -9e15 && ((int64_t)y & 1);\n",
+    "    if (y == 0 || x == 1) return 1;\n",
+    "    if (x != x || y != y) return x + y;\n",
+    "    if (x == 0) return y > 0 ? (odd ? x : 0) : (odd ? 1 / x : HUGE_VAL);\n",
+    "    if (x < 0 && !whole) return (x - x) / (x - x);\n",
+    "    double a = x < 0 ? -x : x;\n",
+    "    if (y == 2) return a * a;\n",
+    "    if (y == 0.5) return sqrt(a);\n",
+    "    double r = dl__exp_d(a == 1 ? 0 : y * dl__log_d(a));\n",
+    "    return x < 0 && odd ? -r : r;\n",
+    "}\n",
+    "\n",
+    "#if DL__REAL_IS_FLOAT\n",
+    "static float dl__sin(float x) { return (float)dl__sin_d(x, 0); }\n",
+    "static float dl__cos(float x) { return (float)dl__sin_d(x, 1); }\n",
+    "static float dl__pow(float x, float y) { return (float)dl__pow_d(x, y); }\n",
+    "#else\n",
+    "static dl_real dl__sin(dl_real x) { return sin(x); }\n",
+    "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
+    "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
+    "#endif\n",
+    "#line 1954 \"dltrain.h\"\n",
+    "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
+    "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
+    "{\n",
+    "    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32), x[4];\n",
+    "    x[0] = (uint32_t)low, x[1] = (uint32_t)(low >> 32), x[2] = (uint32_t)high, x[3] = (uint32_t)(high >> 32);\n",
+    "    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {\n",
+    "        uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];\n",
+    "        x[0] = (uint32_t)(b >> 32) ^ x[1] ^ k0;\n",
+    "        x[1] = (uint32_t)b;\n",
+    "        x[2] = (uint32_t)(a >> 32) ^ x[3] ^ k1;\n",
+    "        x[3] = (uint32_t)a;\n",
+    "    }\n",
+    "    memcpy(out, x, sizeof x);\n",
+    "}\n",
+    "\n",
+    "static dl_real dl__uniform(uint32_t u) { return (dl_real)(u >> 8) * (dl_real)5.9604644775390625e-8; } /* [0, 1) */\n",
+    "\n",
+    "/* Number i of a stream: a standard normal, by Box and Muller. */\n",
+    "static dl_real dl__normal(const uint32_t u[4], int i)\n",
+    "{\n",
+    "    double radius = sqrt(-2 * dl__log_d(((double)u[i & 2] + 1) * 2.3283064365386963e-10));\n",
+    "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
+    "}\n",
+    "\n",
+    "#line 2853 \"dltrain.h\"\n",
+    "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
+    "\n",
+    "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
+    "   >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's\n",
+    "   scalars; E_MULS, E_ADDS and E_LEAST (a maximum) take a number. */\n",
+    "#define DL__UNARY_ROWS(ROW) \\\n",
+    "    ROW(neg, E_NEG(X), E_NEG(DY)) \\\n",
+    "    ROW(sign, E_SEL(E_GT(X, E_K(0)), E_K(1), E_SEL(E_LT(X, E_K(0)), E_K(-1), E_K(0))), E_NONE) \\\n",
+    "    ROW(abs, E_ABS(X), E_MUL(DY, E_SIGN(X))) \\\n",
+    "    ROW(exp, E_EXP(X), E_MUL(DY, Y)) \\\n",
+    "    ROW(log, E_LOG(X), E_DIV(DY, X)) \\\n",
+    "    ROW(log1p, E_LOG1P(X), E_DIV(DY, E_ADDS(X, 1))) \\\n",
+    "    ROW(expm1, E_EXPM1(X), E_MUL(DY, E_ADDS(Y, 1))) \\\n",
+    "    ROW(sqrt, E_SQRT(X), E_DIV(E_MULS(DY, 0.5), Y)) \\\n",
+    "    ROW(rsqrt, E_DIV(E_K(1), E_SQRT(X)), E_MUL(E_MULS(DY, -0.5), E_DIV(Y, X))) \\\n",
+    "    ROW(square, E_MUL(X, X), E_MUL(DY, E_MULS(X, 2))) \\\n",
+    "    ROW(reciprocal, E_DIV(E_K(1), X), E_NEG(E_MUL(DY, E_MUL(Y, Y)))) \\\n",
+    "    ROW(sigmoid, E_SIGMOID(X), E_MUL(DY, E_MUL(Y, E_SUB(E_K(1), Y)))) \\\n",
+    "    ROW(tanh, E_TANH(X), E_MUL(DY, E_SUB(E_K(1), E_MUL(Y, Y)))) \\\n",
+    "    ROW(sin, E_SIN(X), E_MUL(DY, E_COS(X))) \\\n",
+    "    ROW(cos, E_COS(X), E_NEG(E_MUL(DY, E_SIN(X)))) \\\n",
+    "    ROW(erf, E_ERF(X), E_MUL(E_MULS(DY, 1.1283791670955126), E_EXP(E_NEG(E_MUL(X, X))))) \\\n",
+    "    ROW(relu, E_SEL(E_LT(X, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Y)) \\\n",
+    "    ROW(gelu, E_MUL(X, E_CDF(X)), E_MUL(DY, E_GELU_SLOPE(X))) \\\n",
+    "    ROW(gelu_slope, E_ADD(E_CDF(X), E_MUL(E_MULS(X, 0.39894228040143268), E_EXP(E_MULS(E_MUL(X, X), -0.5)))), \\\n",
+    "        E_MUL(DY, E_MUL(E_MULS(E_EXP(E_MULS(E_MUL(X, X), -0.5)), 0.39894228040143268), E_ADDS(E_NEG(E_MUL(X, X)), 2)))) \\\n",
+    "    ROW(gelu_u, E_MULS(E_MUL(X, E_ADDS(E_MULS(E_MUL(X, X), 0.044715), 1)), 0.79788456080286536), \\\n",
+    "        E_MUL(DY, E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))) \\\n",
+    "    ROW(gelu_tanh, E_MUL(E_MULS(X, 0.5), E_ADDS(E_TANH(E_GELU_U(X)), 1)), \\\n",
+    "        E_MUL(DY, E_GELU_BACK(X, E_TANH(E_GELU_U(X))))) \\\n",
+    "    ROW(silu, E_DIV(X, E_ADD(E_K(1), E_EXP(E_NEG(X)))), \\\n",
+    "        E_MUL(DY, E_SILU_SLOPE(X))) \\\n",
+    "    ROW(silu_slope, E_MUL(E_SIGMOID(X), E_ADDS(E_MUL(X, E_SUB(E_K(1), E_SIGMOID(X))), 1)), \\\n",
+    "        E_MUL(DY, E_MUL(E_MUL(E_SIGMOID(X), E_SUB(E_K(1), E_SIGMOID(X))), \\\n",
+    "            E_ADDS(E_MUL(X, E_ADDS(E_MULS(E_SIGMOID(X), -2), 1)), 2)))) \\\n",
+    "    ROW(softplus, E_ADD(E_SEL(E_LT(X, E_K(0)), E_K(0), X), E_LOG1P(E_EXP(E_NEG(E_ABS(X))))), E_MUL(DY, E_SIGMOID(X)))\n",
+    "#define DL__SCALED_ROWS(ROW) \\\n",
+    "    ROW(add_scalar, E_ADD(X, E_A), DY) \\\n",
+    "    ROW(mul_scalar, E_MUL(X, E_A), E_MULS(DY, A)) \\\n",
+    "    ROW(pow_scalar, E_POW(X, E_A), E_MUL(E_MULS(DY, A), E_POWS(X, A != 0 ? A - 1 : 0))) \\\n",
+    "    ROW(leaky_relu, E_SEL(E_GT(X, E_K(0)), X, E_MUL(X, E_A)), E_SEL(E_GT(X, E_K(0)), DY, E_MULS(DY, A))) \\\n",
+    "    ROW(elu, E_SEL(E_GT(X, E_K(0)), X, E_MUL(E_EXPM1(X), E_A)), E_SEL(E_GT(X, E_K(0)), DY, E_MUL(DY, E_ADDS(Y, A)))) \\\n",
+    "    ROW(clamp, E_SEL(E_LT(X, E_A), E_A, E_SEL(E_GT(X, E_B), E_B, X)), \\\n",
+    "        E_MUL(DY, E_MUL(E_GE(X, E_KA), E_LE(X, E_KB))))\n",
+    "/* Binary rows: both derivatives. Z is the second input. */\n",
+    "#define DL__BINARY_ROWS(ROW) \\\n",
+    "    ROW(add, E_ADD(X, Z), DY, DY) \\\n",
+    "    ROW(sub, E_SUB(X, Z), DY, E_NEG(DY)) \\\n",
+    "    ROW(mul, E_MUL(X, Z), E_MUL(DY, Z), E_MUL(DY, X)) \\\n",
+    "    ROW(div, E_DIV(X, Z), E_DIV(DY, Z), E_NEG(E_MUL(DY, E_DIV(Y, Z)))) \\\n",
+    "    ROW(pow, E_POW(X, Z), E_SEL(E_EQ(Z, E_K(0)), E_K(0), E_MUL(DY, E_MUL(Z, E_POW(X, E_ADDS(Z, -1))))), \\\n",
+    "        E_SEL(E_MUL(E_EQ(X, E_K(0)), E_GE(Z, E_K(0))), E_K(0), E_MUL(DY, E_MUL(Y, E_LOG(X))))) \\\n",
+    "    ROW(maximum, E_SEL(E_LT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), E_MUL(DY, E_ADD(E_GT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), \\\n",
+    "        E_MUL(DY, E_ADD(E_GT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \\\n",
+    "    ROW(minimum, E_SEL(E_GT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), E_MUL(DY, E_ADD(E_LT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), \\\n",
+    "        E_MUL(DY, E_ADD(E_LT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \\\n",
+    "    ROW(bce, E_NEG(E_ADD(E_MUL(Z, E_LEAST(E_LOG(X), -100)), E_MUL(E_SUB(E_K(1), Z), E_LEAST(E_LOG1P(E_NEG(X)), -100)))), \\\n",
+    "        E_MUL(DY, E_DIV(E_SUB(X, Z), E_LEAST(E_MUL(E_SUB(E_K(1), X), X), 1e-12f))), \\\n",
+    "        E_MUL(DY, E_SUB(E_LEAST(E_LOG1P(E_NEG(X)), -100), E_LEAST(E_LOG(X), -100)))) \\\n",
+    "    ROW(relu_back, E_SEL(E_LE(Z, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Z), E_NONE) \\\n",
+    "    ROW(gelu_back, \\\n",
+    "        E_ADD(E_MULS(E_ADDS(Z, 1), 0.5), \\\n",
+    "            E_MUL(E_MUL(E_MULS(X, 0.5), E_SUB(E_K(1), E_MUL(Z, Z))), \\\n",
+    "                E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), \\\n",
+    "        E_MUL( \\\n",
+    "            DY, E_MUL(E_SUB(E_K(1), E_MUL(Z, Z)), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.402435), 1), 0.39894228040143268))), \\\n",
+    "        E_MUL(DY, \\\n",
+    "            E_ADDS(E_NEG(E_MUL(E_MUL(X, Z), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), 0.5)))\n",
+    "#define DL__COMPARE_ROWS(ROW) \\\n",
+    "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
+    "\n",
+    "#line 3335 \"dltrain.h\"\n",
+    "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
+    "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
+    "#ifndef E_MAX /* b where a or b is NaN */\n",
+    "#define E_MAX(a, b) E_SEL(E_GT(a, b), a, b)\n",
+    "#define E_MIN(a, b) E_SEL(E_LT(a, b), a, b)\n",
+    "#endif\n",
+    "#define E_LEAST(a, c) E_MAX(E_K(c), a)\n",
+    "\n",
+    "/* ---- elementary functions ---- */\n",
+    "#if DL__REAL_IS_FLOAT\n",
+    "/* 1/2 + r/6 + ...: (e^r - 1 - r) / r^2 on |r| <= log(2)/2, relative error of e^r 6e-11 */\n",
+    "E_IN E_V DL__K(exp_tail)(E_V r)\n",
+    "{\n",
+    "    E_V p = E_FMA(E_K(1.97903559e-4f), r, E_K(1.3944651e-3f));\n",
+    "    p = E_FMA(p, r, E_K(8.33349675e-3f));\n",
+    "    p = E_FMA(p, r, E_K(4.16662954e-2f));\n",
+    "    p = E_FMA(p, r, E_K(1.66666657e-1f));\n",
+    "    return E_FMA(p, r, E_K(0.5f));\n",
+    "}\n",
+    "\n",
+    "E_IN E_V DL__K(exp)(E_V x)\n",
+    "{\n",
+    "    x = E_MIN(E_K(89), E_MAX(E_K(-104), x)); /* NaN stays */\n",
+    "    E_V t = E_FMA(x, E_K(1.44269504f), E_K(12582912.0f)),\n",
+    "        n = E_SUB(t, E_K(12582912.0f)); /* nearest whole number, in t's low bits too */\n",
+    "    E_V r = E_FMA(n, E_K(-0.693359375f), x);\n",
+    "    r = E_FMA(n, E_K(2.12194440e-4f), r);\n",
+    "    E_V y = E_FMA(DL__K(exp_tail)(r), E_MUL(r, r), E_ADD(r, E_K(1)));\n",
+    "    E_I i = E_ISUB(E_BITS(t), E_IK(0x4b400000)), half = E_SAR(i, 1); /* times 2^n in two steps, for subnormal results */\n",
+    "    y = E_MUL(y, E_FROM(E_SHL(E_IADD(half, E_IK(127)), 23)));\n",
+    "    return E_MUL(y, E_FROM(E_SHL(E_IADD(E_ISUB(i, half), E_IK(127)), 23)));\n",
+    "}\n",
+    "\n",
+    "E_OUT E_V DL__K(expm1)(E_V x)\n",
+    "{\n",
+    "    E_V small = E_FMA(DL__K(exp_tail)(x), E_MUL(x, x), x), large = E_SUB(DL__K(exp)(x), E_K(1));\n",
+    "    return E_SEL(E_LT(E_ABS(x), E_K(0.3465f)), small, large);\n",
+    "}\n",
+    "\n",
+    "E_OUT E_V DL__K(log)(E_V x)\n",
+    "{\n",
+    "    E_V tiny = E_ONE(E_LT(x, E_K(FLT_MIN))), y = E_SEL(E_LT(x, E_K(FLT_MIN)), E_MUL(x, E_K(8388608.0f)), x);\n",
+    "    E_I i = E_ISUB(E_BITS(y), E_IK(0x3f3504f3)),\n",
+    "        e = E_SAR(i, 23); /* the exponent, that the mantissa lies in [sqrt 1/2, sqrt 2) */\n",
+    "    E_V f = E_SUB(E_FROM(E_ISUB(E_BITS(y), E_SHL(e, 23))), E_K(1)), n = E_SUB(E_TOF(e), E_MUL(tiny, E_K(23))),\n",
+    "        z = E_MUL(f, f);\n",
+    "    E_V p = E_FMA(E_K(0.0674660131f), f, E_K(-0.116756409f)); /* log(1+f) = f - f^2/2 + f^3 p */\n",
+    "    p = E_FMA(p, f, E_K(0.118881747f));\n",
+    "    p = E_FMA(p, f, E_K(-0.124055915f));\n",
+    "    p = E_FMA(p, f, E_K(0.142195508f));\n",
+    "    p = E_FMA(p, f, E_K(-0.166679963f));\n",
+    "    p = E_FMA(p, f, E_K(0.200021192f));\n",
+    "    p = E_FMA(p, f, E_K(-0.250000089f));\n",
+    "    p = E_FMA(p, f, E_K(0.333333135f));\n",
+    "    p = E_MUL(E_MUL(p, f), z);\n",
+    "    p = E_FMA(n, E_K(-2.12194440e-4f), p);\n",
+    "    p = E_FMA(z, E_K(-0.5f), p);\n",
+    "    p = E_FMA(n, E_K(0.693359375f), E_ADD(f, p));\n",
+    "    E_V special = E_SEL(E_EQ(x, E_K(0)), E_K(-HUGE_VALF), E_SEL(E_GT(x, E_K(0)), x, E_K(dl__nan())));\n",
+    "    return E_SEL(E_GT(x, E_K(0)), E_SEL(E_LE(x, E_K(FLT_MAX)), p, special), special);\n",
+    "}\n",
+    "\n",
+    "E_OUT E_V DL__K(log1p)(E_V x) /* log(1 + x), with what 1 + x lost made good to first order */\n",
+    "{\n",
+    "    E_V u = E_ADD(x, E_K(1)), y = DL__K(log)(u), fixed = E_ADD(y, E_DIV(E_SUB(x, E_SUB(u, E_K(1))), u));\n",
+    "    return E_SEL(E_GT(u, E_K(0)), E_SEL(E_LE(u, E_K(FLT_MAX)), fixed, y), y);\n",
+    "}\n",
+    "\n",
+    "E_OUT E_V DL__K(tanh)(E_V x)\n",
+    "{\n",
+    "    E_V a = E_ABS(x), z = E_MUL(x, x);\n",
+    "    E_V p = E_FMA(E_K(-5.70497848e-3f), z, E_K(2.06390787e-2f));\n",
+    "    p = E_FMA(p, z, E_K(-5.37397116e-2f));\n",
+    "    p = E_FMA(p, z, E_K(1.33314416e-1f));\n",
+    "    p = E_FMA(p, z, E_K(-3.33332807e-1f));\n",
+    "    p = E_FMA(E_MUL(p, z), x, x);\n",
+    "    E_V big = E_SUB(E_K(1), E_DIV(E_K(2), E_ADD(DL__K(exp)(E_ADD(a, a)), E_K(1))));\n",
+    "    big = E_SEL(E_LT(x, E_K(0)), E_NEG(big), big);\n",
+    "    return E_SEL(E_LT(a, E_K(0.625f)), p, big);\n",
+    "}\n",
+    "\n",
+    "E_OUT E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */\n",
+    "{\n",
+    "    E_V a = E_ABS(x), z = E_MUL(x, x);\n",
+    "    E_V p = E_FMA(E_K(7.85385782e-5f), z, E_K(-8.01019254e-4f));\n",
+    "    p = E_FMA(p, z, E_K(5.18832775e-3f));\n",
+    "    p = E_FMA(p, z, E_K(-2.6853811e-2f));\n",
+    "    p = E_FMA(p, z, E_K(1.12835854e-1f));\n",
+    "    p = E_FMA(p, z, E_K(-3.7612626e-1f));\n",
+    "    p = E_FMA(p, z, E_K(1.12837911f));\n",
+    "    E_V c = E_SEL(E_GT(a, E_K(4)), E_K(4), a);\n",
+    "    E_V q = E_FMA(E_K(-2.51326469e-7f), c, E_K(2.53148064e-5f));\n",
+    "    q = E_FMA(q, c, E_K(-4.63788019e-4f));\n",
+    "    q = E_FMA(q, c, E_K(4.28238278e-3f));\n",
+    "    q = E_FMA(q, c, E_K(-2.53735557e-2f));\n",
+    "    q = E_FMA(q, c, E_K(1.08638994e-1f));\n",
+    "    q = E_FMA(q, c, E_K(6.33039594e-1f));\n",
+    "    q = E_FMA(q, c, E_K(1.1296612f));\n",
+    "    q = E_FMA(q, c, E_K(-2.04359865e-4f));\n",
+    "    q = E_SUB(E_K(1), DL__K(exp)(E_NEG(q)));\n",
+    "    q = E_SEL(E_LT(x, E_K(0)), E_NEG(q), q);\n",
+    "    return E_SEL(E_LT(a, E_K(1)), E_MUL(p, x), E_SEL(E_EQ(x, x), q, x));\n",
+    "}\n",
+    "\n",
+    "/* The normal distribution: on the left exp(-x^2/2) t p(t), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right\n",
+    "   1 - that */\n",
+    "E_IN E_V DL__K(cdf)(E_V x)\n",
+    "{\n",
+    "    E_V t = E_DIV(E_K(1), E_FMA(E_ABS(x), E_K(0.305f), E_K(1)));\n",
+    "    E_V p = E_FMA(E_K(3.66991982e-2f), t, E_K(-1.52988344e-1f));\n",
+    "    p = E_FMA(p, t, E_K(1.85716972e-1f));\n",
+    "    p = E_FMA(p, t, E_K(-3.79768834e-2f));\n",
+    "    p = E_FMA(p, t, E_K(1.21021703e-1f));\n",
+    "    p = E_FMA(p, t, E_K(1.03420861e-1f));\n",
+    "    p = E_FMA(p, t, E_K(1.22466817e-1f));\n",
+    "    p = E_FMA(p, t, E_K(1.21639736e-1f));\n",
+    "    p = E_MUL(E_MUL(p, t), DL__K(exp)(E_MULS(E_MUL(x, x), -0.5)));\n",
+    "    return E_SEL(E_LT(x, E_K(0)), p, E_SUB(E_K(1), p));\n",
+    "}\n",
+    "#else\n",
+    "static dl_real DL__K(exp)(dl_real x) { return exp(x); }\n",
+    "static dl_real DL__K(expm1)(dl_real x) { return expm1(x); }\n",
+    "static dl_real DL__K(log)(dl_real x) { return log(x); }\n",
+    "static dl_real DL__K(log1p)(dl_real x) { return log1p(x); }\n",
+    "static dl_real DL__K(tanh)(dl_real x) { return tanh(x); }\n",
+    "static dl_real DL__K(erf)(dl_real x) { return erf(x); }\n",
+    "static dl_real DL__K(cdf)(dl_real x) { return 0.5 * erfc(-0.70710678118654752 * x); }\n",
+    "#endif\n",
+    "#if E_W == 1\n",
+    "#define E_EACH1(f, x) f(x)\n",
+    "#define E_EACH2(f, x, y) f(x, y)\n",
+    "#else\n",
+    "E_IN E_V DL__K(each1)(float (*f)(float), E_V x)\n",
+    "{\n",
+    "    float v[E_W];\n",
+    "    E_STORE(v, x);\n",
+    "    for (int i = 0; i < E_W; i++) v[i] = f(v[i]);\n",
+    "    return E_LOAD(v);\n",
+    "}\n",
+    "E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)\n",
+    "{\n",
+    "    float v[E_W], w[E_W];\n",
+    "    E_STORE(v, x);\n",
+    "    E_STORE(w, y);\n",
+    "    for (int i = 0; i < E_W; i++) v[i] = f(v[i], w[i]);\n",
+    "    return E_LOAD(v);\n",
+    "}\n",
+    "#define E_EACH1(f, x) DL__K(each1)(f, x)\n",
+    "#define E_EACH2(f, x, y) DL__K(each2)(f, x, y)\n",
+    "#endif\n",
+    "#define E_EXP(x) DL__K(exp)(x)\n",
+    "#define E_EXPM1(x) DL__K(expm1)(x)\n",
+    "#define E_LOG(x) DL__K(log)(x)\n",
+    "#define E_LOG1P(x) DL__K(log1p)(x)\n",
+    "#define E_TANH(x) DL__K(tanh)(x)\n",
+    "#define E_ERF(x) DL__K(erf)(x)\n",
+    "#define E_CDF(x) DL__K(cdf)(x)\n",
+    "#define E_SIGMOID(x) E_DIV(E_K(1), E_ADD(E_K(1), E_EXP(E_NEG(x))))\n",
+    "#define E_SIN(x) E_EACH1(dl__sin, x)\n",
+    "#define E_COS(x) E_EACH1(dl__cos, x)\n",
+    "#define E_POW(x, y) E_EACH2(dl__pow, x, y)\n",
+    "#define E_GELU_U(x) E_MULS(E_MUL(x, E_ADDS(E_MULS(E_MUL(x, x), 0.044715), 1)), 0.79788456080286536)\n",
+    "#define E_A a\n",
+    "#define E_B b\n",
+    "\n",
+    NULL
+};
+static const char *const dl__cuda_conv_cu[] = {
+    "#line 1 \"tools/kernels/conv.cu\"\n",
+    "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
+    "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
+    "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
+    "struct Conv {\n",
+    "    const float *x, *w, *bias;\n",
+    "    float *y;\n",
+    "    Geometry q;\n",
+    "    int accumulate;\n",
+    "};\n",
+    "\n",
+    "// ---- forward: k = (ky, kx, c); back: x is dy, y is dx, k = (ky, kx, o). Of strides, pixels of dx fall into classes by the taps that reach\n",
+    "// them: a class is a product of its own, and taps that do not reach it are left out ----\n",
+    "struct Slide {\n",
+    "    const Conv &v;\n",
+    "    bool back;\n",
+    "    int group, in, out;             // channels of a group\n",
+    "    int high, wide, out_w, plane;   // of a source image; the class's pixels: in a row, in an image\n",
+    "    int sy, sx, ry, rx;             // pixels of the class are sy and sx apart, from ry and rx on\n",
+    "};\n",
+    "static Slide slide_of(const Conv &v, bool back, int group, int klass)\n",
+    "{\n",
+    "    const Geometry &q = v.q;\n",
+    "    int sy = back ? q.sh : 1, sx = back ? q.sw : 1, ry = klass / sx, rx = klass % sx;\n",
+    "    int rows = ((back ? q.h : q.oh) - ry + sy - 1) / sy, out_w = ((back ? q.w : q.ow) - rx + sx - 1) / sx;\n",
+    "    Slide s = { v, back, group, (back ? q.o : q.c) / q.groups, (back ? q.c : q.o) / q.groups, back ? q.oh : q.h, back ? q.ow : q.w,\n",
+    "        out_w, rows > 0 && out_w > 0 ? rows * out_w : 0, sy, sx, ry, rx };\n",
+    "    return s;\n",
+    "}\n",
+    "\n",
+    "struct SlideWeight { // rows: channels of the result\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    const float *row[4];\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw;\n",
+    "        row[i] = s.v.w + (dl_index)s.group * s.in * s.out * taps + (dl_index)r * (s.back ? taps : s.in * taps);\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) const\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw, tap = (int)k / s.in, c = (int)k % s.in;\n",
+    "        return row[i][(dl_index)c * (s.back ? s.out * taps : taps) + tap];\n",
+    "    }\n",
+    "};\n",
+    "struct SlidePixels { // rows: pixels of the result\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    int y, x; // all of a thread's elements are of one pixel\n",
+    "    const float *image;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        if (i) return;\n",
+    "        int n = (int)r / s.plane, at = (int)r % s.plane;\n",
+    "        y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
+    "        image = s.v.x + ((dl_index)n * s.v.q.groups + s.group) * s.in * s.high * s.wide;\n",
+    "    }\n",
+    "    float get(int, uint64_t k) const\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in, c = (int)k % s.in, ky = tap / q.kw * q.dh, kx = tap % q.kw * q.dw;\n",
+    "        int fy = y * q.sh - q.ph + ky, fx = x * q.sw - q.pw + kx;\n",
+    "        if (s.back) {\n",
+    "            fy = y + q.ph - ky, fx = x + q.pw - kx;\n",
+    "            if (fy < 0 || fx < 0) return 0;\n",
+    "            fy /= q.sh, fx /= q.sw;\n",
+    "        }\n",
+    "        return fy >= 0 && fx >= 0 && fy < s.high && fx < s.wide ? image[((dl_index)c * s.high + fy) * s.wide + fx] : 0;\n",
+    "    }\n",
+    "    bool reaches(uint64_t k) const\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in;\n",
+    "        return (s.ry + q.ph - tap / q.kw * q.dh) % q.sh == 0 && (s.rx + q.pw - tap % q.kw * q.dw) % q.sw == 0;\n",
+    "    }\n",
+    "};\n",
+    "static float *slide_place(const Slide &s, uint32_t row, uint32_t column)\n",
+    "{\n",
+    "    const Geometry &q = s.v.q;\n",
+    "    int n = (int)column / s.plane, at = (int)column % s.plane, y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
+    "    int h = s.back ? q.h : q.oh, w = s.back ? q.w : q.ow;\n",
+    "    return s.v.y + ((((dl_index)n * q.groups + s.group) * s.out + row) * h + y) * w + x;\n",
+    "}\n",
+    "struct SlideOut {\n",
+    "    const Slide &s;\n",
+    "    const Work &w;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, s.group, row, column) = v;\n",
+    "        else finish(slide_place(s, row, column), v, s.v.bias, (dl_index)s.group * s.out + row, s.v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    "// blockIdx.z is class * groups + group\n",
+    "template <bool BACK, bool SOME> static void slide(Pieces<64> &pieces, const Conv &v, const Work &w)\n",
+    "{\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    Slide s = slide_of(v, BACK, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
+    "    uint32_t n = (uint32_t)(v.q.n * s.plane);\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    if (n0 >= n) return;\n",
+    "    SlideWeight a = { s, false };\n",
+    "    SlidePixels b = { s, false };\n",
+    "    SlideOut c = { s, w };\n",
+    "    tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);\n",
+    "}\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) conv_forward(Conv v, Work w)\n",
+    "{\n",
+    "    __shared__ __align__(16) Pieces<64> pieces;\n",
+    "    slide<false, false>(pieces, v, w);\n",
+    "}\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) conv_back(Conv v, Work w)\n",
+    "{\n",
+    "    __shared__ __align__(16) Pieces<64> pieces;\n",
+    "    slide<true, false>(pieces, v, w);\n",
+    "}\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) conv_back_strided(Conv v, Work w)\n",
+    "{\n",
+    "    __shared__ __align__(16) Pieces<64> pieces;\n",
+    "    slide<true, true>(pieces, v, w);\n",
+    "}\n",
+    "\n",
+    "// ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----\n",
+    "struct TapsDy {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, out;\n",
+    "    const float *row[4];\n",
+    "    void begin(int i, uint32_t r) { row[i] = v.w + ((dl_index)group * out + r) * v.q.oh * v.q.ow; }\n",
+    "    float get(int i, uint64_t k) const\n",
+    "    {\n",
+    "        int plane = v.q.oh * v.q.ow;\n",
+    "        return row[i][(dl_index)((int)k / plane) * v.q.o * plane + (int)k % plane];\n",
+    "    }\n",
+    "};\n",
+    "struct TapsX {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, in, y[4], x[4];\n",
+    "    const float *plane[4];\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = v.q.kh * v.q.kw, tap = (int)r % taps;\n",
+    "        y[i] = tap / v.q.kw * v.q.dh - v.q.ph, x[i] = tap % v.q.kw * v.q.dw - v.q.pw;\n",
+    "        plane[i] = v.x + ((dl_index)group * in + (int)r / taps) * v.q.h * v.q.w;\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) const\n",
+    "    {\n",
+    "        const Geometry &q = v.q;\n",
+    "        int size = q.oh * q.ow, at = (int)k % size, fy = at / q.ow * q.sh + y[i], fx = at % q.ow * q.sw + x[i];\n",
+    "        if (fy < 0 || fx < 0 || fy >= q.h || fx >= q.w) return 0;\n",
+    "        return plane[i][((dl_index)((int)k / size) * q.c * q.h + fy) * q.w + fx];\n",
+    "    }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "struct TapsOut {\n",
+    "    const Conv &v;\n",
+    "    const Work &w;\n",
+    "    int group;\n",
+    "    void put(uint32_t row, uint32_t column, float value, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, group, row, column) = value;\n",
+    "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
+    "{\n",
+    "    __shared__ __align__(16) Pieces<64> pieces;\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    int group = (int)blockIdx.z;\n",
+    "    TapsDy a = { v, true, group, (int)w.m };\n",
+    "    TapsX b = { v, true, group, v.q.c / v.q.groups };\n",
+    "    TapsOut c = { v, w, group };\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    tile<64, 4, false>(pieces, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "}\n",
+    "extern \"C\" __global__ void conv_weight_join(Conv v, Work w)\n",
+    "{\n",
+    "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i < w.batches * size) finish(v.y + i, work_joined(w, i / size, i % size), 0, 0, v.accumulate);\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_matmul_cu[] = {
+    "#line 1 \"tools/kernels/matmul.cu\"\n",
+    "// matmul, by the tiles of tile.cu.\n",
+    "struct Matmul {\n",
+    "    const float *a, *b, *bias;\n",
+    "    float *c;\n",
+    "    dl_index a_row, a_k, b_row, b_k;\n",
+    "    int batch_dims, accumulate;\n",
+    "    uint32_t count[8];\n",
+    "    dl_index a_batch[8], b_batch[8];\n",
+    "};\n",
+    "struct Rows { // rows of a matrix\n",
+    "    const float *base, *row[8];\n",
+    "    dl_index stride, step;\n",
+    "    bool along;\n",
+    "    void begin(int i, uint32_t r) { row[i] = base + r * stride; }\n",
+    "    float get(int i, uint64_t k) const { return row[i][k * step]; }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "struct MatmulOut {\n",
+    "    const Matmul &q;\n",
+    "    const Work &w;\n",
+    "    uint32_t batch;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, batch, row, column) = v;\n",
+    "        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);\n",
+    "    }\n",
+    "};\n",
+    "template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)\n",
+    "{\n",
+    "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
+    "        dl_index at_a = 0, at_b = 0;\n",
+    "        uint32_t left = batch, m0, n0;\n",
+    "        uint64_t first, end;\n",
+    "        for (int d = q.batch_dims - 1; d >= 0; d--) {\n",
+    "            at_a += left % q.count[d] * q.a_batch[d];\n",
+    "            at_b += left % q.count[d] * q.b_batch[d];\n",
+    "            left /= q.count[d];\n",
+    "        }\n",
+    "        Rows a, b;\n",
+    "        a.base = q.a + at_a, a.stride = q.a_row, a.step = q.a_k, a.along = q.a_k == 1;\n",
+    "        b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;\n",
+    "        MatmulOut c = { q, w, batch };\n",
+    "        work_tile<W>(w, &m0, &n0, &first, &end);\n",
+    "        tile<W, T, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "        __syncthreads();\n",
+    "    }\n",
+    "}\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) matmul_64(Matmul q, Work w)\n",
+    "{\n",
+    "    __shared__ __align__(16) Pieces<64> s;\n",
+    "    matmul<64, 4>(s, q, w);\n",
+    "}\n",
+    "extern \"C\" __global__ void matmul_join(Matmul q, Work w)\n",
+    "{\n",
+    "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i < w.batches * size) finish(q.c + i, work_joined(w, i / size, i % size), q.bias, (dl_index)(i % w.n), q.accumulate);\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_move_cu[] = {
+    "#line 1 \"tools/kernels/move.cu\"\n",
+    "// Copies with strides, and what looks by index. An index out of range is told in *bad, as place << 32 | index of the first.\n",
+    "struct Strided { int ndim; uint32_t dim[8]; dl_index from[8], to[8]; };\n",
+    "\n",
+    "template <typename T> static void strided(T *y, const T *x, const Strided &s, uint64_t n)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        dl_index from = 0, to = 0;\n",
+    "        uint64_t left = i;\n",
+    "        for (int d = s.ndim - 1; d >= 0; d--) {\n",
+    "            uint32_t at = (uint32_t)(left % s.dim[d]);\n",
+    "            left /= s.dim[d];\n",
+    "            from += at * s.from[d];\n",
+    "            to += at * s.to[d];\n",
+    "        }\n",
+    "        y[to] = x[from];\n",
+    "    }\n",
+    "}\n",
+    "extern \"C\" __global__ void strided_4(uint32_t *y, const uint32_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }\n",
+    "extern \"C\" __global__ void strided_1(uint8_t *y, const uint8_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }\n",
+    "\n",
+    "extern \"C\" __global__ void fill_4(uint32_t *y, uint32_t v, uint64_t n)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) y[i] = v;\n",
+    "}\n",
+    "extern \"C\" __global__ void fill_1(uint8_t *y, uint32_t v, uint64_t n)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) y[i] = (uint8_t)v;\n",
+    "}\n",
+    "\n",
+    "static bool in_range(int index, dl_index least, dl_index rows, uint64_t at, uint64_t *bad)\n",
+    "{\n",
+    "    if (index >= least && index < rows) return true;\n",
+    "    atomicMin(bad, at << 32 | (uint32_t)index);\n",
+    "    return false;\n",
+    "}\n",
+    "\n",
+    "// Looks at all n of them. except: one that is allowed besides\n",
+    "extern \"C\" __global__ void check_indices(const int *index, uint64_t n, dl_index least, dl_index rows, dl_index except, uint64_t *bad)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "        if (index[i] != except) in_range(index[i], least, rows, i, bad);\n",
+    "}\n",
+    "\n",
+    "// y[o][k][i] = x[o][index[k]][i], bytes `size` an element\n",
+    "extern \"C\" __global__ void index_select(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,\n",
+    "    uint32_t size)\n",
+    "{\n",
+    "    uint64_t n = outer * picks * inner;\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        uint64_t c = i % inner, k = i / inner % picks, o = i / inner / picks;\n",
+    "        uint64_t from = (o * rows + (uint32_t)index[k]) * inner + c;\n",
+    "        bool there = (uint32_t)index[k] < rows;\n",
+    "        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;\n",
+    "        else y[i] = there ? x[from] : 0;\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// y[o][index[k]][i] += x[o][k][i] in the order of k\n",
+    "extern \"C\" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= outer * inner) return;\n",
+    "    uint64_t o = i / inner, c = i % inner;\n",
+    "    float *to = y + o * rows * inner + c;\n",
+    "    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;\n",
+    "    for (uint64_t k = 0; k < picks; k++)\n",
+    "        if ((uint32_t)index[k] < rows) to[index[k] * inner] = E_ADD(to[index[k] * inner], x[(o * picks + k) * inner + c]);\n",
+    "}\n",
+    "\n",
+    "// y[o][k][i] = x[o][index[o][k][i]][i]; 0 for an index of -1\n",
+    "extern \"C\" __global__ void gather(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,\n",
+    "    uint32_t size)\n",
+    "{\n",
+    "    uint64_t n = outer * picks * inner;\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        uint64_t o = i / inner / picks, from = (o * rows + (uint32_t)index[i]) * inner + i % inner;\n",
+    "        bool there = (uint32_t)index[i] < rows;\n",
+    "        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;\n",
+    "        else y[i] = there ? x[from] : 0;\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// y[o][index[o][k][i]][i] += x[o][k][i] in the order of k\n",
+    "extern \"C\" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= outer * inner) return;\n",
+    "    uint64_t o = i / inner, c = i % inner;\n",
+    "    float *to = y + o * rows * inner + c;\n",
+    "    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;\n",
+    "    for (uint64_t k = 0; k < picks; k++) {\n",
+    "        uint64_t from = (o * picks + k) * inner + c;\n",
+    "        if ((uint32_t)index[from] < rows) to[index[from] * inner] = E_ADD(to[index[from] * inner], x[from]);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void one_hot(float *y, const int *x, uint64_t n, uint64_t classes)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n * classes; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "        y[i] = (uint64_t)x[i / classes] == i % classes ? 1.0f : 0.0f;\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void targets(int *y, const int *x, uint64_t n, int ignored)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i < n) y[i] = x[i] == ignored ? 0 : x[i];\n",
+    "}\n",
+    "extern \"C\" __global__ void target_weights(float *y, const int *x, const float *weight, uint64_t n, int ignored, uint64_t classes)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i < n) y[i] = x[i] == ignored || (uint32_t)x[i] >= classes ? 0.0f : weight ? weight[x[i]] : 1.0f;\n",
+    "}\n",
+    "\n",
+    "// Segments of rows, offset[s] .. offset[s + 1] each\n",
+    "// Do the offsets rise from 0 to rows? The first that does not is told as place << 32 | offset.\n",
+    "extern \"C\" __global__ void check_offsets(const int *offset, uint64_t segments, dl_index rows, uint64_t *bad)\n",
+    "{\n",
+    "    for (uint64_t s = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; s <= segments; s += (uint64_t)gridDim.x * blockDim.x)\n",
+    "        if ((s == 0 && offset[0] != 0) || (s && offset[s] < offset[s - 1]) || (s == segments && offset[s] != rows))\n",
+    "            atomicMin(bad, s << 32 | (uint32_t)offset[s]);\n",
+    "}\n",
+    "extern \"C\" __global__ void segment_spread(float *y, const float *x, const int *offset, uint64_t segments, uint64_t rows, uint64_t inner)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < rows * inner; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        int row = (int)(i / inner);\n",
+    "        uint64_t low = 0, high = segments; // the last segment that begins at or before the row, and is not empty\n",
+    "        while (high - low > 1) {\n",
+    "            uint64_t mid = (low + high) / 2;\n",
+    "            if (offset[mid] <= row) low = mid;\n",
+    "            else high = mid;\n",
+    "        }\n",
+    "        y[i] = x[low * inner + i % inner];\n",
+    "    }\n",
+    "}\n",
+    "extern \"C\" __global__ void segment_inverse(float *y, const int *offset, uint64_t segments)\n",
+    "{\n",
+    "    uint64_t s = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (s < segments) y[s] = offset[s + 1] > offset[s] ? E_DIV(1.0f, (float)(offset[s + 1] - offset[s])) : 0.0f;\n",
+    "}\n",
+    "extern \"C\" __global__ void segment_argmax(int *y, const float *x, const int *offset, uint64_t segments, uint64_t inner)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= segments * inner) return;\n",
+    "    uint64_t s = i / inner, c = i % inner;\n",
+    "    int best = offset[s] < offset[s + 1] ? offset[s] : -1;\n",
+    "    for (int k = offset[s] + 1; k < offset[s + 1]; k++) {\n",
+    "        float a = x[best * inner + c], b = x[k * inner + c];\n",
+    "        if (a == a && !(b <= a)) best = k;\n",
+    "    }\n",
+    "    y[i] = best;\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_normalise_cu[] = {
+    "#line 1 \"tools/kernels/normalise.cu\"\n",
+    "// Normalisation by groups of numbers, as >>normalisation of dltrain.h: group k of x [outer][channels][inner] is channel k, or, by row,\n",
+    "// row k of x [rows][inner]. The sums come from reduce.cu.\n",
+    "\n",
+    "// saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. step 0: of the sums in `sum`; 1: of squares.\n",
+    "extern \"C\" __global__ void norm_moments(float *saved, const float *sum, uint64_t groups, float share, float eps, int step, int keep_var)\n",
+    "{\n",
+    "    uint64_t k = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (k >= groups) return;\n",
+    "    float v = E_MUL(sum[k], share);\n",
+    "    if (!step) {\n",
+    "        saved[k] = v;\n",
+    "        return;\n",
+    "    }\n",
+    "    saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
+    "    if (keep_var) saved[2 * groups + k] = v;\n",
+    "}\n",
+    "\n",
+    "// y = (x - m) r w + b; by row w and b are [inner]\n",
+    "extern \"C\" __global__ void norm_apply(float *y, const float *x, const float *saved, const float *w, const float *b, uint64_t n, uint64_t groups,\n",
+    "    uint64_t inner, int by_row)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        uint64_t k = by_row ? i / inner : i / inner % groups, j = by_row ? i % inner : k;\n",
+    "        float h = E_MUL(E_SUB(x[i], saved[k]), saved[groups + k]);\n",
+    "        y[i] = E_ADD(E_MUL(h, w ? w[j] : 1), b ? b[j] : 0);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// dx = k ((g - a) - h b): a and b the means of g and g h, k = w r by channel, r by row\n",
+    "extern \"C\" __global__ void norm_back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w,\n",
+    "    uint64_t n, uint64_t groups, uint64_t inner, float share, int by_row)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        uint64_t k = by_row ? i / inner : i / inner % groups;\n",
+    "        float r = saved[groups + k], slope = w && !by_row ? E_MUL(w[k], r) : r, h = E_MUL(E_SUB(x[i], saved[k]), r);\n",
+    "        float a = E_MUL(sums[k], share), b = E_MUL(sums[groups + k], share);\n",
+    "        dx[i] = E_MUL(slope, E_SUB(E_SUB(g[i], a), E_MUL(h, b)));\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// y = x z; z is repeated every `inner`\n",
+    "extern \"C\" __global__ void norm_scale(float *y, const float *x, const float *z, uint64_t n, uint64_t inner)\n",
+    "{\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) y[i] = E_MUL(x[i], z[i % inner]);\n",
+    "}\n",
+    "\n",
+    "// sums = the gradients of b and of w by row, [2][inner]: blocks of 256 rows are chains, their totals are added in order\n",
+    "extern \"C\" __global__ void norm_weights(float *sums, const float *dy, const float *x, const float *saved, uint64_t rows, uint64_t inner)\n",
+    "{\n",
+    "    uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (j >= inner) return;\n",
+    "    float db = 0, dw = 0;\n",
+    "    for (uint64_t r0 = 0; r0 < rows; r0 += DL__KB) {\n",
+    "        float b = 0, w = 0;\n",
+    "        for (uint64_t r = r0; r < rows && r < r0 + DL__KB; r++) {\n",
+    "            float g = dy[r * inner + j];\n",
+    "            b = E_ADD(b, g);\n",
+    "            w = E_ADD(w, E_MUL(g, E_MUL(E_SUB(x[r * inner + j], saved[r]), saved[rows + r])));\n",
+    "        }\n",
+    "        db = r0 ? E_ADD(db, b) : b;\n",
+    "        dw = r0 ? E_ADD(dw, w) : w;\n",
+    "    }\n",
+    "    sums[j] = db;\n",
+    "    sums[inner + j] = dw;\n",
+    "}\n",
+    "\n",
+    "// buffer = (1 - momentum) buffer + momentum (scale batch)\n",
+    "extern \"C\" __global__ void running(float *y, const float *x, uint64_t n, float momentum, float scale)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i < n) y[i] = E_ADD(E_MUL(E_SUB(1.0f, momentum), y[i]), E_MUL(momentum, E_MUL(x[i], scale)));\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_pool_cu[] = {
+    "#line 1 \"tools/kernels/pool.cu\"\n",
+    "// Pooling of planes. A thread makes one number of the result, from the numbers that it is made of in the order of the rules.\n",
+    "struct Pool { dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups, adaptive; };\n",
+    "struct Window { dl_index y0, y1, x0, x1; };\n",
+    "\n",
+    "static Window window(const Pool &q, dl_index oy, dl_index ox) // within the image\n",
+    "{\n",
+    "    Window v;\n",
+    "    if (q.adaptive) {\n",
+    "        v.y0 = oy * q.h / q.oh, v.y1 = ((oy + 1) * q.h + q.oh - 1) / q.oh;\n",
+    "        v.x0 = ox * q.w / q.ow, v.x1 = ((ox + 1) * q.w + q.ow - 1) / q.ow;\n",
+    "        return v;\n",
+    "    }\n",
+    "    v.y0 = oy * q.sh - q.ph, v.y1 = v.y0 + q.kh < q.h ? v.y0 + q.kh : q.h, v.y0 = v.y0 > 0 ? v.y0 : 0;\n",
+    "    v.x0 = ox * q.sw - q.pw, v.x1 = v.x0 + q.kw < q.w ? v.x0 + q.kw : q.w, v.x0 = v.x0 > 0 ? v.x0 : 0;\n",
+    "    return v;\n",
+    "}\n",
+    "\n",
+    "// Where in its plane the greatest of a window is: the first, and a NaN before all.\n",
+    "static dl_index greatest(const Pool &q, const float *x, dl_index oy, dl_index ox)\n",
+    "{\n",
+    "    Window v = window(q, oy, ox);\n",
+    "    dl_index best = v.y0 * q.w + v.x0;\n",
+    "    for (dl_index iy = v.y0; iy < v.y1; iy++)\n",
+    "        for (dl_index ix = v.x0; ix < v.x1; ix++) {\n",
+    "            float a = x[best], b = x[iy * q.w + ix];\n",
+    "            if (a == a && !(b <= a)) best = iy * q.w + ix;\n",
+    "        }\n",
+    "    return best;\n",
+    "}\n",
+    "\n",
+    "// y = v where x is greatest\n",
+    "extern \"C\" __global__ void pool_pick(float *y, const float *x, const float *v, Pool q)\n",
+    "{\n",
+    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.oh * q.ow;\n",
+    "    if (i >= q.n * q.c * size) return;\n",
+    "    dl_index plane = i / size * q.h * q.w;\n",
+    "    y[i] = v[plane + greatest(q, x + plane, i % size / q.ow, i % q.ow)];\n",
+    "}\n",
+    "\n",
+    "// The windows that hold row or column i, of n: they begin at o * stride - pad and are `kernel` wide\n",
+    "static void holders(dl_index i, dl_index pad, dl_index kernel, dl_index stride, dl_index n, dl_index *first, dl_index *end)\n",
+    "{\n",
+    "    dl_index low = i + pad - kernel + 1;\n",
+    "    *first = low > 0 ? (low + stride - 1) / stride : 0;\n",
+    "    *end = (i + pad) / stride + 1 < n ? (i + pad) / stride + 1 : n;\n",
+    "}\n",
+    "\n",
+    "// dx = the sum of dy over the windows whose greatest this is; windows of 2 x 2 side by side are alone\n",
+    "extern \"C\" __global__ void pool_spread(float *dx, const float *x, const float *dy, Pool q)\n",
+    "{\n",
+    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.h * q.w;\n",
+    "    if (i >= q.n * q.c * size) return;\n",
+    "    dl_index plane = i / size, at = i % size, oy, ey, first, end;\n",
+    "    bool alone = q.kh == 2 && q.kw == 2 && q.sh == 2 && q.sw == 2 && !q.ph && !q.pw;\n",
+    "    float sum = 0;\n",
+    "    holders(at / q.w, q.ph, q.kh, q.sh, q.oh, &oy, &ey);\n",
+    "    holders(at % q.w, q.pw, q.kw, q.sw, q.ow, &first, &end);\n",
+    "    for (; oy < ey; oy++)\n",
+    "        for (dl_index ox = first; ox < end; ox++)\n",
+    "            if (greatest(q, x + plane * size, oy, ox) == at) {\n",
+    "                float g = dy[(plane * q.oh + oy) * q.ow + ox];\n",
+    "                sum = alone ? g : E_ADD(sum, g);\n",
+    "            }\n",
+    "    dx[i] = sum;\n",
+    "}\n",
+    "\n",
+    "// The mean of a window, but of one that is the whole plane: that is a sum by rule 5, see pool_share\n",
+    "extern \"C\" __global__ void pool_avg(float *y, const float *x, Pool q)\n",
+    "{\n",
+    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.oh * q.ow;\n",
+    "    if (i >= q.n * q.c * size) return;\n",
+    "    Window v = window(q, i % size / q.ow, i % q.ow);\n",
+    "    float sum = 0;\n",
+    "    x += i / size * q.h * q.w;\n",
+    "    for (dl_index iy = v.y0; iy < v.y1; iy++)\n",
+    "        for (dl_index ix = v.x0; ix < v.x1; ix++) sum = E_ADD(sum, x[iy * q.w + ix]);\n",
+    "    y[i] = E_DIV(sum, (float)(q.adaptive ? (v.y1 - v.y0) * (v.x1 - v.x0) : q.kh * q.kw));\n",
+    "}\n",
+    "extern \"C\" __global__ void pool_share(float *y, uint64_t n, float count)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i < n) y[i] = E_DIV(y[i], count);\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void pool_avg_back(float *dx, const float *dy, Pool q)\n",
+    "{\n",
+    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.h * q.w;\n",
+    "    if (i >= q.n * q.c * size) return;\n",
+    "    dl_index plane = i / size, y = i % size / q.w, x = i % q.w, first = 0, end = q.oh, left = 0, right = q.ow;\n",
+    "    float sum = 0;\n",
+    "    if (!q.adaptive) {\n",
+    "        holders(y, q.ph, q.kh, q.sh, q.oh, &first, &end);\n",
+    "        holders(x, q.pw, q.kw, q.sw, q.ow, &left, &right);\n",
+    "    }\n",
+    "    for (dl_index oy = first; oy < end; oy++)\n",
+    "        for (dl_index ox = left; ox < right; ox++) {\n",
+    "            Window v = window(q, oy, ox);\n",
+    "            if (y < v.y0 || y >= v.y1 || x < v.x0 || x >= v.x1) continue;\n",
+    "            float share = E_DIV(dy[(plane * q.oh + oy) * q.ow + ox], (float)(q.adaptive ? (v.y1 - v.y0) * (v.x1 - v.x0) : q.kh * q.kw));\n",
+    "            sum = E_ADD(sum, share);\n",
+    "        }\n",
+    "    dx[i] = sum;\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_reduce_cu[] = {
+    "#line 1 \"tools/kernels/reduce.cu\"\n",
+    "// Sums and winners. What a warp sums is in sums.cu.\n",
+    "// out[group * chunks + chunk] (+)= the sum of a chunk of a group's terms. Term i of a group is at group * step + i / run * stride + i % run.\n",
+    "// A warp a chunk; m and r by group.\n",
+    "extern \"C\" __global__ void sum_chunks(float *out, const float *x, const float *z, const float *m, const float *r, uint64_t groups, uint64_t n,\n",
+    "    uint64_t run, uint64_t stride, uint64_t step, int what, int accumulate)\n",
+    "{\n",
+    "    uint64_t chunks = n ? (n + DL__CHUNK - 1) / DL__CHUNK : 1, unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;\n",
+    "    if (unit >= groups * chunks) return;\n",
+    "    uint64_t group = unit / chunks, first = unit % chunks * DL__CHUNK, base = group * step;\n",
+    "    uint32_t lane = threadIdx.x % WARP, end = (uint32_t)(n - first < DL__CHUNK ? n - first : DL__CHUNK);\n",
+    "    float low = 0, high = 0, mean = m ? m[group] : 0, scale = r ? r[group] : 0;\n",
+    "    for (uint32_t i = lane; i < end; i += WARP) {\n",
+    "        uint64_t at = first + i;\n",
+    "        at = base + (run == n ? at : at / run * stride + at % run);\n",
+    "        float v = term(what, x[at], z ? z[at] : 0, mean, scale);\n",
+    "        if (i / WARP % 2) high = E_ADD(high, v);\n",
+    "        else low = E_ADD(low, v);\n",
+    "    }\n",
+    "    float v = add_lanes(low, high);\n",
+    "    if (!lane) out[unit] = accumulate ? E_ADD(out[unit], v) : v;\n",
+    "}\n",
+    "\n",
+    "// out[o][c] (+)= sum over rows of x[o][row][c]: blocks of 256 rows are chains, their totals are added in order. threadIdx.y takes a\n",
+    "// block of rows each, of eight that are worked on at a time.\n",
+    "extern \"C\" __global__ void sum_columns(float *out, const float *x, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)\n",
+    "{\n",
+    "    __shared__ float part[8][32];\n",
+    "    uint64_t c = (uint64_t)blockIdx.x * 32 + threadIdx.x;\n",
+    "    for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {\n",
+    "        float total = 0;\n",
+    "        for (uint64_t r0 = 0; r0 == 0 || r0 < rows; r0 += 8 * DL__KB) {\n",
+    "            uint64_t r = r0 + threadIdx.y * DL__KB, end = rows < r + DL__KB ? rows : r + DL__KB;\n",
+    "            float p = 0;\n",
+    "            if (c < inner)\n",
+    "                for (; r < end; r++) p = E_ADD(p, x[(o * rows + r) * inner + c]);\n",
+    "            part[threadIdx.y][threadIdx.x] = p;\n",
+    "            __syncthreads();\n",
+    "            if (!threadIdx.y)\n",
+    "                for (int k = 0; k < 8 && (k == 0 || r0 + k * DL__KB < rows); k++)\n",
+    "                    total = r0 + k ? E_ADD(total, part[k][threadIdx.x]) : part[k][threadIdx.x];\n",
+    "            __syncthreads();\n",
+    "        }\n",
+    "        if (!threadIdx.y && c < inner) {\n",
+    "            float *y = out + o * inner + c;\n",
+    "            *y = accumulate ? E_ADD(*y, total) : total;\n",
+    "        }\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The same for rows offset[s] .. offset[s + 1] of x [rows][inner].\n",
+    "extern \"C\" __global__ void segment_sum(float *out, const float *x, const int *offset, uint64_t segments, uint64_t inner)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= segments * inner) return;\n",
+    "    uint64_t s = i / inner, c = i % inner;\n",
+    "    float total = 0;\n",
+    "    for (int r0 = offset[s]; r0 < offset[s + 1]; r0 += DL__KB) {\n",
+    "        int end = offset[s + 1] - r0 < DL__KB ? offset[s + 1] : r0 + DL__KB;\n",
+    "        float p = 0;\n",
+    "        for (int r = r0; r < end; r++) p = E_ADD(p, x[r * inner + c]);\n",
+    "        total = r0 > offset[s] ? E_ADD(total, p) : p;\n",
+    "    }\n",
+    "    out[i] = total;\n",
+    "}\n",
+    "\n",
+    "// y[o][c] = the place among count of the winner of x[o][.][c]: the first, and a NaN before all.\n",
+    "extern \"C\" __global__ void argmax(int *y, const float *x, uint64_t outer, uint64_t count, uint64_t inner, int least)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= outer * inner) return;\n",
+    "    const float *p = x + i / inner * count * inner + i % inner;\n",
+    "    uint64_t best = 0;\n",
+    "    float a = p[0];\n",
+    "    for (uint64_t k = 1; k < count; k++) {\n",
+    "        float b = p[k * inner];\n",
+    "        if (a == a && (b != b || (least ? b < a : b > a))) best = k, a = b;\n",
+    "    }\n",
+    "    y[i] = (int)best;\n",
+    "}\n",
+    "\n",
+    "static float warp_max(const float *x, uint64_t n)\n",
+    "{\n",
+    "    uint64_t i = threadIdx.x % WARP;\n",
+    "    float best = i < n ? x[i] : -HUGE_VALF;\n",
+    "    for (i += WARP; i < n; i += WARP)\n",
+    "        if (x[i] > best || x[i] != x[i]) best = x[i];\n",
+    "    for (int h = WARP / 2; h; h /= 2) {\n",
+    "        float b = __shfl_xor_sync(FULL, best, h);\n",
+    "        if (b > best || b != b) best = b;\n",
+    "    }\n",
+    "    return best;\n",
+    "}\n",
+    "\n",
+    "// y = softmax(x), or its logarithm, over rows of n; a warp a row. y holds the exponentials in between: each lane reads what it wrote.\n",
+    "extern \"C\" __global__ void softmax(float *y, const float *x, uint64_t rows, uint64_t n, int log)\n",
+    "{\n",
+    "    uint64_t row = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;\n",
+    "    if (row >= rows) return;\n",
+    "    x += row * n, y += row * n;\n",
+    "    float top = warp_max(x, n);\n",
+    "    for (uint64_t i = threadIdx.x % WARP; i < n; i += WARP) y[i] = E_EXP(E_SUB(x[i], top));\n",
+    "    float sum = warp_sum(SUM, y, 0, n, 0, 0);\n",
+    "    if (log) sum = E_LOG(sum);\n",
+    "    for (uint64_t i = threadIdx.x % WARP; i < n; i += WARP)\n",
+    "        y[i] = log ? E_SUB(E_SUB(x[i], top), sum) : E_DIV(y[i], sum);\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_rows_cu[] = {
+    "#line 1 \"tools/kernels/rows.cu\"\n",
+    "// The rows of dltrain.h read as device functions, for generated kernels.\n",
+    "#define ROW1(name, forward, derivative) E_IN float ew_##name(float X) { return forward; }\n",
+    "#define ROWS(name, forward, derivative) E_IN float ew_##name(float X, float a, float b) { return forward; }\n",
+    "#define ROW2(name, forward, dx, dz) E_IN float ew_##name(float X, float Z) { return forward; }\n",
+    "#define ROW0(name, forward) E_IN float ew_##name(float X, float Z) { return E_ONE(forward); }\n",
+    "DL__UNARY_ROWS(ROW1)\n",
+    "DL__SCALED_ROWS(ROWS)\n",
+    "DL__BINARY_ROWS(ROW2)\n",
+    "DL__COMPARE_ROWS(ROW0)\n",
+    "E_IN float ew_where(float C, float X, float Z) { return E_SEL(E_NE(C, E_K(0)), X, Z); }\n",
+    "\n",
+    "// Number i of the random stream `key`, `counter`: four to a Philox block.\n",
+    "E_IN void ew_block(uint64_t key, uint64_t counter, uint64_t i, uint32_t u[4]) { dl__philox(key, i / 4, counter, u); }\n",
+    "E_IN float ew_rand(uint64_t key, uint64_t counter, uint64_t i)\n",
+    "{\n",
+    "    uint32_t u[4];\n",
+    "    ew_block(key, counter, i, u);\n",
+    "    return dl__uniform(i & 2 ? i & 1 ? u[3] : u[2] : i & 1 ? u[1] : u[0]);\n",
+    "}\n",
+    "E_IN float ew_randn(uint64_t key, uint64_t counter, uint64_t i)\n",
+    "{\n",
+    "    uint32_t u[4], v[4];\n",
+    "    ew_block(key, counter, i, u);\n",
+    "    v[0] = v[2] = i & 2 ? u[2] : u[0]; // of constant indices: stays in registers\n",
+    "    v[1] = v[3] = i & 2 ? u[3] : u[1];\n",
+    "    return dl__normal(v, (int)(i & 1));\n",
+    "}\n",
+    "E_IN float ew_dropout(float x, float p, float scale, uint64_t key, uint64_t counter, uint64_t i)\n",
+    "{\n",
+    "    return ew_rand(key, counter, i) < p ? 0 : __fmul_rn(x, scale);\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_sums_cu[] = {
+    "#line 1 \"tools/kernels/sums.cu\"\n",
+    "// Sums by rule 5 of the canonical arithmetic, by a warp: its lane l holds lanes l and l + 32 of the rule.\n",
+    "enum { WARP = 32, LEVELS = 3 };\n",
+    "#define FULL 0xffffffffu\n",
+    "\n",
+    "// What is summed: x, (x - m)^2 or z (x - m) r.\n",
+    "enum { SUM, SQUARES, PRODUCTS };\n",
+    "static float term(int what, float x, float z, float m, float r)\n",
+    "{\n",
+    "    if (what == SUM) return x;\n",
+    "    x = E_SUB(x, m);\n",
+    "    return what == SQUARES ? E_MUL(x, x) : E_MUL(z, E_MUL(x, r));\n",
+    "}\n",
+    "\n",
+    "// The 64 lanes of a warp added pairwise, for all of it.\n",
+    "static float add_lanes(float low, float high)\n",
+    "{\n",
+    "    float v = E_ADD(low, high);\n",
+    "    for (int h = WARP / 2; h; h /= 2) v = E_ADD(v, __shfl_down_sync(FULL, v, h));\n",
+    "    return __shfl_sync(FULL, v, 0);\n",
+    "}\n",
+    "\n",
+    "// Sums of chunks, and of these: dl__total of dltrain.h.\n",
+    "struct Total { float low[LEVELS], high[LEVELS]; uint32_t n[LEVELS]; };\n",
+    "static float take(Total *t, int level)\n",
+    "{\n",
+    "    float v = add_lanes(t->low[level], t->high[level]);\n",
+    "    t->low[level] = t->high[level] = 0;\n",
+    "    t->n[level] = 0;\n",
+    "    return v;\n",
+    "}\n",
+    "static void carry(Total *t, int level, float v)\n",
+    "{\n",
+    "    for (; level < LEVELS; level++) {\n",
+    "        uint32_t at = t->n[level]++ % DL__LANES;\n",
+    "        if (at % WARP == threadIdx.x % WARP) {\n",
+    "            if (at < WARP) t->low[level] = E_ADD(t->low[level], v);\n",
+    "            else t->high[level] = E_ADD(t->high[level], v);\n",
+    "        }\n",
+    "        if (t->n[level] < DL__CHUNK) return;\n",
+    "        v = take(t, level);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The sum of the n terms x[i], by all of a warp.\n",
+    "static float warp_sum(int what, const float *x, const float *z, uint64_t n, float m, float r)\n",
+    "{\n",
+    "    uint32_t lane = threadIdx.x % WARP;\n",
+    "    Total t;\n",
+    "    for (int l = 0; l < LEVELS; l++) t.low[l] = t.high[l] = 0, t.n[l] = 0;\n",
+    "    for (uint64_t chunk = 0; chunk < n; chunk += DL__CHUNK) {\n",
+    "        uint64_t end = n - chunk < DL__CHUNK ? n : chunk + DL__CHUNK;\n",
+    "        float low = 0, high = 0;\n",
+    "        for (uint64_t i = chunk + lane; i < end; i += DL__LANES) {\n",
+    "            low = E_ADD(low, term(what, x[i], z ? z[i] : 0, m, r));\n",
+    "            if (i + WARP < end) high = E_ADD(high, term(what, x[i + WARP], z ? z[i + WARP] : 0, m, r));\n",
+    "        }\n",
+    "        float v = add_lanes(low, high);\n",
+    "        if (n <= DL__CHUNK) return v;\n",
+    "        carry(&t, 0, v);\n",
+    "    }\n",
+    "    float v = 0;\n",
+    "    for (int level = 0; level < LEVELS; level++) {\n",
+    "        uint32_t above = 0;\n",
+    "        for (int k = level + 1; k < LEVELS; k++) above += t.n[k];\n",
+    "        if (!above) return t.n[level] ? take(&t, level) : 0;\n",
+    "        if (t.n[level]) carry(&t, level + 1, take(&t, level));\n",
+    "    }\n",
+    "    return v;\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_tile_cu[] = {
+    "#line 1 \"tools/kernels/tile.cu\"\n",
+    "// Products: rule 2 of the canonical arithmetic. C[m][n] = sum over k of A[m][k] B[n][k]: chains of fused multiply-adds over blocks of\n",
+    "// 256, whose totals are added in order. A thread block of 256 computes a tile of C from pieces of A and B, BK deep, in shared memory:\n",
+    "// while one piece is multiplied the next is on its way. Where A's and B's numbers come from is told by sources, where C's go by a target;\n",
+    "// so matmul and the three convolutions share the tile.\n",
+    "enum { BK = 16, THREADS = 256 };\n",
+    "\n",
+    "// A source has: begin(i, row) for its element i, of row `row` of the tile's operand; seek(i, k) then get(i), from k on.\n",
+    "// Elements of a piece go to threads so that neighbours in memory go to neighbours: along k, or along the rows.\n",
+    "template <int W> static int piece_row(bool along, int i)\n",
+    "{\n",
+    "    int e = (int)threadIdx.x + i * THREADS;\n",
+    "    return along ? e / BK : e % W;\n",
+    "}\n",
+    "template <int W> static int piece_k(bool along, int i)\n",
+    "{\n",
+    "    int e = (int)threadIdx.x + i * THREADS;\n",
+    "    return along ? e % BK : e / W;\n",
+    "}\n",
+    "\n",
+    "// Place of number i of thread t's side of a tile: fours, so that shared memory is read 128 bits at a time without conflicts.\n",
+    "template <int W, int T> static int place(int t, int i) { return i / 4 * (W / (T / 4)) + t * 4 + i % 4; }\n",
+    "\n",
+    "// The pieces, of which one is multiplied while the next comes. use: which steps of k count.\n",
+    "template <int W> struct Pieces { float a[2][BK][W + 4], b[2][BK][W + 4]; bool use[2][BK]; };\n",
+    "\n",
+    "// A tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.\n",
+    "template <int W, int T, bool SOME, class A, class B, class C>\n",
+    "static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "{\n",
+    "    enum { EACH = W * BK / THREADS };\n",
+    "    float acc[T][T], total[T][T], next_a[EACH], next_b[EACH];\n",
+    "    int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);\n",
+    "    bool reached[EACH];\n",
+    "    for (int i = 0; i < EACH; i++) {\n",
+    "        a.begin(i, m0 + piece_row<W>(a.along, i));\n",
+    "        b.begin(i, n0 + piece_row<W>(b.along, i));\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < T; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < T; j++) acc[i][j] = total[i][j] = 0;\n",
+    "    int buffer = 0;\n",
+    "    for (uint64_t k0 = first; k0 < end + BK; k0 += BK, buffer ^= 1) {\n",
+    "        if (k0 < end) // on its way while the piece before is multiplied\n",
+    "#pragma unroll\n",
+    "            for (int i = 0; i < EACH; i++) {\n",
+    "                uint64_t ka = k0 + piece_k<W>(a.along, i), kb = k0 + piece_k<W>(b.along, i);\n",
+    "                next_a[i] = ka < end && m0 + piece_row<W>(a.along, i) < m ? a.get(i, ka) : 0;\n",
+    "                next_b[i] = kb < end && n0 + piece_row<W>(b.along, i) < n ? b.get(i, kb) : 0;\n",
+    "                if (SOME) reached[i] = kb < end && b.reaches(kb);\n",
+    "            }\n",
+    "        if (k0 > first) {\n",
+    "            uint64_t left = end - (k0 - BK);\n",
+    "            int steps = left < BK ? (int)left : BK;\n",
+    "            const float(*as)[W + 4] = s.a[buffer ^ 1], (*bs)[W + 4] = s.b[buffer ^ 1];\n",
+    "#pragma unroll 4\n",
+    "            for (int k = 0; k < steps; k++) {\n",
+    "                float x[T], y[T];\n",
+    "                if (SOME && !s.use[buffer ^ 1][k]) continue;\n",
+    "#pragma unroll\n",
+    "                for (int i = 0; i < T; i += 4) {\n",
+    "                    *(float4 *)(x + i) = *(const float4 *)(as[k] + place<W, T>(ty, i));\n",
+    "                    *(float4 *)(y + i) = *(const float4 *)(bs[k] + place<W, T>(tx, i));\n",
+    "                }\n",
+    "#pragma unroll\n",
+    "                for (int i = 0; i < T; i++)\n",
+    "#pragma unroll\n",
+    "                    for (int j = 0; j < T; j++) acc[i][j] = __fmaf_rn(x[i], y[j], acc[i][j]);\n",
+    "            }\n",
+    "            if (k0 % DL__KB == 0 || k0 >= end) {\n",
+    "                bool only = k0 - first <= DL__KB; // the first block's total is the chain itself\n",
+    "#pragma unroll\n",
+    "                for (int i = 0; i < T; i++)\n",
+    "#pragma unroll\n",
+    "                    for (int j = 0; j < T; j++) {\n",
+    "                        total[i][j] = only ? acc[i][j] : E_ADD(total[i][j], acc[i][j]);\n",
+    "                        acc[i][j] = 0;\n",
+    "                    }\n",
+    "            }\n",
+    "        }\n",
+    "        if (k0 >= end) break;\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < EACH; i++) {\n",
+    "            s.a[buffer][piece_k<W>(a.along, i)][piece_row<W>(a.along, i)] = next_a[i];\n",
+    "            s.b[buffer][piece_k<W>(b.along, i)][piece_row<W>(b.along, i)] = next_b[i];\n",
+    "            if (SOME && piece_row<W>(b.along, i) == 0) s.use[buffer][piece_k<W>(b.along, i)] = reached[i];\n",
+    "        }\n",
+    "        __syncthreads();\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < T; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < T; j++) {\n",
+    "            uint32_t row = m0 + place<W, T>(ty, i), column = n0 + place<W, T>(tx, j);\n",
+    "            if (row < m && column < n) c.put(row, column, total[i][j], part);\n",
+    "        }\n",
+    "}\n",
+    "\n",
+    "// What is done with a total: alpha is 1, plus bias, plus what is there.\n",
+    "static void finish(float *y, float v, const float *bias, dl_index b, bool accumulate)\n",
+    "{\n",
+    "    if (bias) v = E_ADD(v, bias[b]);\n",
+    "    *y = accumulate ? E_ADD(*y, v) : v;\n",
+    "}\n",
+    "\n",
+    "// Which part of the work a thread block does: blockIdx.x a tile, blockIdx.y a block of k where these are computed apart (then `partial`\n",
+    "// takes their totals [batch][block][m][n], and the kernels ..._join add them in order), blockIdx.z a batch.\n",
+    "struct Work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; };\n",
+    "template <int W> static void work_tile(const Work &w, uint32_t *m0, uint32_t *n0, uint64_t *first, uint64_t *end)\n",
+    "{\n",
+    "    *m0 = blockIdx.x / w.across * W;\n",
+    "    *n0 = blockIdx.x % w.across * W;\n",
+    "    *first = w.parts > 1 ? (uint64_t)blockIdx.y * DL__KB : 0;\n",
+    "    *end = w.parts > 1 && *first + DL__KB < w.k ? *first + DL__KB : w.k;\n",
+    "}\n",
+    "static float *work_part(const Work &w, uint32_t batch, uint32_t row, uint32_t column)\n",
+    "{\n",
+    "    return w.partial + (((uint64_t)batch * w.parts + blockIdx.y) * w.m + row) * w.n + column;\n",
+    "}\n",
+    "static float work_joined(const Work &w, uint64_t batch, uint64_t at)\n",
+    "{\n",
+    "    uint64_t size = (uint64_t)w.m * w.n;\n",
+    "    const float *p = w.partial + batch * w.parts * size + at;\n",
+    "    float total = p[0];\n",
+    "    for (uint32_t i = 1; i < w.parts; i++) total = E_ADD(total, p[i * size]);\n",
+    "    return total;\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_update_cu[] = {
+    "#line 1 \"tools/kernels/update.cu\"\n",
+    "// Optimizers, in the arithmetic of >>optimizers: blockIdx.y is a parameter of the list.\n",
+    "struct Update { float *p, *g, *s[3]; uint64_t n; float h[10]; };\n",
+    "#define EACH(i) for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "\n",
+    "extern \"C\" __global__ void update_sgd(const Update *list)\n",
+    "{\n",
+    "    Update u = list[blockIdx.y];\n",
+    "    float lr = u.h[0], momentum = u.h[1], keep = u.h[2], decay = u.h[3], first = u.h[5];\n",
+    "    bool nesterov = u.h[4] != 0;\n",
+    "    EACH(i) {\n",
+    "        float x = u.p[i], d = u.g[i];\n",
+    "        if (decay != 0) d = E_ADD(d, E_MUL(decay, x));\n",
+    "        if (u.s[0]) {\n",
+    "            float buffer = first != 0 && nesterov ? d\n",
+    "                : first != 0                      ? E_ADD(E_MUL(0.0f, u.s[0][i]), E_MUL(1.0f, d))\n",
+    "                                                  : E_ADD(E_MUL(momentum, u.s[0][i]), E_MUL(keep, d));\n",
+    "            u.s[0][i] = buffer;\n",
+    "            d = nesterov ? E_ADD(d, E_MUL(momentum, buffer)) : buffer;\n",
+    "        }\n",
+    "        u.p[i] = E_SUB(x, E_MUL(lr, d));\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void update_adam(const Update *list)\n",
+    "{\n",
+    "    Update u = list[blockIdx.y];\n",
+    "    float rate = u.h[0], b1 = u.h[1], c1 = u.h[2], b2 = u.h[3], c2 = u.h[4], root = u.h[5], eps = u.h[6], decay = u.h[7], shrink = u.h[8];\n",
+    "    EACH(i) {\n",
+    "        float x = u.p[i], d = u.g[i];\n",
+    "        if (shrink != 1) x = E_MUL(x, shrink);\n",
+    "        if (decay != 0) d = E_ADD(d, E_MUL(decay, x));\n",
+    "        float m = E_ADD(E_MUL(b1, u.s[0][i]), E_MUL(c1, d)), v = E_ADD(E_MUL(b2, u.s[1][i]), E_MUL(E_MUL(c2, d), d));\n",
+    "        u.s[0][i] = m;\n",
+    "        u.s[1][i] = v;\n",
+    "        u.p[i] = E_SUB(x, E_DIV(E_MUL(rate, m), E_ADD(E_DIV(E_SQRT(v), root), eps)));\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void update_rmsprop(const Update *list)\n",
+    "{\n",
+    "    Update u = list[blockIdx.y];\n",
+    "    float lr = u.h[0], alpha = u.h[1], eps = u.h[2], decay = u.h[3], momentum = u.h[4], rest = E_SUB(1.0f, alpha);\n",
+    "    EACH(i) {\n",
+    "        float x = u.p[i], g = E_ADD(u.g[i], E_MUL(decay, x));\n",
+    "        float v = E_ADD(E_MUL(alpha, u.s[0][i]), E_MUL(E_MUL(rest, g), g)), d = v;\n",
+    "        u.s[0][i] = v;\n",
+    "        if (u.s[2]) {\n",
+    "            float mean = E_ADD(E_MUL(alpha, u.s[2][i]), E_MUL(rest, g));\n",
+    "            u.s[2][i] = mean;\n",
+    "            d = E_SUB(v, E_MUL(mean, mean));\n",
+    "        }\n",
+    "        d = E_DIV(g, E_ADD(E_SQRT(d), eps));\n",
+    "        if (u.s[1]) d = u.s[1][i] = E_ADD(E_MUL(momentum, u.s[1][i]), d);\n",
+    "        u.p[i] = E_SUB(x, E_MUL(lr, d));\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void update_scale(const Update *list)\n",
+    "{\n",
+    "    Update u = list[blockIdx.y];\n",
+    "    EACH(i) u.g[i] = E_MUL(u.g[i], u.h[0]);\n",
+    "}\n",
+    "extern \"C\" __global__ void update_clamp(const Update *list)\n",
+    "{\n",
+    "    Update u = list[blockIdx.y];\n",
+    "    float high = u.h[0];\n",
+    "    EACH(i) u.g[i] = u.g[i] > high ? high : u.g[i] < -high ? -high : u.g[i];\n",
+    "}\n",
+    NULL
+};
+/* ---- end of what is embedded ---- */
+
+/* ---- the driver and NVRTC: one list each gives types, pointers and the look-up ---- */
+typedef unsigned long long dl__cuda_address;
+#define DL__CUDA_DRIVER(F) \
+    F(cuInit, (unsigned flags)) \
+    F(cuDeviceGetCount, (int *count)) \
+    F(cuDeviceGet, (int *device, int ordinal)) \
+    F(cuDeviceGetName, (char *name, int size, int device)) \
+    F(cuDeviceGetAttribute, (int *value, int attribute, int device)) \
+    F(cuDevicePrimaryCtxRetain, (void **context, int device)) \
+    F(cuDevicePrimaryCtxRelease_v2, (int device)) \
+    F(cuCtxSetCurrent, (void *context)) \
+    F(cuMemAlloc_v2, (dl__cuda_address *p, size_t bytes)) \
+    F(cuMemFree_v2, (dl__cuda_address p)) \
+    F(cuMemGetInfo_v2, (size_t *free_bytes, size_t *all)) \
+    F(cuMemHostAlloc, (void **p, size_t bytes, unsigned flags)) \
+    F(cuMemFreeHost, (void *p)) \
+    F(cuMemcpyHtoDAsync_v2, (dl__cuda_address to, const void *from, size_t bytes, void *stream)) \
+    F(cuMemcpyDtoHAsync_v2, (void *to, dl__cuda_address from, size_t bytes, void *stream)) \
+    F(cuMemsetD8Async, (dl__cuda_address to, unsigned char value, size_t bytes, void *stream)) \
+    F(cuStreamCreate, (void **stream, unsigned flags)) \
+    F(cuStreamDestroy_v2, (void *stream)) \
+    F(cuStreamSynchronize, (void *stream)) \
+    F(cuEventCreate, (void **event, unsigned flags)) \
+    F(cuEventRecord, (void *event, void *stream)) \
+    F(cuEventSynchronize, (void *event)) \
+    F(cuEventDestroy_v2, (void *event)) \
+    F(cuModuleLoadData, (void **module, const void *image)) \
+    F(cuModuleUnload, (void *module)) \
+    F(cuModuleGetFunction, (void **function, void *module, const char *name)) \
+    F(cuLaunchKernel, (void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, \
+        unsigned shared, void *stream, void **args, void **extra)) \
+    F(cuGetErrorName, (int code, const char **name)) \
+    F(cuGetErrorString, (int code, const char **text))
+#define DL__CUDA_NVRTC(F) \
+    F(nvrtcGetNumSupportedArchs, (int *count)) \
+    F(nvrtcGetSupportedArchs, (int *archs)) \
+    F(nvrtcCreateProgram, (void **program, const char *text, const char *name, int headers, const char *const *header, \
+        const char *const *include)) \
+    F(nvrtcCompileProgram, (void *program, int options, const char *const *option)) \
+    F(nvrtcGetProgramLogSize, (void *program, size_t *size)) \
+    F(nvrtcGetProgramLog, (void *program, char *log)) \
+    F(nvrtcGetCUBINSize, (void *program, size_t *size)) \
+    F(nvrtcGetCUBIN, (void *program, char *image)) \
+    F(nvrtcGetPTXSize, (void *program, size_t *size)) \
+    F(nvrtcGetPTX, (void *program, char *image)) \
+    F(nvrtcDestroyProgram, (void **program))
+#define DL__CUDA_POINTER(name, args) int (*name) args;
+typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
+typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
+#define DL__CUDA_NAME(name, args) #name,
+static const char *const dl__cuda_driver_names[] = { DL__CUDA_DRIVER(DL__CUDA_NAME) };
+static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME) };
+#undef DL__CUDA_NAME
+#undef DL__CUDA_POINTER
+
+enum {
+    DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
+    DL__CUDA_SLOTS = 64,         /* looks by index that wait to be checked */
+    DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
+    DL__CUDA_STAGING = 1 << 20,  /* bytes of pinned memory, at least */
+    DL__CUDA_FILES = 2048,       /* kept in the cache folder */
+    DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
+};
+typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__cuda_text;
+typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
+typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
+typedef struct dl__cuda {
+    dl_context *ctx;
+    char device[32], name[128];
+    void *driver_library, *nvrtc_library;
+    dl__cuda_driver driver;
+    dl__cuda_nvrtc nvrtc;
+    int ordinal, arch;
+    void *context, *stream;
+    struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
+    int chunks, chunk_at;
+    dl__cuda_address scratch;
+    size_t scratch_size;
+    struct { char *at; size_t size; void *event; bool busy; } staging[2];
+    int staging_at;
+    dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
+    struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
+    int slots_used;
+    dl__cuda_module *modules;
+    dl__cuda_function *functions;
+    struct { uint64_t key; void *function; } plan[DL__CUDA_PLANS];
+} dl__cuda;
+
+/* Did the call succeed? An error that names it otherwise: DL__CUDA_CALL(d, cuMemFree_v2(p)). */
+static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
+{
+    const char *name = NULL, *text = NULL;
+    char function[64];
+    size_t n = strcspn(call, "(");
+    if (!code) return true;
+    if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
+    if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
+    snprintf(function, sizeof function, "%.*s", (int)n, call);
+    return dl_fail(d->ctx, "%s: %s says %s (%d): %s", d->device, function, name ? name : "an unknown error", code, text ? text : "");
+}
+#define DL__CUDA_CALL(d, call) dl__cuda_check(d, (d)->driver.call, #call)
+
+static bool dl__cuda_look_up(dl__cuda *d, void *library, void *table, const char *const *name, size_t n, const char *what)
+{
+    for (size_t i = 0; i < n; i++) {
+        void *symbol = dlsym(library, name[i]);
+        if (!symbol) return dl_fail(d->ctx, "dl_create: the device '%s': %s has no %s: it is too old", d->device, what, name[i]);
+        memcpy((char *)table + i * sizeof symbol, &symbol, sizeof symbol);
+    }
+    return true;
+}
+
+/* ---- memory ---- */
+static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
+{
+    dl__cuda_address p = 0;
+    size_t left = 0, all = 0;
+    int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
+    if (code == 2) { /* out of memory */
+        if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
+        dl_fail(d->ctx, "%s: out of memory: asked for %zu bytes, %zu of %zu are free; a smaller batch takes less", d->device, bytes, left, all);
+        return 0;
+    }
+    return dl__cuda_check(d, code, "cuMemAlloc_v2") ? p : 0;
+}
+
+static bool dl__cuda_enter(dl__cuda *d) { return DL__CUDA_CALL(d, cuCtxSetCurrent(d->context)); } /* of this thread */
+
+static void *dl__cuda_alloc(void *device, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) ? (void *)(uintptr_t)dl__cuda_allocate(d, bytes) : NULL;
+}
+
+static void dl__cuda_release(void *device, void *memory)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    if (memory && dl__cuda_enter(d)) DL__CUDA_CALL(d, cuMemFree_v2((dl__cuda_address)(uintptr_t)memory));
+}
+
+static void *dl__cuda_step_alloc(void *device, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t size = (bytes + 255) / 256 * 256;
+    if (!dl__cuda_enter(d)) return NULL;
+    while (d->chunk_at < d->chunks && d->chunk[d->chunk_at].size - d->chunk[d->chunk_at].used < size) d->chunk_at++;
+    if (d->chunk_at == d->chunks) {
+        if (d->chunks == DL__CUDA_CHUNKS)
+            return dl_fail(d->ctx, "%s: a step that grew %d times", d->device, (int)DL__CUDA_CHUNKS), (void *)NULL;
+        size_t room = d->chunks ? d->chunk[d->chunks - 1].size * 2 : (size_t)1 << 20; /* so that few pieces are enough */
+        if (room < size) room = size;
+        if (!(d->chunk[d->chunks].at = dl__cuda_allocate(d, room))) return NULL;
+        d->chunk[d->chunks].size = room;
+        d->chunk[d->chunks++].used = 0;
+    }
+    dl__cuda_address p = d->chunk[d->chunk_at].at + d->chunk[d->chunk_at].used;
+    d->chunk[d->chunk_at].used += size;
+    return (void *)(uintptr_t)p;
+}
+
+/* Kernels of the last step may still run: they are before all that uses the memory next. Several pieces become one. */
+static void dl__cuda_step_reset(void *device)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t all = 0;
+    for (int i = 0; i < d->chunks; i++) all += d->chunk[i].size, d->chunk[i].used = 0;
+    d->chunk_at = 0;
+    if (d->chunks < 2 || !dl__cuda_enter(d) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return;
+    while (d->chunks) DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
+    if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
+}
+
+/* Memory of one operation, until the next. */
+static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
+{
+    if (bytes <= d->scratch_size) return d->scratch;
+    if (d->scratch && !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return 0;
+    if (d->scratch && !DL__CUDA_CALL(d, cuMemFree_v2(d->scratch))) return 0;
+    d->scratch_size = 0;
+    if ((d->scratch = dl__cuda_allocate(d, bytes))) d->scratch_size = bytes;
+    return d->scratch;
+}
+
+/* Pinned memory of `bytes` that no copy uses any more: one of two in turn. */
+static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
+{
+    int k = *which = d->staging_at ^= 1;
+    if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
+    d->staging[k].busy = false;
+    if (d->staging[k].size < bytes) {
+        size_t size = bytes < DL__CUDA_STAGING ? (size_t)DL__CUDA_STAGING : bytes;
+        if (d->staging[k].at && !DL__CUDA_CALL(d, cuMemFreeHost(d->staging[k].at))) return NULL;
+        d->staging[k].at = NULL;
+        d->staging[k].size = 0;
+        void *p;
+        if (!DL__CUDA_CALL(d, cuMemHostAlloc(&p, size, 0))) return NULL;
+        d->staging[k].at = (char *)p;
+        d->staging[k].size = size;
+    }
+    return d->staging[k].at;
+}
+
+static bool dl__cuda_upload(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    int k;
+    if (!bytes) return true;
+    if (!dl__cuda_enter(d)) return false;
+    char *stage = dl__cuda_stage(d, bytes, &k);
+    if (!stage) return false;
+    memcpy(stage, from, bytes);
+    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2((dl__cuda_address)(uintptr_t)to, stage, bytes, d->stream))) return false;
+    d->staging[k].busy = true;
+    return DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->stream));
+}
+
+/* Copies to pinned memory and waits. */
+static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t bytes)
+{
+    int k;
+    char *stage = dl__cuda_stage(d, bytes, &k);
+    if (!stage || !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->stream)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream)))
+        return NULL;
+    return stage;
+}
+
+/* Was an index out of range? */
+static bool dl__cuda_check_slots(dl__cuda *d)
+{
+    int used = d->slots_used;
+    if (!used) return true;
+    const char *p = dl__cuda_fetch(d, d->slots, (size_t)used * sizeof(uint64_t));
+    if (!p) return false;
+    d->slots_used = 0;
+    for (int i = 0; i < used; i++) {
+        uint64_t bad;
+        memcpy(&bad, p + (size_t)i * sizeof bad, sizeof bad);
+        if (bad != UINT64_MAX) {
+            DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, DL__CUDA_SLOTS * sizeof(uint64_t), d->stream));
+            return dl_device_out_of_range(d->ctx, d->slot[i].op, d->slot[i].i, (size_t)(bad >> 32), (int)(uint32_t)bad);
+        }
+    }
+    return true;
+}
+
+static bool dl__cuda_download(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    if (!bytes) return true;
+    if (!dl__cuda_enter(d) || !dl__cuda_check_slots(d)) return false;
+    const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from, bytes);
+    if (!p) return false;
+    memcpy(to, p, bytes);
+    return true;
+}
+
+/* ---- texts ---- */
+static void dl__cuda_add(dl__cuda_text *t, const char *s, size_t n)
+{
+    if (t->failed) return;
+    if (t->size + n + 1 > t->room) {
+        size_t room = 2 * (t->size + n) + 1024;
+        char *p = (char *)realloc(t->at, room);
+        if (!p) {
+            t->failed = true;
+            return;
+        }
+        t->at = p;
+        t->room = room;
+    }
+    memcpy(t->at + t->size, s, n);
+    t->size += n;
+    t->at[t->size] = 0;
+}
+
+static void dl__cuda_put(dl__cuda_text *t, const char *format, ...)
+{
+    char line[512];
+    va_list args;
+    if (!t) return;
+    va_start(args, format);
+    int n = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (n > 0) dl__cuda_add(t, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+}
+
+static void dl__cuda_lines(dl__cuda_text *t, const char *const *line)
+{
+    for (; *line; line++) dl__cuda_add(t, *line, strlen(*line));
+}
+
+/* ---- the cache of compiled kernels: files named by the hash of GPU and text; 'dltrain' 1, its own hash, and the image ---- */
+enum { DL__CUDA_HEAD = 24 };
+static void dl__cuda_hash(const char *p, size_t n, uint64_t h[2])
+{
+    for (size_t i = 0; i < n; i++) {
+        h[0] = (h[0] ^ (uint8_t)p[i]) * 1099511628211u;
+        h[1] = (h[1] ^ (uint8_t)p[i]) * 0x9E3779B97F4A7C15u;
+        h[1] ^= h[1] >> 29;
+    }
+}
+
+/* The folder, made if need be; false: nothing is kept. */
+static bool dl__cuda_folder(char *path, size_t size)
+{
+    const char *own = getenv("DLTRAIN_CUDA_CACHE"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = own ? snprintf(path, size, "%s", own)
+        : cache && *cache ? snprintf(path, size, "%s/dltrain", cache)
+        : home && *home   ? snprintf(path, size, "%s/.cache/dltrain", home)
+                          : 0;
+    if (n <= 0 || (size_t)n >= size) return false;
+    for (char *p = path + 1; *p; p++)
+        if (*p == '/') {
+            *p = 0;
+            mkdir(path, 0777);
+            *p = '/';
+        }
+    return !mkdir(path, 0777) || errno == EEXIST;
+}
+
+static char *dl__cuda_cached(const char *path)
+{
+    uint64_t head[3], h[2] = { 14695981039346656037u, 1 };
+    FILE *f = fopen(path, "rb");
+    char *image = NULL;
+    if (!f) return NULL;
+    if (fread(head, sizeof head, 1, f) == 1 && !memcmp(head, "dltrain\1", 8) && head[1] < (uint64_t)1 << 31 &&
+        (image = (char *)malloc((size_t)head[1] + 1))) {
+        size_t n = (size_t)head[1];
+        bool whole = fread(image, 1, n, f) == n && fgetc(f) == EOF;
+        image[n] = 0;
+        dl__cuda_hash(image, whole ? n : 0, h);
+        if (!whole || h[0] != head[2]) {
+            free(image);
+            image = NULL;
+        }
+    }
+    fclose(f);
+    return image;
+}
+
+/* Where there are too many files, those least recently made go. */
+static void dl__cuda_trim(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    struct dirent *e;
+    struct stat s;
+    char path[1500];
+    time_t oldest = 0;
+    int n = 0;
+    if (!dir) return;
+    while ((e = readdir(dir))) n += *e->d_name != '.';
+    for (int pass = 0; n > DL__CUDA_FILES && pass < 2; pass++) { /* the half before the mean age, by a scan for the oldest and newest */
+        time_t first = 0, last = 0;
+        rewinddir(dir);
+        while ((e = readdir(dir))) {
+            snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+            if (*e->d_name == '.' || stat(path, &s)) continue;
+            if (pass && s.st_mtime <= oldest) remove(path);
+            if (!first || s.st_mtime < first) first = s.st_mtime;
+            if (s.st_mtime > last) last = s.st_mtime;
+        }
+        oldest = first + (last - first) / 2;
+    }
+    closedir(dir);
+}
+
+/* Under a name of its own, then renamed: no reader sees half a file. Whatever fails, the kernel is compiled again next time. */
+static void dl__cuda_keep(const char *folder, const char *path, const char *image, size_t n)
+{
+    uint64_t head[3], h[2] = { 14695981039346656037u, 1 };
+    char own[1400];
+    snprintf(own, sizeof own, "%s.%ld.%p", path, (long)getpid(), (const void *)image);
+    FILE *f = fopen(own, "wb");
+    if (!f) return;
+    memcpy(head, "dltrain\1", 8);
+    dl__cuda_hash(image, n, h);
+    head[1] = n;
+    head[2] = h[0];
+    bool ok = fwrite(head, sizeof head, 1, f) == 1 && fwrite(image, 1, n, f) == n;
+    ok = !fclose(f) && ok;
+    if (!ok || rename(own, path)) remove(own);
+    else dl__cuda_trim(folder);
+}
+
+/* ---- compiling ---- */
+static bool dl__cuda_open_nvrtc(dl__cuda *d)
+{
+    static const char *const usual[] = { "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so" };
+    const char *own = getenv("DLTRAIN_NVRTC");
+    if (d->nvrtc_library) return true;
+    if (own && *own) d->nvrtc_library = dlopen(own, RTLD_NOW | RTLD_LOCAL);
+    for (size_t i = 0; (!own || !*own) && i < sizeof usual / sizeof *usual && !d->nvrtc_library; i++)
+        d->nvrtc_library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
+    if (!d->nvrtc_library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it", d->device, why ? why : "");
+    }
+    return dl__cuda_look_up(d, d->nvrtc_library, &d->nvrtc, dl__cuda_nvrtc_names,
+        sizeof dl__cuda_nvrtc_names / sizeof *dl__cuda_nvrtc_names, "NVRTC");
+}
+
+/* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
+   which there is machine code; otherwise the driver translates PTX. 0 after an error. */
+static int dl__cuda_target(dl__cuda *d, bool *binary)
+{
+    int n = 0, arch[64], best = 0, least = 0;
+    if (d->nvrtc.nvrtcGetNumSupportedArchs(&n) || n < 1 || n > 64 || d->nvrtc.nvrtcGetSupportedArchs(arch))
+        return dl_fail(d->ctx, "%s: NVRTC does not tell what it compiles for", d->device), 0;
+    for (int i = 0; i < n; i++) {
+        if (!least || arch[i] < least) least = arch[i];
+        if (arch[i] <= d->arch && arch[i] > best) best = arch[i];
+    }
+    *binary = best / 10 == d->arch / 10;
+    if (!best)
+        dl_fail(d->ctx, "%s: %s is of compute capability %d.%d; this NVRTC compiles for %d.%d and later", d->device, d->name, d->arch / 10,
+            d->arch % 10, least / 10, least % 10);
+    return best;
+}
+
+/* The first error of a compiler's log, in one line. */
+static bool dl__cuda_compile_error(dl__cuda *d, void *program, const char *what)
+{
+    char line[300] = "";
+    size_t size = 0;
+    if (!d->nvrtc.nvrtcGetProgramLogSize(program, &size) && size) {
+        char *log = (char *)malloc(size + 1);
+        if (log && !d->nvrtc.nvrtcGetProgramLog(program, log)) {
+            log[size] = 0;
+            char *at = strstr(log, "error");
+            while (at && at > log && at[-1] != '\n') at--;
+            snprintf(line, sizeof line, "%s", at ? at : log);
+            line[strcspn(line, "\n")] = 0;
+        }
+        free(log);
+    }
+    return dl_fail(d->ctx, "%s: NVRTC cannot compile the kernels '%s': %s", d->device, what, line);
+}
+
+/* Machine code, or PTX, of a text: malloc'd; NULL after an error. */
+static char *dl__cuda_compile(dl__cuda *d, const dl__cuda_text *t, const char *what, size_t *size)
+{
+    bool binary = false;
+    void *program = NULL;
+    char *image = NULL, target[40];
+    const char *option[] = { target, "-default-device", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true" };
+    int arch = dl__cuda_open_nvrtc(d) ? dl__cuda_target(d, &binary) : 0;
+    if (!arch) return NULL;
+    snprintf(target, sizeof target, "--gpu-architecture=%s_%d", binary ? "sm" : "compute", arch);
+    if (d->nvrtc.nvrtcCreateProgram(&program, t->at, what, 0, NULL, NULL))
+        return dl_fail(d->ctx, "%s: NVRTC cannot begin '%s'", d->device, what), (char *)NULL;
+    if (d->nvrtc.nvrtcCompileProgram(program, (int)(sizeof option / sizeof *option), option)) dl__cuda_compile_error(d, program, what);
+    else if ((binary ? d->nvrtc.nvrtcGetCUBINSize : d->nvrtc.nvrtcGetPTXSize)(program, size) || !(image = (char *)malloc(*size + 1)) ||
+        (binary ? d->nvrtc.nvrtcGetCUBIN : d->nvrtc.nvrtcGetPTX)(program, image)) {
+        dl_fail(d->ctx, "%s: NVRTC gives nothing for '%s'", d->device, what);
+        free(image);
+        image = NULL;
+    }
+    d->nvrtc.nvrtcDestroyProgram(&program);
+    return image;
+}
+
+/* The module of a text, from memory, from the cache folder, or compiled. NULL after an error. */
+static void *dl__cuda_load(dl__cuda *d, const dl__cuda_text *t, const char *what)
+{
+    uint64_t h[2] = { 14695981039346656037u + (uint64_t)d->arch, 1 };
+    char folder[1200], path[1300];
+    size_t size = 0;
+    if (t->failed) return dl_fail(d->ctx, "out of memory for the text of a kernel"), (void *)NULL;
+    dl__cuda_hash(t->at, t->size, h);
+    for (dl__cuda_module *m = d->modules; m; m = m->next)
+        if (m->hash[0] == h[0] && m->hash[1] == h[1]) return m->module;
+    bool keeps = dl__cuda_folder(folder, sizeof folder);
+    snprintf(path, sizeof path, "%s/%016llx%016llx", keeps ? folder : "", (unsigned long long)h[0], (unsigned long long)h[1]);
+    char *image = keeps ? dl__cuda_cached(path) : NULL;
+    void *module = NULL;
+    if (image && d->driver.cuModuleLoadData(&module, image)) { /* of another driver's time */
+        free(image);
+        image = NULL;
+    }
+    if (!image) {
+        if (!(image = dl__cuda_compile(d, t, what, &size))) return NULL;
+        if (!DL__CUDA_CALL(d, cuModuleLoadData(&module, image))) return free(image), (void *)NULL;
+        if (keeps) dl__cuda_keep(folder, path, image, size);
+    }
+    free(image);
+    dl__cuda_module *m = (dl__cuda_module *)calloc(1, sizeof *m);
+    if (!m) return dl_fail(d->ctx, "out of memory for a kernel"), (void *)NULL;
+    m->hash[0] = h[0];
+    m->hash[1] = h[1];
+    m->module = module;
+    m->next = d->modules;
+    return d->modules = m, module;
+}
+
+static void dl__cuda_begin_text(dl__cuda_text *t)
+{
+    memset(t, 0, sizeof *t);
+    dl__cuda_lines(t, dl__cuda_common_cu);
+    dl__cuda_lines(t, dl__cuda_device_cu);
+}
+
+/* What the modules are made of. */
+static const struct { const char *name; const char *const *part[3]; } dl__cuda_parts[] = {
+    { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL } },
+    { "attention", { dl__cuda_sums_cu, dl__cuda_attention_cu, NULL } },
+    { "normalise", { dl__cuda_normalise_cu, NULL, NULL } },
+    { "move", { dl__cuda_move_cu, NULL, NULL } },
+    { "pool", { dl__cuda_pool_cu, NULL, NULL } },
+    { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
+    { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
+    { "update", { dl__cuda_update_cu, NULL, NULL } }
+};
+
+/* A kernel by name; both names are string constants. */
+static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
+{
+    dl__cuda_text t;
+    for (dl__cuda_function *f = d->functions; f; f = f->next)
+        if (!strcmp(f->name, name) && !strcmp(f->module, module)) return f->function;
+    dl__cuda_begin_text(&t);
+    for (size_t i = 0; i < sizeof dl__cuda_parts / sizeof *dl__cuda_parts; i++)
+        for (int k = 0; k < 3 && dl__cuda_parts[i].part[k] && !strcmp(dl__cuda_parts[i].name, module); k++)
+            dl__cuda_lines(&t, dl__cuda_parts[i].part[k]);
+    void *m = dl__cuda_load(d, &t, module), *function = NULL;
+    free(t.at);
+    if (!m || !DL__CUDA_CALL(d, cuModuleGetFunction(&function, m, name))) return NULL;
+    dl__cuda_function *f = (dl__cuda_function *)calloc(1, sizeof *f);
+    if (!f) return dl_fail(d->ctx, "out of memory for a kernel"), (void *)NULL;
+    f->module = module;
+    f->name = name;
+    f->function = function;
+    f->next = d->functions;
+    d->functions = f;
+    return function;
+}
+
+static bool dl__cuda_start(dl__cuda *d, void *function, size_t gx, size_t gy, size_t gz, unsigned bx, unsigned by, void **args)
+{
+    if (!gx || !gy || !gz) return true;
+    if (gx > 0x7fffffff || gy > 65535 || gz > 65535)
+        return dl_fail(d->ctx, "%s: a grid of %zu x %zu x %zu blocks is more than a GPU takes", d->device, gx, gy, gz);
+    return DL__CUDA_CALL(d, cuLaunchKernel(function, (unsigned)gx, (unsigned)gy, (unsigned)gz, bx, by, 1, 0, d->stream, args, NULL));
+}
+
+typedef struct dl__cuda_grid { size_t x, y, z; unsigned bx, by; } dl__cuda_grid;
+static dl__cuda_grid dl__cuda_grid_of(size_t x, size_t y, size_t z, unsigned bx, unsigned by)
+{
+    dl__cuda_grid g;
+    g.x = x, g.y = y, g.z = z, g.bx = bx, g.by = by;
+    return g;
+}
+/* For n things, a thread each */
+static dl__cuda_grid dl__cuda_flat(size_t n) { return dl__cuda_grid_of((n + 127) / 128, 1, 1, 128, 1); }
+/* and where threads take several in turn */
+static dl__cuda_grid dl__cuda_strides(size_t n)
+{
+    size_t blocks = (n + 255) / 256;
+    return dl__cuda_grid_of(blocks < 65536 ? blocks : 65536, 1, 1, 256, 1);
+}
+static bool dl__cuda_go(dl__cuda *d, const char *module, const char *name, dl__cuda_grid g, void **args)
+{
+    void *function = g.x && g.y && g.z ? dl__cuda_kernel(d, module, name) : NULL;
+    return !g.x || !g.y || !g.z || (function && dl__cuda_start(d, function, g.x, g.y, g.z, g.bx, g.by, args));
+}
+
+/* ---- generated kernels: the elementwise operations of a launch, one thread an element ---- */
+/* Walks over a launch, collecting the arguments of its kernel, and, when there is a text, writing the kernel. */
+typedef struct dl__cuda_group {
+    dl__cuda *d;
+    const dl_device_launch *l;
+    dl__cuda_text *text, *params;   /* NULL: only the arguments are wanted */
+    int args;
+    size_t bytes;
+    void *arg[DL__CUDA_ARGS];
+    char value[DL__CUDA_ARG_BYTES];
+    bool full;
+} dl__cuda_group;
+
+/* One more argument, of 4 or 8 bytes; its number. */
+static int dl__cuda_argument(dl__cuda_group *g, const char *type, const void *value, size_t size)
+{
+    g->bytes = (g->bytes + size - 1) / size * size;
+    if (g->args == DL__CUDA_ARGS || g->bytes + size > sizeof g->value) {
+        g->full = true;
+        return 0;
+    }
+    memcpy(g->value + g->bytes, value, size);
+    g->arg[g->args] = g->value + g->bytes;
+    g->bytes += size;
+    dl__cuda_put(g->params, "%s%s a%d", g->args ? ", " : "", type, g->args);
+    return g->args++;
+}
+static int dl__cuda_float(dl__cuda_group *g, float v) { return dl__cuda_argument(g, "float", &v, sizeof v); }
+static int dl__cuda_long(dl__cuda_group *g, uint64_t v) { return dl__cuda_argument(g, "uint64_t", &v, sizeof v); }
+static int dl__cuda_pointer(dl__cuda_group *g, const dl_node *x)
+{
+    static const char *const type[] = { "float *", "int32_t *", "uint8_t *" };
+    void *p = dl_device_address(g->d->ctx, x);
+    return dl__cuda_argument(g, type[x->dtype], &p, sizeof p);
+}
+
+/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours of one kind joined. */
+static int dl__cuda_levels(const dl_node *y, const dl_node *x, uint64_t *dim, uint64_t *stride)
+{
+    int n = 0, extra = y->ndim - x->ndim;
+    uint64_t inner = 1;
+    for (int k = y->ndim - 1; k >= 0; k--) {
+        uint64_t wide = k >= extra ? (uint64_t)x->dim[k - extra] : 1, step = wide == 1 ? 0 : inner;
+        inner *= wide;
+        if (y->dim[k] == 1) continue;
+        if (n && !stride[n - 1] == !step) dim[n - 1] *= (uint64_t)y->dim[k];
+        else dim[n] = (uint64_t)y->dim[k], stride[n++] = step;
+    }
+    return n;
+}
+
+/* Number k of the launch, whose value x is or shows; -1: it comes from memory. */
+static int dl__cuda_local(const dl__cuda_group *g, const dl_node *x, int end)
+{
+    for (bool placed = dl_device_address(g->d->ctx, x) != NULL;; x = x->in[0]) {
+        for (int k = 0; k < end; k++)
+            if (g->l->node[k] == x && x->op->flags & DL_OP_ELEMENTWISE) return k;
+        if (placed || !x->n_in) return -1; /* a view of a value that lives here alone is that value */
+    }
+}
+
+/* Writes where x's element for element i of y comes from, into `out`. */
+static void dl__cuda_operand(dl__cuda_group *g, const dl_node *y, const dl_node *x, int end, char *out, size_t size)
+{
+    uint64_t dim[DLTRAIN_MAX_DIMS + 1], stride[DLTRAIN_MAX_DIMS + 1];
+    char at[400] = "0";
+    int local = dl__cuda_local(g, x, end), used = 0;
+    if (local >= 0) {
+        snprintf(out, size, "v%d", local);
+        return;
+    }
+    int p = dl__cuda_pointer(g, x);
+    if (x->numel == y->numel) {
+        snprintf(out, size, "a%d[i]", p);
+        return;
+    }
+    int levels = dl__cuda_levels(y, x, dim, stride), left = -1; /* i / dim[0] / dim[1] ... % dim[k] * stride[k], summed */
+    for (int k = 0; k < levels; k++) {
+        int wide = dl__cuda_long(g, dim[k]), step = stride[k] ? dl__cuda_long(g, stride[k]) : -1;
+        char of[24];
+        snprintf(of, sizeof of, left < 0 ? "i" : "l%d", left);
+        if (step >= 0) used += snprintf(at + used, sizeof at - (size_t)used, "%s%s %% (Index)a%d * a%d", used ? " + " : "", of, wide, step);
+        if (k + 1 < levels) dl__cuda_put(g->text, "        const Index l%d = %s / (Index)a%d;\n", wide, of, wide);
+        left = wide;
+    }
+    snprintf(out, size, "a%d[%s]", p, at);
+}
+
+static bool dl__cuda_is_row(const char *const *rows, const char *name)
+{
+    while (*rows && strcmp(*rows, name)) rows++;
+    return *rows != NULL;
+}
+
+/* The line that computes node k. False when there is no kernel for it. */
+static bool dl__cuda_element(dl__cuda_group *g, int k)
+{
+    static const char *const type[] = { "float", "int32_t", "uint8_t" };
+    const dl_node *y = g->l->node[k];
+    const char *name = y->op->name;
+    char in[3][440];
+    dl__cuda_text *t = g->text;
+    for (int i = 0; i < y->n_in && i < 3; i++) dl__cuda_operand(g, y, y->in[i], k, in[i], sizeof in[i]);
+    dl__cuda_put(t, "        const %s v%d = ", type[y->dtype], k);
+    if (dl__cuda_is_row(dl__cuda_unary_rows, name)) dl__cuda_put(t, "ew_%s(%s);\n", name, in[0]);
+    else if (dl__cuda_is_row(dl__cuda_binary_rows, name)) dl__cuda_put(t, "ew_%s(%s, %s);\n", name, in[0], in[1]);
+    else if (dl__cuda_is_row(dl__cuda_scaled_rows, name)) {
+        int a = dl__cuda_float(g, y->f[0]), b = dl__cuda_float(g, y->f[1]);
+        dl__cuda_put(t, "ew_%s(%s, a%d, a%d);\n", name, in[0], a, b);
+    } else if (!strcmp(name, "where")) dl__cuda_put(t, "ew_where(%s, %s, %s);\n", in[0], in[1], in[2]);
+    else if (!strcmp(name, "expand")) dl__cuda_put(t, "%s;\n", in[0]);
+    else if (!strcmp(name, "to_float")) dl__cuda_put(t, "(float)%s;\n", in[0]);
+    else if (!strcmp(name, "full")) dl__cuda_put(t, "a%d;\n", dl__cuda_float(g, y->f[0]));
+    else if (!strcmp(name, "causal")) {
+        int fill = dl__cuda_float(g, y->f[0]), wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]),
+            high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
+        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a%d : %s;\n", wide, wide, high, fill, in[0]);
+    } else if (!strcmp(name, "accumulate")) {
+        if (y->i[1]) dl__cuda_put(t, "E_ADD(a%d[i], %s);\n", dl__cuda_pointer(g, y), in[0]);
+        else dl__cuda_put(t, "%s;\n", in[0]);
+    } else if (!strcmp(name, "rand") || !strcmp(name, "randn")) {
+        int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)), counter = dl__cuda_long(g, y->counter);
+        dl__cuda_put(t, "ew_%s(a%d, a%d, i);\n", name, key, counter);
+    } else if (!strcmp(name, "dropout")) {
+        int p = dl__cuda_float(g, y->f[0]), scale = dl__cuda_float(g, y->f[1]), key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)),
+            counter = dl__cuda_long(g, y->counter);
+        dl__cuda_put(t, "ew_dropout(%s, a%d, a%d, a%d, a%d, i);\n", in[0], p, scale, key, counter);
+    } else return dl_fail(g->d->ctx, "%s: dl_%s has no CUDA kernel yet", g->d->device, name);
+    if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        a%d[i] = v%d;\n", dl__cuda_pointer(g, y), k);
+    return true;
+}
+
+static bool dl__cuda_walk(dl__cuda_group *g)
+{
+    int skip = !(g->l->node[0]->op->flags & DL_OP_ELEMENTWISE);
+    g->args = 0;
+    g->bytes = 0;
+    dl__cuda_long(g, g->l->node[skip]->numel);
+    for (int k = skip; k < g->l->count; k++)
+        if (!dl__cuda_element(g, k)) return false;
+    return !g->full || dl_fail(g->d->ctx, "%s: a group of operations with too many operands: set dl_config.no_fusion", g->d->device);
+}
+
+static bool dl__cuda_elementwise(dl__cuda *d, const dl_device_launch *l)
+{
+    dl__cuda_group g;
+    dl__cuda_text body, params, all;
+    size_t at = (size_t)(l->key % DL__CUDA_PLANS), n = l->node[0]->numel;
+    memset(&g, 0, sizeof g);
+    g.d = d;
+    g.l = l;
+    if (!n) return true;
+    bool known = d->plan[at].key == l->key && d->plan[at].function;
+    memset(&body, 0, sizeof body);
+    memset(&params, 0, sizeof params);
+    if (!known) g.text = &body, g.params = &params;
+    bool ok = dl__cuda_walk(&g);
+    if (ok && !known) {
+        dl__cuda_begin_text(&all);
+        dl__cuda_lines(&all, dl__cuda_rows_cu);
+        dl__cuda_put(&all, "#line 1 \"generated\"\ntypedef %s Index;\nextern \"C\" __global__ void group(", n >> 31 ? "uint64_t" : "uint32_t");
+        dl__cuda_add(&all, params.at ? params.at : "", params.size);
+        dl__cuda_put(&all, ")\n{\n    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < a0; i += (Index)gridDim.x * blockDim.x) {\n");
+        dl__cuda_add(&all, body.at ? body.at : "", body.size);
+        dl__cuda_put(&all, "    }\n}\n");
+        void *module = dl__cuda_load(d, &all, l->node[0]->op->name);
+        ok = module && DL__CUDA_CALL(d, cuModuleGetFunction(&d->plan[at].function, module, "group"));
+        d->plan[at].key = ok ? l->key : 0;
+        free(all.at);
+    }
+    free(body.at);
+    free(params.at);
+    dl__cuda_grid b = dl__cuda_strides(n);
+    return ok && dl__cuda_start(d, d->plan[at].function, b.x, 1, 1, b.bx, 1, g.arg);
+}
+
+/* ---- operations: each has a launcher, which is given its node ---- */
+static void *dl__cuda_in(dl__cuda *d, const dl_node *y, int k) { return dl_device_address(d->ctx, y->in[k]); }
+static size_t dl__cuda_size(const dl_node *n) { return n->dtype == DL_U8 ? 1 : 4; }
+
+/* What can be summed: see sums.cu. Term i of group k is at k * step + i / run * stride + i % run. */
+enum { DL__CUDA_SUM, DL__CUDA_SQUARES, DL__CUDA_PRODUCTS };
+typedef struct dl__cuda_sums {
+    int what;
+    const void *x, *z, *m, *r;
+    uint64_t groups, n, run, stride, step;
+} dl__cuda_sums;
+static size_t dl__cuda_chunks(size_t n) { return n ? (n + 4095) / 4096 : 1; }
+static size_t dl__cuda_sum_scratch(size_t groups, size_t n) { return 2 * groups * dl__cuda_chunks(n) * sizeof(float) + 512; }
+
+/* out[k] (+)= the sum of group k, by way of scratch where it has more than one chunk. */
+static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumulate, dl__cuda_address scratch)
+{
+    const void *none = NULL;
+    for (;;) {
+        size_t chunks = dl__cuda_chunks(s.n);
+        void *to = chunks == 1 ? out : (void *)(uintptr_t)scratch;
+        int add = chunks == 1 && accumulate;
+        void *args[] = { &to, &s.x, &s.z, &s.m, &s.r, &s.groups, &s.n, &s.run, &s.stride, &s.step, &s.what, &add };
+        if (!dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_flat(s.groups * chunks * 32), args)) return false;
+        if (chunks == 1) return true;
+        scratch += (s.groups * chunks * sizeof(float) + 255) / 256 * 256; /* the next level's */
+        s.x = to;
+        s.what = DL__CUDA_SUM;
+        s.z = s.m = s.r = none;
+        s.n = s.run = s.step = chunks;
+    }
+}
+
+/* i = outer, count, inner, by channel */
+static bool dl__cuda_sum_dims(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    const dl_index *i = y->i;
+    void *out = dl_device_address(d->ctx, y);
+    const void *x = dl__cuda_in(d, y, 0);
+    int add = accumulate;
+    if (!i[3] && i[2] != 1) {
+        uint64_t outer = (uint64_t)i[0], rows = (uint64_t)i[1], inner = (uint64_t)i[2];
+        void *args[] = { &out, &x, &outer, &rows, &inner, &add };
+        size_t down = outer < 65535 ? outer : 65535;
+        return dl__cuda_go(d, "reduce", "sum_columns", dl__cuda_grid_of((inner + 31) / 32, down, 1, 32, 8), args);
+    }
+    dl__cuda_sums s;
+    memset(&s, 0, sizeof s);
+    s.x = x;
+    s.groups = (uint64_t)(i[3] ? i[1] : i[0]);
+    s.run = (uint64_t)(i[3] ? i[2] : i[1]);
+    s.n = i[3] ? (uint64_t)i[0] * s.run : s.run;
+    s.step = s.run;
+    s.stride = (uint64_t)i[1] * s.run;
+    dl__cuda_address scratch = dl__cuda_scratch(d, dl__cuda_sum_scratch(s.groups, s.n));
+    return scratch && dl__cuda_sum_to(d, s, out, add, scratch);
+}
+
+static bool dl__cuda_argmax(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0);
+    int least = (int)y->i[3];
+    void *args[] = { &out, &x, (void *)&y->i[0], (void *)&y->i[1], (void *)&y->i[2], &least };
+    (void)accumulate;
+    return dl__cuda_go(d, "reduce", "argmax", dl__cuda_flat(y->numel), args);
+}
+
+static bool dl__cuda_softmax(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0);
+    uint64_t n = (uint64_t)y->dim[y->ndim - 1], rows = n ? y->numel / n : 0;
+    int log = (int)y->i[0];
+    void *args[] = { &out, &x, &rows, &n, &log };
+    (void)accumulate;
+    return dl__cuda_go(d, "reduce", "softmax", dl__cuda_flat(rows * 32), args);
+}
+
+/* ---- moving ---- */
+typedef struct dl__cuda_strided { int32_t ndim; uint32_t dim[8]; int64_t from[8], to[8]; } dl__cuda_strided;
+static void dl__cuda_row_strides(const dl_index *dim, int ndim, int64_t *stride)
+{
+    int64_t n = 1;
+    for (int k = ndim - 1; k >= 0; k--) stride[k] = n, n *= dim[k];
+}
+
+/* Copies a block of sizes dim; `x_at` and `y_at` are elements before its first. */
+static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const dl_node *x, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
+{
+    uint64_t n = 1;
+    size_t size = dl__cuda_size(y);
+    char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size, *from = (char *)dl_device_address(d->ctx, x) + x_at * (int64_t)size;
+    s->ndim = y->ndim;
+    for (int k = 0; k < y->ndim; k++) s->dim[k] = (uint32_t)dim[k], n *= (uint64_t)dim[k];
+    void *args[] = { &to, &from, s, &n };
+    return dl__cuda_go(d, "move", size == 4 ? "strided_4" : "strided_1", dl__cuda_strides(n), args);
+}
+
+static bool dl__cuda_permute(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    dl__cuda_strided s;
+    int64_t stride[DLTRAIN_MAX_DIMS];
+    dl__cuda_row_strides(y->in[0]->dim, y->ndim, stride);
+    dl__cuda_row_strides(y->dim, y->ndim, s.to);
+    for (int k = 0; k < y->ndim; k++) s.from[k] = stride[y->i[k]];
+    (void)accumulate;
+    return dl__cuda_copy(d, y, y->in[0], y->dim, &s, 0, 0);
+}
+
+/* i = offset, starts, steps */
+static bool dl__cuda_slice(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    dl__cuda_strided s;
+    int64_t stride[DLTRAIN_MAX_DIMS], at = 0;
+    dl__cuda_row_strides(y->in[0]->dim, y->ndim, stride);
+    dl__cuda_row_strides(y->dim, y->ndim, s.to);
+    for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.from[k] = y->i[1 + y->ndim + k] * stride[k];
+    (void)accumulate;
+    return dl__cuda_copy(d, y, y->in[0], y->dim, &s, 0, at);
+}
+
+static bool dl__cuda_fill(dl__cuda *d, void *to, uint32_t value, size_t count, size_t size)
+{
+    uint64_t n = count;
+    void *args[] = { &to, &value, &n };
+    return dl__cuda_go(d, "move", size == 4 ? "fill_4" : "fill_1", dl__cuda_strides(count), args);
+}
+
+static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    const dl_node *x = y->in[0];
+    dl__cuda_strided s;
+    int64_t stride[DLTRAIN_MAX_DIMS], at = 0;
+    uint32_t value;
+    float f = y->f[0];
+    memcpy(&value, &f, sizeof value);
+    if (y->dtype == DL_I32) value = (uint32_t)(int32_t)f;
+    if (y->dtype == DL_U8) value = (uint8_t)f;
+    dl__cuda_row_strides(x->dim, x->ndim, s.from);
+    dl__cuda_row_strides(y->dim, y->ndim, stride);
+    for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.to[k] = y->i[1 + y->ndim + k] * stride[k];
+    (void)accumulate;
+    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, x, x->dim, &s, at, 0);
+}
+
+static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    dl__cuda_strided s;
+    int64_t at = 0;
+    (void)accumulate;
+    for (int k = 0; k < y->n_in; k++) {
+        const dl_node *x = y->in[k];
+        dl__cuda_row_strides(x->dim, x->ndim, s.from);
+        dl__cuda_row_strides(y->dim, y->ndim, s.to);
+        int64_t wide = s.to[y->i[0]] * x->dim[y->i[0]];
+        if (!dl__cuda_copy(d, y, x, x->dim, &s, at, 0)) return false;
+        at += wide;
+    }
+    return true;
+}
+
+/* ---- looks by index; what is out of range becomes an error when a value is read ---- */
+static bool dl__cuda_slot(dl__cuda *d, const dl_node *y, dl__cuda_address *slot)
+{
+    if (d->slots_used == DL__CUDA_SLOTS && !dl__cuda_check_slots(d)) return false;
+    *slot = d->slots + (dl__cuda_address)d->slots_used * sizeof(uint64_t);
+    d->slot[d->slots_used].op = y->op;
+    for (int k = 0; k < 6; k++) d->slot[d->slots_used].i[k] = k < y->n_i ? y->i[k] : 0;
+    d->slots_used++;
+    return true;
+}
+
+static bool dl__cuda_in_range(dl__cuda *d, const dl_node *y, const void *index, uint64_t n, int64_t least, int64_t rows, int64_t except)
+{
+    dl__cuda_address slot;
+    if (!dl__cuda_slot(d, y, &slot)) return false;
+    void *args[] = { &index, &n, &least, &rows, &except, &slot };
+    return dl__cuda_go(d, "move", "check_indices", dl__cuda_strides(n), args);
+}
+
+/* i = outer, rows, inner, picks, who, allow -1 */
+static bool dl__cuda_indexed(dl__cuda *d, const dl_node *y, const char *kernel, bool each)
+{
+    const dl_index *i = y->i;
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *index = dl__cuda_in(d, y, 1);
+    uint64_t n = (uint64_t)(each ? i[0] * i[3] * i[2] : i[3]);
+    uint32_t size = (uint32_t)dl__cuda_size(y);
+    bool forward = !strcmp(kernel, "gather") || !strcmp(kernel, "index_select");
+    void *args[] = { &out, &x, &index, (void *)&i[0], (void *)&i[1], (void *)&i[2], (void *)&i[3], &size };
+    dl__cuda_grid g = forward ? dl__cuda_strides(y->numel) : dl__cuda_flat((size_t)(i[0] * i[2]));
+    return dl__cuda_in_range(d, y, index, n, i[5] ? -1 : 0, i[1], 0) && dl__cuda_go(d, "move", kernel, g, args);
+}
+static bool dl__cuda_index_select(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_indexed(d, y, "index_select", false);
+}
+static bool dl__cuda_index_add(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_indexed(d, y, "index_add", false);
+}
+static bool dl__cuda_gather(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_indexed(d, y, "gather", true); }
+static bool dl__cuda_scatter_add(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_indexed(d, y, "scatter_add", true);
+}
+
+static bool dl__cuda_one_hot(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0);
+    uint64_t n = y->in[0]->numel;
+    void *args[] = { &out, &x, &n, (void *)&y->i[0] };
+    (void)accumulate;
+    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], 0) && dl__cuda_go(d, "move", "one_hot", dl__cuda_strides(y->numel), args);
+}
+
+/* i = classes, ignored, who */
+static bool dl__cuda_targets(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0);
+    uint64_t n = y->numel;
+    int ignored = (int)y->i[1];
+    void *args[] = { &out, &x, &n, &ignored };
+    (void)accumulate;
+    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], y->i[1]) && dl__cuda_go(d, "move", "targets", dl__cuda_flat(n), args);
+}
+static bool dl__cuda_target_weights(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *weight = y->n_in > 1 ? dl__cuda_in(d, y, 1) : NULL;
+    uint64_t n = y->numel;
+    int ignored = (int)y->i[1];
+    void *args[] = { &out, &x, &weight, &n, &ignored, (void *)&y->i[0] };
+    (void)accumulate;
+    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], y->i[1]) && dl__cuda_go(d, "move", "target_weights", dl__cuda_flat(n), args);
+}
+
+/* ---- segments: i = segments, rows, inner, who ---- */
+static bool dl__cuda_offsets_fit(dl__cuda *d, const dl_node *y, const void *offset)
+{
+    dl__cuda_address slot;
+    if (!dl__cuda_slot(d, y, &slot)) return false;
+    void *args[] = { &offset, (void *)&y->i[0], (void *)&y->i[1], &slot };
+    return dl__cuda_go(d, "move", "check_offsets", dl__cuda_strides((size_t)y->i[0] + 1), args) && dl__cuda_check_slots(d);
+}
+
+static bool dl__cuda_segment(dl__cuda *d, const dl_node *y, const char *module, const char *kernel, bool rows)
+{
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *offset = dl__cuda_in(d, y, 1);
+    void *with[] = { &out, &x, &offset, (void *)&y->i[0], (void *)&y->i[1], (void *)&y->i[2] };
+    void *without[] = { &out, &x, &offset, (void *)&y->i[0], (void *)&y->i[2] };
+    dl__cuda_grid g = rows ? dl__cuda_strides(y->numel) : dl__cuda_flat(y->numel);
+    return dl__cuda_offsets_fit(d, y, offset) && dl__cuda_go(d, module, kernel, g, rows ? with : without);
+}
+static bool dl__cuda_segment_sum(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_segment(d, y, "reduce", "segment_sum", false);
+}
+static bool dl__cuda_segment_spread(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_segment(d, y, "move", "segment_spread", true);
+}
+static bool dl__cuda_segment_argmax(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_segment(d, y, "move", "segment_argmax", false);
+}
+static bool dl__cuda_segment_inverse(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y), *offset = dl__cuda_in(d, y, 0);
+    void *args[] = { &out, &offset, (void *)&y->i[0] };
+    (void)accumulate;
+    return dl__cuda_go(d, "move", "segment_inverse", dl__cuda_flat((size_t)y->i[0]), args);
+}
+
+/* ---- products: see tile.cu ---- */
+typedef struct dl__cuda_work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; } dl__cuda_work;
+enum { DL__CUDA_TILE = 64, DL__CUDA_KB = 256 };
+
+/* How a product is cut: where its tiles are few and k is long, blocks of k are computed apart and added in order afterwards. */
+static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, uint64_t k, uint64_t batches, bool may_part, dl__cuda_grid *g)
+{
+    uint64_t down = (m + DL__CUDA_TILE - 1) / DL__CUDA_TILE, across = (n + DL__CUDA_TILE - 1) / DL__CUDA_TILE,
+             blocks = (k + DL__CUDA_KB - 1) / DL__CUDA_KB;
+    memset(w, 0, sizeof *w);
+    if (m >> 31 || n >> 31 || k >> 31 || batches >> 31)
+        return dl_fail(d->ctx, "%s: a product of sizes %zu, %zu and %zu is more than its kernels take", d->device, (size_t)m, (size_t)n, (size_t)k);
+    w->m = (uint32_t)m, w->n = (uint32_t)n, w->k = k, w->across = (uint32_t)across, w->batches = (uint32_t)batches, w->parts = 1;
+    bool parts = may_part && blocks >= 4 && blocks < 65536 && down * across * batches < 64 && m * n * batches * blocks < (uint64_t)1 << 26;
+    if (parts) w->parts = (uint32_t)blocks;
+    *g = dl__cuda_grid_of(down * across, w->parts, batches < 65535 ? batches : 65535, 256, 1);
+    return !parts || (w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, m * n * batches * blocks * sizeof(float)));
+}
+
+typedef struct dl__cuda_matmul_args {
+    const void *a, *b, *bias;
+    void *c;
+    int64_t a_row, a_k, b_row, b_k;
+    int32_t batch_dims, accumulate;
+    uint32_t count[8];
+    int64_t a_batch[8], b_batch[8];
+} dl__cuda_matmul_args;
+
+/* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
+static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    const dl_node *a = y->in[0], *b = y->in[1];
+    dl__cuda_matmul_args q;
+    dl__cuda_work w;
+    dl__cuda_grid g;
+    int nd = y->ndim;
+    bool ta = y->i[0] != 0, tb = y->i[1] != 0;
+    int64_t m = y->dim[nd - 2], n = y->dim[nd - 1], k = a->dim[a->ndim - (ta ? 2 : 1)], lda = a->dim[a->ndim - 1], ldb = b->dim[b->ndim - 1],
+            sa = m * k, sb = k * n, batches = 1;
+    if (!y->numel) return true;
+    memset(&q, 0, sizeof q);
+    q.a = dl__cuda_in(d, y, 0), q.b = dl__cuda_in(d, y, 1), q.bias = y->n_in > 2 ? dl__cuda_in(d, y, 2) : NULL;
+    q.c = dl_device_address(d->ctx, y);
+    q.a_row = ta ? 1 : lda, q.a_k = ta ? lda : 1;
+    q.b_row = tb ? ldb : 1, q.b_k = tb ? 1 : ldb;
+    q.batch_dims = nd - 2;
+    q.accumulate = accumulate;
+    for (int t = nd - 3; t >= 0; t--) { /* broadcasting: stride 0 */
+        int da = t - (nd - a->ndim), db = t - (nd - b->ndim);
+        int64_t na = da < 0 ? 1 : a->dim[da], nb = db < 0 ? 1 : b->dim[db];
+        q.count[t] = (uint32_t)y->dim[t];
+        q.a_batch[t] = na == 1 ? 0 : sa;
+        q.b_batch[t] = nb == 1 ? 0 : sb;
+        sa *= na, sb *= nb, batches *= y->dim[t];
+    }
+    if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
+    void *args[] = { &q, &w };
+    return dl__cuda_go(d, "matmul", "matmul_64", g, args) &&
+        (w.parts == 1 || dl__cuda_go(d, "matmul", "matmul_join", dl__cuda_flat(y->numel), args));
+}
+
+/* i = the geometry: n c h w o kh kw oh ow sh sw ph pw dh dw groups */
+enum { DL__CUDA_GEOMETRY = 16, DL__CUDA_SH = 9, DL__CUDA_SW = 10, DL__CUDA_GROUPS = 15 };
+typedef struct dl__cuda_conv_args { const void *x, *w, *bias; void *y; int32_t q[DL__CUDA_GEOMETRY]; int32_t accumulate; } dl__cuda_conv_args;
+
+static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char kind)
+{
+    dl__cuda_conv_args v;
+    dl__cuda_work w;
+    dl__cuda_grid g;
+    const dl_index *q = y->i;
+    if (!y->numel) return true;
+    memset(&v, 0, sizeof v);
+    for (int k = 0; k < DL__CUDA_GEOMETRY; k++) {
+        if (q[k] >> 30) return dl_fail(d->ctx, "%s: dl_%s: a size of %td is more than its kernel takes", d->device, y->op->name, q[k]);
+        v.q[k] = (int32_t)q[k];
+    }
+    v.x = dl__cuda_in(d, y, 0), v.w = dl__cuda_in(d, y, 1), v.bias = y->n_in > 2 ? dl__cuda_in(d, y, 2) : NULL;
+    v.y = dl_device_address(d->ctx, y);
+    v.accumulate = accumulate;
+    dl_index taps = q[5] * q[6], groups = q[DL__CUDA_GROUPS], classes = kind == 'b' ? q[DL__CUDA_SH] * q[DL__CUDA_SW] : 1;
+    dl_index in = (kind == 'b' ? q[4] : q[1]) / groups, out = (kind == 'b' ? q[1] : q[4]) / groups;
+    dl_index pixels = q[0] * (kind == 'b' ? ((q[2] + q[DL__CUDA_SH] - 1) / q[DL__CUDA_SH]) * ((q[3] + q[DL__CUDA_SW] - 1) / q[DL__CUDA_SW]) : q[7] * q[8]);
+    void *args[] = { &v, &w };
+    if (kind == 'w')
+        return dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)(in * taps), (uint64_t)(q[0] * q[7] * q[8]), (uint64_t)groups, true, &g) &&
+            dl__cuda_go(d, "conv", "conv_weight", g, args) &&
+            (w.parts == 1 || dl__cuda_go(d, "conv", "conv_weight_join", dl__cuda_flat(y->numel), args));
+    if (!dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)pixels, (uint64_t)(taps * in), (uint64_t)(groups * classes), false, &g)) return false;
+    g.z = w.batches;
+    return dl__cuda_go(d, "conv", kind == 'f' ? "conv_forward" : classes > 1 ? "conv_back_strided" : "conv_back", g, args);
+}
+static bool dl__cuda_conv2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'f'); }
+static bool dl__cuda_conv_transpose2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'b'); }
+static bool dl__cuda_conv2d_weight(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'w'); }
+
+/* ---- pooling: i = the geometry, then: adaptive ---- */
+typedef struct dl__cuda_pool { int64_t q[DL__CUDA_GEOMETRY + 1]; } dl__cuda_pool;
+static bool dl__cuda_pooled(dl__cuda *d, const dl_node *y, const char *kernel)
+{
+    dl__cuda_pool p;
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *v = y->n_in > 1 ? dl__cuda_in(d, y, 1) : NULL;
+    for (int k = 0; k < DL__CUDA_GEOMETRY + 1; k++) p.q[k] = y->i[k];
+    void *two[] = { &out, &x, &v, &p }, *one[] = { &out, &x, &p };
+    return dl__cuda_go(d, "pool", kernel, dl__cuda_flat(y->numel), y->n_in > 1 ? two : one);
+}
+static bool dl__cuda_max_pool2d(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_pooled(d, y, "pool_pick"); }
+static bool dl__cuda_max_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_pooled(d, y, "pool_spread");
+}
+static bool dl__cuda_avg_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_pooled(d, y, "pool_avg_back");
+}
+static bool dl__cuda_avg_pool2d(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    const dl_index *q = y->i;
+    bool adaptive = q[DL__CUDA_GEOMETRY] != 0;
+    bool global = q[7] == 1 && q[8] == 1 && (adaptive || (q[5] == q[2] && q[6] == q[3] && !q[11] && !q[12]));
+    (void)accumulate;
+    if (!global) return dl__cuda_pooled(d, y, "pool_avg");
+    dl__cuda_sums s;
+    memset(&s, 0, sizeof s);
+    s.x = dl__cuda_in(d, y, 0);
+    s.groups = (uint64_t)(q[0] * q[1]);
+    s.n = s.run = s.step = (uint64_t)(q[2] * q[3]);
+    void *out = dl_device_address(d->ctx, y);
+    uint64_t n = y->numel;
+    float count = (float)s.n;
+    void *args[] = { &out, &n, &count };
+    dl__cuda_address scratch = dl__cuda_scratch(d, dl__cuda_sum_scratch(s.groups, s.n));
+    return scratch && dl__cuda_sum_to(d, s, out, 0, scratch) && dl__cuda_go(d, "pool", "pool_share", dl__cuda_flat(n), args);
+}
+
+/* ---- normalisation: i = outer, channels, inner, flags as in dltrain.h ---- */
+enum { DL__CUDA_BY_ROW = 1, DL__CUDA_SCALED = 2, DL__CUDA_SHIFTED = 4, DL__CUDA_MAKES_SUMS = 8, DL__CUDA_HAS_MOMENTS = 16 };
+typedef struct dl__cuda_norm { uint64_t groups, inner, n, numel; int by_row; float share, eps; dl__cuda_sums sums; } dl__cuda_norm;
+static dl__cuda_norm dl__cuda_norm_of(const dl_node *y)
+{
+    dl__cuda_norm q;
+    memset(&q, 0, sizeof q);
+    q.by_row = (y->i[3] & DL__CUDA_BY_ROW) != 0;
+    q.groups = (uint64_t)(q.by_row ? y->i[0] : y->i[1]);
+    q.inner = (uint64_t)y->i[2];
+    q.n = q.by_row ? q.inner : (uint64_t)y->i[0] * q.inner;
+    q.numel = q.groups * q.n;
+    q.share = (float)(1.0 / ((q.by_row ? 1.0 : (double)y->i[0]) * (double)q.inner));
+    q.eps = y->f[0];
+    q.sums.groups = q.groups;
+    q.sums.n = q.n;
+    q.sums.run = q.sums.step = q.inner;
+    q.sums.stride = (uint64_t)(y->i[1] * y->i[2]);
+    return q;
+}
+
+static bool dl__cuda_moments_of(dl__cuda *d, dl__cuda_norm *q, void *saved)
+{
+    size_t own = (q->groups * sizeof(float) + 255) / 256 * 256;
+    dl__cuda_address scratch = dl__cuda_scratch(d, own + dl__cuda_sum_scratch(q->groups, q->n));
+    int keep = !q->by_row, step = 0;
+    void *args[] = { &saved, &scratch, &q->groups, &q->share, &q->eps, &step, &keep };
+    if (!scratch) return false;
+    q->sums.what = DL__CUDA_SUM;
+    if (!dl__cuda_sum_to(d, q->sums, (void *)(uintptr_t)scratch, 0, scratch + own) ||
+        !dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_flat(q->groups), args))
+        return false;
+    q->sums.what = DL__CUDA_SQUARES;
+    q->sums.m = saved;
+    step = 1;
+    return dl__cuda_sum_to(d, q->sums, (void *)(uintptr_t)scratch, 0, scratch + own) &&
+        dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_flat(q->groups), args);
+}
+
+static bool dl__cuda_norm_forward(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    dl__cuda_norm q = dl__cuda_norm_of(y);
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *saved = dl__cuda_in(d, y, 1), *w = NULL, *b = NULL;
+    int k = 2;
+    (void)accumulate;
+    if (y->i[3] & DL__CUDA_SCALED) w = dl__cuda_in(d, y, k++);
+    if (y->i[3] & DL__CUDA_SHIFTED) b = dl__cuda_in(d, y, k);
+    q.sums.x = x;
+    if (!y->numel) return true;
+    if (!(y->i[3] & DL__CUDA_HAS_MOMENTS) && !dl__cuda_moments_of(d, &q, saved)) return false;
+    void *args[] = { &out, &x, &saved, &w, &b, &q.numel, &q.groups, &q.inner, &q.by_row };
+    return dl__cuda_go(d, "normalise", "norm_apply", dl__cuda_strides(q.numel), args);
+}
+
+/* dx, sums or both; see dl__norm_backward of dltrain.h. */
+static bool dl__cuda_norm_backward(dl__cuda *d, const dl_node *y, void *dx, void *sums, const void *w)
+{
+    dl__cuda_norm q = dl__cuda_norm_of(y);
+    void *dy = dl__cuda_in(d, y, 0), *x = dl__cuda_in(d, y, 1), *saved = dl__cuda_in(d, y, 2), *g = dy;
+    size_t own = (2 * q.groups * sizeof(float) + 255) / 256 * 256;
+    dl__cuda_address scratch = dl__cuda_scratch(d, own + dl__cuda_sum_scratch(q.groups, q.n));
+    if (!scratch) return false;
+    if (q.by_row && sums) {
+        void *args[] = { &sums, &dy, &x, &saved, &q.groups, &q.inner };
+        if (!dl__cuda_go(d, "normalise", "norm_weights", dl__cuda_flat(q.inner), args)) return false;
+    }
+    if (q.by_row && !dx) return true;
+    if (q.by_row && w) {
+        void *args[] = { &dx, &dy, &w, &q.numel, &q.inner };
+        if (!dl__cuda_go(d, "normalise", "norm_scale", dl__cuda_strides(q.numel), args)) return false;
+        g = dx;
+    }
+    float *total = q.by_row || !sums ? (float *)(uintptr_t)scratch : (float *)sums;
+    q.sums.what = DL__CUDA_SUM;
+    q.sums.x = g;
+    if (!dl__cuda_sum_to(d, q.sums, total, 0, scratch + own)) return false;
+    q.sums.what = DL__CUDA_PRODUCTS;
+    q.sums.x = x;
+    q.sums.z = g;
+    q.sums.m = saved;
+    q.sums.r = (float *)saved + q.groups;
+    if (!dl__cuda_sum_to(d, q.sums, total + q.groups, 0, scratch + own)) return false;
+    void *args[] = { &dx, &g, &x, &saved, &total, &w, &q.numel, &q.groups, &q.inner, &q.share, &q.by_row };
+    return !dx || dl__cuda_go(d, "normalise", "norm_back", dl__cuda_strides(q.numel), args);
+}
+
+static bool dl__cuda_norm_back(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    int k = 3;
+    void *w = y->i[3] & DL__CUDA_SCALED ? dl__cuda_in(d, y, k++) : NULL;
+    (void)accumulate;
+    return !y->numel || dl__cuda_norm_backward(d, y, dl_device_address(d->ctx, y), y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_in(d, y, k) : NULL, w);
+}
+static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    (void)accumulate;
+    return dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
+}
+static bool dl__cuda_norm_sums(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_norm_backward(d, y, NULL, dl_device_address(d->ctx, y), NULL) : dl__cuda_zero(d, y, accumulate);
+}
+
+/* Changes its first input. */
+static bool dl__cuda_running(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 1);
+    uint64_t n = y->numel;
+    float momentum = y->f[0], scale = y->f[1];
+    void *args[] = { &out, &x, &n, &momentum, &scale };
+    (void)accumulate;
+    return dl__cuda_go(d, "normalise", "running", dl__cuda_flat(n), args);
+}
+
+/* ---- attention: in q, k, v, mask or none; its gradient: q, k, v, dy, mask or none. Orders are those of dl_permute, see dltrain.h ---- */
+typedef struct dl__cuda_matrix { void *base; int64_t row, column, batch[8]; } dl__cuda_matrix;
+typedef struct dl__cuda_attention_args {
+    int64_t l, s, e, f;
+    int32_t batch_dims, causal;
+    int64_t block, batches;
+    uint32_t batch[8];
+    float scale;
+    dl__cuda_matrix q, k, v, mask, y, dq, dk, dv;
+    float *p, *dp;
+} dl__cuda_attention_args;
+
+/* x lies in memory with dimension t as dimension order[t]; NULL: as it comes. */
+static dl__cuda_matrix dl__cuda_ordered(void *base, const dl_node *x, const dl_index *order)
+{
+    dl__cuda_matrix m;
+    dl_index dim[DLTRAIN_MAX_DIMS];
+    int64_t stride[DLTRAIN_MAX_DIMS];
+    int nd = x->ndim;
+    memset(&m, 0, sizeof m);
+    for (int t = 0; t < nd; t++) dim[order ? order[t] : t] = x->dim[t];
+    dl__cuda_row_strides(dim, nd, stride);
+    m.base = base;
+    m.row = stride[order ? order[nd - 2] : nd - 2];
+    m.column = stride[order ? order[nd - 1] : nd - 1];
+    for (int t = 0; t < nd - 2; t++) m.batch[t] = stride[order ? order[t] : t];
+    return m;
+}
+
+/* A tensor whose dimensions are those of the memory: y. */
+static dl__cuda_matrix dl__cuda_in_memory(void *base, const dl_node *x, const dl_index *order)
+{
+    dl__cuda_matrix m;
+    int64_t stride[DLTRAIN_MAX_DIMS];
+    int nd = x->ndim;
+    memset(&m, 0, sizeof m);
+    dl__cuda_row_strides(x->dim, nd, stride);
+    m.base = base;
+    m.row = stride[order[nd - 2]];
+    m.column = stride[order[nd - 1]];
+    for (int t = 0; t < nd - 2; t++) m.batch[t] = stride[order[t]];
+    return m;
+}
+
+static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, int matrices, dl__cuda_attention_args *t)
+{
+    const dl_node *q = y->in[0], *k = y->in[1], *v = y->in[2];
+    int nd = q->ndim;
+    memset(t, 0, sizeof *t);
+    t->l = q->dim[nd - 2], t->e = q->dim[nd - 1], t->s = k->dim[nd - 2], t->f = v->dim[nd - 1];
+    t->batch_dims = nd - 2;
+    t->batches = 1;
+    for (int b = 0; b < nd - 2; b++) t->batch[b] = (uint32_t)q->dim[b], t->batches *= q->dim[b];
+    t->causal = y->i[0] != 0;
+    t->scale = y->f[0];
+    t->block = t->causal ? 32 : 64; /* dl__attention_rows of dltrain.h */
+    while (t->block > 8 && t->block * t->s > 65536) t->block /= 2;
+    t->q = dl__cuda_ordered(dl__cuda_in(d, y, 0), q, NULL);
+    t->k = dl__cuda_ordered(dl__cuda_in(d, y, 1), k, NULL);
+    t->v = dl__cuda_ordered(dl__cuda_in(d, y, 2), v, NULL);
+    if (mask < y->n_in) { /* broadcasts: strides of 0 */
+        const dl_node *x = y->in[mask];
+        int64_t stride[DLTRAIN_MAX_DIMS], wide[DLTRAIN_MAX_DIMS];
+        dl__cuda_row_strides(x->dim, x->ndim, stride);
+        for (int b = 0; b < nd; b++) {
+            int at = b - (nd - x->ndim);
+            wide[b] = at < 0 || x->dim[at] == 1 ? 0 : stride[at];
+        }
+        t->mask.base = dl__cuda_in(d, y, mask);
+        t->mask.row = wide[nd - 2];
+        t->mask.column = wide[nd - 1];
+        for (int b = 0; b < nd - 2; b++) t->mask.batch[b] = wide[b];
+    }
+    size_t size = (size_t)(t->batches * t->l * t->s);
+    t->p = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)matrices * size * sizeof(float));
+    t->dp = t->p + size;
+    void *args[] = { t };
+    return t->p && dl__cuda_go(d, "attention", "attention_probabilities", dl__cuda_flat((size_t)(t->batches * t->l) * 32), args);
+}
+
+static bool dl__cuda_attention(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    dl__cuda_attention_args t;
+    (void)accumulate;
+    if (!dl__cuda_attention_begin(d, y, 3, 1, &t)) return false;
+    t.y = dl__cuda_in_memory(dl_device_address(d->ctx, y), y, y->i + 1);
+    void *args[] = { &t };
+    return dl__cuda_go(d, "attention", "attention_values", dl__cuda_flat(y->numel), args);
+}
+
+/* i = causal, which are wanted, orders of the memory of dy, dq, dk, dv */
+static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    static const char *const kernel[] = { "attention_dq", "attention_dk", "attention_dv" };
+    dl__cuda_attention_args t;
+    int nd = y->in[0]->ndim;
+    const dl_index *order = y->i + 2;
+    float *at = (float *)dl_device_address(d->ctx, y);
+    (void)accumulate;
+    if (!dl__cuda_attention_begin(d, y, 4, 2, &t)) return false;
+    dl__cuda_matrix *to[] = { &t.dq, &t.dk, &t.dv };
+    t.y = dl__cuda_ordered(dl__cuda_in(d, y, 3), y->in[3], NULL);
+    const dl_node *dy = y->in[3];
+    t.y = dl__cuda_in_memory(dl__cuda_in(d, y, 3), dy, order);
+    for (int k = 0; k < 3; k++)
+        if (y->i[1] >> k & 1) {
+            *to[k] = dl__cuda_ordered(at, y->in[k], order + (k + 1) * nd);
+            at += y->in[k]->numel;
+        }
+    void *args[] = { &t };
+    if (y->i[1] & 3 && !dl__cuda_go(d, "attention", "attention_scores_back", dl__cuda_flat((size_t)(t.batches * t.l) * 32), args)) return false;
+    for (int k = 0; k < 3; k++)
+        if (y->i[1] >> k & 1 && !dl__cuda_go(d, "attention", kernel[k], dl__cuda_flat(y->in[k]->numel), args)) return false;
+    return true;
+}
+
+/* ---- all operations that are not elementwise. NULL: no kernel yet ---- */
+static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_node *y, bool accumulate); } dl__cuda_operations[] = {
+    { "permute", dl__cuda_permute },
+    { "slice", dl__cuda_slice },
+    { "pad", dl__cuda_pad },
+    { "concat", dl__cuda_concat },
+    { "index_select", dl__cuda_index_select },
+    { "index_add", dl__cuda_index_add },
+    { "gather", dl__cuda_gather },
+    { "scatter_add", dl__cuda_scatter_add },
+    { "one_hot", dl__cuda_one_hot },
+    { "sum_dims", dl__cuda_sum_dims },
+    { "argmax", dl__cuda_argmax },
+    { "matmul", dl__cuda_matmul },
+    { "conv2d", dl__cuda_conv2d },
+    { "conv_transpose2d", dl__cuda_conv_transpose2d },
+    { "conv2d_weight", dl__cuda_conv2d_weight },
+    { "max_pool2d", dl__cuda_max_pool2d },
+    { "max_pool2d_back", dl__cuda_max_pool2d_back },
+    { "avg_pool2d", dl__cuda_avg_pool2d },
+    { "avg_pool2d_back", dl__cuda_avg_pool2d_back },
+    { "softmax", dl__cuda_softmax },
+    { "moments", dl__cuda_zero },
+    { "batch_norm", dl__cuda_norm_forward },
+    { "layer_norm", dl__cuda_norm_forward },
+    { "norm_back", dl__cuda_norm_back },
+    { "norm_sums", dl__cuda_norm_sums },
+    { "running", dl__cuda_running },
+    { "scaled_dot_product_attention", dl__cuda_attention },
+    { "attention_back", dl__cuda_attention_back },
+    { "segment_sum", dl__cuda_segment_sum },
+    { "segment_spread", dl__cuda_segment_spread },
+    { "segment_inverse", dl__cuda_segment_inverse },
+    { "segment_argmax", dl__cuda_segment_argmax },
+    { "targets", dl__cuda_targets },
+    { "target_weights", dl__cuda_target_weights },
+    { "world_sum", NULL },
+    { "data_parallel", NULL },
+    { "data_parallel_send_back", NULL },
+    { "data_parallel_collect", NULL }
+};
+
+static bool dl__cuda_launch(void *device, const dl_device_launch *l)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    const dl_node *y = l->node[0];
+    const size_t n = sizeof dl__cuda_operations / sizeof *dl__cuda_operations;
+    size_t i = 0;
+    if (!dl__cuda_enter(d)) return false;
+    if (y->op->flags & DL_OP_ELEMENTWISE) return dl__cuda_elementwise(d, l);
+    while (i < n && strcmp(dl__cuda_operations[i].name, y->op->name)) i++;
+    if (i == n || !dl__cuda_operations[i].launch) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
+    return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
+}
+
+static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
+{
+    static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
+        { "scale", "update_scale" }, { "clamp", "update_clamp" } };
+    dl__cuda *d = (dl__cuda *)device;
+    size_t k = 0, most = 0;
+    if (!dl__cuda_enter(d)) return false;
+    while (strcmp(rules[k][0], rule)) k++;
+    for (size_t at = 0, some; at < n; at += some) {
+        some = n - at < 65535 ? n - at : 65535;
+        for (size_t i = 0; i < some; i++) most = most < update[at + i].n ? update[at + i].n : most;
+        dl__cuda_address list = dl__cuda_scratch(d, some * sizeof *update);
+        void *args[] = { &list };
+        size_t blocks = (most + 255) / 256;
+        if (!list || !dl__cuda_upload(d, (void *)(uintptr_t)list, update + at, some * sizeof *update) ||
+            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, some, 1, 256, 1), args))
+            return false;
+    }
+    return true;
+}
+
+/* ---- opening and closing ---- */
+static void dl__cuda_close(void *device)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
+        if (d->stream) d->driver.cuStreamSynchronize(d->stream);
+        for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
+        if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
+        if (d->slots) d->driver.cuMemFree_v2(d->slots);
+        for (int k = 0; k < 2; k++) {
+            if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
+            if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
+        }
+        for (dl__cuda_module *m = d->modules, *next; m; m = next) {
+            next = m->next;
+            d->driver.cuModuleUnload(m->module);
+            free(m);
+        }
+        if (d->stream) d->driver.cuStreamDestroy_v2(d->stream);
+        d->driver.cuDevicePrimaryCtxRelease_v2(d->ordinal);
+    }
+    for (dl__cuda_function *f = d->functions, *next; f; f = next) {
+        next = f->next;
+        free(f);
+    }
+    /* the libraries stay open: NVIDIA's keep threads */
+    free(d);
+}
+
+static bool dl__cuda_open_driver(dl__cuda *d)
+{
+    const char *own = getenv("DLTRAIN_CUDA_DRIVER"), *library = own && *own ? own : "libcuda.so.1";
+    d->driver_library = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    if (!d->driver_library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "dl_create: the device '%s' needs NVIDIA's driver: %s", d->device, why ? why : library);
+    }
+    return dl__cuda_look_up(d, d->driver_library, &d->driver, dl__cuda_driver_names,
+        sizeof dl__cuda_driver_names / sizeof *dl__cuda_driver_names, library);
+}
+
+static bool dl__cuda_open_device(dl__cuda *d)
+{
+    int number = 0, count = 0, major = 0, minor = 0;
+    const char *p = d->device + 4;
+    if (*p == ':' && p[1])
+        for (p++; *p >= '0' && *p <= '9' && number < 10000; p++) number = 10 * number + (*p - '0');
+    if (*p) return dl_fail(d->ctx, "dl_create: there is no device '%s'; GPUs are called 'cuda:0', 'cuda:1', ...", d->device);
+    if (!dl__cuda_open_driver(d)) return false;
+    int code = d->driver.cuInit(0);
+    if (code == 34 || code == 100 || code == 803) return dl_fail(d->ctx, "dl_create: the device '%s': there is no GPU here", d->device);
+    if (!dl__cuda_check(d, code, "cuInit") || !DL__CUDA_CALL(d, cuDeviceGetCount(&count))) return false;
+    if (number >= count)
+        return dl_fail(d->ctx, "dl_create: there is no device '%s': the GPUs here are cuda:0 to cuda:%d", d->device, count - 1);
+    if (!DL__CUDA_CALL(d, cuDeviceGet(&d->ordinal, number)) || !DL__CUDA_CALL(d, cuDeviceGetName(d->name, (int)sizeof d->name, d->ordinal)) ||
+        !DL__CUDA_CALL(d, cuDeviceGetAttribute(&major, 75, d->ordinal)) || !DL__CUDA_CALL(d, cuDeviceGetAttribute(&minor, 76, d->ordinal)))
+        return false;
+    d->arch = 10 * major + minor;
+    if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
+    size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
+    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ &&
+        DL__CUDA_CALL(d, cuEventCreate(&d->staging[0].event, 2)) && /* no timing */
+        DL__CUDA_CALL(d, cuEventCreate(&d->staging[1].event, 2)) && (d->slots = dl__cuda_allocate(d, bytes)) &&
+        DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
+}
+
+static void *dl__cuda_open(dl_context *ctx, const char *device)
+{
+    dl__cuda *d = (dl__cuda *)calloc(1, sizeof *d);
+    if (!d) return dl_fail(ctx, "out of memory: asked for %zu bytes", sizeof *d), (void *)NULL;
+    d->ctx = ctx;
+    snprintf(d->device, sizeof d->device, "%s", device);
+    if (dl__cuda_open_device(d)) return d;
+    dl__cuda_close(d);
+    return NULL;
+}
+
+DL_API const dl_backend *dl_cuda_backend(void)
+{
+    static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update };
+    return &backend;
+}
+
+DL_API const char *dl_cuda_device_name(const dl_context *ctx)
+{
+    const dl__cuda *d = (const dl__cuda *)dl_device_of(ctx, dl_cuda_backend());
+    return d ? d->name : "";
+}
+#endif /* DLTRAIN_IMPLEMENTATION */

@@ -1,0 +1,260 @@
+/* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: ops subsets nets optimizers reading errors */
+#define OPS_FLOAT
+#define main ops_main
+#include "test_ops.c"
+#undef main
+#include "../dltrain_cuda.h"
+#include "nets.h"
+
+static dl_context *cpu, *gpu;
+
+static dl_context *open_on(const char *device)
+{
+    dl_config c;
+    memset(&c, 0, sizeof c);
+    c.seed = 1;
+    c.threads = 1;
+    c.device = device;
+    return dl_create(&c);
+}
+
+/* The first of n numbers that differ, NaNs being equal; -1: none. Zeros have signs. */
+static int first_difference(const double *a, const double *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) && !(isnan(a[i]) && isnan(b[i]))) return i;
+    return -1;
+}
+
+static const char *same_values(const test_case *t, case_data *d)
+{
+    static double want[MAX_NUMEL], got[MAX_NUMEL];
+    int n = gc_forward(cpu, t, d, 0, want), m = gc_forward(gpu, t, d, 0, got);
+    if (n < 0) return gc_fail("on the CPU: %s", dl_error(cpu));
+    if (m < 0) return gc_fail("%s", dl_error(gpu));
+    int at = n == m ? first_difference(want, got, n) : 0;
+    return at < 0 ? NULL : gc_fail("value %d: %.9g, on the CPU %.9g", at, got[at], want[at]);
+}
+
+static const char *same_gradients(const test_case *t, case_data *d, unsigned variable, unsigned asked, unsigned shared)
+{
+    static double want[MAX_IN][MAX_NUMEL], got[MAX_IN][MAX_NUMEL];
+    if (!gc_gradient(cpu, t, d, variable, asked, shared, want)) return gc_fail("on the CPU: %s", dl_error(cpu));
+    if (!gc_gradient(gpu, t, d, variable, asked, shared, got)) return gc_fail("gradient: %s", dl_error(gpu));
+    for (int i = 0; i < d->n; i++) {
+        int at = asked >> i & 1 ? first_difference(want[i], got[i], d->in[i].numel) : -1;
+        if (at >= 0) return gc_fail("gradient of input %d (wanted %x) at %d: %.9g, on the CPU %.9g", i, asked, at, got[i][at], want[i][at]);
+    }
+    return NULL;
+}
+
+/* A case of the table: its values, and all its gradients or each subset of them. */
+static void compare_case(const test_case *t, bool subsets)
+{
+    static case_data d;
+    gc_data(t, &d);
+    unsigned all = (1u << d.n) - 1;
+    const char *bad = same_values(t, &d);
+    for (unsigned asked = subsets ? 1 : all; !bad && t->kind != VALUE && asked <= all && all; asked++) bad = same_gradients(t, &d, asked, asked, 0);
+    char name[128];
+    snprintf(name, sizeof name, "%s%s", t->name, subsets ? ", wanted subsets" : "");
+    verdict(name, bad);
+    dl_clear_error(cpu);
+    dl_clear_error(gpu);
+}
+
+static void net_alike(int i)
+{
+    dl_config c;
+    memset(&c, 0, sizeof c);
+    c.seed = 7;
+    c.threads = 1;
+    uint64_t want = net_train(&nets[i], &c, 3, false);
+    c.device = "cuda:0";
+    uint64_t got = net_train(&nets[i], &c, 3, false);
+    CHECK(got == want, "%s: the weights hash to %016llx, on the CPU to %016llx", nets[i].name, (unsigned long long)got, (unsigned long long)want);
+}
+static void mlp(void) { net_alike(0); }
+static void cnn(void) { net_alike(1); }
+static void resnet(void) { net_alike(2); }
+static void gpt(void) { net_alike(3); }
+
+/* ---- optimizers, clipping, groups, a checkpoint in between ---- */
+enum { RULES = 9 };
+static dl_optimizer *rule(dl_context *c, int k)
+{
+    switch (k) {
+    case 0: return dl_sgd(c, &(dl_sgd_desc){ .lr = 0.1f });
+    case 1: return dl_sgd(c, &(dl_sgd_desc){ .lr = 0.1f, .momentum = 0.9f, .dampening = 0.5f, .weight_decay = 0.01f });
+    case 2: return dl_sgd(c, &(dl_sgd_desc){ .lr = 0.1f, .momentum = 0.9f, .weight_decay = 0.01f, .nesterov = true });
+    case 3: return dl_adam(c, NULL);
+    case 4: return dl_adam(c, &(dl_adam_desc){ .lr = 0.01f, .weight_decay = 0.1f });
+    case 5: return dl_adamw(c, &(dl_adam_desc){ .lr = 0.01f });
+    case 6: return dl_rmsprop(c, NULL);
+    case 7: return dl_rmsprop(c, &(dl_rmsprop_desc){ .lr = 0.01f, .momentum = 0.9f, .weight_decay = 0.1f });
+    default: return dl_rmsprop(c, &(dl_rmsprop_desc){ .lr = 0.01f, .momentum = 0.9f, .centered = true });
+    }
+}
+
+static void take_steps(dl_context *c, int k, dl_real *out)
+{
+    float x[12], y[9];
+    dl_optimizer *o = rule(c, k);
+    dl_optimizer_group(o, "*.bias", &(dl_group_desc){ .lr_scale = 0.5f, .no_weight_decay = true });
+    for (int step = 0; step < 4; step++) {
+        for (int i = 0; i < 12; i++) x[i] = (float)((i * 7 + step * 5) % 11) / 4 - 1;
+        for (int i = 0; i < 9; i++) y[i] = (float)((i * 5 + step) % 7) / 4;
+        dl_tensor in = dl_input(c, DL_F32, DL_SHAPE(3, 4), x), to = dl_input(c, DL_F32, DL_SHAPE(3, 3), y);
+        dl_backward(dl_mse(dl_linear(in, "fc", 3), to, DL_MEAN));
+        if (step == 1) dl_clip_grad_norm(c, 0.125, NULL);
+        if (step == 2) dl_clip_grad_value(c, 0.0625, "*weight");
+        if (step == 3) dl_scale_grad(c, 0.5);
+        dl_step(o);
+        if (step == 2) dl_save(c, "build/cuda/half.safetensors"), dl_load(c, "build/cuda/half.safetensors");
+    }
+    dl_param_info p;
+    if (dl_param_find(c, "fc.weight", &p)) memcpy(out, p.value, 12 * sizeof *out);
+    if (dl_param_find(c, "fc.bias", &p)) memcpy(out + 12, p.value, 3 * sizeof *out);
+}
+
+static void optimizers(void)
+{
+    for (int k = 0; k < RULES; k++) {
+        dl_real want[15] = { 0 }, got[15] = { 0 };
+        dl_context *a = open_on(NULL), *b = open_on("cuda:0");
+        take_steps(a, k, want);
+        take_steps(b, k, got);
+        CHECK(!dl_failed(a) && !dl_failed(b), "rule %d: %s%s", k, dl_error(a), dl_error(b));
+        for (int i = 0; i < 15; i++) CHECK(!memcmp(&want[i], &got[i], sizeof *want), "rule %d, %d: %.9g, on the CPU %.9g", k, i, (double)got[i], (double)want[i]);
+        dl_destroy(a);
+        dl_destroy(b);
+    }
+}
+
+/* Values in mid-step, of leaves and parameters, written through dl_param_get. */
+static void reading(void)
+{
+    static const float x[3] = { 1, 2, 3 };
+    dl_context *c = open_on("cuda:0");
+    dl_tensor t = dl_input(c, DL_F32, DL_SHAPE(3), x), y = dl_mul_scalar(t, 2), w;
+    float got[3] = { 0 };
+    CHECK(dl_read(t, got, 3) && got[2] == 3, "the input reads %g: %s", (double)got[2], dl_error(c));
+    CHECK(dl_read(y, got, 3) && got[2] == 6, "the value reads %g: %s", (double)got[2], dl_error(c));
+    CHECK(dl_item(dl_sum(dl_add(y, t))) == 18, "the sum is wrong: %s", dl_error(c));
+    dl_end(c);
+    w = dl_parameter(c, "w", &(dl_param_desc){ .shape = DL_SHAPE(3), .init = DL_INIT_CONSTANT, .value = 5 });
+    CHECK(dl_item(dl_sum(w)) == 15, "the parameter sums to something else: %s", dl_error(c));
+    dl_param_info p;
+    CHECK(dl_param_find(c, "w", &p), "%s", dl_error(c));
+    p.value[1] = 7;
+    dl_end(c);
+    w = dl_parameter(c, "w", &(dl_param_desc){ .shape = DL_SHAPE(3), .init = DL_INIT_CONSTANT, .value = 5 });
+    CHECK(dl_item(dl_sum(w)) == 17, "what was written is not seen: %s", dl_error(c));
+    dl_destroy(c);
+}
+
+/* dropout, dl_rand and dl_randn */
+static void random_numbers(void)
+{
+    static float want[1001], got[1001];
+    for (int k = 0; k < 3; k++) {
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor y = k == 0 ? dl_rand(c, DL_SHAPE(1001)) : k == 1 ? dl_randn(c, DL_SHAPE(1001)) : dl_dropout(dl_full(c, DL_SHAPE(1001), 3), 0.3f);
+            CHECK(dl_read(y, on ? got : want, 1001), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        CHECK(!memcmp(want, got, sizeof want), "stream %d differs", k);
+    }
+}
+
+/* Sums that are long enough for two levels of chunks, and products of more than one block and tile. */
+static void large(void)
+{
+    enum { N = 4096 * 5 + 77, K = 1300 };
+    static float x[N], want[3], got[3];
+    for (int i = 0; i < N; i++) x[i] = (float)((i * 2654435761u) >> 20) / 1024 - 2;
+    for (int on = 0; on < 2; on++) {
+        dl_context *c = open_on(on ? "cuda:0" : NULL);
+        float *out = on ? got : want;
+        dl_tensor v = dl_input(c, DL_F32, DL_SHAPE(N), x), a = dl_input(c, DL_F32, DL_SHAPE(7, K), x), b = dl_input(c, DL_F32, DL_SHAPE(K, 5), x);
+        dl_tensor p = dl_input(c, DL_F32, DL_SHAPE(70, 130), x), q = dl_input(c, DL_F32, DL_SHAPE(130, 67), x);
+        out[0] = (float)dl_item(dl_sum(v));
+        out[1] = (float)dl_item(dl_sum(dl_square(dl_matmul(a, b))));
+        out[2] = (float)dl_item(dl_sum(dl_square(dl_matmul(p, q))));
+        CHECK(!dl_failed(c), "%s", dl_error(c));
+        dl_destroy(c);
+    }
+    for (int i = 0; i < 3; i++) CHECK(!memcmp(&want[i], &got[i], sizeof *want), "%d: %.9g, on the CPU %.9g", i, (double)got[i], (double)want[i]);
+}
+
+static void says(dl_context *c, const char *part)
+{
+    CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
+    dl_destroy(c);
+}
+static void own_run(const dl_run_args *r) { (void)r; }
+static const dl_op own_op = { "of_my_own", DL_OP_ELEMENTWISE, NULL, own_run, NULL, NULL, NULL };
+static const dl_op own_block = { "block_of_my_own", 0, NULL, own_run, NULL, NULL, NULL };
+static void errors(void)
+{
+    static const float x[3] = { 1, 2, 3 };
+    says(open_on("cuda:99"), "there is no device 'cuda:99': the GPUs here are cuda:0 to cuda:");
+    says(open_on("cuda:x"), "GPUs are called 'cuda:0'");
+    for (int k = 0; k < 2; k++) {
+        dl_context *c = open_on("cuda:0");
+        dl_tensor t = dl_input(c, DL_F32, DL_SHAPE(3), x);
+        dl_item(dl_sum(dl_apply(k ? &own_block : &own_op, 1, &t, NULL)));
+        says(c, k ? "dl_block_of_my_own has no CUDA kernel yet" : "dl_of_my_own has no CUDA kernel yet");
+    }
+    dl_context *c = open_on("cuda:0");
+    dl_item(dl_cross_entropy(dl_input(c, DL_F32, DL_SHAPE(1, 3), x), dl_input(c, DL_I32, DL_SHAPE(1), (int32_t[]){ 5 })));
+    says(c, "dl_cross_entropy: target 5 at position 0 is out of range for 3 classes");
+    c = open_on("cuda:0");
+    dl_item(dl_sum(dl_index_select(dl_input(c, DL_F32, DL_SHAPE(3), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ 1, -4 }))));
+    says(c, "dl_index_select: index -4 at position 1 is out of range for 3 rows");
+    c = open_on("cuda:0");
+    dl_item(dl_sum(dl_segment_sum(dl_input(c, DL_F32, DL_SHAPE(3), x), dl_input(c, DL_I32, DL_SHAPE(3), (int32_t[]){ 0, 4, 3 }))));
+    says(c, "dl_segment_sum: offsets must rise from 0 to the 3 rows of x; offsets[2] is 3");
+}
+
+static int wanted_parts;
+static char **wanted_part;
+static bool wants(const char *part)
+{
+    for (int i = 0; i < wanted_parts; i++)
+        if (!strcmp(wanted_part[i], part)) return true;
+    return !wanted_parts;
+}
+
+int main(int argc, char **argv)
+{
+    const char *expect = argc > 1 ? argv[1] : "*";
+    wanted_parts = argc > 2 ? argc - 2 : 0;
+    wanted_part = argv + 2;
+    cpu = open_on(NULL);
+    gpu = open_on("cuda:0");
+    test__begin("device");
+    CHECK(!dl_failed(gpu) && dl_glob(expect, dl_cuda_device_name(gpu)), "it is '%s', not '%s': %s", dl_cuda_device_name(gpu), expect, dl_error(gpu));
+    test__end();
+    if (dl_failed(gpu)) return REPORT();
+    if (wants("reading")) RUN(reading);
+    if (wants("random")) RUN(random_numbers);
+    if (wants("large")) RUN(large);
+    if (wants("optimizers")) RUN(optimizers);
+    if (wants("errors")) RUN(errors);
+    if (wants("nets")) {
+        RUN(mlp);
+        RUN(cnn);
+        RUN(resnet);
+        RUN(gpt);
+    }
+    for (int i = 0; i < N_CASES; i++) {
+        if (wants("ops") || wants(cases[i].name)) compare_case(&cases[i], false);
+        if (wants("subsets")) compare_case(&cases[i], true);
+    }
+    dl_destroy(cpu);
+    dl_destroy(gpu);
+    return REPORT();
+}
