@@ -29,7 +29,7 @@ run() { # name, then the program
     for arch in 80 100; do CUDASIM_BUDGET=1 CUDASIM_ARCH=$arch run bugs_$arch $out/selftest bugs compute_$arch; done
     CUDASIM_COUNT=1 run opcodes $out/selftest opcodes
     # an older driver takes a cubin, no newer PTX; a cubin wants its own major architecture, PTX one that is not older
-    for load in "80 12040 compute_80 222" "80 12040 sm_80 0" "75 13000 compute_80 209" "90 13000 sm_80 209" "86 13000 sm_80 0"; do
+    for load in "80 12040 compute_80 222" "80 12040 sm_80 0" "75 13000 compute_80 209" "90 13000 sm_80 209" "86 13000 sm_80 0" "120 13000 sm_120 0"; do
         set -- $load
         CUDASIM_ARCH=$1 CUDASIM_DRIVER=$2 run "sm_$1 driver $2" $out/selftest load $3 $4
     done

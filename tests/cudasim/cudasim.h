@@ -83,6 +83,7 @@ typedef struct kernel {
     param *params;
     uint32_t param_count, max_threads, required_threads[3], max_dynamic_shared;
     bool fences;
+    uint32_t registers;   /* that ptxas gave a thread; 0: not known, it was loaded as PTX */
     int32_t *branch_targets; /* of brx.idx: count, then that many indices */
     uint32_t slots[32];   /* where special registers live: SR_ names */
 } kernel;

@@ -3,7 +3,7 @@
        CUDASIM_DEVICES=1         how many devices             CUDASIM_PEER=1     may they reach each other's memory
        CUDASIM_ARCH=80           compute capability           CUDASIM_DRIVER=13000  what cuDriverGetVersion says
        CUDASIM_MEMORY=4096       MiB a device                 CUDASIM_SEED=1     of every random choice
-       CUDASIM_BUDGET=200        million instructions a warp may run before it is called hung
+       CUDASIM_BUDGET=20         million instructions a warp may run before it is called hung
        CUDASIM_RACES=1           0: no race checks            CUDASIM_LOG=FILE   reports are added to this file too
        CUDASIM_EXACT=0           1: add.f32 and kin without .rn are refused: ptxas may contract them
        CUDASIM_COUNT=0           1: bank conflicts and sectors are counted (cudasim_statistics)
@@ -58,7 +58,7 @@ void settings_read(void)
     sim.driver_version = (int)number("CUDASIM_DRIVER", 13000);
     sim.memory = number("CUDASIM_MEMORY", 4096) << 20;
     sim.seed = number("CUDASIM_SEED", 1);
-    sim.budget_millions = (int)number("CUDASIM_BUDGET", 200);
+    sim.budget_millions = (int)number("CUDASIM_BUDGET", 20);
     sim.peer = number("CUDASIM_PEER", 1) != 0;
     sim.races = number("CUDASIM_RACES", 1) != 0;
     sim.exact = number("CUDASIM_EXACT", 0) != 0;

@@ -28,7 +28,7 @@ CUresult cuMemHostAlloc(void **, size_t, unsigned), cuMemFreeHost(void *), cuStr
 CUresult cuStreamWaitEvent(handle, handle, unsigned), cuEventCreate(handle *, unsigned), cuEventRecord(handle, handle),
     cuEventSynchronize(handle), cuEventDestroy_v2(handle), cuEventQuery(handle);
 CUresult cuLaunchKernel(handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, handle, void **, void **),
-    cuFuncSetAttribute(handle, int, int);
+    cuFuncSetAttribute(handle, int, int), cuFuncGetAttribute(int *, int, handle);
 CUresult cuStreamBeginCapture_v2(handle, int), cuStreamEndCapture(handle, handle *),
     cuGraphInstantiateWithFlags(handle *, handle, unsigned long long), cuGraphLaunch(handle, handle);
 CUresult cuGraphExecDestroy(handle), cuGraphDestroy(handle), cuMemsetD32Async(pointer, unsigned, size_t, handle),
@@ -1188,10 +1188,14 @@ static void test_load(const char *arch, int code)
         " y[threadIdx.x] = s[31 - threadIdx.x]; } extern \"C\" __global__ void other(float *y, int n) { s[0] = n; y[0] = s[0]; }",
         arch);
     char label[100];
-    int got = cuModuleLoadData(&module, image);
+    int got = cuModuleLoadData(&module, image), registers = 0;
     const char *said = cudasim_reports();
     snprintf(label, sizeof label, "loading %s returns %d", arch, code);
     result(label, got == code && !*said == !code ? NULL : "%d: %s", got, said);
+    if (got == 0 && arch[0] == 's') {
+        CHECK(cuFuncGetAttribute(&registers, 4, function("put")));
+        result("the registers of a cubin's kernel are known", registers >= 4 && registers < 24 ? NULL : "%d", registers);
+    }
     if (got == 0) CHECK(cuModuleUnload(module));
     free(image);
 }
