@@ -15,7 +15,7 @@ LDLIBS = -lm -pthread
 demo: build/digits
 	build/digits --save build/digits.safetensors
 
-build/digits: examples/digits.c dltrain.h
+build/digits: examples/digits.c dltrain.h dltrain_cuda.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) examples/digits.c -o $@ $(LDLIBS)
 
@@ -31,6 +31,9 @@ test:
 
 test-mpi:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_mpi check_hosts
+
+test-cuda:
+	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_cuda check_cudasim
 
 build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
 build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
@@ -81,4 +84,4 @@ examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/inc
 clean:
 	rm -rf build
 
-.PHONY: demo examples examples-distillation test test-mpi bench bench-gemm bench-parallel cost-model clean
+.PHONY: demo examples examples-distillation test test-cuda test-mpi bench bench-gemm bench-parallel cost-model clean
