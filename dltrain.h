@@ -13076,8 +13076,8 @@ static dl_real dl__bilinear(const uint8_t *in, dl_index height, dl_index width, 
     dl_real fx = (dl_real)(x - (double)x0), fy = (dl_real)(y - (double)y0), row[2] = { 0, 0 };
     for (int i = 0; i < 2; i++) {
         if (y0 + i < 0 || y0 + i >= height) continue;
-        const uint8_t *p = in + (y0 + i) * width + x0;
-        dl_real a = x0 >= 0 ? (dl_real)p[0] : 0, b = x0 + 1 < width ? (dl_real)p[1] : 0;
+        const uint8_t *p = in + (y0 + i) * width;
+        dl_real a = x0 >= 0 ? (dl_real)p[x0] : 0, b = x0 + 1 < width ? (dl_real)p[x0 + 1] : 0;
         row[i] = a * (1 - fx) + b * fx;
     }
     return row[0] * (1 - fy) + row[1] * fy;
