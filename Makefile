@@ -15,7 +15,7 @@ LDLIBS = -lm -pthread
 demo: build/digits
 	build/digits --save build/digits.safetensors
 
-build/digits: examples/digits.c dltrain.h
+build/digits: examples/digits.c dltrain.h dltrain_cuda.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) examples/digits.c -o $@ $(LDLIBS)
 
@@ -26,15 +26,14 @@ examples: build/backprop build/multitask build/mil
 	build/mil --quick --out build/mil
 	build/mil --quick --experiment labels --poolings mean,noisy-or,noisy-and --out build/mil-labels
 
-build/backprop build/multitask build/mil: build/%: examples/%.c examples/lab.h dltrain.h
-	@mkdir -p build
-	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
-
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
 
 test-mpi:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_mpi check_hosts
+
+test-cuda:
+	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_cuda check_cudasim
 
 build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
 build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
@@ -64,7 +63,25 @@ build/cost_model: tools/cost_model.c tools/cost.h
 cost-model: build/cost_model
 	@build/cost_model
 
+# The implementation once, for the examples that are built without theirs. image_folder has one of its own, with stb_image.
+build/dltrain.o: dltrain.h
+	@mkdir -p build
+	printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' | $(CC) $(CFLAGS) -I. -x c -c - -o $@
+
+build/backprop build/multitask build/mil build/self_distill build/distill: build/%: examples/%.c examples/lab.h examples/sets.h build/dltrain.o
+	sed '/^#define DLTRAIN_IMPLEMENTATION$$/d' $< | $(CC) $(CFLAGS) -Iexamples -x c - -x none build/dltrain.o -o $@ $(LDLIBS)
+
+build/image_folder: examples/image_folder.c examples/sets.h dltrain.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
+
+examples: examples-distillation
+examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/include/stb/stb_image.h),build/image_folder)
+	build/self_distill --seeds 3 --out build/self_distill
+	build/distill --seeds 3 --out build/distill
+	$(if $(filter build/image_folder,$^),build/image_folder --seeds 2 --out build/image_folder,@echo "image_folder: skipped, stb_image.h is not installed (libstb-dev)")
+
 clean:
 	rm -rf build
 
-.PHONY: demo examples test test-mpi bench bench-gemm bench-parallel cost-model clean
+.PHONY: demo examples examples-distillation test test-cuda test-mpi bench bench-gemm bench-parallel cost-model clean

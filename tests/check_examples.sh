@@ -9,7 +9,7 @@ report() { # NAME STATUS REASON
     if [ "$2" = 0 ]; then echo "ok examples: $1"; else echo "not ok examples: $1: $3"; fi
 }
 build() { # NAME: the example as the Makefile builds it, and its --help and a wrong option
-    if ! ${CC:-cc} -O2 -Wall -Wextra examples/$1.c -o $dir/$1 -lm -pthread > $dir/$1.build 2>&1 || [ -s $dir/$1.build ]; then
+    if ! make -s CC="${CC:-cc}" build/$1 > $dir/$1.build 2>&1 || [ -s $dir/$1.build ] || ! cp build/$1 $dir/$1; then
         report "$1 builds without warnings" 1 "$(head -3 $dir/$1.build | tr '\n' ' ')"
         return 1
     fi
@@ -93,4 +93,47 @@ if build mil; then
     refuse mil "no room" --csv $dir/bags.data --skip 9
     refuse mil "no pooling 'most'" --poolings most
     refuse mil "any,share,both" --rule some
+fi
+if build self_distill; then
+    $dir/self_distill --seeds 1 --epochs 20 --methods one,two,full --out $dir/self_distill > $dir/self_distill.log 2>&1
+    report "self_distill: quick" $? "$(tail -1 $dir/self_distill.log)"
+    range "self_distill: error of one view" $dir/self_distill.csv '$2 == "one view"' 4 1 15
+    range "self_distill: error of all five terms" $dir/self_distill.csv '$2 == "full"' 4 1 12
+    [ -s $dir/self_distill-full.safetensors ] && grep -q circle $dir/self_distill.svg
+    report "self_distill: a picture and the weights" $? "there is none"
+    $dir/self_distill --set mnist --dry-run --methods one > $dir/missing.log
+    grep -q 'To get it: https://' $dir/missing.log && grep -q 'Going on with the digits' $dir/missing.log
+    report "self_distill: says how to get MNIST" $? "$(head -1 $dir/missing.log)"
+    mkdir -p $dir/data/cifar100
+    for i in 0 1 2 3 4 5 6 7; do printf "\\00$i\\07$i"; head -c 3072 /dev/zero | tr '\0' "\\12$i"; done > $dir/data/cifar100/train.bin 2> /dev/null
+    cp $dir/data/cifar100/train.bin $dir/data/cifar100/test.bin
+    $dir/self_distill --recipe ddgsd --dry-run --methods full --batch 4 --data $dir/data > $dir/recipe.log 2>&1
+    grep -q 'cifar100, resnet32, 200 epochs' $dir/recipe.log && [ "$(grep -c 'step [123]: loss [0-9]' $dir/recipe.log)" = 3 ]
+    report "self_distill: the published recipe, dry" $? "$(tail -1 $dir/recipe.log)"
+    refuse self_distill "there is no network" --net resnet99
+    refuse self_distill "of one,two,kl,mmd,full" --methods three
+    refuse self_distill "there is no set" --set imagenet
+    refuse self_distill "a number from" --sizes 10,x
+fi
+if build distill; then
+    $dir/distill --seeds 1 --epochs 120 --out $dir/distill > $dir/distill.log 2>&1
+    report "distill: quick" $? "$(tail -1 $dir/distill.log)"
+    range "distill: error of the student alone" $dir/distill.csv '$2 == "student alone"' 4 4 20
+    range "distill: error from logits" $dir/distill.csv '$2 == "from logits"' 4 2 18
+    [ -s $dir/distill-teacher.safetensors ]
+    report "distill: the teacher's weights" $? "there are none"
+fi
+if [ ! -f /usr/include/stb/stb_image.h ]; then
+    echo "skip examples: image_folder: stb_image.h is not installed (libstb-dev)"
+elif build image_folder; then
+    $dir/image_folder --seeds 1 --epochs 6 --out $dir/png > $dir/png.log 2>&1
+    report "image_folder: $(tail -1 $dir/png.log | grep -o 'are the same, bit for bit')" $? "$(tail -1 $dir/png.log)"
+    range "image_folder: error from IDX" $dir/png.csv '/IDX/' 4 1 12
+    range "image_folder: error from the folder" $dir/png.csv '/folder/' 4 1 12
+    echo "no image" > $dir/png-png/train/3/zz.png
+    refuse image_folder "zz.png': it is not a PNG file" --images $dir/png-png --side 8 --epochs 1 --out $dir/own
+    $dir/image_folder --images $dir/png-png --side 8 --epochs 4 --seeds 1 --skip-bad --out $dir/own > $dir/own.log 2>&1
+    report "image_folder: own images, a bad one left out" $? "$(tail -1 $dir/own.log)"
+    grep -q "left out: .*zz.png': it is not a PNG file" $dir/own.log
+    report "image_folder: says which" $? "$(head -1 $dir/own.log)"
 fi
