@@ -46,7 +46,7 @@ static const char *usage =
     "  --label N         the column of the class: above 1/2 is positive, and so is the bag then. A number, or last (last)\n"
     "  --folds N         of the cross-validation (10)\n"
     "  --threads N       0: one a CPU (1)\n"
-    "  --out PREFIX      PREFIX.csv: every run; PREFIX.svg: the picture (mil)\n"
+    "  --out PREFIX      PREFIX.csv: every run; PREFIX.svg: the picture, of bags alone (mil)\n"
     "  --quick           fewer bags, steps and seeds: half a minute\n"
     "  --help\n";
 
