@@ -8,7 +8,7 @@ static const char help[] =
     "usage: build/cost_model [OPTIONS]: what `make bench-parallel` prints, of one device\n"
     "    --forward MS --backward MS --update MS   of a step (9, 18, 1.5: W2 on a core)\n"
     "    --bytes MB       of gradients (1.69)\n"
-    "    --first MB --bucket MB   of the first two buckets and of the others (1.05, 25)\n"
+    "    --first MB --bucket MB   of the first bucket and of the others (1.05, 25)\n"
     "    --speed X        devices X times as fast (1)\n"
     "    --overlap X      1: reductions run beside the backward pass; 0: they take its processor away (1)\n"
     "    --message US     that the processor spends on each message over MPI (2)\n";
