@@ -14,3 +14,6 @@ if [ -n "$missing" ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing > /dev/null
 fi
 python3 -c 'import torch, numpy, safetensors' 2> /dev/null || python3 -m pip install -q --break-system-packages $wheels 2> /dev/null || python3 -m pip install -q $wheels
+# NVRTC, which tests/cudasim runs the kernels through: the CUDA folder's, else PyPI's
+compgen -G "${CUDA_HOME:-/usr/local/cuda}/lib64/libnvrtc.so.1[23]" > /dev/null || python3 -c 'import glob, nvidia; exit(not any(glob.glob(p + "/*/lib/libnvrtc.so.1[23]") for p in nvidia.__path__))' 2> /dev/null ||
+    python3 -m pip install -q --break-system-packages 'nvidia-cuda-nvrtc==13.0.*' 2> /dev/null || python3 -m pip install -q 'nvidia-cuda-nvrtc==13.0.*'
