@@ -597,7 +597,7 @@ typedef struct dl_launch_desc {
     const dl_config *config;             /* of every replica, its memory shared out; alloc is called from several threads */
     const dl_transport *transport;       /* to other processes; NULL: there are none */
     double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
-    size_t first_bucket, bucket;         /* bytes of gradient that are reduced together; 0: 1 MiB and 25 MB */
+    size_t first_bucket, bucket;         /* bytes of gradient, or more, that are reduced together; 0: 1 MiB and 25 MB */
     bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
     /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
        cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
@@ -11653,23 +11653,25 @@ static bool dl__is_reduced(const dl__param *p, const char *pattern)
     return !p->buffer && !p->frozen && p->offset != SIZE_MAX && (!pattern || dl_glob(pattern, p->name));
 }
 
-/* Runs of neighbours in the flat buffer, from its end. */
+/* Runs of neighbours in the flat buffer, from its end; as in PyTorch a bucket is closed when it has reached its size. */
 static void dl__make_buckets(dl_comm *c, const char *pattern)
 {
     const dl_context *ctx = c->ctx;
     const dl_launch_desc *d = &c->world->desc;
     dl__bucket *b = NULL;
+    bool full = true;
     c->buckets = 0;
     for (int i = ctx->params; i-- > 0;) {
         const dl__param *p = &ctx->param[i];
-        size_t n = dl__padded(p->numel), most = (c->buckets < 2 ? d->first_bucket : d->bucket) / sizeof(dl_real);
+        size_t n = dl__padded(p->numel);
         if (!n || !dl__is_reduced(p, pattern)) continue;
-        if (!b || p->offset + n != b->first || b->n + n > most) {
+        if (full || p->offset + n != b->first) {
             b = &c->bucket[c->buckets++];
             memset(b, 0, sizeof *b);
         }
         b->first = p->offset;
         b->n += n;
+        full = b->n * sizeof(dl_real) >= (c->buckets == 1 ? d->first_bucket : d->bucket);
     }
 }
 

@@ -606,6 +606,21 @@ static void buckets_overlap_with_the_backward_pass(void)
     loop_close(&l);
 }
 
+/* A parameter that fills the first bucket goes along with those before it, as in PyTorch, so that all but the first layers' gradients can be
+   reduced during the backward pass. */
+static void large_and_small(dl_context *ctx, dl_comm *comm, void *user)
+{
+    dl_comm *c = comm;
+    dl_tensor x = dl_linear(dl_full(ctx, DL_SHAPE(3, 4), 1), "first", 16);
+    dl_backward(dl_sum(dl_linear(dl_linear(x, "large", 64), "last", 2)));
+    ((bool *)user)[dl_comm_rank(comm)] = c->buckets == 2 && c->bucket[0].n == 16 + 128 + 64 + 1024 && c->bucket[1].n == 16 + 64;
+}
+static void buckets_close_when_they_are_full(void)
+{
+    bool ok[2] = { false, false };
+    CHECK(dl_launch(&(dl_launch_desc){ .replicas = 2, .first_bucket = 2000, .bucket = 1 << 20 }, large_and_small, ok) && ok[0] && ok[1], "other buckets");
+}
+
 /* ---- where the time goes ---- */
 static dl_parallel_stats stats[3];
 static void measured(dl_context *ctx, dl_comm *comm, void *user)
@@ -821,6 +836,7 @@ int main(void)
     RUN(invariant_bits);
     RUN(invariant_is_refused);
     RUN(buckets_overlap_with_the_backward_pass);
+    RUN(buckets_close_when_they_are_full);
     RUN(phases_are_counted);
     RUN(faults_are_named);
     RUN(exhausted_arenas);

@@ -5,7 +5,7 @@
 typedef struct cost_network { const char *name; double bandwidth, latency; } cost_network; /* of a device, in one direction; of a message */
 typedef struct cost_step {
     double forward, backward, update; /* on one device */
-    double bytes, first, bucket;      /* of gradients; of the first two buckets; of the others */
+    double bytes, first, bucket;      /* of gradients; of the first bucket; of the others */
     double overlap;                   /* 1: reductions run beside the backward pass; 0: they take its processor away */
 } cost_step;
 
@@ -24,7 +24,7 @@ static inline double cost_of_step(const cost_step *s, double fixed, double each,
 {
     double done = 0, at = 0; /* since the begin of the backward pass; bytes so far */
     for (int i = 0; at < s->bytes; i++) {
-        double b = i < 2 ? s->first : s->bucket;
+        double b = i ? s->bucket : s->first;
         if (at + b > s->bytes) b = s->bytes - at;
         at += b;
         double complete = s->backward * at / s->bytes * s->overlap;

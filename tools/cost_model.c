@@ -6,9 +6,9 @@
 
 static const char help[] =
     "usage: build/cost_model [OPTIONS]: what `make bench-parallel` prints, of one device\n"
-    "    --forward MS --backward MS --update MS   of a step (9, 18, 1.5: W2 on a core)\n"
+    "    --forward MS --backward MS --update MS   of a step (9, 15, 0.3: W2 on a core)\n"
     "    --bytes MB       of gradients (1.69)\n"
-    "    --first MB --bucket MB   of the first two buckets and of the others (1.05, 25)\n"
+    "    --first MB --bucket MB   of the first bucket and of the others (1.05, 25)\n"
     "    --speed X        devices X times as fast (1)\n"
     "    --overlap X      1: reductions run beside the backward pass; 0: they take its processor away (1)\n"
     "    --message US     that the processor spends on each message over MPI (2)\n";
@@ -22,7 +22,7 @@ static const cost_network networks[] = {
 
 int main(int argc, char **argv)
 {
-    double forward = 9, backward = 18, update = 1.5, bytes = 1.69, first = 1.048576, bucket = 25, speed = 1, overlap = 1, message = 2;
+    double forward = 9, backward = 15, update = 0.3, bytes = 1.69, first = 1.048576, bucket = 25, speed = 1, overlap = 1, message = 2;
     const struct { const char *name; double *value; } options[] = { { "--forward", &forward }, { "--backward", &backward }, { "--update", &update },
         { "--bytes", &bytes }, { "--first", &first }, { "--bucket", &bucket }, { "--speed", &speed }, { "--overlap", &overlap }, { "--message", &message } };
     enum { OPTIONS = sizeof options / sizeof *options };
