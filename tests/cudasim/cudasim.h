@@ -59,7 +59,7 @@ typedef struct { /* one accepted opcode string */
 } opcode;
 
 struct inst {
-    const opcode *op;
+    const opcode *op, *was; /* was: what CUDASIM_DROP took away */
     op_fn run;
     uint32_t o[20]; /* operands in order, vectors flattened: byte offset of a register, or of a constant (bit 0); ~0: absent */
     uint8_t bytes[20];    /* their register sizes */
@@ -246,6 +246,7 @@ extern settings sim;
 void settings_read(void);
 int fault_due(const char *what);     /* counts calls of this kind; the error code to give now, or 0 */
 int device_lost(int device, const char *what);
+bool dropped(const char *kernel, const char *opcode, uint32_t count);
 uint32_t random_below(uint32_t n);
 void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sim_lock(void);

@@ -14,6 +14,8 @@
        CUDASIM_FAIL=lost:N       the device is lost at its N-th launch: this and every later call returns 46;
                                  lost@1:N: only device 1
        CUDASIM_FAIL=hang:N       the N-th NCCL collective never completes
+       CUDASIM_DROP=KERNEL:OPCODE:N,...   a planted bug: the N-th instruction of the kernel whose opcode begins with OPCODE does nothing
+                                 (gemm:bar.sync:2), stream:wait:N: the N-th cuStreamWaitEvent; N 0: all of them
        CUDASIM_FAIL=nodevice:1, stub:1, mismatch:1     cuInit returns 100, 34, 803 */
 #define _GNU_SOURCE
 #include "cudasim.h"
@@ -155,6 +157,17 @@ EXPORT int fault_due(const char *what)
         }
     }
     return 0;
+}
+
+/* Is this instruction, the count-th of its opcode in the kernel, to be dropped? */
+bool dropped(const char *kernel, const char *opcode, uint32_t count)
+{
+    char name[200], prefix[100];
+    unsigned n;
+    for (const char *p = getenv("CUDASIM_DROP"); p && *p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
+        if (sscanf(p, "%199[^:]:%99[^:]:%u", name, prefix, &n) == 3 && strcmp(name, kernel) == 0 &&
+            strncmp(opcode, prefix, strlen(prefix)) == 0 && (n == 0 || n == count)) return true;
+    return false;
 }
 
 static long device_launches[64];

@@ -1,6 +1,6 @@
 /* Tests the simulator itself: right kernels give the results of plain C on every architecture; each planted bug is caught
    and named.
-       selftest results ARCH | opcodes | bugs ARCH | load ARCH CODE | streams | nccl | faults | speed
+       selftest results ARCH | opcodes | bugs ARCH | dropped | load ARCH CODE | streams | nccl | faults | speed
    prints 'ok NAME' or 'not ok NAME: reason' a line */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -1179,6 +1179,42 @@ static void test_streams(void)
     cudasim_reports();
 }
 
+/* ---- what CUDASIM_DROP takes away is missed ---- */
+
+static void test_dropped(void)
+{
+    char *text = read_file("tests/cudasim/kernels.cu"), *ptx = compile(text, "compute_80");
+    for (int k = 0; k < 3; k++) {
+        static const char *plans[] = { "", "gemm:bar.sync:1", "other:bar:0,gemm:bar.sync:2" };
+        enum { N = 32 };
+        static float a[N * N];
+        int n = N;
+        char label[100];
+        fresh_context();
+        setenv("CUDASIM_DROP", plans[k], 1);
+        CHECK(cuModuleLoadData(&module, ptx));
+        pointer pa = upload(a, sizeof a), pc = upload(NULL, sizeof a);
+        LAUNCH("gemm", 2, 2, 16, 16, 0, &pc, &pa, &pa, &n, &n, &n);
+        int code = cuCtxSynchronize();
+        const char *said = cudasim_reports();
+        snprintf(label, sizeof label, "gemm without '%s'", plans[k]);
+        result(label, code == (k ? 719 : 0) ? NULL : "returned %d: %s", code, said);
+    }
+    fresh_context();
+    free(ptx);
+    ptx = compile("extern \"C\" __global__ void add(float *y, const float *x, int n) { y[threadIdx.x] = x[threadIdx.x] + n; }",
+        "compute_80");
+    CHECK(cuModuleLoadData(&module, ptx));
+    setenv("CUDASIM_DROP", "stream:wait:0", 1);
+    int wrong = wrong_schedules(true);
+    result("dropped waits show as wrong data", wrong ? NULL : "%d", wrong);
+    unsetenv("CUDASIM_DROP");
+    CHECK(cuModuleUnload(module));
+    free(text);
+    free(ptx);
+    fresh_context();
+}
+
 /* ---- what a device of this kind and a driver of this age load ---- */
 
 static void test_load(const char *arch, int code)
@@ -1388,6 +1424,7 @@ int main(int count, char **arguments)
     if (strcmp(what, "opcodes") == 0) { test_opcodes(); test_halves(); test_counts(); }
     if (strcmp(what, "bugs") == 0) test_bugs(arch);
     if (strcmp(what, "load") == 0) test_load(arch, count > 3 ? atoi(arguments[3]) : 0);
+    if (strcmp(what, "dropped") == 0) test_dropped();
     if (strcmp(what, "streams") == 0) test_streams();
     if (strcmp(what, "nccl") == 0) test_nccl();
     if (strcmp(what, "speed") == 0) speed();
