@@ -7,8 +7,9 @@
        decode.c    PTX text to instructions           memory.c   allocations; bounds, alignment, uninitialised reads, races
        ops.c       what each opcode computes          streams.c  streams, events, graphs: run late, in random legal order
        exec.c      lanes, warps, barriers, blocks     driver.c   the driver's functions, strict about arguments
+       order.c     what comes after what             selftest.c planted bugs; results against plain C
        faults.c    settings, planned faults, reports  nvrtc.c    the shim: forwards to the real NVRTC, keeps the PTX of each cubin
-       nccl.c      the stand-in NCCL                  selftest.c planted bugs; results against plain C
+       nccl.c      the stand-in NCCL
 
    What a kernel does wrong is written to stderr (and to the file CUDASIM_LOG) as
        cudasim: kernel NAME, PTX line N (opcode), block (x,y,z), thread (x,y,z): what was wrong
@@ -142,6 +143,16 @@ const opcode *opcode_find(const char *name);                     /* ops.c */
 module *module_decode(int device, const char *text, bool cubin, char *error, size_t error_size);
 void module_free(module *);
 
+/* ---- order across streams (order.c) ---- */
+
+#define MAX_VIEW 64
+typedef struct { uint32_t at[MAX_VIEW]; } view; /* by stream: how far its work is known to be done */
+extern view host_view;
+void view_join(view *to, const view *from);
+uint32_t launch_new(view *, uint32_t stream_index, const char *name);
+bool launch_ordered(const view *, uint32_t earlier);
+const char *launch_name(uint32_t id);
+
 /* ---- memory (memory.c) ---- */
 
 typedef struct { uint32_t launch, writer_block, write, reader_block, read; } global_cell; /* races on 4 bytes: see memory.c */
@@ -163,6 +174,7 @@ int device_free(uint64_t address);
 void device_free_all(int device);
 uint64_t device_used(int device);
 int device_leaks(int device);                                    /* reports each live allocation */
+bool range_ordered(const view *, uint32_t id, allocation *, uint64_t offset, uint64_t size, bool write); /* order.c */
 void init_set(allocation *, uint64_t offset, uint64_t size, bool value);
 bool init_all(const allocation *, uint64_t offset, uint64_t size);
 
@@ -221,6 +233,7 @@ typedef struct launch {
     uint32_t grid[3], dim[3], dynamic_shared;
     const uint8_t *params;
     uint32_t id;
+    const view *seen;      /* NULL: order across streams is not checked */
     uint64_t budget;
     jmp_buf stop;
     int error;
@@ -228,8 +241,8 @@ typedef struct launch {
     allocation *cached;
 } launch;
 
-int kernel_run(
-    kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared, const uint8_t *params);
+int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared,
+    const uint8_t *params, uint32_t id, const view *seen);
 void kernel_fault(warp *, const inst *, int lane, int error, const char *format, ...)
     __attribute__((noreturn, format(printf, 5, 6)));
 bool peer_enabled(int from, int to);                              /* streams.c */
@@ -239,7 +252,7 @@ bool peer_enabled(int from, int to);                              /* streams.c *
 typedef struct {
     int devices, arch, driver_version, budget_millions, shared_limit, shared_optin, processors;
     uint64_t memory, seed;
-    bool peer, races, count, exact;
+    bool peer, races, count, exact, order;
     char name[64];
 } settings;
 extern settings sim;

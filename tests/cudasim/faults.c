@@ -5,6 +5,7 @@
        CUDASIM_MEMORY=4096       MiB a device                 CUDASIM_SEED=1     of every random choice
        CUDASIM_BUDGET=20         million instructions a warp may run before it is called hung
        CUDASIM_RACES=1           0: no race checks            CUDASIM_LOG=FILE   reports are added to this file too
+       CUDASIM_ORDER=0           1: work of different streams that touches the same memory must be ordered (order.c)
        CUDASIM_EXACT=0           1: add.f32 and kin without .rn are refused: ptxas may contract them
        CUDASIM_COUNT=0           1: bank conflicts and sectors are counted (cudasim_statistics)
        CUDASIM_CUBINS=DIR        where the NVRTC shim leaves the PTX of each cubin (else beside the library)
@@ -63,6 +64,7 @@ void settings_read(void)
     sim.budget_millions = (int)number("CUDASIM_BUDGET", 20);
     sim.peer = number("CUDASIM_PEER", 1) != 0;
     sim.races = number("CUDASIM_RACES", 1) != 0;
+    sim.order = number("CUDASIM_ORDER", 0) != 0;
     sim.exact = number("CUDASIM_EXACT", 0) != 0;
     sim.count = number("CUDASIM_COUNT", 0) != 0;
     sim.processors = 16;
