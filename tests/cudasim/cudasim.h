@@ -1,15 +1,15 @@
 /* A simulated CUDA driver: proves GPU code on a machine that has no GPU. Test equipment; nothing outside tests/ depends on it.
 
    build/cudasim/libcuda.so.1 has the driver's symbols and executes, on the CPU, the PTX that the real NVRTC made. It is strict:
-   an opcode, modifier, argument or flag that it does not know is an error with its PTX line, never ignored. tests/cudasim/build.sh
-   makes it, with the NVRTC shim and the stand-in NCCL. To use them: LD_LIBRARY_PATH=build/cudasim PROGRAM.
+   an opcode, modifier, argument or flag that it does not know is an error with its PTX line, never ignored.
+   tests/cudasim/build.sh makes it, with the NVRTC shim and the stand-in NCCL. To use them: LD_LIBRARY_PATH=build/cudasim PROGRAM.
 
-       decode.c    PTX text to instructions           memory.c   allocations; bounds, alignment, uninitialised reads, races
-       ops.c       what each opcode computes          streams.c  streams, events, graphs: run late, in random legal order
-       exec.c      lanes, warps, barriers, blocks     driver.c   the driver's functions, strict about arguments
-       order.c     what comes after what             selftest.c planted bugs; results against plain C
-       faults.c    settings, planned faults, reports  nvrtc.c    the shim: forwards to the real NVRTC, keeps the PTX of each cubin
-       nccl.c      the stand-in NCCL
+       decode.c    PTX text to instructions           memory.c    allocations; bounds, alignment, uninitialised reads, races
+       ops.c       what each opcode computes          streams.c   streams, events, graphs: run late, in random legal order
+       exec.c      lanes, warps, barriers, blocks     driver.c    the driver's functions, strict about arguments
+       order.c     what comes after what, if asked    nvrtc.c     the shim: forwards to NVRTC, keeps the PTX of each cubin
+       faults.c    settings, planned faults, reports  nccl.c      the stand-in NCCL
+       selftest.c  planted bugs (bugs.cu) are caught, right kernels (kernels.cu) give the results of plain C
 
    What a kernel does wrong is written to stderr (and to the file CUDASIM_LOG) as
        cudasim: kernel NAME, PTX line N (opcode), block (x,y,z), thread (x,y,z): what was wrong

@@ -1,8 +1,10 @@
-/* What comes after what, across streams (CUDASIM_ORDER=1). Work that touches what other work wrote, or writes what other work read, must be ordered after it by its
-   stream, an event, a graph's edge or the host's waiting; otherwise it is reported, whatever the schedule happened to be.
-   Every stream has a counter; a view holds, for each of them, up to where its work is known to be done. Nodes of a graph count for the stream they were
-   captured in. Streams beyond MAX_VIEW share counters, several host threads share a view, and of several readers the last is remembered: some races are
-   missed then, none invented. */
+/* What comes after what, across streams (CUDASIM_ORDER=1). Work that touches what other work wrote, or writes what other work
+   read, must be ordered after it by its stream, an event, a graph's edge or the host's waiting; otherwise it is reported,
+   whatever the schedule happened to be.
+
+   Every stream has a counter; a view holds, for each of them, up to where its work is known to be done. Nodes of a graph count
+   for the stream they were captured in. Streams beyond MAX_VIEW share counters, several host threads share a view, all
+   collectives count as one order, and of several readers the last is remembered: some races are missed then, none invented. */
 #include "streams.h"
 #include <stdio.h>
 #include <stdlib.h>

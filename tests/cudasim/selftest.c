@@ -1238,8 +1238,8 @@ static void test_load(const char *arch, int code)
 
 /* ---- order across streams: CUDASIM_ORDER=1 ---- */
 
-/* A copy and a kernel in stream a, a kernel in stream b that needs them. how: 0 nothing orders them, 1 an event, 2 the host waits, 3 as 1, but
-   the first stream then writes again what the second reads. Returns what synchronising does. */
+/* A copy and a kernel in stream a, a kernel in stream b that needs them. how: 0 nothing orders them, 1 an event, 2 the host
+   waits, 3 as 1, but the first stream then writes again what the second reads. Returns what synchronising does. */
 static int ordered_by(int how, uint64_t seed)
 {
     fresh_context();
