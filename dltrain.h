@@ -1172,6 +1172,20 @@ static float dl__from_bits(uint32_t u)
     return x;
 }
 
+static int64_t dl__double_bits(double v)
+{
+    int64_t u;
+    memcpy(&u, &v, sizeof u);
+    return u;
+}
+
+static double dl__double_from(int64_t u)
+{
+    double v;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
 /* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded to odd there, which
    makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008). libm's fmaf is wrong on some targets. */
 #if !DL__REAL_IS_FLOAT
@@ -1567,6 +1581,14 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
    The context: memory, sticky errors and random numbers.
    may use: platform */
 
+/* What is not a kernel asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -Og compiles it in half the
+   time of -O2. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#define DL__QUICK
+#pragma GCC push_options
+#pragma GCC optimize("Og")
+#endif
+
 /* A block in the chain of a growable context; its memory follows. */
 typedef struct dl__block { struct dl__block *prev, *next; size_t size, used; } dl__block;
 enum { DL__HEADER = (sizeof(dl__block) + DLTRAIN_ALIGN - 1) / DLTRAIN_ALIGN * DLTRAIN_ALIGN };
@@ -1925,7 +1947,7 @@ static void dl__puts(dl__text *t, const char *s)
     for (s = s ? s : "NULL"; *s; s++) dl__put(t, *s);
 }
 
-static void dl__put_unsigned(dl__text *t, uint64_t v)
+static void dl__put_unsigned(dl__text *t, size_t v)
 {
     char digits[20];
     int n = 0;
@@ -1934,10 +1956,10 @@ static void dl__put_unsigned(dl__text *t, uint64_t v)
     while (n) dl__put(t, digits[--n]);
 }
 
-static void dl__put_signed(dl__text *t, int64_t v)
+static void dl__put_signed(dl__text *t, ptrdiff_t v)
 {
     if (v < 0) dl__put(t, '-');
-    dl__put_unsigned(t, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
+    dl__put_unsigned(t, v < 0 ? 0 - (size_t)v : (size_t)v);
 }
 
 /* Six digits, as %g has them. */
@@ -2006,8 +2028,8 @@ static void dl__format(dl__text *t, const char *f, va_list args)
         if (*f == 's') dl__puts(t, va_arg(args, const char *));
         else if (*f == 'c') dl__put(t, (char)va_arg(args, int));
         else if (*f == 'g') dl__put_double(t, va_arg(args, double));
-        else if (*f == 'u') dl__put_unsigned(t, z ? (uint64_t)va_arg(args, size_t) : (uint64_t)va_arg(args, unsigned));
-        else if (*f == 'd') dl__put_signed(t, d ? (int64_t)va_arg(args, ptrdiff_t) : (int64_t)va_arg(args, int));
+        else if (*f == 'u') dl__put_unsigned(t, z ? va_arg(args, size_t) : va_arg(args, unsigned));
+        else if (*f == 'd') dl__put_signed(t, d ? va_arg(args, ptrdiff_t) : va_arg(args, int));
         else if (*f == 'S') {
             const dl_node *n = va_arg(args, const dl_node *);
             dl__put_dims(t, n->ndim, n->dim);
@@ -2128,6 +2150,10 @@ static bool dl__to_host(dl_context *ctx, const void *host) { return (void)ctx, (
 static bool dl__all_to_host(dl_context *ctx, bool writes) { return (void)ctx, (void)writes, true; }
 static void dl__host_wrote(dl_context *ctx, const void *host) { (void)ctx, (void)host; }
 #endif
+
+/* Of the device code that follows, what fills tensors. */
+DL__HOT static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4]);
+DL__HOT static dl_real dl__uniform(uint32_t u);
 
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 /* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */
@@ -3010,6 +3036,10 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
     for (size_t i = 0; r->finished && i < rows; i++) r->finished(r, first + i * stride, n);
 }
 
+#ifdef DL__QUICK
+#pragma GCC pop_options
+#endif
+
 /* ==== >>cpu kernels ====
    Plain pointers and sizes; read once for each SIMD level: the file includes itself.
    may use: platform
@@ -3128,13 +3158,6 @@ typedef struct dl__products {
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
-    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart, and DL__SPARE numbers
-       of room behind the last */
-    void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh,
-        dl_index fw, dl_real *dst, dl_index plane);
-    /* a row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
-    void (*along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias,
-        bool add, dl_real *y, dl_index n);
 } dl__products;
 
 /* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 of sums of chunks, and so on: rule 5 ---- */
@@ -3256,13 +3279,13 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
    code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
    the ones for AVX2 are as fast. The text is the same, hence the bits are. */
-/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -O1. */
-#if (DL__X86 || DL__ARM64) && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -Og. */
+#if (DL__X86 || DL__ARM64) && defined(DL__QUICK)
 #define DL__PLAIN
 #undef DL__HOT
 #define DL__HOT
 #pragma GCC push_options
-#pragma GCC optimize("O1")
+#pragma GCC optimize("Og")
 #endif
 #define DL__LEVEL DL__PORTABLE
 #include "dltrain.h"
@@ -3282,6 +3305,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define DL__AVX512_products_of ~, avx512
 #define DL__AVX512_attention ~, avx512
 #define DL__AVX512_attention_back ~, avx512
+#define DL__AVX512_along ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
 #define DL__AVX512_ew_exp ~, avx512
@@ -3810,10 +3834,6 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
     }
     return DL__K(add_lanes)(acc);
 }
-DL__HOT E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rule 5 */
-{
-    return DL__K(chunk)(DL__SUM, x, x, n, E_K(0), E_K(0));
-}
 
 /* The lanes of a level of a total, added; the level is empty then. */
 E_FN dl_real DL__K(take)(dl__total *t, int level)
@@ -3863,20 +3883,34 @@ E_FN dl_real DL__K(total)(dl__total *t)
     }
 }
 
-/* The sum of the terms of `runs` runs of n numbers, `stride` apart, taken for one sequence: rule 5 */
-E_IN dl_real DL__K(sum_terms)(
-    int what, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r)
+/* For each kind of terms: the sum of one chunk; `runs` runs of n more numbers of a total, `stride` apart; the sum of such runs, taken
+   for one sequence: rule 5 */
+#define E_SUMS(name, what) \
+    DL__HOT E_FN DL__NOINLINE dl_real DL__K(chunk_##name)(const dl_real *x, const dl_real *z, size_t n, dl_real m, dl_real r) \
+    { \
+        return DL__K(chunk)(what, x, z, n, E_K(m), E_K(r)); \
+    } \
+    DL__HOT E_FN DL__NOINLINE void DL__K(more_##name)( \
+        dl__total *t, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
+    { \
+        for (; runs--; x += stride, z += stride) DL__K(add_run)(what, t, x, z, n, E_K(m), E_K(r)); \
+    } \
+    E_IN dl_real DL__K(runs_##name)( \
+        const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
+    { \
+        dl__total t; \
+        if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk_##name)(x, z, n, m, r); \
+        memset(t.n, 0, sizeof t.n); \
+        DL__K(more_##name)(&t, x, z, runs, n, stride, m, r); \
+        return DL__K(total)(&t); \
+    }
+E_SUMS(numbers, DL__SUM)
+E_SUMS(squares, DL__SUM_SQUARES)
+E_SUMS(products, DL__SUM_PRODUCTS)
+E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) { return DL__K(chunk_numbers)(x, x, n, 0, 0); } /* n <= DL__CHUNK */
+E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
 {
-    dl__total t;
-    E_V vm = E_K(m), vr = E_K(r);
-    if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk)(what, x, z, n, vm, vr);
-    memset(t.n, 0, sizeof t.n);
-    for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, vm, vr);
-    return DL__K(total)(&t);
-}
-DL__HOT E_FN DL__NOINLINE dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
-{
-    return DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0);
+    return DL__K(runs_numbers)(x, x, runs, n, stride, 0, 0);
 }
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
@@ -3959,11 +3993,11 @@ E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
 
 /* ---- normalisation of a group of numbers: `runs` runs of n, `stride` apart ---- */
 /* out = mean, 1 / sqrt(var + eps), var; the variance takes a second pass */
-DL__HOT E_FN void DL__K(moments)(
+E_FN void DL__K(moments)(
     dl_real *out, const dl_real *x, size_t runs, size_t n, size_t stride, dl_real share, dl_real eps)
 {
     out[0] = DL__K(sum_runs)(x, runs, n, stride) * share;
-    out[2] = DL__K(sum_terms)(DL__SUM_SQUARES, x, x, runs, n, stride, out[0], 0) * share;
+    out[2] = DL__K(runs_squares)(x, x, runs, n, stride, out[0], 0) * share;
     out[1] = 1 / dl__sqrt(out[2] + eps);
 }
 
@@ -3980,42 +4014,42 @@ E_IN void DL__K(normalise)(
     }
     for (; i < n; i++) y[i] = (x[i] - m) * r * (w ? w[each ? i : 0] : 1) + (b ? b[each ? i : 0] : 0);
 }
-DL__HOT E_FN void DL__K(normalise_run)(
+E_FN void DL__K(normalise_run)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
     DL__K(normalise)(y, x, n, m, r, w, b, false);
 }
-DL__HOT E_FN void DL__K(normalise_row)(
+E_FN void DL__K(normalise_row)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
     DL__K(normalise)(y, x, n, m, r, w, b, true);
 }
 
 /* out = sum of dy, sum of dy (x - m) r */
-DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
+E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
     size_t stride, dl_real m, dl_real r)
 {
     dl__total t, th;
-    E_V vm = E_K(m), vr = E_K(r);
     if (runs == 1 && n <= DL__CHUNK) {
-        out[0] = DL__K(chunk)(DL__SUM, dy, dy, n, vm, vr);
-        out[1] = DL__K(chunk)(DL__SUM_PRODUCTS, x, dy, n, vm, vr);
+        out[0] = DL__K(chunk_numbers)(dy, dy, n, m, r);
+        out[1] = DL__K(chunk_products)(x, dy, n, m, r);
         return;
     }
     memset(t.n, 0, sizeof t.n);
     memset(th.n, 0, sizeof th.n);
-    for (size_t i = 0; i < runs; i++)
+    size_t few = DL__MAX(DL__CHUNK / DL__MAX(n, (size_t)1), (size_t)1);
+    for (size_t i = 0; i < runs; i += few)
         for (size_t j = 0; j < n; j += DL__CHUNK) { /* what the first sum read is in the cache for the second */
-            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK);
-            DL__K(add_run)(DL__SUM, &t, dy + at, dy + at, some, vm, vr);
-            DL__K(add_run)(DL__SUM_PRODUCTS, &th, x + at, dy + at, some, vm, vr);
+            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK), side = DL__MIN(runs - i, few);
+            DL__K(more_numbers)(&t, dy + at, dy + at, side, some, stride, m, r);
+            DL__K(more_products)(&th, x + at, dy + at, side, some, stride, m, r);
         }
     out[0] = DL__K(total)(&t);
     out[1] = DL__K(total)(&th);
 }
 
 /* dx = k ((dy - a) - (x - m) r b) */
-DL__HOT E_FN void DL__K(normalise_back)(
+E_FN void DL__K(normalise_back)(
     dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b)
 {
     E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
@@ -4028,7 +4062,7 @@ DL__HOT E_FN void DL__K(normalise_back)(
 }
 
 /* db += dy, dw += dy (x - m) r */
-DL__HOT E_FN void DL__K(normalise_weights)(
+E_FN void DL__K(normalise_weights)(
     dl_real *db, dl_real *dw, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r)
 {
     E_V vm = E_K(m), vr = E_K(r);
@@ -4044,7 +4078,7 @@ DL__HOT E_FN void DL__K(normalise_weights)(
     }
 }
 
-DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t n)
+E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t n)
 {
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) E_STORE(y + i, E_MUL(E_LOAD(x + i), E_LOAD(z + i)));
@@ -4156,7 +4190,7 @@ DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, 
 
 /* ---- products ---- */
 /* What was computed of a tile that hangs over the edge of C: t holds `rows` rows of whole vectors. */
-DL__HOT E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
+E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
 {
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < E_NV; v++, t += E_W) {
@@ -4413,7 +4447,8 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-/* Zeros are written in whole vectors, before what comes to lie there: behind the last frame E_W numbers more. */
+/* Planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart. Zeros are written in whole
+   vectors, before what comes to lie there: behind the last frame E_W numbers more. */
 DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x,
     dl_index fh, dl_index fw, dl_real *dst, dl_index plane)
 {
@@ -4438,6 +4473,7 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
     }
 }
+/* A row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
 DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
     const dl_real *bias, bool add, dl_real *y, dl_index n)
 {
@@ -4472,8 +4508,7 @@ DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc
 #else
 #define E_THIN DL__K(thin), DL__K(dots)
 #endif
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack),
-    DL__K(frame), DL__K(along) };
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
@@ -4615,7 +4650,7 @@ E_FN void DL__K(scores_back)(
     for (dl_index i = 0; i < rows; i++) {
         dl_index at = i * stride, n = DL__K(seen)(t, l0 + i);
         DL__K(clear_row)(dp + at, n);
-        sum[i] = DL__K(sum_terms)(DL__SUM_PRODUCTS, dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
+        sum[i] = DL__K(runs_products)(dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
     }
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
         dl_index n = DL__K(seen)(t, l0 + i);
@@ -4801,6 +4836,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_STORE
 #undef E_STOREN
 #undef E_SUB
+#undef E_SUMS
 #undef E_TANH
 #undef E_TARGET
 #undef E_THIN
@@ -4818,8 +4854,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 
 #if defined(DLTRAIN_IMPLEMENTATION) && !defined(DL__LEVEL) && !defined(DL__REST)
 #define DL__REST
-/* What follows asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -O1 compiles it in half the time. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#ifdef DL__QUICK
 #pragma GCC optimize("Og")
 #endif
 
@@ -5102,7 +5137,7 @@ static void dl__random_block(const dl_run_args *r, size_t i, uint32_t u[4])
     dl__philox(dl__random_key(r->ctx), (r->first + i) / 4, r->node->counter, u);
 }
 
-static void dl__dropout_run(const dl_run_args *r)
+DL__HOT static void dl__dropout_run(const dl_run_args *r)
 {
     const dl_real *x = (const dl_real *)r->in[0], p = r->node->f[0], scale = r->node->f[1];
     dl_real *y = (dl_real *)r->out;
@@ -5150,7 +5185,7 @@ DL_API dl_tensor dl_dropout(dl_tensor x, float p)
     return dl__dropout(x, p, p < 1 ? (dl_real)1 / ((dl_real)1 - p) : 0, dl__next_counter(ctx));
 }
 
-static void dl__rand_run(const dl_run_args *r)
+DL__HOT static void dl__rand_run(const dl_run_args *r)
 {
     uint32_t u[4];
     for (size_t i = 0; i < r->n; i++) {
@@ -6369,16 +6404,16 @@ static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
-static double dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25 : k == 1 ? 0.6 : 1.5; }
+static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
 
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
-static double dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
+static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
-    double m = (double)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
-    double cost = (dl__gemm_dots(g) ? 3 : m) * n / (double)g->e->nr * (k + 3);
+    float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr), k = (float)g->kk;
+    float cost = (dl__gemm_dots(g) ? 3 : m) * n / (float)g->e->nr * (k + 3);
     if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
     if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
-    return g->turned ? cost + 0.75 * m * n : cost;
+    return g->turned ? cost + 0.75f * m * n : cost;
 }
 
 /* C' = B' A' */
@@ -6401,16 +6436,16 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
     dl_index most_m = g->total ? e->mc : 32 * e->mc, most_n = g->total ? e->mc : e->nc;
     if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) /* copies that are read so seldom should stay near */
         most_n = dl__round_up(e->mc / 3, e->nr);
-    double batch = 1, best = -1;
-    for (int d = 0; d < g->batch_dims; d++) batch *= (double)g->batch[d].count;
-    bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > WORTH;
+    float batch = 1, best = -1;
+    for (int d = 0; d < g->batch_dims; d++) batch *= (float)g->batch[d].count;
+    bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > (float)WORTH;
     for (size_t i = 0; i < DL__COUNT_OF(parts) && parts[i] <= (cut ? 2 * threads : 1); i++)
         for (size_t j = 0; j < DL__COUNT_OF(parts) && parts[j] <= (cut ? 2 * threads : 1); j++) {
             dl_index mc = DL__MIN(dl__round_up(DL__MAX((g->m + parts[i] - 1) / parts[i], (dl_index)1), e->mr), most_m);
             dl_index nc = DL__MIN(dl__round_up(DL__MAX((g->n + parts[j] - 1) / parts[j], (dl_index)1), e->nr), most_n);
-            double units = batch * (double)((g->m + mc - 1) / mc) * (double)((g->n + nc - 1) / nc);
-            double turns = (double)(int64_t)((units + threads - 1) / threads);
-            double cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
+            float units = batch * (float)((g->m + mc - 1) / mc) * (float)((g->n + nc - 1) / nc);
+            float turns = (float)(size_t)((units + (float)threads - 1) / (float)threads);
+            float cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
             if (best < 0 || cost < best) best = cost, g->mc = mc, g->nc = nc;
         }
 }
@@ -6848,16 +6883,16 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     if (s->inside) f.y = f.x = 0;
     else {
         width = f.w, plane = f.h * f.w;
-        e->frame(x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane);
+        DL__CALL(r->level, frame, (x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane));
         x = total + s->mc * nt;
     }
     dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
     for (dl_index j = 0; s->along && j < s->out; j++)
         for (dl_index oy = y0; oy < y1; oy++) {
             dl_index first = s->inside ? oy : s->back ? oy - f.y : oy - q->ph - f.y;
-            e->along(x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr,
-                e->nr, s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w,
-                s->out_w);
+            DL__CALL(r->level, along,
+                (x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr, e->nr,
+                    s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w, s->out_w));
         }
     p.a = x;
     p.row = pixel;
@@ -6969,7 +7004,7 @@ static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 
 /* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
 DL__HOT static const dl_real *dl__taps_frame(
-    const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
+    const dl__taps *s, int level, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
     dl_index plane = q->oh * q->ow, plane_f = s->frame_h * s->frame_w;
@@ -6979,7 +7014,8 @@ DL__HOT static const dl_real *dl__taps_frame(
         if (s->inside) base = image * q->c * q->h * q->w, width = q->w, top = 0;
         else {
             dl__frame f = dl__frame_of(q, false, y, (pixel + run - 1) / q->ow + 1);
-            s->e->frame(x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f);
+            DL__CALL(level, frame,
+                (x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f));
         }
         for (dl_index i = 0; i < run; i++, k++) {
             at[k] = base + (y - top) * q->sh * width + ox * q->sw;
@@ -7017,7 +7053,7 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     p.bias_by_row = p.add = p.chained = false;
     for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
         p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
-        p.a = dl__taps_frame(s, x, channels, k0, p.kc, frames, at);
+        p.a = dl__taps_frame(s, r->level, x, channels, k0, p.kc, frames, at);
         p.more = k0 > 0;
         for (dl_index j = 0; j < nc; j += e->nr) {
             p.cols = DL__MIN(nc - j, e->nr);
@@ -8744,16 +8780,16 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
         return dl_fail(ctx, "dl_cross_entropy: probabilities must have the shape of the logits: %S and %S", n[0], n[1]),
                dl__none();
     static const int one = 1;
-    double classes = (double)n[0]->dim[1], samples = classes > 0 ? (double)n[0]->numel / classes : 0;
+    size_t classes = (size_t)n[0]->dim[1], samples = classes ? n[0]->numel / classes : 0;
     dl_tensor log_p = dl__softmax(who, x, 1, true);
     if (d.label_smoothing > 0) {
         target = dl__unary(&dl__mul_scalar_op, target, 1 - (dl_real)d.label_smoothing, 0);
-        target = dl__unary(&dl__add_scalar_op, target, (dl_real)((double)d.label_smoothing / classes), 0);
+        target = dl__unary(&dl__add_scalar_op, target, (dl_real)d.label_smoothing / (dl_real)classes, 0);
     }
     dl_tensor loss = dl_mul(target, log_p);
     if (d.weight.ctx) loss = dl_mul(loss, dl__class_weight(d.weight, n[0]));
     loss = dl_neg(dl_sum_dims(loss, &one, 1, false));
-    if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), (dl_real)(1 / samples), 0);
+    if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), 1 / (dl_real)samples, 0);
     return dl__unbatch(dl__reduction(who, loss, d.reduction), single, d.reduction);
 }
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target) { return dl_cross_entropy_ex(logits, target, NULL); }
@@ -10011,8 +10047,8 @@ DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_des
         return dl_fail(ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0),
                dl__none();
     dl_index in = n->dim[n->ndim - 1], out = desc->out_features;
-    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), dl__fan_bound((double)in)),
-                  b = dl__uniform_param(DL_SHAPE(out), dl__fan_bound((double)in));
+    double bound = dl__fan_bound((double)in);
+    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), bound), b = dl__uniform_param(DL_SHAPE(out), bound);
     dl_tensor weight = dl__parameter(ctx, "linear", name, "weight", &w);
     dl_tensor bias = desc->no_bias || !weight.ctx ? dl__none() : dl__parameter(ctx, "linear", name, "bias", &b);
     return dl_affine(x, weight, bias);
@@ -10201,13 +10237,18 @@ DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, 
    may use: tape, executor */
 typedef enum dl__rule { DL__SGD, DL__ADAM, DL__ADAMW, DL__RMSPROP } dl__rule;
 enum { DL__GROUPS = 8 };
+struct dl__update;
 struct dl_optimizer {
     dl_context *ctx;
     dl__rule rule;
-    bool nesterov, centered, scheduled;
+    bool nesterov, centered;
     dl_real momentum, dampening, weight_decay, beta1, beta2, eps, alpha;
     double lr;                       /* without a schedule */
+    double (*scheduled)(const dl_schedule *s, int64_t step); /* dl_schedule_lr, or NULL */
     dl_schedule schedule;
+    /* the rule: fills u->h for a parameter; n elements of it from `at` on. Pointers, so that the linker drops the other rules */
+    void (*numbers)(struct dl__update *u, int index, double lr, dl_real decay);
+    void (*update)(const struct dl__update *u, size_t at, size_t n);
     int64_t steps, schedule_start;   /* steps taken; when the schedule was set */
     char select[DLTRAIN_NAME_MAX];   /* "": all */
     struct { char pattern[DLTRAIN_NAME_MAX]; dl_group_desc desc; } group[DL__GROUPS];
@@ -10216,6 +10257,82 @@ struct dl_optimizer {
     int32_t *age;                    /* steps each parameter has taken */
     double *power1, *power2;         /* beta1^age, beta2^age */
 };
+
+/* ---- rules: one pass over a parameter, in parts of this many elements ---- */
+enum { DL__UPDATE = 8192 };
+typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl_real h[9]; bool first; } dl__update;
+
+static void dl__sgd_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    (void)index;
+    u->h[0] = (dl_real)lr;
+    u->h[1] = u->o->momentum;
+    u->h[2] = (dl_real)1 - u->o->dampening;
+    u->h[3] = decay;
+    u->h[4] = u->o->nesterov;
+}
+static void dl__sgd_update(const dl__update *u, size_t at, size_t n)
+{
+    dl_real h[5];
+    memcpy(h, u->h, sizeof h);
+    if (u->first) h[1] = 0, h[2] = 1; /* the first buffer is the gradient itself */
+    if (u->first && u->s[0] && u->h[4] != 0) { /* nesterov: d + momentum buf */
+        for (size_t i = at; i < at + n; i++) {
+            dl_real d = h[3] != 0 ? u->g[i] + h[3] * u->p[i] : u->g[i];
+            u->s[0][i] = d;
+            u->p[i] -= h[0] * (d + u->h[1] * d);
+        }
+    } else DL__CALL(u->o->ctx->level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
+}
+
+static void dl__adam_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    dl_optimizer *o = u->o;
+    double b1 = (double)o->beta1, b2 = (double)o->beta2;
+    o->power1[index] = u->first ? b1 : o->power1[index] * b1;
+    o->power2[index] = u->first ? b2 : o->power2[index] * b2;
+    u->h[0] = (dl_real)(lr / (1 - o->power1[index]));
+    u->h[1] = o->beta1;
+    u->h[2] = (dl_real)(1 - b1);
+    u->h[3] = o->beta2;
+    u->h[4] = (dl_real)(1 - b2);
+    u->h[5] = (dl_real)sqrt(1 - o->power2[index]);
+    u->h[6] = o->eps;
+    u->h[7] = o->rule == DL__ADAM ? decay : 0;
+    u->h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
+}
+static void dl__adam_update(const dl__update *u, size_t at, size_t n)
+{
+    DL__CALL(u->o->ctx->level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+}
+
+static void dl__rmsprop_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    (void)index;
+    u->h[0] = (dl_real)lr;
+    u->h[1] = u->o->alpha;
+    u->h[2] = u->o->eps;
+    u->h[3] = decay;
+    u->h[4] = u->o->momentum;
+}
+static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
+{
+    const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
+    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL,
+            *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
+    for (size_t i = 0; i < n; i++) {
+        dl_real g = u->g[at + i] + decay * p[i], d;
+        v[i] = alpha * v[i] + (1 - alpha) * g * g;
+        d = v[i];
+        if (mean) {
+            mean[i] = alpha * mean[i] + (1 - alpha) * g;
+            d = v[i] - mean[i] * mean[i];
+        }
+        d = g / (dl__sqrt(d) + eps);
+        if (buffer) d = buffer[i] = momentum * buffer[i] + d;
+        p[i] -= lr * d;
+    }
+}
 
 static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl_real weight_decay)
 {
@@ -10229,24 +10346,26 @@ static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl
     return o;
 }
 
-static bool dl__in_range(dl_context *ctx, const char *who, const char *what, double value, double low, double high)
+static bool dl__in_range(dl_context *ctx, const char *who, const char *what, dl_real value, dl_real end)
 {
-    return (value >= low && value < high) ||
-        dl_fail(ctx, "dl_%s: %s %g must be at least %g and below %g", who, what, value, low, high);
+    return (value >= 0 && value < end) ||
+        dl_fail(ctx, "dl_%s: %s %g must be at least 0 and below %g", who, what, (double)value, (double)end);
 }
 
 DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc)
 {
     if (!ctx || ctx->failed) return NULL;
     if (!desc || desc->lr == 0) return dl_fail(ctx, "dl_sgd: lr is required"), (dl_optimizer *)NULL;
-    if (!dl__in_range(ctx, "sgd", "lr", (double)desc->lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "sgd", "momentum", (double)desc->momentum, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "sgd", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, "sgd", "lr", desc->lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "momentum", desc->momentum, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "weight_decay", desc->weight_decay, HUGE_VAL))
         return NULL;
     if (desc->nesterov && (desc->momentum == 0 || desc->dampening != 0))
         return dl_fail(ctx, "dl_sgd: nesterov needs momentum and no dampening"), (dl_optimizer *)NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__SGD, (double)desc->lr, desc->weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__sgd_numbers;
+    o->update = dl__sgd_update;
     o->momentum = desc->momentum;
     o->dampening = desc->dampening;
     o->nesterov = desc->nesterov;
@@ -10266,13 +10385,15 @@ static dl_optimizer *dl__adam(
     if (d.eps == 0) d.eps = (dl_real)1e-8;
     if (d.weight_decay == 0) d.weight_decay = default_decay;
     else if (d.weight_decay < 0 && rule == DL__ADAMW) d.weight_decay = 0;
-    if (!dl__in_range(ctx, who, "lr", (double)d.lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, who, "beta1", (double)d.beta1, 0, 1) || !dl__in_range(ctx, who, "beta2", (double)d.beta2, 0, 1) ||
-        !dl__in_range(ctx, who, "eps", (double)d.eps, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, who, "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, who, "lr", d.lr, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "beta1", d.beta1, 1) || !dl__in_range(ctx, who, "beta2", d.beta2, 1) ||
+        !dl__in_range(ctx, who, "eps", d.eps, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "weight_decay", d.weight_decay, HUGE_VAL))
         return NULL;
     dl_optimizer *o = dl__optimizer(ctx, rule, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__adam_numbers;
+    o->update = dl__adam_update;
     o->beta1 = d.beta1;
     o->beta2 = d.beta2;
     o->eps = d.eps;
@@ -10293,14 +10414,16 @@ DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc)
     if (d.lr == 0) d.lr = (dl_real)1e-2;
     if (d.alpha == 0) d.alpha = (dl_real)0.99;
     if (d.eps == 0) d.eps = (dl_real)1e-8;
-    if (!dl__in_range(ctx, "rmsprop", "lr", (double)d.lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "alpha", (double)d.alpha, 0, 1) ||
-        !dl__in_range(ctx, "rmsprop", "eps", (double)d.eps, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "momentum", (double)d.momentum, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, "rmsprop", "lr", d.lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "alpha", d.alpha, 1) ||
+        !dl__in_range(ctx, "rmsprop", "eps", d.eps, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "momentum", d.momentum, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "weight_decay", d.weight_decay, HUGE_VAL))
         return NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__RMSPROP, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__rmsprop_numbers;
+    o->update = dl__rmsprop_update;
     o->alpha = d.alpha;
     o->eps = d.eps;
     o->momentum = d.momentum;
@@ -10324,8 +10447,8 @@ DL_API bool dl_optimizer_group(dl_optimizer *o, const char *pattern, const dl_gr
 {
     if (!o || o->ctx->failed) return false;
     if (!desc) return dl_fail(o->ctx, "dl_optimizer_group: desc is NULL");
-    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", (double)desc->lr_scale, 0, HUGE_VAL) ||
-        !dl__in_range(o->ctx, "optimizer_group", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", desc->lr_scale, HUGE_VAL) ||
+        !dl__in_range(o->ctx, "optimizer_group", "weight_decay", desc->weight_decay, HUGE_VAL))
         return false;
     if (o->groups == DL__GROUPS)
         return dl_fail(o->ctx, "dl_optimizer_group: at most %d groups; '|' joins patterns", (int)DL__GROUPS);
@@ -10471,10 +10594,10 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (!s) return dl_fail(ctx, "dl_set_schedule: the schedule is NULL");
     if ((unsigned)s->kind > DL_SCHEDULE_ONE_CYCLE)
         return dl_fail(ctx, "dl_set_schedule: there is no schedule %d", (int)s->kind);
-    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "min_lr", (double)s->min_lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "gamma", (double)s->gamma, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "up", (double)s->up, 0, 1))
+    if (!dl__in_range(ctx, "set_schedule", "lr", s->lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "min_lr", s->min_lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "gamma", s->gamma, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "up", s->up, 1))
         return false;
     if (s->warmup < 0) return dl_fail(ctx, "dl_set_schedule: warmup must not be negative");
     if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1)
@@ -10485,7 +10608,7 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones))
         return dl_fail(ctx, "dl_set_schedule: this kind needs its milestones");
     o->schedule = *s;
-    o->scheduled = true;
+    o->scheduled = dl_schedule_lr;
     o->schedule_start = o->steps;
     return true;
 }
@@ -10493,14 +10616,14 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
 DL_API void dl_set_lr(dl_optimizer *o, double lr)
 {
     if (!o) return;
-    if (!dl__in_range(o->ctx, "set_lr", "lr", lr, 0, HUGE_VAL)) return;
+    if (!dl__in_range(o->ctx, "set_lr", "lr", (dl_real)lr, HUGE_VAL)) return;
     o->lr = lr;
-    o->scheduled = false;
+    o->scheduled = NULL;
 }
 
 DL_API double dl_get_lr(const dl_optimizer *o)
 {
-    return !o ? 0 : o->scheduled ? dl_schedule_lr(&o->schedule, o->steps - o->schedule_start) : o->lr;
+    return !o ? 0 : o->scheduled ? o->scheduled(&o->schedule, o->steps - o->schedule_start) : o->lr;
 }
 
 /* ---- the step ---- */
@@ -10526,48 +10649,12 @@ static bool dl__make_state(dl_optimizer *o)
     return o->age != NULL;
 }
 
-/* One pass over a parameter, in parts of this many elements. */
-enum { DL__UPDATE = 8192 };
-typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl_real h[9]; bool first; } dl__update;
-
-static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
-{
-    const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
-    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL,
-            *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
-    for (size_t i = 0; i < n; i++) {
-        dl_real g = u->g[at + i] + decay * p[i], d;
-        v[i] = alpha * v[i] + (1 - alpha) * g * g;
-        d = v[i];
-        if (mean) {
-            mean[i] = alpha * mean[i] + (1 - alpha) * g;
-            d = v[i] - mean[i] * mean[i];
-        }
-        d = g / (dl__sqrt(d) + eps);
-        if (buffer) d = buffer[i] = momentum * buffer[i] + d;
-        p[i] -= lr * d;
-    }
-}
-
 static void dl__update_part(void *user, size_t part, int thread)
 {
     const dl__update *u = (const dl__update *)user;
-    size_t at = part * DL__UPDATE, n = DL__MIN(u->n - at, (size_t)DL__UPDATE);
-    int level = u->o->ctx->level;
+    size_t at = part * DL__UPDATE;
     (void)thread;
-    if (u->o->rule == DL__SGD) {
-        dl_real h[5];
-        memcpy(h, u->h, sizeof h);
-        if (u->first) h[1] = 0, h[2] = 1; /* the first buffer is the gradient itself */
-        if (u->first && u->s[0] && u->h[4] != 0) { /* nesterov: d + momentum buf */
-            for (size_t i = at; i < at + n; i++) {
-                dl_real d = h[3] != 0 ? u->g[i] + h[3] * u->p[i] : u->g[i];
-                u->s[0][i] = d;
-                u->p[i] -= h[0] * (d + u->h[1] * d);
-            }
-        } else DL__CALL(level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
-    } else if (u->o->rule == DL__RMSPROP) dl__rmsprop_update(u, at, n);
-    else DL__CALL(level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+    (u->o->update)(u, at, DL__MIN(u->n - at, (size_t)DL__UPDATE));
 }
 
 #if DL__DEVICES
@@ -10616,30 +10703,7 @@ static void dl__update_param(dl_optimizer *o, int index, double lr, dl_device_up
     u.n = p->numel;
     u.first = o->age[index]++ == 0;
     u.h[0] = (dl_real)lr;
-    if (o->rule == DL__SGD) {
-        u.h[1] = o->momentum;
-        u.h[2] = (dl_real)1 - o->dampening;
-        u.h[3] = decay;
-        u.h[4] = o->nesterov;
-    } else if (o->rule == DL__RMSPROP) {
-        u.h[1] = o->alpha;
-        u.h[2] = o->eps;
-        u.h[3] = decay;
-        u.h[4] = o->momentum;
-    } else {
-        double b1 = (double)o->beta1, b2 = (double)o->beta2;
-        o->power1[index] = u.first ? b1 : o->power1[index] * b1;
-        o->power2[index] = u.first ? b2 : o->power2[index] * b2;
-        u.h[0] = (dl_real)(lr / (1 - o->power1[index]));
-        u.h[1] = o->beta1;
-        u.h[2] = (dl_real)(1 - b1);
-        u.h[3] = o->beta2;
-        u.h[4] = (dl_real)(1 - b2);
-        u.h[5] = (dl_real)sqrt(1 - o->power2[index]);
-        u.h[6] = o->eps;
-        u.h[7] = o->rule == DL__ADAM ? decay : 0;
-        u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
-    }
+    (o->numbers)(&u, index, lr, decay);
 #if DL__DEVICES
     if (there) {
         dl__device_update(o, &u, p->offset, there);
@@ -10691,7 +10755,7 @@ struct dl_accumulator {
     int steps, done;
     dl_accumulation mode;
     float clip_norm;
-    double count; /* samples of the window so far */
+    double count; /* samples of the window so far; with DL_DIVIDE micro-batches that had a loss */
     bool stepped;
 };
 
@@ -10707,9 +10771,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     a->steps = desc->steps ? desc->steps : 1;
     a->mode = desc->mode;
     if (o->ctx->parts) {
-        if (a->steps > 1 || a->mode != DL_EXACT)
-            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch, of exact counts; "
-                                   "make the batch larger"),
+        if (a->steps > 1)
+            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch; make the batch larger"),
                    (dl_accumulator *)NULL;
         a->steps = o->ctx->parts;
     }
@@ -10728,13 +10791,19 @@ static bool dl__accumulator_step(dl_accumulator *a, const char *mine)
     return a->stepped = dl_step(a->o);
 }
 
+/* What this rank's part of the window counts among the ranks; with DL_DIVIDE they, or their shards, count alike. */
+static double dl__window_weight(const dl_accumulator *a)
+{
+    return a->mode == DL_EXACT || a->o->ctx->parts ? a->count : a->count > 0;
+}
+
 /* In a world a rank that flushes has no more data, and takes part in the windows of those that have. */
 static bool dl__flush_replica(dl_accumulator *a, const char *mine)
 {
     dl_context *ctx = a->o->ctx;
     bool stepped = false;
     for (;;) {
-        ctx->weight = a->count;
+        ctx->weight = dl__window_weight(a);
         if (!ctx->replica->nothing(ctx, mine, true)) break;
         if (ctx->reduced > 0) stepped = dl__accumulator_step(a, mine);
     }
@@ -10750,15 +10819,15 @@ static bool dl__accumulate_replica(dl_accumulator *a, dl_tensor loss, size_t cou
     dl_context *ctx = a->o->ctx;
     bool was = ctx->no_sync, last = a->done + 1 >= a->steps, ok;
     ctx->no_sync = !last;
-    ctx->weight = a->count;
-    if (d->count || a->mode != DL_EXACT) ok = dl_backward_ex(loss, d);
+    ctx->weight = dl__window_weight(a);
+    if (d->count || (a->mode != DL_EXACT && loss.ctx)) ok = dl_backward_ex(loss, d);
     else {
         dl_end(ctx);
         if (!ctx->failed) ctx->replica->nothing(ctx, d->pattern, false);
         ok = !ctx->failed;
     }
     ctx->no_sync = was;
-    a->count += (double)count;
+    a->count += a->mode == DL_EXACT ? (double)count : loss.ctx != NULL;
     a->done++;
     if (!ok || !last) return ok;
     if (ctx->reduced > 0) return dl__accumulator_step(a, d->pattern);
@@ -10792,7 +10861,7 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     if (*a->o->select) d.pattern = a->o->select;
     if (a->o->ctx->replica) {
         d.count = a->mode == DL_EXACT ? count : 0;
-        d.scale = a->mode == DL_EXACT ? 1 : 1.0f / (float)a->steps;
+        d.scale = a->mode == DL_EXACT || a->o->ctx->parts ? 1 : 1.0f / (float)a->steps; /* shards: divided by their number */
         return dl__accumulate_replica(a, loss, count, &d);
     }
     if (a->steps > 1)
@@ -10960,7 +11029,7 @@ static void dl__put_call(char *out, size_t size, const dl__call *call)
     t.end = out + size - 1;
     const char *f = dl__what_text[call->what];
     for (; *f; f++)
-        if (f[0] == '%' && f[1] == 'z') dl__put_unsigned(&t, call->amount), f += 2;
+        if (f[0] == '%' && f[1] == 'z') dl__put_unsigned(&t, (size_t)call->amount), f += 2;
         else dl__put(&t, *f);
     if (call->what == DL__BROADCASTS) dl__puts(&t, " from rank "), dl__put_unsigned(&t, call->detail);
     if (call->what == DL__REDUCES) dl__puts(&t, call->detail == DL_COMM_MAX ? " (max)" : " (sum)");
@@ -13007,8 +13076,8 @@ static dl_real dl__bilinear(const uint8_t *in, dl_index height, dl_index width, 
     dl_real fx = (dl_real)(x - (double)x0), fy = (dl_real)(y - (double)y0), row[2] = { 0, 0 };
     for (int i = 0; i < 2; i++) {
         if (y0 + i < 0 || y0 + i >= height) continue;
-        const uint8_t *p = in + (y0 + i) * width + x0;
-        dl_real a = x0 >= 0 ? (dl_real)p[0] : 0, b = x0 + 1 < width ? (dl_real)p[1] : 0;
+        const uint8_t *p = in + (y0 + i) * width;
+        dl_real a = x0 >= 0 ? (dl_real)p[x0] : 0, b = x0 + 1 < width ? (dl_real)p[x0 + 1] : 0;
         row[i] = a * (1 - fx) + b * fx;
     }
     return row[0] * (1 - fy) + row[1] * fy;
@@ -13175,8 +13244,9 @@ static void dl__fill_sample(void *user, size_t i, int thread)
            xb = xn * dl__dtype_size(d->x_dtype), yb = yn * dl__dtype_size(d->y_dtype);
     if (l->bad[thread] != SIZE_MAX) return;
     char *x = f->x + i * xn * l->x_size, *y = d->no_y ? NULL : f->y + i * yn * l->y_size;
-    const char *x_in = (const char *)d->x + from * xb, *y_in = (const char *)d->y + from * yb;
-    if (d->get) { /* bytes come to the end of their place */
+    const char *x_in, *y_in;
+    if (!d->get) x_in = (const char *)d->x + from * xb, y_in = y ? (const char *)d->y + from * yb : NULL;
+    else { /* bytes come to the end of their place */
         char *to = l->bytes ? (char *)l->bytes + (size_t)thread * xb : x + (xn * l->x_size - xb);
         char *y_to = y ? y + (yn * l->y_size - yb) : NULL;
         if (!d->get(d->user, from, to, y_to)) {
@@ -15050,20 +15120,6 @@ static bool dl__snapshot_room(dl_context *ctx, dl__snapshot *s, size_t world, si
     return s->rank != NULL;
 }
 
-static int64_t dl__double_bits(double v)
-{
-    int64_t u;
-    memcpy(&u, &v, sizeof u);
-    return u;
-}
-
-static double dl__double_from(int64_t u)
-{
-    double v;
-    memcpy(&v, &u, sizeof v);
-    return v;
-}
-
 /* How the program made its optimizer, but for the learning rate. */
 static uint64_t dl__settings(const dl_optimizer *o)
 {
@@ -15114,7 +15170,7 @@ static void dl__pack(dl_context *ctx, dl__snapshot *s)
         t[DL__OPT_SETTINGS] = (int64_t)dl__settings(o);
         t[DL__OPT_STEPS] = o->steps;
         t[DL__OPT_START] = o->schedule_start;
-        t[DL__OPT_SCHEDULED] = o->scheduled;
+        t[DL__OPT_SCHEDULED] = o->scheduled != NULL;
         t[DL__OPT_LR] = dl__double_bits(o->lr);
         t[DL__OPT_STATE] = o->age != NULL;
     }
@@ -15514,7 +15570,7 @@ static void dl__unpack(dl__io *io, const dl__snapshot *s)
         dl_optimizer *o = s->d->optimizer[i];
         o->steps = t[DL__OPT_STEPS];
         o->schedule_start = t[DL__OPT_START];
-        o->scheduled = t[DL__OPT_SCHEDULED];
+        if (!t[DL__OPT_SCHEDULED]) o->scheduled = NULL;
         o->lr = dl__double_from(t[DL__OPT_LR]);
     }
     for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) {

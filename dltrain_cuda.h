@@ -86,6 +86,7 @@ static const char *const dl__cuda_attention_cu[] = {
     "    float total = 0;\n",
     "    for (dl_index k0 = 0; k0 == 0 || k0 < n; k0 += DL__KB) {\n",
     "        float p = 0;\n",
+    "#pragma unroll 1\n",
     "        for (dl_index k = k0; k < n && k < k0 + DL__KB; k++) p = __fmaf_rn(x[k * dx], y[k * dy], p);\n",
     "        total = k0 ? E_ADD(total, p) : p;\n",
     "    }\n",
@@ -160,6 +161,7 @@ static const char *const dl__cuda_attention_cu[] = {
     "    m += batch * t.l * t.s + j;\n",
     "    for (dl_index l0 = 0; l0 < t.l; l0 += DL__KB) {\n",
     "        float p = 0;\n",
+    "#pragma unroll 1\n",
     "        for (dl_index l = l0; l < t.l && l < l0 + DL__KB; l++)\n",
     "            if (j < counted(t, l)) p = __fmaf_rn(m[l * t.s], x[l * from.row], p);\n",
     "        total = l0 ? E_ADD(total, p) : p;\n",
@@ -225,7 +227,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1020 \"dltrain.h\"\n",
+    "#line 1202 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -313,7 +315,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 1954 \"dltrain.h\"\n",
+    "#line 2145 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -338,7 +340,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 2853 \"dltrain.h\"\n",
+    "#line 3048 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -410,7 +412,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3335 \"dltrain.h\"\n",
+    "#line 3525 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -685,17 +687,17 @@ static const char *const dl__cuda_conv_cu[] = {
     "    SlideOut c = { s, w };\n",
     "    tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_forward(Conv v, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_forward(Conv v, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    slide<false, false>(pieces, v, w);\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_back(Conv v, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_back(Conv v, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    slide<true, false>(pieces, v, w);\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_back_strided(Conv v, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_back_strided(Conv v, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    slide<true, true>(pieces, v, w);\n",
@@ -744,7 +746,7 @@ static const char *const dl__cuda_conv_cu[] = {
     "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
     "    }\n",
     "};\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    uint32_t m0, n0;\n",
@@ -766,14 +768,6 @@ static const char *const dl__cuda_conv_cu[] = {
 static const char *const dl__cuda_matmul_cu[] = {
     "#line 1 \"tools/kernels/matmul.cu\"\n",
     "// matmul, by the tiles of tile.cu.\n",
-    "struct Matmul {\n",
-    "    const float *a, *b, *bias;\n",
-    "    float *c;\n",
-    "    dl_index a_row, a_k, b_row, b_k;\n",
-    "    int batch_dims, accumulate;\n",
-    "    uint32_t count[8];\n",
-    "    dl_index a_batch[8], b_batch[8];\n",
-    "};\n",
     "struct Rows { // rows of a matrix\n",
     "    const float *base, *row[8];\n",
     "    dl_index stride, step;\n",
@@ -795,14 +789,10 @@ static const char *const dl__cuda_matmul_cu[] = {
     "template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)\n",
     "{\n",
     "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
-    "        dl_index at_a = 0, at_b = 0;\n",
-    "        uint32_t left = batch, m0, n0;\n",
+    "        dl_index at_a, at_b;\n",
+    "        uint32_t m0, n0;\n",
     "        uint64_t first, end;\n",
-    "        for (int d = q.batch_dims - 1; d >= 0; d--) {\n",
-    "            at_a += left % q.count[d] * q.a_batch[d];\n",
-    "            at_b += left % q.count[d] * q.b_batch[d];\n",
-    "            left /= q.count[d];\n",
-    "        }\n",
+    "        matmul_batch(q, batch, &at_a, &at_b);\n",
     "        Rows a, b;\n",
     "        a.base = q.a + at_a, a.stride = q.a_row, a.step = q.a_k, a.along = q.a_k == 1;\n",
     "        b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;\n",
@@ -812,7 +802,7 @@ static const char *const dl__cuda_matmul_cu[] = {
     "        __syncthreads();\n",
     "    }\n",
     "}\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) matmul_64(Matmul q, Work w)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256, 1) matmul_64(Matmul q, Work w)\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> s;\n",
     "    matmul<64, 4>(s, q, w);\n",
@@ -1509,6 +1499,25 @@ static const char *const dl__cuda_tile_cu[] = {
     "    for (uint32_t i = 1; i < w.parts; i++) total = E_ADD(total, p[i * size]);\n",
     "    return total;\n",
     "}\n",
+    "\n",
+    "// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----\n",
+    "struct Matmul {\n",
+    "    const float *a, *b, *bias;\n",
+    "    float *c;\n",
+    "    dl_index a_row, a_k, b_row, b_k;\n",
+    "    int batch_dims, accumulate;\n",
+    "    uint32_t count[8];\n",
+    "    dl_index a_batch[8], b_batch[8];\n",
+    "};\n",
+    "static void matmul_batch(const Matmul &q, uint32_t batch, dl_index *at_a, dl_index *at_b)\n",
+    "{\n",
+    "    *at_a = *at_b = 0;\n",
+    "    for (int d = q.batch_dims - 1; d >= 0; d--) {\n",
+    "        *at_a += batch % q.count[d] * q.a_batch[d];\n",
+    "        *at_b += batch % q.count[d] * q.b_batch[d];\n",
+    "        batch /= q.count[d];\n",
+    "    }\n",
+    "}\n",
     NULL
 };
 static const char *const dl__cuda_update_cu[] = {
@@ -1583,6 +1592,130 @@ static const char *const dl__cuda_update_cu[] = {
     "}\n",
     NULL
 };
+static const char *const dl__cuda_warp_cu[] = {
+    "#line 1 \"tools/kernels/warp.cu\"\n",
+    "// Large matrix products, with the bits of matmul.cu: tiles of 128 x 128, 8 x 8 a thread. A warp computes 64 x 32, its threads read shared\n",
+    "// memory 128 bits at a time, all in one go; the next piece of 8 steps of k is on its way from global memory, 128 bits at a time where the\n",
+    "// operands are aligned, while this one is multiplied. Of more than one block of 256 steps the totals so far wait in w.partial\n",
+    "// [batch][m][n]: registers for them would spill.\n",
+    "enum { WIDE = 128, DEEP = 8 };\n",
+    "#define ROW_BY_ROW asm volatile(\"\" ::: \"memory\") // or the compiler asks for all of a tile at once, and spills\n",
+    "struct Wide { float a[2][DEEP][WIDE + 4], b[2][DEEP][WIDE + 4]; };\n",
+    "\n",
+    "// Which row and step of a piece a thread's four numbers begin at: of one row along k, or of four rows at one step\n",
+    "template <bool ALONG> static uint32_t wide_at_row() { return ALONG ? threadIdx.x / 2 : threadIdx.x % 32 * 4; }\n",
+    "template <bool ALONG> static uint32_t wide_at_k() { return ALONG ? threadIdx.x % 2 * 4 : threadIdx.x / 32; }\n",
+    "\n",
+    "// Those four numbers, at p; `rows` and `steps` are left from there on\n",
+    "template <bool ALONG> static float4 wide_load(const float *p, int rows, int steps, bool aligned)\n",
+    "{\n",
+    "    float v[4] = { 0, 0, 0, 0 };\n",
+    "    int n = ALONG ? steps : rows;\n",
+    "    if (rows <= 0 || steps <= 0) n = 0;\n",
+    "    if (n >= 4 && aligned) return *(const float4 *)p;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++)\n",
+    "        if (i < n) v[i] = p[i];\n",
+    "    return make_float4(v[0], v[1], v[2], v[3]);\n",
+    "}\n",
+    "template <bool ALONG> static void wide_store(float (*s)[WIDE + 4], float4 v)\n",
+    "{\n",
+    "    if (ALONG) {\n",
+    "        uint32_t row = wide_at_row<ALONG>(), k = wide_at_k<ALONG>();\n",
+    "        s[k][row] = v.x, s[k + 1][row] = v.y, s[k + 2][row] = v.z, s[k + 3][row] = v.w;\n",
+    "    } else *(float4 *)&s[wide_at_k<ALONG>()][wide_at_row<ALONG>()] = v;\n",
+    "}\n",
+    "\n",
+    "// Number i of a thread's rows, j of its columns\n",
+    "static uint32_t wide_row(uint32_t row, int i) { return row + i / 4 * 32 + i % 4; }\n",
+    "static uint32_t wide_column(uint32_t column, int j) { return column + j / 4 * 16 + j % 4; }\n",
+    "\n",
+    "template <bool ALONG_A, bool ALONG_B> static void wide(Wide &s, const Matmul &q, const Work &w, bool aligned)\n",
+    "{\n",
+    "    uint32_t m0 = blockIdx.x / w.across * WIDE, n0 = blockIdx.x % w.across * WIDE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n",
+    "    uint32_t row = warp / 4 * 64 + lane / 4 * 4, column = warp % 4 * 32 + lane % 4 * 4; // and 32 rows, 16 columns on\n",
+    "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
+    "        float acc[8][8];\n",
+    "        dl_index at_a, at_b;\n",
+    "        matmul_batch(q, batch, &at_a, &at_b);\n",
+    "        uint32_t row_a = wide_at_row<ALONG_A>(), row_b = wide_at_row<ALONG_B>(), k_a = wide_at_k<ALONG_A>(), k_b = wide_at_k<ALONG_B>();\n",
+    "        const float *a = q.a + at_a + (m0 + row_a) * q.a_row + k_a * q.a_k, *b = q.b + at_b + (n0 + row_b) * q.b_row + k_b * q.b_k;\n",
+    "        int rows_a = (int)(w.m - m0 - row_a), rows_b = (int)(w.n - n0 - row_b), left = (int)w.k, k0 = 0;\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 8; i++)\n",
+    "#pragma unroll\n",
+    "            for (int j = 0; j < 8; j++) acc[i][j] = 0;\n",
+    "        float4 next_a = wide_load<ALONG_A>(a, rows_a, left - (int)k_a, aligned);\n",
+    "        float4 next_b = wide_load<ALONG_B>(b, rows_b, left - (int)k_b, aligned);\n",
+    "        wide_store<ALONG_A>(s.a[0], next_a);\n",
+    "        wide_store<ALONG_B>(s.b[0], next_b);\n",
+    "        __syncthreads();\n",
+    "        int buffer = 0;\n",
+    "        for (; left > 0; left -= DEEP, k0 += DEEP) {\n",
+    "            bool more = left > DEEP;\n",
+    "            if (more) {\n",
+    "                a += DEEP * (ALONG_A ? 1 : q.a_k), b += DEEP * (ALONG_B ? 1 : q.b_k);\n",
+    "                next_a = wide_load<ALONG_A>(a, rows_a, left - DEEP - (int)k_a, aligned);\n",
+    "                next_b = wide_load<ALONG_B>(b, rows_b, left - DEEP - (int)k_b, aligned);\n",
+    "            }\n",
+    "#pragma unroll\n",
+    "            for (int k = 0; k < DEEP; k++) {\n",
+    "                if (k >= left) break; // what lies behind is no product with 0: it is none\n",
+    "                float x[8], y[8];\n",
+    "                *(float4 *)x = *(const float4 *)&s.a[buffer][k][row], *(float4 *)(x + 4) = *(const float4 *)&s.a[buffer][k][row + 32];\n",
+    "                *(float4 *)y = *(const float4 *)&s.b[buffer][k][column], *(float4 *)(y + 4) = *(const float4 *)&s.b[buffer][k][column + 16];\n",
+    "#pragma unroll\n",
+    "                for (int i = 0; i < 8; i++)\n",
+    "#pragma unroll\n",
+    "                    for (int j = 0; j < 8; j++) acc[i][j] = __fmaf_rn(x[i], y[j], acc[i][j]);\n",
+    "            }\n",
+    "            if ((k0 + DEEP) % DL__KB == 0 && more) {\n",
+    "#pragma unroll\n",
+    "                for (int i = 0; i < 8; i++) {\n",
+    "                    uint32_t r = m0 + wide_row(row, i);\n",
+    "                    float *t = w.partial + ((uint64_t)batch * w.m + r) * w.n + n0 + column;\n",
+    "                    ROW_BY_ROW;\n",
+    "#pragma unroll\n",
+    "                    for (int j = 0; j < 8; j++) {\n",
+    "                        if (r < w.m && n0 + wide_column(column, j) < w.n) t[wide_column(0, j)] = k0 < DL__KB ? acc[i][j] : E_ADD(t[wide_column(0, j)], acc[i][j]);\n",
+    "                        acc[i][j] = 0;\n",
+    "                    }\n",
+    "                }\n",
+    "            }\n",
+    "            if (more) {\n",
+    "                buffer ^= 1;\n",
+    "                wide_store<ALONG_A>(s.a[buffer], next_a);\n",
+    "                wide_store<ALONG_B>(s.b[buffer], next_b);\n",
+    "                __syncthreads();\n",
+    "            }\n",
+    "        }\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 8; i++) {\n",
+    "            uint32_t r = m0 + wide_row(row, i);\n",
+    "            uint64_t at = ((uint64_t)batch * w.m + r) * w.n + n0 + column;\n",
+    "            ROW_BY_ROW;\n",
+    "#pragma unroll\n",
+    "            for (int j = 0; j < 8; j++) {\n",
+    "                uint32_t d = wide_column(0, j), c = n0 + column + d;\n",
+    "                if (r < w.m && c < w.n)\n",
+    "                    finish(q.c + at + d, w.k > DL__KB ? E_ADD(w.partial[at + d], acc[i][j]) : acc[i][j], q.bias, c, q.accumulate);\n",
+    "            }\n",
+    "        }\n",
+    "        __syncthreads();\n",
+    "    }\n",
+    "}\n",
+    "// matmul_128_AB: is A, is B contiguous along k (k) or along its rows (r)?\n",
+    "#define WIDE_KERNEL(name, along_a, along_b) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(256, 1) name(Matmul q, Work w, int aligned) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Wide s; \\\n",
+    "        wide<along_a, along_b>(s, q, w, aligned); \\\n",
+    "    }\n",
+    "WIDE_KERNEL(matmul_128_kk, true, true)\n",
+    "WIDE_KERNEL(matmul_128_kr, true, false)\n",
+    "WIDE_KERNEL(matmul_128_rr, false, false)\n",
+    NULL
+};
 /* ---- end of what is embedded ---- */
 
 /* ---- the driver and NVRTC: one list each gives types, pointers and the look-up ---- */
@@ -1644,7 +1777,8 @@ enum {
     DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
     DL__CUDA_SLOTS = 64,         /* looks by index that wait to be checked */
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
-    DL__CUDA_STAGING = 1 << 20,  /* bytes of pinned memory, at least */
+    DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
+    DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
     DL__CUDA_FILES = 2048,       /* kept in the cache folder */
     DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
 };
@@ -1663,7 +1797,7 @@ typedef struct dl__cuda {
     int chunks, chunk_at;
     dl__cuda_address scratch;
     size_t scratch_size;
-    struct { char *at; size_t size; void *event; bool busy; } staging[2];
+    struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
     int staging_at;
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
     struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
@@ -1768,10 +1902,10 @@ static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
     return d->scratch;
 }
 
-/* Pinned memory of `bytes` that no copy uses any more: one of two in turn. */
+/* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
-    int k = *which = d->staging_at ^= 1;
+    int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
     if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
     d->staging[k].busy = false;
     if (d->staging[k].size < bytes) {
@@ -2095,6 +2229,7 @@ static const struct { const char *name; const char *const *part[3]; } dl__cuda_p
     { "move", { dl__cuda_move_cu, NULL, NULL } },
     { "pool", { dl__cuda_pool_cu, NULL, NULL } },
     { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
+    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL } },
     { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
     { "update", { dl__cuda_update_cu, NULL, NULL } }
 };
@@ -2626,6 +2761,23 @@ typedef struct dl__cuda_matmul_args {
     int64_t a_batch[8], b_batch[8];
 } dl__cuda_matmul_args;
 
+/* Enough tiles of 128 x 128 to fill a GPU: see warp.cu, which has three of the four kinds of transposition. *done: it was. */
+static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, bool *done)
+{
+    enum { WIDE = 128, ENOUGH = 64 };
+    uint64_t down = (w.m + WIDE - 1) / WIDE, across = (w.n + WIDE - 1) / WIDE;
+    bool along_a = q->a_k == 1, along_b = q->b_k == 1, even = !(w.m % 4 || w.n % 4 || w.k % 4);
+    int aligned = even && !(((uintptr_t)q->a | (uintptr_t)q->b) % 16);
+    *done = w.m > WIDE / 2 && w.n > WIDE / 2 && down * across * w.batches >= ENOUGH && (along_a || !along_b);
+    if (!*done) return true;
+    w.across = (uint32_t)across;
+    w.partial = NULL;
+    if (w.k > DL__CUDA_KB && !(w.partial = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)w.m * w.n * w.batches * sizeof(float)))) return false;
+    void *args[] = { (void *)(uintptr_t)q, &w, &aligned };
+    dl__cuda_grid g = dl__cuda_grid_of(down * across, 1, w.batches < 65535 ? w.batches : 65535, 256, 1);
+    return dl__cuda_go(d, "warp", along_b ? "matmul_128_kk" : along_a ? "matmul_128_kr" : "matmul_128_rr", g, args);
+}
+
 /* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
 static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -2653,7 +2805,9 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
         q.b_batch[t] = nb == 1 ? 0 : sb;
         sa *= na, sb *= nb, batches *= y->dim[t];
     }
+    bool done;
     if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
+    if (!dl__cuda_matmul_wide(d, &q, w, &done) || done) return done;
     void *args[] = { &q, &w };
     return dl__cuda_go(d, "matmul", "matmul_64", g, args) &&
         (w.parts == 1 || dl__cuda_go(d, "matmul", "matmul_join", dl__cuda_flat(y->numel), args));
@@ -3048,7 +3202,7 @@ static void dl__cuda_close(void *device)
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < DL__CUDA_STAGES; k++) {
             if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
             if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
         }
@@ -3099,9 +3253,9 @@ static bool dl__cuda_open_device(dl__cuda *d)
     d->arch = 10 * major + minor;
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
-    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ &&
-        DL__CUDA_CALL(d, cuEventCreate(&d->staging[0].event, 2)) && /* no timing */
-        DL__CUDA_CALL(d, cuEventCreate(&d->staging[1].event, 2)) && (d->slots = dl__cuda_allocate(d, bytes)) &&
+    for (int k = 0; k < DL__CUDA_STAGES; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
+    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ && (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
 }
 

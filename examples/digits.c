@@ -5,6 +5,9 @@
    Same options, same bytes in the checkpoint, whatever the number of threads. */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
+#ifdef __linux__ /* --device cuda:0 */
+#include "../dltrain_cuda.h"
+#endif
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +30,7 @@ static const char *usage =
     "  --lr X          learning rate of Adam (0.001)\n"
     "  --seed N        of initial weights and shuffling (1)\n"
     "  --threads N     0: one a CPU (0)\n"
-    "  --device NAME   cpu\n"
+    "  --device NAME   cpu, or cuda:0 for the first GPU, cuda:1, ... (cpu)\n"
     "  --save FILE     write the trained network as safetensors, its curves beside it as .svg and .csv\n"
     "  --load FILE     start from such a file\n"
     "  --help\n";

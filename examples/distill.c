@@ -21,7 +21,7 @@ static const char *usage =
     "  --data DIR      where DIR/mnist and the like are (default: the environment variable DLTRAIN_DATA); packed files are fine\n"
     "  --size N        images the students see, chosen by the seed (200)\n"
     "  --teacher N     images the teacher sees; 0: all, for MNIST 10000\n"
-    "  --epochs N      of the students (60)\n"
+    "  --epochs N      of the students (200)\n"
     "  --seeds N       (5)\n"
     "  --test N        images to test on; 0: all (0)\n"
     "  --threads N     0: one a CPU (0)\n"
@@ -141,7 +141,7 @@ int main(int argc, char **argv)
     s.size = (int)number(me, "--size", option(argc, argv, used, "--size", "200"), 32, 1e9);
     const char *teacher_size = option(argc, argv, used, "--teacher", strcmp(set, "digits") ? "10000" : "0");
     s.teacher = (int)number(me, "--teacher", teacher_size, 0, 1e9);
-    s.epochs = (int)number(me, "--epochs", option(argc, argv, used, "--epochs", "60"), 1, 1e5);
+    s.epochs = (int)number(me, "--epochs", option(argc, argv, used, "--epochs", "200"), 1, 1e5);
     s.seeds = (int)number(me, "--seeds", option(argc, argv, used, "--seeds", "5"), 1, TABLE_SEEDS);
     s.test = (int)number(me, "--test", option(argc, argv, used, "--test", "0"), 0, 1e9);
     s.threads = (int)number(me, "--threads", option(argc, argv, used, "--threads", "0"), 0, 64);

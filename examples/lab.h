@@ -63,8 +63,10 @@ static inline FILE *lab_create(const char *program, const char *path)
 typedef struct lab_images {
     size_t count;
     dl_index side;             /* height and width */
-    uint8_t *pixel, *label;    /* [count,side,side], [count]; the program's until it ends */
+    uint8_t *pixel, *label;    /* [count,side,side], [count]: lab_free */
 } lab_images;
+
+static inline void lab_free(lab_images *images) { free(images->pixel), free(images->label); }
 
 static inline bool lab_exists(const char *path)
 {
@@ -120,7 +122,7 @@ static inline bool lab_read(dl_context *ctx, const char *images, const char *lab
     return !dl_failed(ctx);
 }
 
-/* MNIST, or with a word on how to get it the digits that are shipped. */
+/* Into images that are all zeros: MNIST, or with a word on how to get it the digits that are shipped. */
 static inline bool lab_mnist(dl_context *ctx, const char *program, const char *dir, lab_images *train, lab_images *test)
 {
     static const char *const name[] = { "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte" };

@@ -220,7 +220,7 @@ static void name_of(int method, char *out, size_t size)
     if (is_alone(method)) snprintf(out, size, "%s alone", task_names[method]);
     else if (method == EQUAL) snprintf(out, size, "equal weights");
     else if (method < UNCERTAIN) snprintf(out, size, "fixed 1:%g:%g", w[1], w[2]);
-    else snprintf(out, size, method == STARTED ? "uncertainty, started" : "uncertainty");
+    else snprintf(out, size, method == STARTED ? "uncertainty (started)" : "uncertainty");
 }
 
 /* The fixed weights with the smallest validation error, each task's measured by what it reaches alone. */
@@ -316,7 +316,7 @@ int main(int argc, char **argv)
         { "--lr", 'd', &o.lr, 1e-9, 10 }, { "--quick", 'f', &o.quick, 0, 0 } };
     if (!lab_parse("multitask", usage, argc, argv, option, (int)(sizeof option / sizeof *option))) return 2;
     if (o.quick) o.train = 600, o.test = 300, o.seeds = 2, o.epochs = 20;
-    lab_images images, held_out;
+    lab_images images = { 0 }, held_out = { 0 };
     part p[3] = { { 0 } };
     size_t *order = NULL;
     char path[1024];
@@ -349,6 +349,7 @@ int main(int argc, char **argv)
     }
     if (dl_failed(ctx)) fprintf(stderr, "multitask: %s\n", dl_error(ctx));
     free(order);
+    lab_free(&images), lab_free(&held_out);
     for (int k = 0; k < 3; k++) free(p[k].x), free(p[k].y);
     dl_destroy(ctx);
     return ok ? 0 : 1;

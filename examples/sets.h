@@ -261,7 +261,7 @@ static bool finish_table(const table *t, const char *prefix, const char *title)
     return ok;
 }
 
-/* The share of wrong answers in percent; `logits` is told the context's images. */
+/* The share of wrong answers over one epoch of the loader, in percent; model: images [N,C,H,W] to logits. */
 typedef dl_tensor (*model_fn)(dl_tensor x, const void *user);
 static inline double test_error(dl_context *ctx, dl_loader *loader, model_fn model, const void *user)
 {

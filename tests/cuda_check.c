@@ -189,6 +189,60 @@ static void large(void)
     for (int i = 0; i < 3; i++) CHECK(!memcmp(&want[i], &got[i], sizeof *want), "%d: %.9g, on the CPU %.9g", i, (double)got[i], (double)want[i]);
 }
 
+/* Products that are large enough for tiles of 128: aligned and not, each way that operands can lie, one block of k and more, with a bias
+   and added to a gradient. */
+static uint64_t hash_of(dl_context *c, dl_tensor t)
+{
+    uint64_t h = 14695981039346656037u;
+    const unsigned char *p = (const unsigned char *)dl_data(t);
+    for (size_t i = 0; p && i < dl_numel(t) * sizeof(float); i++) h = (h ^ p[i]) * 1099511628211u;
+    return dl_failed(c) ? 0 : h;
+}
+static void wide(void)
+{
+    static const int sizes[][4] = { { 16, 132, 260, 12 }, { 18, 130, 131, 9 }, { 16, 129, 256, 268 } };
+    static float x[16 * 260 * 270];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((i * 2654435761u) >> 20 & 4095) / 1024 - 2;
+    for (int s = 0; s < 3; s++)
+        for (int way = 0; way < 4; way++) {
+            uint64_t h[2];
+            for (int on = 0; on < 2; on++) {
+                dl_context *c = open_on(on ? "cuda:0" : NULL);
+                dl_index b = sizes[s][0], m = sizes[s][1], n = sizes[s][2], k = sizes[s][3];
+                dl_tensor p = dl_borrow(c, DL_F32, way & 2 ? DL_SHAPE(b, k, m) : DL_SHAPE(b, m, k), x);
+                dl_tensor q = dl_borrow(c, DL_F32, way & 1 ? DL_SHAPE(b, n, k) : DL_SHAPE(b, k, n), x + 4);
+                h[on] = hash_of(c, dl_matmul_ex(p, q, &(dl_matmul_desc){ .transpose_a = way & 2, .transpose_b = way & 1 }));
+                CHECK(!dl_failed(c), "%s", dl_error(c));
+                dl_destroy(c);
+            }
+            CHECK(h[0] == h[1], "sizes %d, way %d", s, way);
+        }
+}
+static void wide_layer(void)
+{
+    enum { M = 1030, IN = 20, OUT = 1026 };
+    static float x[M * IN];
+    uint64_t h[2][3];
+    for (int i = 0; i < M * IN; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
+    for (int on = 0; on < 2; on++) {
+        dl_context *c = open_on(on ? "cuda:0" : NULL);
+        dl_tensor y = none;
+        for (int i = 0; i < 2; i++) { /* the second gradient is added to the first */
+            y = dl_keep(dl_relu(dl_linear(dl_borrow(c, DL_F32, DL_SHAPE(M, IN), x), "fc", OUT)));
+            dl_backward(dl_mean(dl_square(y)));
+        }
+        dl_param_info p;
+        h[on][0] = hash_of(c, y);
+        h[on][1] = h[on][2] = 14695981039346656037u;
+        for (int k = 0; k < 2; k++)
+            if (dl_param_get(c, k, &p))
+                for (size_t i = 0; i < p.numel * sizeof(float); i++) h[on][1 + k] = (h[on][1 + k] ^ ((const unsigned char *)p.grad)[i]) * 1099511628211u;
+        CHECK(!dl_failed(c), "%s", dl_error(c));
+        dl_destroy(c);
+    }
+    for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
+}
+
 static void says(dl_context *c, const char *part)
 {
     CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
@@ -241,7 +295,11 @@ int main(int argc, char **argv)
     if (dl_failed(gpu)) return REPORT();
     if (wants("reading")) RUN(reading);
     if (wants("random")) RUN(random_numbers);
-    if (wants("large")) RUN(large);
+    if (wants("large")) {
+        RUN(large);
+        RUN(wide);
+        RUN(wide_layer);
+    }
     if (wants("optimizers")) RUN(optimizers);
     if (wants("errors")) RUN(errors);
     if (wants("nets")) {

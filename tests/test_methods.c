@@ -48,6 +48,22 @@ static void pooling(const char *set, const float *logits, const gold_pooling *go
 static void pools_as_pytorch(void) { pooling("plain", gold_plain_z, gold_plain); }
 static void pools_extreme_logits(void) { pooling("far", gold_far_z, gold_far); }
 
+/* An empty segment gives -inf, as PyTorch's logsumexp, and the others their gradient, which is the softmax. */
+static void logsumexp_of_segments(void)
+{
+    static const float x[5] = { 1000, 999, -2000, 0, 0 };
+    static const int32_t offset[5] = { 0, 2, 2, 3, 5 };
+    float y[4], g[5], want[5];
+    dl_context *c = dl_create(&(dl_config){ .threads = 1 });
+    dl_tensor v = dl_variable(c, DL_SHAPE(5), x), o = dl_input(c, DL_I32, DL_SHAPE(5), offset), dx;
+    dl_tensor lse = dl_keep(dl_segment_logsumexp(v, o)), softmax = dl_keep(dl_segment_softmax(v, o));
+    CHECK(dl_grad(dl_sum(dl_slice(lse, 0, 0, 1, 1)), &v, 1, &dx) && dl_read(dx, g, 5), "%s", dl_error(c));
+    CHECK(dl_read(lse, y, 4) && dl_read(softmax, want, 5), "%s", dl_error(c));
+    CHECK(fabs(y[0] - 1000.3132617) < 1e-4 && y[1] == -INFINITY && y[2] == -2000 && fabs(y[3] - log(2)) < 1e-6, "%g %g %g %g", y[0], y[1], y[2], y[3]);
+    for (int i = 0; i < 5; i++) CHECK(fabs(g[i] - (i < 2 ? want[i] : 0)) < 1e-6, "gradient %g at %d", g[i], i);
+    dl_destroy(c);
+}
+
 /* r and a far from their defaults: P of bags of equal instances is p for all means, and noisy-AND of m = b is about one half. */
 static void parameters_of_poolings(void)
 {
@@ -329,6 +345,7 @@ int main(void)
 {
     RUN(pools_as_pytorch);
     RUN(pools_extreme_logits);
+    RUN(logsumexp_of_segments);
     RUN(parameters_of_poolings);
     RUN(attention_pools_as_pytorch);
     RUN(pooling_errors);

@@ -435,15 +435,43 @@ static void divided(dl_context *ctx, dl_comm *comm, void *user)
     job *j = (job *)user;
     int rank = dl_comm_rank(comm), size = dl_comm_size(comm), micro = 4 / size;
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f });
-    dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = micro, .mode = DL_DIVIDE });
-    for (int i = 0; i < 5 * micro; i++) dl_accumulate(acc, net(ctx, j, 12 * (rank * micro + i % micro), 12), 12);
+    dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = j->shards ? 1 : micro, .mode = DL_DIVIDE });
+    for (int i = 0; i < 5 * micro; i++) { /* uneven: with counts it would be another gradient */
+        int part = rank * micro + i % micro, n = part == 3 && j->cut ? 0 : 3 + 3 * part;
+        dl_accumulate(acc, n ? net(ctx, j, 12 * part, n) : (dl_tensor){ 0 }, (size_t)n);
+    }
+    if (!rank) keep(ctx, j, false);
+}
+static void partly_divided(dl_context *ctx, dl_comm *comm, void *user) /* two micro-batches of windows of 4 on all ranks */
+{
+    job *j = (job *)user;
+    int rank = dl_comm_rank(comm), size = dl_comm_size(comm);
+    dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f });
+    dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = 4 / size, .mode = DL_DIVIDE });
+    for (int i = 0; i < 2 / size; i++) dl_accumulate(acc, net(ctx, j, 12 * (rank + i), 12), 12);
+    dl_accumulator_flush(acc);
     if (!rank) keep(ctx, j, false);
 }
 static void dividing_accumulators(void)
 {
     static job one, two;
+    CHECK(launch(&one, 1, partly_divided) && launch(&two, 2, partly_divided), "%s%s", one.error, two.error);
+    CHECK(distance(two.values, one.values, one.n) < 1e-6, "partial windows: %g", distance(two.values, one.values, one.n));
     CHECK(launch(&one, 1, divided) && launch(&two, 2, divided), "%s%s", one.error, two.error);
     CHECK(distance(two.values, one.values, one.n) < 1e-6, "%g", distance(two.values, one.values, one.n));
+    static job shards;
+    for (int empty = 0; empty < 2; empty++) {
+        uint64_t want = 0;
+        for (int replicas = 1; replicas <= 4; replicas *= 2) {
+            memset(&shards, 0, sizeof shards);
+            shards.shards = 4;
+            shards.cut = empty; /* the last shard has no samples */
+            CHECK(launch(&shards, replicas, divided), "%s", shards.error);
+            CHECK(empty || distance(shards.values, one.values, one.n) < 1e-6, "%d replicas with shards: %g", replicas, distance(shards.values, one.values, one.n));
+            CHECK(replicas == 1 || bits(&shards) == want, "%d replicas with shards", replicas);
+            want = bits(&shards);
+        }
+    }
 }
 
 /* ---- batch_norm ---- */

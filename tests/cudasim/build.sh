@@ -5,6 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 out=build/cudasim
 mkdir -p $out/cubins
+exec 9> $out/lock && flock 9 # two tests may want it at once
 of_pypi='import glob, nvidia
 print((sorted(g for p in nvidia.__path__ for g in glob.glob(p + "/*/lib/libnvrtc.so.1[23]")) or [""])[-1])'
 find_nvrtc() {

@@ -34,6 +34,7 @@ static float dot(const float *x, dl_index dx, const float *y, dl_index dy, dl_in
     float total = 0;
     for (dl_index k0 = 0; k0 == 0 || k0 < n; k0 += DL__KB) {
         float p = 0;
+#pragma unroll 1
         for (dl_index k = k0; k < n && k < k0 + DL__KB; k++) p = __fmaf_rn(x[k * dx], y[k * dy], p);
         total = k0 ? E_ADD(total, p) : p;
     }
@@ -108,6 +109,7 @@ static void keys_back(const Attention &t, const float *m, const Matrix &from, co
     m += batch * t.l * t.s + j;
     for (dl_index l0 = 0; l0 < t.l; l0 += DL__KB) {
         float p = 0;
+#pragma unroll 1
         for (dl_index l = l0; l < t.l && l < l0 + DL__KB; l++)
             if (j < counted(t, l)) p = __fmaf_rn(m[l * t.s], x[l * from.row], p);
         total = l0 ? E_ADD(total, p) : p;

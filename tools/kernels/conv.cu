@@ -103,17 +103,17 @@ template <bool BACK, bool SOME> static void slide(Pieces<64> &pieces, const Conv
     SlideOut c = { s, w };
     tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);
 }
-extern "C" __global__ void __launch_bounds__(256) conv_forward(Conv v, Work w)
+extern "C" __global__ void __launch_bounds__(256, 1) conv_forward(Conv v, Work w)
 {
     __shared__ __align__(16) Pieces<64> pieces;
     slide<false, false>(pieces, v, w);
 }
-extern "C" __global__ void __launch_bounds__(256) conv_back(Conv v, Work w)
+extern "C" __global__ void __launch_bounds__(256, 1) conv_back(Conv v, Work w)
 {
     __shared__ __align__(16) Pieces<64> pieces;
     slide<true, false>(pieces, v, w);
 }
-extern "C" __global__ void __launch_bounds__(256) conv_back_strided(Conv v, Work w)
+extern "C" __global__ void __launch_bounds__(256, 1) conv_back_strided(Conv v, Work w)
 {
     __shared__ __align__(16) Pieces<64> pieces;
     slide<true, true>(pieces, v, w);
@@ -162,7 +162,7 @@ struct TapsOut {
         else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);
     }
 };
-extern "C" __global__ void __launch_bounds__(256) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw
+extern "C" __global__ void __launch_bounds__(256, 1) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw
 {
     __shared__ __align__(16) Pieces<64> pieces;
     uint32_t m0, n0;

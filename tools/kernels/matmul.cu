@@ -1,12 +1,4 @@
 // matmul, by the tiles of tile.cu.
-struct Matmul {
-    const float *a, *b, *bias;
-    float *c;
-    dl_index a_row, a_k, b_row, b_k;
-    int batch_dims, accumulate;
-    uint32_t count[8];
-    dl_index a_batch[8], b_batch[8];
-};
 struct Rows { // rows of a matrix
     const float *base, *row[8];
     dl_index stride, step;
@@ -28,14 +20,10 @@ struct MatmulOut {
 template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)
 {
     for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {
-        dl_index at_a = 0, at_b = 0;
-        uint32_t left = batch, m0, n0;
+        dl_index at_a, at_b;
+        uint32_t m0, n0;
         uint64_t first, end;
-        for (int d = q.batch_dims - 1; d >= 0; d--) {
-            at_a += left % q.count[d] * q.a_batch[d];
-            at_b += left % q.count[d] * q.b_batch[d];
-            left /= q.count[d];
-        }
+        matmul_batch(q, batch, &at_a, &at_b);
         Rows a, b;
         a.base = q.a + at_a, a.stride = q.a_row, a.step = q.a_k, a.along = q.a_k == 1;
         b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;
@@ -45,7 +33,7 @@ template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const 
         __syncthreads();
     }
 }
-extern "C" __global__ void __launch_bounds__(256) matmul_64(Matmul q, Work w)
+extern "C" __global__ void __launch_bounds__(256, 1) matmul_64(Matmul q, Work w)
 {
     __shared__ __align__(16) Pieces<64> s;
     matmul<64, 4>(s, q, w);

@@ -125,3 +125,22 @@ static float work_joined(const Work &w, uint64_t batch, uint64_t at)
     for (uint32_t i = 1; i < w.parts; i++) total = E_ADD(total, p[i * size]);
     return total;
 }
+
+// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----
+struct Matmul {
+    const float *a, *b, *bias;
+    float *c;
+    dl_index a_row, a_k, b_row, b_k;
+    int batch_dims, accumulate;
+    uint32_t count[8];
+    dl_index a_batch[8], b_batch[8];
+};
+static void matmul_batch(const Matmul &q, uint32_t batch, dl_index *at_a, dl_index *at_b)
+{
+    *at_a = *at_b = 0;
+    for (int d = q.batch_dims - 1; d >= 0; d--) {
+        *at_a += batch % q.count[d] * q.a_batch[d];
+        *at_b += batch % q.count[d] * q.b_batch[d];
+        batch /= q.count[d];
+    }
+}

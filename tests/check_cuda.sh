@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# dltrain_cuda.h on a simulated GPU (tests/cudasim): what it computes, against the CPU, bit for bit; what it says when things are missing
+# or fail; its kernels, for every architecture that NVRTC knows. Without NVRTC, which compiles them, all of it is skipped. This shows
+# nothing of speed. check_cuda.sh [PART...]: kernels bits schedules digits failures cache planted
+cd "$(dirname "$0")/.." || exit 1
+dir=$PWD/build/cuda
+mkdir -p "$dir"
+wants() { [ -z "$parts" ] || [[ " $parts " == *" $1 "* ]]; }
+parts=$*
+if ! command -v python3 > /dev/null; then echo "skip cuda: is the embedded text of the kernels fresh: no python3"
+elif stale=$(python3 tools/embed_kernels.py --check 2>&1); then echo "ok cuda: the embedded text of the kernels is fresh"
+else echo "not ok cuda: $stale"; fi
+
+built=$(tests/cudasim/build.sh 2>&1)
+if [ ! -f build/cudasim/libcuda.so.1 ]; then echo "not ok cuda: the simulated driver does not build: $(tail -1 <<< "$built")"; exit; fi
+if [[ $built == *"no NVRTC"* ]]; then echo "skip cuda: there is no NVRTC: tools/setup.sh installs it"; exit; fi
+sim() { LD_LIBRARY_PATH=$PWD/build/cudasim DLTRAIN_CUDA_CACHE=${cache-$dir/cache} timeout 600 "$@"; }
+
+build() { # NAME FILE
+    ${CC:-cc} -std=gnu11 -O1 -DDLTRAIN_NO_SIMD -Wall -Wextra "$2" -o "$dir/$1" -lm -pthread > "$dir/$1.build" 2>&1 && [ ! -s "$dir/$1.build" ] && return
+    echo "not ok cuda: $2 does not build without warnings: $(head -3 "$dir/$1.build" | tr '\n' ' ')"
+    return 1
+}
+# Lines of a test program, with what the simulator reports
+report() { # NAME COMMAND...
+    local log=$dir/$1.log status
+    "${@:2}" > "$log" 2>&1
+    status=$?
+    grep -E '^(ok|not ok|skip) ' "$log" | sed "s/^\(ok\|not ok\|skip\) /\1 cuda $1: /" | tee "$log.lines"
+    if grep -q '^cudasim:' "$log" && ! grep -q '^not ok' "$log"; then echo "not ok cuda $1: $(grep -m1 '^cudasim:' "$log")"
+    elif [ $status != 0 ] && ! grep -q '^not ok' "$log"; then echo "not ok cuda $1: exit status $status: $(tail -1 "$log")"; fi
+}
+
+# Compiling for every architecture takes long, and the other core is idle
+if wants kernels; then
+    { build kernels tests/cuda_kernels.c && report kernels sim "$dir/kernels" tests/cuda_bounds.txt; } > "$dir/kernels.report" 2>&1 &
+fi
+
+build check tests/cuda_check.c || exit
+if wants bits; then report bits sim "$dir/check" 'cudasim sm_80'; fi
+if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
+    for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random large optimizers nets; done
+    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large optimizers nets ops
+    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' large nets
+    CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
+fi
+
+if wants digits && build digits examples/digits.c; then
+    "$dir/digits" --epochs 2 --save "$dir/cpu.safetensors" > "$dir/digits-cpu.log" 2>&1
+    sim "$dir/digits" --epochs 2 --device cuda:0 --save "$dir/gpu.safetensors" > "$dir/digits-gpu.log" 2>&1
+    if cmp -s "$dir/cpu.safetensors" "$dir/gpu.safetensors"; then echo "ok cuda: digits.c trains to the same bytes on cuda:0 as on the CPU"
+    else echo "not ok cuda: digits.c on cuda:0: $(tail -1 "$dir/digits-gpu.log")"; fi
+    if ldd "$dir/digits" | grep -vqE 'linux-vdso|libm\.so|libc\.so|ld-linux|libpthread|libdl'; then echo "not ok cuda: digits is linked to $(ldd "$dir/digits" | tr '\n' ' ')"
+    else echo "ok cuda: digits is linked to libc and libm alone"; fi
+fi
+
+# Sentences for what is missing, and for calls that fail: each from optimizers, which do all that training does.
+says() { # NAME WORDS VARIABLE=VALUE...: with these it fails by an error of these words, and neither hangs nor crashes
+    local log status
+    log=$(timeout 60 env LD_LIBRARY_PATH="$PWD/build/cudasim" DLTRAIN_CUDA_CACHE="$dir/cache" "${@:3}" "$dir/check" '*' optimizers 2>&1)
+    status=$?
+    if [ $status -lt 100 ] && [ $status != 0 ] && grep -q "$2" <<< "$log"; then echo "ok cuda: $1"
+    else echo "not ok cuda: $1: exit status $status: $(grep -v '^ok' <<< "$log" | tail -2 | tr '\n' ' ' | cut -c1-400)"; fi
+}
+if wants failures; then
+    says "no driver" "needs NVIDIA's driver: no/such.so" DLTRAIN_CUDA_DRIVER=no/such.so
+    says "a driver that is none" "has no cuInit: it is too old" DLTRAIN_CUDA_DRIVER=libm.so.6
+    for why in nodevice stub mismatch; do says "no GPU ($why)" "there is no GPU here" CUDASIM_FAIL=$why:1; done
+    says "no NVRTC" "NVRTC, which is not there: no/such.so" DLTRAIN_CUDA_CACHE= DLTRAIN_NVRTC=no/such.so
+    says "NVRTC fails" "NVRTC cannot compile the kernels" DLTRAIN_CUDA_CACHE= CUDASIM_FAIL=nvrtc:1
+    says "a GPU older than NVRTC knows" "is of compute capability 5.0; this NVRTC compiles for 7.5 and later" DLTRAIN_CUDA_CACHE= CUDASIM_ARCH=50
+    says "out of memory" "out of memory: asked for .* bytes, .* are free" 'CUDASIM_FAIL=alloc*:3'
+    for what in hostalloc:1 launch:1 launch:7 copy:1 copy:5 sync:1 module:3 stream:1 event:2 context:1 lost:1 lost:9; do
+        says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=${what/:/*:}"
+    done
+fi
+
+# The cache: eight programs at once on an empty one, damaged files, a folder that cannot be written
+if wants cache; then
+    cache=$dir/cold
+    rm -rf "$cache"
+    pids=()
+    for i in 1 2 3 4 5 6 7 8; do sim "$dir/check" '*' reading > "$dir/cold-$i.log" 2>&1 & pids+=($!); done
+    wait "${pids[@]}"
+    if [ "$(cat "$dir"/cold-[1-8].log | grep -c '^ok reading')" = 8 ]; then echo "ok cuda: eight programs on an empty cache"
+    else echo "not ok cuda: eight programs on an empty cache: $(grep -hv '^ok' "$dir"/cold-*.log | head -1)"; fi
+    if [ -n "$(find "$cache" -type f)" ] && [ -z "$(find "$cache" -name '*.*.*')" ]; then echo "ok cuda: the cache has files, and none unfinished"
+    else echo "not ok cuda: the cache: $(find "$cache" | head -3 | tr '\n' ' ')"; fi
+    for f in "$cache"/*; do truncate -s 100 "$f"; done
+    report "truncated-cache" sim "$dir/check" '*' reading
+    for f in "$cache"/*; do printf 'x' | dd of="$f" bs=1 seek=900 conv=notrunc 2> /dev/null; done
+    report "damaged-cache" sim "$dir/check" '*' reading
+    cache=/proc/no/such report "unwritable-cache" sim "$dir/check" '*' reading
+fi
+
+# Bugs planted in the real kernels: each must be found, with kernel, PTX line, block and thread.
+planted() { # NAME KERNEL SED-SCRIPT PART
+    local tree=$dir/planted log
+    mkdir -p "$tree/tests"
+    cp dltrain.h "$tree" && cp tests/cuda_check.c tests/*.h tests/test_ops.c "$tree/tests" && sed "$3" dltrain_cuda.h > "$tree/dltrain_cuda.h"
+    if cmp -s dltrain_cuda.h "$tree/dltrain_cuda.h"; then echo "not ok cuda: planted: $1: the text to change is not there"; return; fi
+    build planted.program "$tree/tests/cuda_check.c" || return
+    log=$(cache= sim "$dir/planted.program" '*' "$4" 2>&1)
+    if grep -qE "^cudasim: kernel $2, PTX line [0-9]+ .*, block \([0-9,]*\), thread \([0-9,]*\)" <<< "$log"; then echo "ok cuda: planted: $1 is found"
+    else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
+}
+if wants planted; then
+    planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' large
+    planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' large
+fi
+
+if wants kernels; then
+    wait
+    cat "$dir/kernels.report"
+fi
