@@ -35,6 +35,8 @@ run() { # name, then the program
     done
     CUDASIM_DEVICES=2 run streams $out/selftest streams
     CUDASIM_DEVICES=4 run nccl $out/selftest nccl
+    CUDASIM_ORDER=1 run order $out/selftest order
+    run dropped $out/selftest dropped
     run faults $out/selftest faults
 } > $out/log.txt
 cat $out/log.txt

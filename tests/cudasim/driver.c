@@ -488,6 +488,7 @@ EXPORT CUresult cuStreamQuery(CUstream handle)
     ENTER; STREAM(s, handle);
     if (s->capture) { s->capture->broken = true; REFUSE(900, "the stream is being captured"); }
     run_some();
+    if (!s->head) view_join(&host_view, &s->seen);
     RETURN(device_error[current] ? device_error[current] : s->head ? 600 : 0);
 }
 EXPORT CUresult cuStreamIsCapturing(CUstream handle, int *out)
@@ -539,6 +540,7 @@ EXPORT CUresult cuEventQuery(CUevent eh)
     EVENT(e, eh);
     if (e->capture) RETURN(907);
     run_some();
+    if (ticket_done(e->ticket)) host_after(e->ticket);
     RETURN(device_error[current] ? device_error[current] : ticket_done(e->ticket) ? 0 : 600);
 }
 EXPORT CUresult cuEventElapsedTime(float *out, CUevent ah, CUevent bh)

@@ -8,9 +8,14 @@
 
 static inline uint8_t *at(const warp *w, uint32_t o) { return w->base[o & 1] + (o & ~1u); }
 #define REG(T, k) ((T *)at(w, in->o[k]))
+#ifdef __clang__
+#define NO_OVERLAP
+#else
+#define NO_OVERLAP _Pragma("GCC ivdep") /* a target is a source of the same lane, or none */
+#endif
 #define EACH(statement) \
     do { \
-        if (mask == ALL) { _Pragma("GCC ivdep") for (int i = 0; i < LANES; i++) { statement; } } \
+        if (mask == ALL) { NO_OVERLAP for (int i = 0; i < LANES; i++) { statement; } } \
         else for (int i = 0; i < LANES; i++) if (mask >> i & 1) { statement; } \
     } while (0)
 #define FUNCTION(name) static void name(warp *w, const inst *in, uint32_t mask)

@@ -1,6 +1,6 @@
 /* Tests the simulator itself: right kernels give the results of plain C on every architecture; each planted bug is caught
    and named.
-       selftest results ARCH | opcodes | bugs ARCH | load ARCH CODE | streams | nccl | faults | speed
+       selftest results ARCH | opcodes | bugs ARCH | dropped | load ARCH CODE | streams | order | nccl | faults | speed
    prints 'ok NAME' or 'not ok NAME: reason' a line */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -1179,6 +1179,42 @@ static void test_streams(void)
     cudasim_reports();
 }
 
+/* ---- what CUDASIM_DROP takes away is missed ---- */
+
+static void test_dropped(void)
+{
+    char *text = read_file("tests/cudasim/kernels.cu"), *ptx = compile(text, "compute_80");
+    for (int k = 0; k < 3; k++) {
+        static const char *plans[] = { "", "gemm:bar.sync:1", "other:bar:0,gemm:bar.sync:2" };
+        enum { N = 32 };
+        static float a[N * N];
+        int n = N;
+        char label[100];
+        fresh_context();
+        setenv("CUDASIM_DROP", plans[k], 1);
+        CHECK(cuModuleLoadData(&module, ptx));
+        pointer pa = upload(a, sizeof a), pc = upload(NULL, sizeof a);
+        LAUNCH("gemm", 2, 2, 16, 16, 0, &pc, &pa, &pa, &n, &n, &n);
+        int code = cuCtxSynchronize();
+        const char *said = cudasim_reports();
+        snprintf(label, sizeof label, "gemm without '%s'", plans[k]);
+        result(label, code == (k ? 719 : 0) ? NULL : "returned %d: %s", code, said);
+    }
+    fresh_context();
+    free(ptx);
+    ptx = compile("extern \"C\" __global__ void add(float *y, const float *x, int n) { y[threadIdx.x] = x[threadIdx.x] + n; }",
+        "compute_80");
+    CHECK(cuModuleLoadData(&module, ptx));
+    setenv("CUDASIM_DROP", "stream:wait:0", 1);
+    int wrong = wrong_schedules(true);
+    result("dropped waits show as wrong data", wrong ? NULL : "%d", wrong);
+    unsetenv("CUDASIM_DROP");
+    CHECK(cuModuleUnload(module));
+    free(text);
+    free(ptx);
+    fresh_context();
+}
+
 /* ---- what a device of this kind and a driver of this age load ---- */
 
 static void test_load(const char *arch, int code)
@@ -1198,6 +1234,57 @@ static void test_load(const char *arch, int code)
     }
     if (got == 0) CHECK(cuModuleUnload(module));
     free(image);
+}
+
+/* ---- order across streams: CUDASIM_ORDER=1 ---- */
+
+/* A copy and a kernel in stream a, a kernel in stream b that needs them. how: 0 nothing orders them, 1 an event, 2 the host
+   waits, 3 as 1, but the first stream then writes again what the second reads. Returns what synchronising does. */
+static int ordered_by(int how, uint64_t seed)
+{
+    fresh_context();
+    cudasim_seed(seed);
+    handle a, b, e, f;
+    float *host;
+    CHECK(cuModuleLoadData(&module, stream_ptx));
+    f = function("add");
+    CHECK(cuMemHostAlloc((void **)&host, 256, 0));
+    memset(host, 0, 256);
+    CHECK(cuStreamCreate(&a, 1)); CHECK(cuStreamCreate(&b, 1)); CHECK(cuEventCreate(&e, 2));
+    pointer x = upload(host, 256), z = upload(host, 256);
+    CHECK(cuMemcpyHtoDAsync_v2(x, host, 256, a));
+    CHECK(cuEventRecord(e, a));
+    if (how == 1 || how == 3) CHECK(cuStreamWaitEvent(b, e, 0));
+    if (how == 2) CHECK(cuStreamSynchronize(a));
+    add_one(f, z, x, b);
+    if (how == 3) CHECK(cuMemcpyHtoDAsync_v2(x, host, 256, a));
+    int r = cuCtxSynchronize();
+    cuMemFreeHost(host);
+    return r;
+}
+
+static void test_order(void)
+{
+    char *text = compile(
+        "extern \"C\" __global__ void add(float *y, const float *x, int n) { y[threadIdx.x] = x[threadIdx.x] + n; }",
+        "compute_80");
+    stream_ptx = text;
+    static const char *names[] = { "nothing between streams", "an event", "the host's waiting", "an event, but a later write" };
+    for (int how = 0; how < 4; how++) {
+        int good = 0, caught = 0;
+        for (uint64_t seed = 1; seed <= 10; seed++) {
+            int r = ordered_by(how, seed);
+            const char *said = cudasim_reports();
+            good += r == 0 && !*said;
+            caught += r == 719 && strstr(said, "race between streams") && strstr(said, "nothing orders them");
+        }
+        result(names[how], (how == 1 || how == 2 ? good : caught) == 10 ? NULL : "%d right, %d caught of 10", good, caught);
+    }
+    fresh_context();
+    CHECK(cuModuleLoadData(&module, text));
+    test_graph();
+    fresh_context();
+    free(text);
 }
 
 /* ---- NCCL ---- */
@@ -1388,6 +1475,8 @@ int main(int count, char **arguments)
     if (strcmp(what, "opcodes") == 0) { test_opcodes(); test_halves(); test_counts(); }
     if (strcmp(what, "bugs") == 0) test_bugs(arch);
     if (strcmp(what, "load") == 0) test_load(arch, count > 3 ? atoi(arguments[3]) : 0);
+    if (strcmp(what, "dropped") == 0) test_dropped();
+    if (strcmp(what, "order") == 0) test_order();
     if (strcmp(what, "streams") == 0) test_streams();
     if (strcmp(what, "nccl") == 0) test_nccl();
     if (strcmp(what, "speed") == 0) speed();
