@@ -9806,8 +9806,11 @@ static bool dl__run(dl_context *ctx, bool final)
     char *work = (char *)ctx;
     size_t parts = DL__ON(ctx) ? 0 : (size_t)ctx->pool.threads * plan->scratch;
 #if DL__DEVICES
-    if (DL__ON(ctx) && plan->work) work = (char *)ctx->backend->step_alloc(ctx->device, plan->work);
-    else
+    if (DL__ON(ctx) && plan->work) {
+        work = (char *)ctx->backend->step_alloc(ctx->device, plan->work);
+        ctx->work.used += dl__round(plan->work);
+        ctx->work.peak = DL__MAX(ctx->work.peak, ctx->work.used);
+    } else
 #endif
     if (plan->work) work = (char *)dl__bump(ctx, &ctx->work, plan->work, 0, 0);
     char *scratch = parts && work ? (char *)dl__bump(ctx, &ctx->work, parts, 0, 0) : NULL;

@@ -28,6 +28,9 @@ DL_API const char *dl_cuda_device_name(const dl_context *ctx);
 
 #if defined(DLTRAIN_IMPLEMENTATION) && !defined(DLTRAIN_CUDA_IMPLEMENTED)
 #define DLTRAIN_CUDA_IMPLEMENTED
+#if DLTRAIN_MAX_DIMS > 8
+#error "dltrain_cuda.h: its kernels take tensors of at most 8 dimensions; DLTRAIN_MAX_DIMS is more"
+#endif
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -36,6 +39,7 @@ DL_API const char *dl_cuda_device_name(const dl_context *ctx);
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- the kernels, as text ---- */

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # dltrain_cuda.h on a simulated GPU (tests/cudasim): what it computes, against the CPU, bit for bit; what it says when things are missing
 # or fail; its kernels, for every architecture that NVRTC knows. Without NVRTC, which compiles them, all of it is skipped. This shows
-# nothing of speed. check_cuda.sh [PART...]: kernels bits schedules digits failures cache planted
+# nothing of speed. check_cuda.sh [PART...]: kernels linking bits schedules digits failures cache planted
 cd "$(dirname "$0")/.." || exit 1
 dir=$PWD/build/cuda
 mkdir -p "$dir"
@@ -36,12 +36,29 @@ if wants kernels; then
     { build kernels tests/cuda_kernels.c && report kernels sim "$dir/kernels" tests/cuda_bounds.txt; } > "$dir/kernels.report" 2>&1 &
 fi
 
+# As C99 and C++11, strictly; the two implementations in two files; and what a program says that lacks the second
+if wants linking; then
+    printf '#include "dltrain.h"\n#define DLTRAIN_IMPLEMENTATION\n#include "dltrain_cuda.h"\n' > "$dir/cuda.c"
+    printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' > "$dir/core.c"
+    printf '#include <stdio.h>\n#include "dltrain.h"\nint main(void) { dl_config c = { 0 }; c.device = "cuda:0"; puts(dl_error(dl_create(&c))); return 0; }\n' > "$dir/main.c"
+    strict="-Wall -Wextra -pedantic -Wshadow -Wconversion -DDLTRAIN_NO_SIMD -I."
+    for compiler in "${CC:-cc} -std=c99" "g++ -x c++ -std=c++11" "clang -std=c99"; do
+        command -v ${compiler%% *} > /dev/null || { echo "skip cuda: $compiler is not installed"; continue; }
+        if log=$($compiler $strict -fsyntax-only "$dir/cuda.c" 2>&1) && [ -z "$log" ]; then echo "ok cuda: strictly, by $compiler"
+        else echo "not ok cuda: by $compiler: $(head -2 <<< "$log" | tr '\n' ' ')"; fi
+    done
+    for f in core cuda main; do ${CC:-cc} -std=gnu11 -DDLTRAIN_NO_SIMD -I. -c "$dir/$f.c" -o "$dir/$f.o" || echo "not ok cuda: $f.c does not build"; done
+    ${CC:-cc} "$dir/main.o" "$dir/core.o" -o "$dir/without" -lm -pthread && ${CC:-cc} "$dir"/{main,core,cuda}.o -o "$dir/with" -lm -pthread
+    if [[ $("$dir/without") == *"'cuda:0' needs dltrain_cuda.h"* ]]; then echo "ok cuda: without the header, the sentence that names it"; else echo "not ok cuda: without the header: $("$dir/without")"; fi
+    if [ -z "$(sim "$dir/with")" ]; then echo "ok cuda: the implementations in two files"; else echo "not ok cuda: in two files: $(sim "$dir/with")"; fi
+fi
+
 build check tests/cuda_check.c || exit
 if wants bits; then report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
-    for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random large optimizers nets; done
-    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large optimizers nets ops
-    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' large nets
+    for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
+    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide optimizers nets ops
+    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets
     CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
 fi
 
@@ -105,8 +122,8 @@ planted() { # NAME KERNEL SED-SCRIPT PART
     else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
 }
 if wants planted; then
-    planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' large
-    planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' large
+    planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
+    planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
 fi
 
 if wants kernels; then

@@ -1,5 +1,5 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: ops subsets nets optimizers reading errors */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers errors nets ops subsets */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -49,7 +49,33 @@ static const char *same_gradients(const test_case *t, case_data *d, unsigned var
     return NULL;
 }
 
-/* A case of the table: its values, and all its gradients or each subset of them. */
+/* The gradient of the gradient's sum of squares, with respect to all inputs. */
+static bool second(dl_context *c, const test_case *t, const case_data *d, double (*out)[MAX_NUMEL])
+{
+    dl_tensor x[MAX_IN], dx[MAX_IN], ddx[MAX_IN], sum = none;
+    gc_tensors(c, d, ~0u, 0, x);
+    dl_tensor y = t->build(c, x), s = dl_sum(dl_mul(y, gc_constant(c, t, dl_shape_of(y), WEIGHTS)));
+    bool ok = dl_ok(y) && dl_grad(s, x, d->n, dx);
+    for (int i = 0; ok && i < d->n; i++) sum = i ? dl_add(sum, dl_sum(dl_square(dx[i]))) : dl_sum(dl_square(dx[i]));
+    ok = ok && dl_grad(sum, x, d->n, ddx);
+    for (int i = 0; ok && i < d->n; i++) ok = gc_read(ddx[i], out[i]) >= 0;
+    dl_end(c);
+    return ok;
+}
+
+static const char *same_second(const test_case *t, case_data *d)
+{
+    static double want[MAX_IN][MAX_NUMEL], got[MAX_IN][MAX_NUMEL];
+    if (!second(cpu, t, d, want)) return gc_fail("second derivative on the CPU: %s", dl_error(cpu));
+    if (!second(gpu, t, d, got)) return gc_fail("second derivative: %s", dl_error(gpu));
+    for (int i = 0; i < d->n; i++) {
+        int at = first_difference(want[i], got[i], d->in[i].numel);
+        if (at >= 0) return gc_fail("second derivative of input %d at %d: %.9g, on the CPU %.9g", i, at, got[i][at], want[i][at]);
+    }
+    return NULL;
+}
+
+/* A case of the table: its values, first and second derivatives; or each subset of the first. */
 static void compare_case(const test_case *t, bool subsets)
 {
     static case_data d;
@@ -57,6 +83,7 @@ static void compare_case(const test_case *t, bool subsets)
     unsigned all = (1u << d.n) - 1;
     const char *bad = same_values(t, &d);
     for (unsigned asked = subsets ? 1 : all; !bad && t->kind != VALUE && asked <= all && all; asked++) bad = same_gradients(t, &d, asked, asked, 0);
+    if (!bad && !subsets && t->kind == FULL && d.n) bad = same_second(t, &d);
     char name[128];
     snprintf(name, sizeof name, "%s%s", t->name, subsets ? ", wanted subsets" : "");
     verdict(name, bad);
@@ -295,8 +322,8 @@ int main(int argc, char **argv)
     if (dl_failed(gpu)) return REPORT();
     if (wants("reading")) RUN(reading);
     if (wants("random")) RUN(random_numbers);
-    if (wants("large")) {
-        RUN(large);
+    if (wants("large")) RUN(large);
+    if (wants("wide")) {
         RUN(wide);
         RUN(wide_layer);
     }
