@@ -37,6 +37,14 @@ run() { # name, then the program
     CUDASIM_DEVICES=4 run nccl $out/selftest nccl
     CUDASIM_ORDER=1 run order $out/selftest order
     run dropped $out/selftest dropped
+    # faults of the two other libraries: the program sees the code
+    sees() { # name, words of its output, the command
+        if timeout 60 "${@:3}" 2>&1 | grep -q "$2"; then echo "ok $1"; else echo "not ok $1: not '$2'"; fi
+    }
+    sees "NVRTC missing" "rtc_create.* returned 11" env CUDASIM_NVRTC=/no/such $out/selftest load compute_80
+    sees "NVRTC failing" "not ok compile for compute_80: 6" env CUDASIM_FAIL=nvrtc:1 $out/selftest load compute_80
+    sees "NCCL failing" "nccl_init.* returned 3" env CUDASIM_DEVICES=4 CUDASIM_FAIL=nccl:2 $out/selftest nccl
+    sees "fewer devices than ranks" "cuDevicePrimaryCtxRetain.* returned 101" env CUDASIM_DEVICES=2 $out/selftest nccl
     run faults $out/selftest faults
 } > $out/log.txt
 cat $out/log.txt
