@@ -68,10 +68,10 @@ build/dltrain.o: dltrain.h
 	@mkdir -p build
 	printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' | $(CC) $(CFLAGS) -I. -x c -c - -o $@
 
-build/backprop build/multitask build/mil build/self_distill build/distill: build/%: examples/%.c examples/lab.h examples/sets.h build/dltrain.o
+build/backprop build/multitask build/mil build/self_distill build/distill: build/%: examples/%.c examples/lab.h build/dltrain.o
 	sed '/^#define DLTRAIN_IMPLEMENTATION$$/d' $< | $(CC) $(CFLAGS) -Iexamples -x c - -x none build/dltrain.o -o $@ $(LDLIBS)
 
-build/image_folder: examples/image_folder.c examples/sets.h dltrain.h
+build/image_folder: examples/image_folder.c examples/lab.h dltrain.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 

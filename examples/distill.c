@@ -12,8 +12,7 @@
    Its results are in docs/methods.md. */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
-#include "sets.h"
-#include <time.h>
+#include "lab.h"
 
 static const char *usage =
     "usage: distill [options]\n"
@@ -31,7 +30,7 @@ enum { STUDENT, LOGITS, FEATURES, ATTENTION, MUTUAL, METHODS };
 static const char *const method_names[METHODS] = { "student alone", "from logits", "from features", "from attention", "mutual, first of two" };
 static const char *const method_words[METHODS] = { "student", "logits", "features", "attention", "mutual" };
 
-typedef struct settings { const image_set *set; const char *data, *out; int size, teacher, epochs, seeds, test, threads; } settings;
+typedef struct settings { const lab_set *set; const char *data, *out; int size, teacher, epochs, seeds, test, threads; } settings;
 typedef struct network { const char *scope; int channels, classes; } network;
 
 /* Images [N,C,H,W] to a map [N,2 channels,H/4,W/4]. */
@@ -98,9 +97,9 @@ static void stop_on_error(dl_context *ctx)
 static double run(const settings *s, int method, const network *net, const network *teacher, int size, int seed, int epochs, const char *load, const char *save)
 {
     dl_context *ctx = dl_create(&(dl_config){ .seed = (uint64_t)seed, .threads = s->threads });
-    dl_dataset *data = chosen(open_set(ctx, s->set, s->data, true), (size_t)size, (uint32_t)seed);
+    dl_dataset *data = lab_chosen(lab_open_set(ctx, s->set, s->data, true), (size_t)size, (uint32_t)seed);
     dl_loader *train = dl_loader_create(data, &(dl_loader_desc){ .batch = 32, .shuffle = true });
-    dl_loader *test = dl_loader_create(chosen(open_set(ctx, s->set, s->data, false), (size_t)s->test, 0), &(dl_loader_desc){ .batch = 250 });
+    dl_loader *test = dl_loader_create(lab_chosen(lab_open_set(ctx, s->set, s->data, false), (size_t)s->test, 0), &(dl_loader_desc){ .batch = 250 });
     dl_optimizer *opt = dl_adam(ctx, &(dl_adam_desc){ .lr = 2e-3f });
     dl_set_schedule(opt, &(dl_schedule){ .kind = DL_SCHEDULE_COSINE, .lr = 2e-3f, .total = epochs * (int64_t)dl_loader_batches(train) });
     if (load) {
@@ -120,7 +119,7 @@ static double run(const settings *s, int method, const network *net, const netwo
             dl_backward(loss_of(method, &b, net, teacher));
             dl_step(opt);
         }
-    double error = test_error(ctx, test, logits, net);
+    double error = lab_test_error(ctx, test, logits, net);
     char pattern[64];
     snprintf(pattern, sizeof pattern, "%s.*", net->scope);
     if (save) dl_save_matching(ctx, save, pattern);
@@ -131,23 +130,15 @@ static double run(const settings *s, int method, const network *net, const netwo
 
 int main(int argc, char **argv)
 {
-    static table t;
-    static bool used[256];
-    const char *me = "distill";
-    settings s = { 0 };
-    if (argc > 256) return 2;
-    s.data = option(argc, argv, used, "--data", getenv("DLTRAIN_DATA"));
-    const char *set = option(argc, argv, used, "--set", "digits");
-    s.size = (int)number(me, "--size", option(argc, argv, used, "--size", "200"), 32, 1e9);
-    const char *teacher_size = option(argc, argv, used, "--teacher", strcmp(set, "digits") ? "10000" : "0");
-    s.teacher = (int)number(me, "--teacher", teacher_size, 0, 1e9);
-    s.epochs = (int)number(me, "--epochs", option(argc, argv, used, "--epochs", "200"), 1, 1e5);
-    s.seeds = (int)number(me, "--seeds", option(argc, argv, used, "--seeds", "5"), 1, TABLE_SEEDS);
-    s.test = (int)number(me, "--test", option(argc, argv, used, "--test", "0"), 0, 1e9);
-    s.threads = (int)number(me, "--threads", option(argc, argv, used, "--threads", "0"), 0, 64);
-    s.out = option(argc, argv, used, "--out", "distill");
-    reject_unused(me, usage, argc, argv, used);
-    s.set = find_set(me, set, s.data);
+    static lab_table t;
+    const char *set = "digits";
+    settings s = { .data = getenv("DLTRAIN_DATA"), .size = 200, .teacher = -1, .epochs = 200, .seeds = 5, .out = "distill" };
+    const lab_option option[] = { { "--data", 's', &s.data, 0, 0 }, { "--set", 's', &set, 0, 0 }, { "--size", 'i', &s.size, 32, 1e9 }, { "--teacher", 'i', &s.teacher, 0, 1e9 },
+        { "--epochs", 'i', &s.epochs, 1, 1e5 }, { "--seeds", 'i', &s.seeds, 1, LAB_SEEDS }, { "--test", 'i', &s.test, 0, 1e9 }, { "--threads", 'i', &s.threads, 0, 64 },
+        { "--out", 's', &s.out, 0, 0 } };
+    if (!lab_parse("distill", usage, argc, argv, option, (int)(sizeof option / sizeof *option))) return 2;
+    if (s.teacher < 0) s.teacher = strcmp(set, "digits") ? 10000 : 0;
+    s.set = lab_find_set("distill", set, s.data);
     if (!s.set) return 2;
 
     char file[1024], save[1024];
@@ -155,19 +146,21 @@ int main(int argc, char **argv)
     snprintf(file, sizeof file, "%s-teacher.safetensors", s.out);
     int teacher_epochs = s.set->get ? 8 : 20;
     double error = run(&s, STUDENT, &teacher, NULL, s.teacher, 1000, teacher_epochs, NULL, file);
+    char seen[32] = "all";
+    if (s.teacher) snprintf(seen, sizeof seen, "%d", s.teacher);
     printf("%s: the teacher, 32 channels, %d epochs on %s images: error %.2f %%. Students: 4 channels, %d images, %d epochs\n", s.set->name, teacher_epochs,
-        s.teacher ? teacher_size : "all", error, s.size, s.epochs);
+        seen, error, s.size, s.epochs);
     t.seeds = s.seeds;
     t.rows = METHODS;
     for (int m = 0; m < METHODS; m++) {
-        clock_t start = clock();
+        double start = lab_seconds();
         snprintf(t.row[m].group, sizeof t.row[m].group, "%s-%d", s.set->name, s.size);
         snprintf(t.row[m].method, sizeof t.row[m].method, "%s", method_names[m]);
         snprintf(save, sizeof save, "%s-%s.safetensors", s.out, method_words[m]);
         bool taught = m == LOGITS || m == FEATURES || m == ATTENTION;
         for (int i = 0; i < s.seeds; i++)
             t.row[m].error[i] = run(&s, m, &student, taught ? &teacher : &other, s.size, 1 + i, s.epochs, taught ? file : NULL, i ? NULL : save);
-        t.row[m].seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+        t.row[m].seconds = lab_seconds() - start;
     }
-    return finish_table(&t, s.out, "Distillation") ? 0 : 1;
+    return lab_finish_table(&t, s.out, "Distillation") ? 0 : 1;
 }

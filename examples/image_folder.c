@@ -12,9 +12,8 @@
 #include <stb/stb_image_write.h>
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
-#include "sets.h"
+#include "lab.h"
 #include <sys/stat.h>
-#include <time.h>
 
 static const char *usage =
     "usage: image_folder [options]\n"
@@ -32,7 +31,7 @@ static const char *usage =
 enum { FROM_IDX, FROM_LIST, FROM_FOLDER, SOURCES };
 static const char *const source_names[SOURCES] = { "IDX files", "list of PNG files", "folder of PNG files" };
 
-typedef struct settings { const image_set *set; const char *data, *images, *out; int side, size, epochs, seeds, threads; bool skip_bad; } settings;
+typedef struct settings { const lab_set *set; const char *data, *images, *out; int side, size, epochs, seeds, threads; bool skip_bad; } settings;
 
 static dl_tensor net(dl_tensor x, const void *user)
 {
@@ -45,7 +44,7 @@ static dl_tensor net(dl_tensor x, const void *user)
 
 static dl_dataset *part_of_set(dl_context *ctx, const settings *s, bool train)
 {
-    return chosen(open_set(ctx, s->set, s->data, train), s->size ? (size_t)s->size / (train ? 1 : 2) : 0, 0);
+    return lab_chosen(lab_open_set(ctx, s->set, s->data, train), s->size ? (size_t)s->size / (train ? 1 : 2) : 0, 0);
 }
 
 /* Writes the images of one part below PREFIX-png, one folder a class, and a list of them in their order. */
@@ -110,7 +109,7 @@ static double run(const settings *s, int source, int seed, const char *save)
             dl_backward(dl_cross_entropy(net(b.x, &classes), b.y));
             dl_step(opt);
         }
-    double error = test_error(ctx, test, net, &classes);
+    double error = lab_test_error(ctx, test, net, &classes);
     if (save) dl_save(ctx, save);
     if (dl_failed(ctx)) {
         fprintf(stderr, "image_folder: %s\n", dl_error(ctx));
@@ -133,40 +132,32 @@ static bool same_files(const char *a, const char *b)
 
 int main(int argc, char **argv)
 {
-    static table t;
-    static bool used[256];
-    const char *me = "image_folder";
+    static lab_table t;
+    const char *set = "digits";
     char save[SOURCES][1100];
-    settings s = { 0 };
-    if (argc > 256) return 2;
-    s.data = option(argc, argv, used, "--data", getenv("DLTRAIN_DATA"));
-    const char *set = option(argc, argv, used, "--set", "digits");
-    s.images = option(argc, argv, used, "--images", NULL);
-    s.side = (int)number(me, "--side", option(argc, argv, used, "--side", "32"), 4, 1024);
-    s.size = (int)number(me, "--size", option(argc, argv, used, "--size", strcmp(set, "digits") ? "2000" : "0"), 0, 1e6);
-    s.epochs = (int)number(me, "--epochs", option(argc, argv, used, "--epochs", "20"), 1, 1e5);
-    s.seeds = (int)number(me, "--seeds", option(argc, argv, used, "--seeds", "3"), 1, TABLE_SEEDS);
-    s.threads = (int)number(me, "--threads", option(argc, argv, used, "--threads", "2"), 1, 64);
-    s.out = option(argc, argv, used, "--out", "image_folder");
-    s.skip_bad = flag(argc, argv, used, "--skip-bad");
-    reject_unused(me, usage, argc, argv, used);
-    s.set = find_set(me, set, s.data);
+    settings s = { .data = getenv("DLTRAIN_DATA"), .side = 32, .size = -1, .epochs = 20, .seeds = 3, .threads = 2, .out = "image_folder" };
+    const lab_option option[] = { { "--data", 's', &s.data, 0, 0 }, { "--set", 's', &set, 0, 0 }, { "--images", 's', &s.images, 0, 0 }, { "--side", 'i', &s.side, 4, 1024 },
+        { "--size", 'i', &s.size, 0, 1e6 }, { "--epochs", 'i', &s.epochs, 1, 1e5 }, { "--seeds", 'i', &s.seeds, 1, LAB_SEEDS }, { "--threads", 'i', &s.threads, 1, 64 },
+        { "--out", 's', &s.out, 0, 0 }, { "--skip-bad", 'f', &s.skip_bad, 0, 0 } };
+    if (!lab_parse("image_folder", usage, argc, argv, option, (int)(sizeof option / sizeof *option))) return 2;
+    if (s.size < 0) s.size = strcmp(set, "digits") ? 2000 : 0;
+    s.set = lab_find_set("image_folder", set, s.data);
     if (!s.set) return 2;
     if (!s.set->train[1]) return fprintf(stderr, "image_folder: --set of digits, not of CIFAR\n"), 2;
     if (!s.images && (!write_images(&s, true) || !write_images(&s, false))) return 1;
     t.seeds = s.seeds;
     for (int source = s.images ? FROM_FOLDER : 0; source < SOURCES; source++) {
         int r = t.rows++;
-        clock_t start = clock();
+        double start = lab_seconds();
         snprintf(t.row[r].group, sizeof t.row[r].group, "%.40s", s.images ? s.images : s.set->name);
         snprintf(t.row[r].method, sizeof t.row[r].method, "%s", source_names[source]);
         for (int i = 0; i < s.seeds; i++) {
             snprintf(save[source], sizeof save[source], "%s-%d.safetensors", s.out, source);
             t.row[r].error[i] = run(&s, source, 1 + i, i ? NULL : save[source]);
         }
-        t.row[r].seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+        t.row[r].seconds = lab_seconds() - start;
     }
-    bool ok = finish_table(&t, s.out, "The same digits from IDX and from PNG");
+    bool ok = lab_finish_table(&t, s.out, "The same digits from IDX and from PNG");
     if (s.images) return !ok;
     bool same = same_files(save[FROM_IDX], save[FROM_LIST]);
     printf("the networks learnt from IDX and from the list of PNG files %s\n", same ? "are the same, bit for bit" : "DIFFER");

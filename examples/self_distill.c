@@ -12,8 +12,7 @@
    Its results are in docs/methods.md. */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
-#include "sets.h"
-#include <time.h>
+#include "lab.h"
 
 static const char *usage =
     "usage: self_distill [options]\n"
@@ -43,11 +42,12 @@ static const char *const method_words[] = { "one", "two", "kl", "mmd", "full" };
 enum { METHODS = 5 };
 
 typedef struct settings {
-    const image_set *set;
+    const lab_set *set;
     const char *data, *net, *out;
     bool methods[METHODS], dry;
-    double sizes[8], widths[8], lr, decay, lambda, mu, temperature;
-    int n_sizes, n_widths, seeds, first, epochs, batch, test, threads;
+    double lr, decay, lambda, mu, temperature;
+    lab_list sizes, widths;
+    int seeds, first, epochs, batch, test, threads;
     dl_augment_desc distort;
 } settings;
 
@@ -123,8 +123,8 @@ static double run(const settings *s, int method, size_t size, double width, int 
 {
     dl_context *ctx = dl_create(&(dl_config){ .seed = (uint64_t)seed, .threads = s->threads });
     network net = { .depth = atoi(s->net[0] == 'r' ? s->net + 6 : "0"), .classes = s->set->classes, .width = width };
-    dl_dataset *data = chosen(open_set(ctx, s->set, s->data, true), size, (uint32_t)seed);
-    dl_dataset *held_out = chosen(open_set(ctx, s->set, s->data, false), (size_t)s->test, 0);
+    dl_dataset *data = lab_chosen(lab_open_set(ctx, s->set, s->data, true), size, (uint32_t)seed);
+    dl_dataset *held_out = lab_chosen(lab_open_set(ctx, s->set, s->data, false), (size_t)s->test, 0);
     dl_loader *train = dl_loader_create(data, &(dl_loader_desc){ .batch = (size_t)s->batch, .shuffle = true, .prefetch = true, .drop_last = true,
         .views = method ? 2 : 1, .augment = dl_augment_create(ctx, &s->distort) });
     dl_loader *test = dl_loader_create(held_out, &(dl_loader_desc){ .batch = 250 });
@@ -138,7 +138,7 @@ static double run(const settings *s, int method, size_t size, double width, int 
             dl_step(opt);
             if (s->dry) printf("  %-16s step %d: loss %.4f\n", method_names[method], (int)done + 1, dl_item(loss));
         }
-    double error = s->dry ? NAN : test_error(ctx, test, logits, &net);
+    double error = s->dry ? NAN : lab_test_error(ctx, test, logits, &net);
     if (save && !s->dry) dl_save(ctx, save);
     if (dl_failed(ctx)) {
         fprintf(stderr, "self_distill: %s\n", dl_error(ctx));
@@ -151,81 +151,66 @@ static double run(const settings *s, int method, size_t size, double width, int 
 /* What the set and the recipe say where the options do not. */
 static settings configure(int argc, char **argv)
 {
-    bool used[256] = { false };
-    const char *me = "self_distill";
-    settings s = { 0 };
-    if (argc > 256) exit(2);
-    const char *recipe = option(argc, argv, used, "--recipe", "");
+    const char *recipe = "", *set = NULL, *methods = "one,two,kl,mmd,full";
+    settings s = { .data = getenv("DLTRAIN_DATA"), .out = "self_distill", .widths = { { 1 }, 1 }, .seeds = 5, .first = 1, .lr = 0.1, .decay = 1e-4, .lambda = 1, .mu = 5e-4,
+        .temperature = 1 };
+    const lab_option option[] = { { "--set", 's', &set, 0, 0 }, { "--data", 's', &s.data, 0, 0 }, { "--net", 's', &s.net, 0, 0 }, { "--methods", 's', &methods, 0, 0 },
+        { "--sizes", 'l', &s.sizes, 0, 1e9 }, { "--widths", 'l', &s.widths, 0.05, 100 }, { "--seeds", 'i', &s.seeds, 1, LAB_SEEDS }, { "--first", 'i', &s.first, 0, 1e6 },
+        { "--epochs", 'i', &s.epochs, 1, 1e5 }, { "--batch", 'i', &s.batch, 2, 1e5 }, { "--lr", 'd', &s.lr, 1e-9, 100 }, { "--decay", 'd', &s.decay, 0, 1 },
+        { "--lambda", 'd', &s.lambda, 0, 1e6 }, { "--mu", 'd', &s.mu, 0, 1e6 }, { "--temperature", 'd', &s.temperature, 1e-3, 1e3 }, { "--test", 'i', &s.test, 0, 1e9 },
+        { "--threads", 'i', &s.threads, 0, 64 }, { "--out", 's', &s.out, 0, 0 }, { "--recipe", 's', &recipe, 0, 0 }, { "--dry-run", 'f', &s.dry, 0, 0 } };
+    if (!lab_parse("self_distill", usage, argc, argv, option, (int)(sizeof option / sizeof *option))) exit(2);
     bool ddgsd = !strcmp(recipe, "ddgsd");
-    if (*recipe && !ddgsd) fprintf(stderr, "%s: there is one recipe, ddgsd, not '%s'\n", me, recipe), exit(2);
-    s.data = option(argc, argv, used, "--data", getenv("DLTRAIN_DATA"));
-    const char *set = option(argc, argv, used, "--set", ddgsd ? "cifar100" : "digits");
-    for (int i = 0; i < argc; i++)
-        if (!strcmp(argv[i], "--help")) fputs(usage, stdout), exit(0);
-    s.set = find_set(me, set, s.data);
-    if (!s.set) exit(2);
-    bool cifar = !s.set->train[1], digits = !s.set->get;
-    ddgsd = ddgsd && cifar;
-    s.net = option(argc, argv, used, "--net", ddgsd ? "resnet32" : cifar ? "resnet20" : "cnn");
-    if (strcmp(s.net, "cnn") && strcmp(s.net, "resnet20") && strcmp(s.net, "resnet32")) fprintf(stderr, "%s: there is no network '%s'\n", me, s.net), exit(2);
-    const char *sizes = ddgsd ? "0" : digits ? "300" : !cifar ? "500" : s.set->classes == 10 ? "2000" : "10000";
-    s.n_sizes = numbers_of(me, "--sizes", option(argc, argv, used, "--sizes", sizes), 0, 1e9, s.sizes, 8);
-    s.n_widths = numbers_of(me, "--widths", option(argc, argv, used, "--widths", "1"), 0.05, 100, s.widths, 8);
-    s.seeds = (int)number(me, "--seeds", option(argc, argv, used, "--seeds", "5"), 1, TABLE_SEEDS);
-    s.first = (int)number(me, "--first", option(argc, argv, used, "--first", "1"), 0, 1e6);
-    s.epochs = (int)number(me, "--epochs", option(argc, argv, used, "--epochs", ddgsd ? "200" : "60"), 1, 1e5);
-    s.batch = (int)number(me, "--batch", option(argc, argv, used, "--batch", ddgsd ? "128" : cifar ? "64" : "50"), 2, 1e5);
-    s.lr = number(me, "--lr", option(argc, argv, used, "--lr", "0.1"), 1e-9, 100);
-    s.decay = number(me, "--decay", option(argc, argv, used, "--decay", "1e-4"), 0, 1);
-    s.lambda = number(me, "--lambda", option(argc, argv, used, "--lambda", "1"), 0, 1e6);
-    s.mu = number(me, "--mu", option(argc, argv, used, "--mu", "5e-4"), 0, 1e6);
-    s.temperature = number(me, "--temperature", option(argc, argv, used, "--temperature", "1"), 1e-3, 1e3);
-    s.test = (int)number(me, "--test", option(argc, argv, used, "--test", "0"), 0, 1e9);
-    s.threads = (int)number(me, "--threads", option(argc, argv, used, "--threads", "0"), 0, 64);
-    s.out = option(argc, argv, used, "--out", "self_distill");
-    s.dry = flag(argc, argv, used, "--dry-run");
-    const char *methods = option(argc, argv, used, "--methods", "one,two,kl,mmd,full");
+    if (*recipe && !ddgsd) fprintf(stderr, "self_distill: there is one recipe, ddgsd, not '%s'\n", recipe), exit(2);
     for (const char *p = methods; *p; p += strcspn(p, ","), p += *p == ',') {
         int m = 0;
         while (m < METHODS && (strncmp(method_words[m], p, strcspn(p, ",")) || strlen(method_words[m]) != strcspn(p, ","))) m++;
-        if (m == METHODS) fprintf(stderr, "%s: --methods '%s': of one,two,kl,mmd,full\n", me, methods), exit(2);
+        if (m == METHODS) fprintf(stderr, "self_distill: --methods '%s': of one,two,kl,mmd,full\n", methods), exit(2);
         s.methods[m] = true;
     }
+    if (s.net && strcmp(s.net, "cnn") && strcmp(s.net, "resnet20") && strcmp(s.net, "resnet32")) fprintf(stderr, "self_distill: there is no network '%s'\n", s.net), exit(2);
+    s.set = lab_find_set("self_distill", set ? set : ddgsd ? "cifar100" : "digits", s.data);
+    if (!s.set) exit(2);
+    bool cifar = !s.set->train[1], digits = !s.set->get;
+    ddgsd = ddgsd && cifar;
+    if (!s.net) s.net = ddgsd ? "resnet32" : cifar ? "resnet20" : "cnn";
+    if (!s.sizes.n) s.sizes = (lab_list){ { ddgsd ? 0 : digits ? 300 : !cifar ? 500 : s.set->classes == 10 ? 2000 : 10000 }, 1 };
+    if (!s.epochs) s.epochs = ddgsd ? 200 : 60;
+    if (!s.batch) s.batch = ddgsd ? 128 : cifar ? 64 : 50;
     s.distort = cifar ? (dl_augment_desc){ .crop = 4, .flip = 0.5f } : digits ? (dl_augment_desc){ .crop = 1, .rotation = 10, .scale = 0.1f }
         : (dl_augment_desc){ .crop = 2, .rotation = 15, .scale = 0.1f, .shear = 10 };
-    reject_unused(me, usage, argc, argv, used);
     return s;
 }
 
 int main(int argc, char **argv)
 {
-    static table t;
+    static lab_table t;
     settings s = configure(argc, argv);
     printf("%s, %s, %d epochs in batches of %d, SGD lr %g, Nesterov 0.9, weight decay %g, lambda %g, mu %g, temperature %g\n", s.set->name, s.net, s.epochs, s.batch, s.lr,
         s.decay, s.lambda, s.mu, s.temperature);
     printf("distortions: crop %d, flip %g, rotation %g, scale %g, shear %g; seeds %d to %d\n", (int)s.distort.crop, s.distort.flip, s.distort.rotation, s.distort.scale,
         s.distort.shear, s.first, s.first + s.seeds - 1);
     t.seeds = s.dry ? 1 : s.seeds;
-    for (int w = 0; w < s.n_widths; w++)
-        for (int k = 0; k < s.n_sizes; k++)
+    for (int w = 0; w < s.widths.n; w++)
+        for (int k = 0; k < s.sizes.n; k++)
             for (int m = 0, base = t.rows; m < METHODS; m++) {
                 if (!s.methods[m]) continue;
-                if (t.rows == TABLE_ROWS) return fprintf(stderr, "self_distill: more than %d rows\n", TABLE_ROWS), 2;
+                if (t.rows == LAB_ROWS) return fprintf(stderr, "self_distill: more than %d rows\n", LAB_ROWS), 2;
                 int r = t.rows++;
-                clock_t start = clock();
+                double start = lab_seconds();
                 t.row[r].base = base;
                 snprintf(t.row[r].method, sizeof t.row[r].method, "%s", method_names[m]);
-                if (s.sizes[k] > 0) snprintf(t.row[r].group, sizeof t.row[r].group, "%s-%g %s x%g", s.set->name, s.sizes[k], s.net, s.widths[w]);
-                else snprintf(t.row[r].group, sizeof t.row[r].group, "%s %s x%g", s.set->name, s.net, s.widths[w]);
+                if (s.sizes.at[k] > 0) snprintf(t.row[r].group, sizeof t.row[r].group, "%s-%g %s x%g", s.set->name, s.sizes.at[k], s.net, s.widths.at[w]);
+                else snprintf(t.row[r].group, sizeof t.row[r].group, "%s %s x%g", s.set->name, s.net, s.widths.at[w]);
                 for (int i = 0; i < t.seeds; i++) {
                     char save[1024];
                     snprintf(save, sizeof save, "%s-%s.safetensors", s.out, method_words[m]);
-                    t.row[r].error[i] = run(&s, m, (size_t)s.sizes[k], s.widths[w], s.first + i, i || w || k ? NULL : save);
+                    t.row[r].error[i] = run(&s, m, (size_t)s.sizes.at[k], s.widths.at[w], s.first + i, i || w || k ? NULL : save);
                     if (s.dry) continue;
                     printf("%s, %s, seed %d: error %.2f %%\n", t.row[r].group, method_names[m], s.first + i, t.row[r].error[i]);
                     fflush(stdout);
                 }
-                t.row[r].seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+                t.row[r].seconds = lab_seconds() - start;
             }
-    return s.dry || finish_table(&t, s.out, "Self-distillation") ? 0 : 1;
+    return s.dry || lab_finish_table(&t, s.out, "Self-distillation") ? 0 : 1;
 }

@@ -55,7 +55,7 @@ fi
 if build multitask; then
     $dir/multitask --quick --out $dir/multitask > $dir/multitask.log 2>&1
     report "multitask: quick" $? "$(tail -1 $dir/multitask.log)"
-    grep -q 'MNIST is four files' $dir/multitask.log
+    grep -q 'To get it: https://' $dir/multitask.log
     report "multitask: says where MNIST is" $? "$(head -1 $dir/multitask.log)"
     range "multitask: class error alone" $dir/multitask.csv '/class alone/' 4 4 16
     range "multitask: class error, equal weights, unit x100" $dir/multitask.csv '$1 == 100 && /equal/' 4 22 100
