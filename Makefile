@@ -1,10 +1,12 @@
 # make demo                learn handwritten digits: a minute, nothing needed but cc and make
+# make examples            each of the learning methods in a quick form: some minutes. docs/methods.md has the full ones
 # make test                every test; REQUIRE_ALL=1 turns a skip into a failure
 # make test T=test_errors  one of them
 # make test-mpi            those over MPI: 2 and 4 processes, and two hosts with a link between them
 # make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
 # make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
-# make bench-parallel     one replica and two, over threads and MPI. ROUNDS=5
+# make bench-parallel      one replica and two, over threads and MPI, and where the time goes. ROUNDS=5
+# make cost-model          of parallel training on 8, 64 and 512 devices: docs/cost.md. build/cost_model --help
 # make clean
 CC ?= cc
 CFLAGS ?= -O2 -Wall -Wextra
@@ -16,6 +18,13 @@ demo: build/digits
 build/digits: examples/digits.c dltrain.h dltrain_cuda.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) examples/digits.c -o $@ $(LDLIBS)
+
+# Quick forms on the digits that are shipped, or on MNIST where DLTRAIN_DATA says.
+examples: build/backprop build/multitask build/mil
+	build/backprop --out build/backprop
+	build/multitask --quick --out build/multitask
+	build/mil --quick --out build/mil
+	build/mil --quick --experiment labels --poolings mean,noisy-or,noisy-and --out build/mil-labels
 
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
@@ -39,7 +48,7 @@ bench: build/bench
 bench-gemm: build/bench_gemm
 	@build/bench_gemm $(bench_options)
 
-build/bench_parallel: tools/bench_parallel.c tools/workloads.h tools/measure.h dltrain.h dltrain_mpi.h
+build/bench_parallel: tools/bench_parallel.c tools/cost.h tools/workloads.h tools/measure.h dltrain.h dltrain_mpi.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 	$(if $(shell command -v mpicc),mpicc -DDLTRAIN_MPI $(CFLAGS) $< -o $@_mpi $(LDLIBS))
@@ -47,7 +56,32 @@ build/bench_parallel: tools/bench_parallel.c tools/workloads.h tools/measure.h d
 bench-parallel: build/bench_parallel
 	@build/bench_parallel $(if $(ROUNDS),--rounds $(ROUNDS))
 
+build/cost_model: tools/cost_model.c tools/cost.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@
+
+cost-model: build/cost_model
+	@build/cost_model
+
+# The implementation once, for the examples that are built without theirs. image_folder has one of its own, with stb_image.
+build/dltrain.o: dltrain.h
+	@mkdir -p build
+	printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' | $(CC) $(CFLAGS) -I. -x c -c - -o $@
+
+build/backprop build/multitask build/mil build/self_distill build/distill: build/%: examples/%.c examples/lab.h build/dltrain.o
+	sed '/^#define DLTRAIN_IMPLEMENTATION$$/d' $< | $(CC) $(CFLAGS) -Iexamples -x c - -x none build/dltrain.o -o $@ $(LDLIBS)
+
+build/image_folder: examples/image_folder.c examples/lab.h dltrain.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
+
+examples: examples-distillation
+examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/include/stb/stb_image.h),build/image_folder)
+	build/self_distill --seeds 3 --out build/self_distill
+	build/distill --seeds 3 --out build/distill
+	$(if $(filter build/image_folder,$^),build/image_folder --seeds 2 --out build/image_folder,@echo "image_folder: skipped, stb_image.h is not installed (libstb-dev)")
+
 clean:
 	rm -rf build
 
-.PHONY: demo test test-cuda test-mpi bench bench-gemm bench-parallel clean
+.PHONY: demo examples examples-distillation test test-cuda test-mpi bench bench-gemm bench-parallel cost-model clean

@@ -48,6 +48,7 @@
        >>products                matmul, convolution, pooling
        >>normalisation           softmax, normalisation, attention, segments
        >>losses                  Made of operations, but for the look at class indices
+       >>distillation            Losses by which a network learns from another one, or from itself
        >>autodiff                Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule
        >>planner                 From a segment of the tape to memory offsets and a list of launches
        >>executor                Runs a plan on the threads; contexts, measuring and your own operations
@@ -55,7 +56,9 @@
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
        >>parallel                Replicas as one world: collectives over threads and processes, reduction while gradients are made
        >>data                    Datasets and the loader
+       >>learning methods        Tasks weighted by their uncertainty, bags of instances
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
+       >>images                  Image files through stb_image, where the program has included it. Optional
        >>snapshots               All that a run needs to go on as if it had never stopped
        >>progress                A line on a terminal
        >>trainer                 Epochs, evaluation and snapshots in one call
@@ -70,6 +73,7 @@
        DLTRAIN_NO_SIMD          portable kernels only
        DLTRAIN_CUDA             dltrain_cuda.h is linked, too: needed only where the linker cannot tell (DLTRAIN_STATIC, no ELF)
        DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, and other bits than elsewhere
+       DLTRAIN_JPEG             the stb_image.h included before is 2.30 or newer: dl_open_images reads JPEG, too, not PNG alone
        DLTRAIN_REAL             float (default) or double; double takes libm's functions and is for checking gradients
        DLTRAIN_MAX_DIMS         dimensions of a tensor (8)
        DLTRAIN_NAME_MAX         bytes of a full parameter name, its 0 included (128)
@@ -362,6 +366,7 @@ DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index);
 DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets);     /* [S,...]; an empty segment gives 0 */
 DL_API dl_tensor dl_segment_mean(dl_tensor x, dl_tensor offsets);    /* an empty segment gives 0 */
 DL_API dl_tensor dl_segment_max(dl_tensor x, dl_tensor offsets);     /* an empty segment gives 0 */
+DL_API dl_tensor dl_segment_logsumexp(dl_tensor x, dl_tensor offsets); /* an empty segment gives -inf */
 DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets); /* [R,...]: softmax down each segment's rows */
 
 /* ---- losses. The formulas are PyTorch's. DL_BATCHMEAN divides the sum by the first dimension ---- */
@@ -387,6 +392,36 @@ DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entrop
 /* logits [N,C,...] or [C]; target DL_I32 classes or DL_F32 probabilities */
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target);
 DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const dl_cross_entropy_desc *desc);
+
+/* ---- distillation: a network learns from another one, or from itself. Logits z [N,C]; p = softmax(z / T) with the temperature
+   T, 0: 1. KL(p || q) = sum p log(p / q), its mean over the N samples. A teacher, and in dl_mutual_learning the other network,
+   gets no gradient: detach nothing yourself ---- */
+typedef struct dl_self_distillation_desc {
+    /* the weights of the divergence in both directions and of the discrepancy; 0: left out */
+    float kl, mmd;
+    float temperature;                   /* of the divergence */
+} dl_self_distillation_desc;
+typedef struct dl_distillation_desc {
+    float temperature;
+    float hard;                          /* the weight of the labels, 0 to 1; that of the teacher is 1 - hard */
+} dl_distillation_desc;
+/* T^2 (KL(pa || pb) + KL(pb || pa)); gradient to both. T^2 keeps it at one size for any T (Hinton, Vinyals and Dean 2015) */
+DL_API dl_tensor dl_symmetric_kl(dl_tensor za, dl_tensor zb, float temperature);
+/* ||mean_i a_i - mean_i b_i||^2 over rows a [N,...], b [M,...]: the maximum mean discrepancy of a linear kernel */
+DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b);
+/* Two distorted views a, b of the same images, through one network (Xu and Liu 2019): CE(za, y) + CE(zb, y) + kl (KL(pa || pb) +
+   KL(pb || pa)) T^2 + mmd dl_linear_mmd(fa, fb). f: the features before the classifier, [N,D]; zeros when mmd is 0 */
+DL_API dl_tensor dl_self_distillation(
+    dl_tensor za, dl_tensor zb, dl_tensor fa, dl_tensor fb, dl_tensor y, const dl_self_distillation_desc *desc);
+/* hard CE(z, y) + (1 - hard) T^2 KL(p_teacher || p); with hard 0 y may be zero */
+DL_API dl_tensor dl_distill_logits(dl_tensor z, dl_tensor teacher, dl_tensor y, const dl_distillation_desc *desc);
+/* mean (x - teacher)^2, of one shape: a layer of the caller's fits them together (Romero et al. 2015) */
+DL_API dl_tensor dl_distill_features(dl_tensor x, dl_tensor teacher);
+/* mean over N and places of (q(x) - q(teacher))^2; q: the mean of x^2 over the channels of [N,C,H,W], divided by its norm over
+   H W. The numbers of channels may differ (Zagoruyko and Komodakis 2017) */
+DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher);
+/* CE(z, y) + T^2 KL(p_other || p): the loss of one of two networks that learn together (Zhang et al. 2018) */
+DL_API dl_tensor dl_mutual_learning(dl_tensor z, dl_tensor other, dl_tensor y, float temperature);
 
 /* ---- parameters and scopes ---- */
 typedef enum dl_init { DL_INIT_UNIFORM, DL_INIT_NORMAL, DL_INIT_CONSTANT } dl_init;
@@ -562,7 +597,7 @@ typedef struct dl_launch_desc {
     const dl_config *config;             /* of every replica, its memory shared out; alloc is called from several threads */
     const dl_transport *transport;       /* to other processes; NULL: there are none */
     double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
-    size_t first_bucket, bucket;         /* bytes of gradient that are reduced together; 0: 1 MiB and 25 MB */
+    size_t first_bucket, bucket;         /* bytes of gradient, or more, that are reduced together; 0: 1 MiB and 25 MB */
     bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
     /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
        cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
@@ -586,6 +621,22 @@ DL_API bool dl_broadcast(dl_comm *comm, void *data, size_t bytes, int root);
 DL_API bool dl_all_gather(dl_comm *comm, const void *mine, void *all, size_t bytes); /* all: size * bytes, by rank */
 DL_API bool dl_barrier(dl_comm *comm);
 DL_API void dl_comm_abort(dl_comm *comm, const char *sentence); /* ends all ranks with it */
+/* Where the time goes, and what crosses from one device to another: sums over all steps so far. The phases of a program's own thread
+   follow each other; what runs beside them says so. Divide by the steps, or subtract an earlier reading */
+typedef struct dl_phase { double seconds; uint64_t bytes; } dl_phase;
+typedef struct dl_parallel_stats {
+    uint64_t steps;                      /* reductions of a rank; batches of a dl_data_parallel */
+    dl_phase scatter;                    /* chunks of x and target to the other devices. In a world: 0, as every rank has its own data */
+    dl_phase replicate;                  /* parameters and buffers to the other devices, beside forward: the slowest one's seconds. In a
+                                            world: those of rank 0, before the first run, and buffers after each reduction */
+    dl_phase forward, backward;          /* until the slowest device is done; in a world: of this rank */
+    dl_phase gather;                     /* outputs to the context's device, and their gradients back. In a world: 0 */
+    dl_phase reduce;                     /* gradients summed: bytes of them on this rank, or of all other devices. In a world by buckets, beside
+                                            backward, and waiting for the other ranks */
+    dl_phase wait;                       /* in a world: from the end of this rank's backward pass until the sums are there; bytes of
+                                            gradients that were summed meanwhile */
+} dl_parallel_stats;
+DL_API void dl_comm_stats(const dl_comm *comm, dl_parallel_stats *out); /* of this rank, between its steps; NULL: zeros */
 /* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false) reduces
    all since the last dl_step. The accumulator does so by itself. Returns what it was */
 DL_API bool dl_no_sync(dl_context *ctx, bool off);
@@ -600,11 +651,12 @@ DL_API bool dl_sync(dl_context *ctx);                    /* parameters and buffe
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count);
 
 /* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices). The context,
-   on the first device, runs the first chunk; each other device has a replica, which gets the parameters at each call.
-   batch_norm keeps the statistics of the first chunk ---- */
+   on the output device (the first, if nothing else is asked for), runs the chunk of that device; each other device has a
+   replica, which gets the parameters at each call. batch_norm keeps the statistics of the context's chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
-    const char *devices;                 /* "cpu,cpu,cpu:2", the first of them being the context's; NULL: "cpu", all there is */
+    const char *devices;                 /* "cpu,cpu,cpu:2": chunks go to them in this order; NULL: "cpu", all there is */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
@@ -616,6 +668,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
+DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
+DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
 
 /* ---- data ---- */
 typedef struct dl_dataset_desc {
@@ -624,10 +678,30 @@ typedef struct dl_dataset_desc {
     dl_shape x_shape, y_shape;           /* of one sample */
     bool no_y;
     const void *x, *y;                   /* in memory, the caller's until dl_destroy; or */
-    /* writes one sample; false: failed. With prefetch, called from another thread */
+    /* writes one sample; false: failed. With prefetch, called from another thread; with .threads, from several at once */
     bool (*get)(void *user, size_t index, void *x, void *y);
     void *user;
+    /* get has just failed there: the reason, asked for on the program's thread; may be NULL */
+    const char *(*why)(void *user, size_t index);
 } dl_dataset_desc;
+/* Random distortions of images, DL_U8 [C,H,W], on their way into a batch; zero: not this one. Each is drawn anew for each
+   sample, epoch and view, from the context's seed and the sample's place in the dataset alone: any number of threads and ranks
+   gives the same bits. Applied in the order in which they stand; what comes from outside the image is black. A mirrored or
+   shifted pixel is exact, others are bilinear. */
+typedef struct dl_augment_desc {
+    float flip;                          /* the probability of a mirror image, left to right */
+    float rotation;                      /* by an angle in [-rotation, rotation] degrees about the centre */
+    float shear;                         /* x += y tan(angle), angle in [-shear, shear] degrees */
+    float scale;                         /* by a factor in [1 - scale, 1 + scale]; below 1 */
+    dl_index crop;                       /* shifts by -crop..crop pixels each way: crops H x W of the image padded by so many */
+    /* torchvision's ColorJitter, on [0,1]: factors f in [max(0, 1 - b), 1 + b]. v f; v f + (1 - f) mean grey of the image;
+       v f + (1 - f) grey of the pixel, for 3 channels. Grey is .299 R + .587 G + .114 B, or the mean of other channels */
+    float brightness, contrast, saturation;
+    float noise;                         /* standard deviation of a normal, added to each value in [0,1], and clamped */
+    dl_index cutout;                     /* side of a black square whose centre is any pixel (DeVries and Taylor 2017) */
+} dl_augment_desc;
+typedef struct dl_augment dl_augment;
+DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_desc *desc); /* lives as long as ctx */
 /* How the ranks of a world share an epoch */
 typedef enum dl_split {
     /* order[rank], order[rank + world], ...: as PyTorch's DistributedSampler. The order is wrapped until all ranks have as many,
@@ -647,13 +721,19 @@ typedef struct dl_loader_desc {
     int rank, world;                     /* whose part of each epoch this is; world 0: the context's communicator says; 1: all of it */
     dl_split split;
     int shards;                          /* DL_SPLIT_BATCH: parts of a batch; 0: the communicator's invariant_shards, or one a rank */
+    int threads;                         /* that prepare samples side by side, at most one a CPU; 0: one */
+    const dl_augment *augment;           /* distorts the images; NULL: as they are */
+    int views;                           /* 2: each image comes distorted twice, as x and x2; 0: 1 */
 } dl_loader_desc;
 typedef struct dl_batch {
     dl_tensor x, y;                      /* [count,...]; y is zero for a dataset without */
     size_t count;
     const size_t *index;                 /* of the samples; the loader's, until the next dl_next */
+    dl_tensor x2;                        /* views 2: the second one, [count,...]; otherwise zero */
 } dl_batch;
 DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *desc);
+/* Samples index[0..n) of data, as a dataset: PyTorch's Subset. The indices are copied */
+DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n);
 DL_API size_t dl_dataset_count(const dl_dataset *data);
 DL_API dl_shape dl_dataset_x_shape(const dl_dataset *data);
 DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc); /* desc NULL: one by one, in order */
@@ -665,9 +745,107 @@ DL_API size_t dl_loader_samples(const dl_loader *loader); /* in an epoch, of thi
 DL_API bool dl_loader_rewind(dl_loader *loader, uint64_t epoch); /* the next dl_next begins that epoch */
 DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's randperm of a CPU generator seeded so */
 
+/* ---- multi-task learning: several losses through one network, each with a learnt variance of its own (Kendall, Gal and Cipolla,
+   CVPR 2018). With t = log variance a task adds a exp(-t) loss + b t, and is weighted by a exp(-t) ---- */
+typedef enum dl_task_kind {              /* the negative log-likelihood that the loss is, up to its variance */
+    DL_TASK_SQUARED,                     /* a mean of squared errors (Gaussian): a = 1/2, b = 1/2 */
+    DL_TASK_CLASSES,                     /* cross-entropy, its logits divided by the variance: a = 1, b = 1/2, approximately */
+    DL_TASK_ABSOLUTE                     /* a mean of absolute errors (Laplace, exp(t) its scale): a = 1, b = 1 */
+} dl_task_kind;
+typedef struct dl_task {
+    const char *name;                    /* t is the parameter name.log_variance [] */
+    dl_tensor loss;                      /* one element */
+    dl_task_kind kind;
+    float start;                         /* t starts at the optimum for a loss of this size, log(a start / b): the loss's own
+                                            before the first step, say. The same at every call. 0: t starts at 0 */
+} dl_task;
+/* The sum over the tasks, []; it may be negative. Were t always at its optimum, the units of the losses would not matter; where
+   they differ much, state `start`, for t moves only as fast as the optimizer lets it. */
+DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n);
+
+/* ---- multiple-instance learning: labels belong to bags of instances. x [R,...]: the instances of S bags, bag after bag;
+   offsets [S+1] as for segments. A bag without instances is an error ---- */
+typedef enum dl_mil_pooling {            /* P of a bag, from the p = sigmoid(z) of its n instances */
+    DL_MIL_MAX,                          /* max p */
+    DL_MIL_MEAN,                         /* sum p / n */
+    DL_MIL_NOISY_OR,                     /* 1 - product (1 - p) */
+    DL_MIL_ISR,                          /* v / (1 + v), v = sum p / (1 - p) (Keeler, Rumelhart and Leow 1991) */
+    DL_MIL_GENERALISED_MEAN,             /* (sum p^r / n)^(1/r) */
+    DL_MIL_LSE,                          /* log(sum exp(r p) / n) / r */
+    DL_MIL_NOISY_AND                     /* (s(a (m - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), s = sigmoid, m = sum p / n:
+                                            are more than the share b of them positive? (Kraus, Ba and Frey 2016) */
+} dl_mil_pooling;
+typedef struct dl_mil_desc {
+    dl_mil_pooling pooling;
+    float r;                             /* 0: 5 */
+    float a;                             /* 0: 10 */
+    dl_tensor threshold;                 /* b, [C] or []; DL_MIL_NOISY_AND needs it, see dl_mil_threshold */
+} dl_mil_desc;
+/* Logits of instances z [R,C] -> of bags, log(P / (1 - P)), [S,C]: for dl_bce_with_logits. Exact to rounding however large |z|.
+   Embeddings of instances are pooled by dl_segment_max, dl_segment_mean, or dl_mil_attention. */
+DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *desc);
+/* A learnt threshold for each class, between 0 and 1, at first 1/2: the sigmoid of the parameter name.threshold [classes] */
+DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes);
+typedef struct dl_mil_attention_desc {
+    dl_index hidden;                     /* required */
+    bool gated;
+} dl_mil_attention_desc;
+/* h [R,D] -> sum a h [S,D], a = softmax over the bag of w tanh(V h); gated: of w (tanh(V h) * sigmoid(U h)) (Ilse, Tomczak and
+   Welling 2018). .V.weight .U.weight [hidden,D], .V.bias .U.bias [hidden], .w.weight [1,hidden]. *weights: a [R,1], unless NULL */
+DL_API dl_tensor dl_mil_attention(
+    dl_tensor h, dl_tensor offsets, const char *name, const dl_mil_attention_desc *desc, dl_tensor *weights);
+typedef struct dl_bags {                 /* bags of any size over one array of instances; all pointers are the caller's */
+    dl_dtype dtype;
+    dl_shape shape;                      /* of an instance */
+    const void *x;                       /* the instances */
+    size_t instances, count;             /* so many of them, and so many bags */
+    const size_t *offset;                /* [count+1]: bag b has rows offset[b] ... offset[b+1] - 1 */
+    const size_t *row;                   /* [offset[count]]: row k is instance row[k]; NULL: it is instance k */
+} dl_bags;
+/* The bags index[0..n), those of a dl_batch from a loader of their labels, say: *x [R,...], bytes as numbers in [0,1], and
+   *offsets [n+1]. Copies */
+DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets);
+/* A large image as a bag of patches [C,size,size], one every `stride` pixels, row by row; the last ones in a row and in a column
+   are moved inwards, so that no pixel is left out */
+typedef struct dl_tiling {
+    dl_shape image;                      /* [C,H,W], of bytes */
+    dl_index size, stride;
+} dl_tiling;
+DL_API size_t dl_tile_count(const dl_tiling *tiling);    /* 0: the image is smaller than a patch, or a size is not positive */
+DL_API bool dl_tile_at(const dl_tiling *tiling, size_t k, dl_index *top, dl_index *left); /* of patch k; false: there is none */
+DL_API bool dl_tile_copy(const dl_tiling *tiling, size_t k, const uint8_t *image, uint8_t *patch);
+
 #ifndef DLTRAIN_NO_FILES
 /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
 DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels);
+/* CIFAR's binary files, one after the other: x [3,32,32], y a class. classes 10: CIFAR-10, records of a label and 3072 bytes;
+   100 or 20: the fine or the coarse label of CIFAR-100, records of both labels and 3072 bytes. */
+DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int n, int classes);
+#if defined(STBI_INCLUDE_STB_IMAGE_H) && !defined(STBI_NO_STDIO)
+#define DL__IMAGES
+/* Image files, decoded as they are needed by the loader's threads: only for a program that includes stb_image.h before
+   dltrain.h. PNG alone, since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files; see
+   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels. */
+typedef struct dl_images_desc {
+    /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line an image:
+       its path, from the folder of the list if it does not begin with '/', then blanks, a tab or a comma, and the number of its
+       class */
+    const char *path;
+    dl_index channels;                   /* 1 or 3, 0: 3 */
+    dl_index height, width;              /* resized to it, bilinear; 0: all images must be as large as the first */
+    dl_index max_side;                   /* pixels; 0: 8192 */
+    /* of a file and, at four bytes a pixel, of its image; 0: 64 MiB. A thread takes some three times as much; a file made to
+       swell, up to a thousand times its own bytes */
+    size_t max_bytes;
+    /* decode all files once on opening, and leave out those that cannot be: each goes to the log callback. Otherwise the first
+       such file is an error, on opening or when it is needed */
+    bool skip_bad;
+    size_t *skipped;                     /* gets how many were left out; NULL: not wanted */
+} dl_images_desc;
+DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc); /* x DL_U8 [C,H,W], y a class */
+DL_API int dl_images_classes(const dl_dataset *images);  /* how many; 0: not of dl_open_images */
+DL_API const char *dl_images_class(const dl_dataset *images, int index); /* the name of its folder; NULL: there is none */
+#endif
 /* Checkpoints are safetensors: PyTorch opens them. Written to a temporary name, synced, renamed; the same values give the same bytes. */
 DL_API bool dl_save(dl_context *ctx, const char *path);
 DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern);
@@ -994,6 +1172,20 @@ static float dl__from_bits(uint32_t u)
     return x;
 }
 
+static int64_t dl__double_bits(double v)
+{
+    int64_t u;
+    memcpy(&u, &v, sizeof u);
+    return u;
+}
+
+static double dl__double_from(int64_t u)
+{
+    double v;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
 /* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded to odd there, which
    makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008). libm's fmaf is wrong on some targets. */
 #if !DL__REAL_IS_FLOAT
@@ -1263,23 +1455,24 @@ static void dl__pool_work(dl__pool *p, int thread)
 }
 
 /* What a worker waits for (another job than `seen`), and what the caller does (the end of the job). */
-static bool dl__pool_called(dl__pool *p, uint64_t seen)
+static bool dl__pool_called(void *pool, uint64_t seen)
 {
+    dl__pool *p = (dl__pool *)pool;
     return __atomic_load_n(&p->word, __ATOMIC_SEQ_CST) >> 32 != seen || __atomic_load_n(&p->quit, __ATOMIC_SEQ_CST);
 }
-static bool dl__pool_done(dl__pool *p, uint64_t seen)
+static bool dl__pool_done(void *pool, uint64_t seen)
 {
     (void)seen;
-    return !__atomic_load_n(&p->left, __ATOMIC_SEQ_CST);
+    return !__atomic_load_n(&((dl__pool *)pool)->left, __ATOMIC_SEQ_CST);
 }
 
 /* Waits for at most *spin microseconds: did it come? A thread that lost its CPU meanwhile has spun long enough. */
-static bool dl__pool_spin(dl__pool *p, bool (*come)(dl__pool *p, uint64_t seen), uint64_t seen, uint64_t *spin)
+static bool dl__spin(bool (*come)(void *what, uint64_t seen), void *what, uint64_t seen, uint64_t *spin)
 {
     uint64_t start = 0;
     for (int round = 0; round < 1 << 14; round++) { /* some milliseconds, should the clock stand still */
         for (int i = 0; i < 16; i++) {
-            if (come(p, seen)) {
+            if (come(what, seen)) {
                 if (start) *spin = DL__MIN(2 * *spin, (uint64_t)DL__SPIN_MAX);
                 return true;
             }
@@ -1302,7 +1495,7 @@ static void *dl__pool_main(void *argument)
     while (!__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) {
         uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
         dl__pool_work(p, index);
-        if (dl__pool_spin(p, dl__pool_called, seen, &spin)) continue;
+        if (dl__spin(dl__pool_called, p, seen, &spin)) continue;
         pthread_mutex_lock(&p->mutex);
         __atomic_add_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
         while (!dl__pool_called(p, seen)) pthread_cond_wait(&p->wake, &p->mutex);
@@ -1365,7 +1558,7 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
         &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)units << 16, __ATOMIC_SEQ_CST);
     dl__pool_wake(p, units - 1);
     dl__pool_work(p, 0);
-    if (dl__pool_spin(p, dl__pool_done, 0, &p->spin)) return;
+    if (dl__spin(dl__pool_done, p, 0, &p->spin)) return;
     pthread_mutex_lock(&p->mutex);
     __atomic_store_n(&p->waiting, true, __ATOMIC_SEQ_CST);
     while (!dl__pool_done(p, 0)) pthread_cond_wait(&p->finished, &p->mutex);
@@ -1387,6 +1580,14 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
 /* ==== >>arena ====
    The context: memory, sticky errors and random numbers.
    may use: platform */
+
+/* What is not a kernel asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -Og compiles it in half the
+   time of -O2. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#define DL__QUICK
+#pragma GCC push_options
+#pragma GCC optimize("Og")
+#endif
 
 /* A block in the chain of a growable context; its memory follows. */
 typedef struct dl__block { struct dl__block *prev, *next; size_t size, used; } dl__block;
@@ -1746,7 +1947,7 @@ static void dl__puts(dl__text *t, const char *s)
     for (s = s ? s : "NULL"; *s; s++) dl__put(t, *s);
 }
 
-static void dl__put_unsigned(dl__text *t, uint64_t v)
+static void dl__put_unsigned(dl__text *t, size_t v)
 {
     char digits[20];
     int n = 0;
@@ -1755,10 +1956,10 @@ static void dl__put_unsigned(dl__text *t, uint64_t v)
     while (n) dl__put(t, digits[--n]);
 }
 
-static void dl__put_signed(dl__text *t, int64_t v)
+static void dl__put_signed(dl__text *t, ptrdiff_t v)
 {
     if (v < 0) dl__put(t, '-');
-    dl__put_unsigned(t, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
+    dl__put_unsigned(t, v < 0 ? 0 - (size_t)v : (size_t)v);
 }
 
 /* Six digits, as %g has them. */
@@ -1827,8 +2028,8 @@ static void dl__format(dl__text *t, const char *f, va_list args)
         if (*f == 's') dl__puts(t, va_arg(args, const char *));
         else if (*f == 'c') dl__put(t, (char)va_arg(args, int));
         else if (*f == 'g') dl__put_double(t, va_arg(args, double));
-        else if (*f == 'u') dl__put_unsigned(t, z ? (uint64_t)va_arg(args, size_t) : (uint64_t)va_arg(args, unsigned));
-        else if (*f == 'd') dl__put_signed(t, d ? (int64_t)va_arg(args, ptrdiff_t) : (int64_t)va_arg(args, int));
+        else if (*f == 'u') dl__put_unsigned(t, z ? va_arg(args, size_t) : va_arg(args, unsigned));
+        else if (*f == 'd') dl__put_signed(t, d ? va_arg(args, ptrdiff_t) : va_arg(args, int));
         else if (*f == 'S') {
             const dl_node *n = va_arg(args, const dl_node *);
             dl__put_dims(t, n->ndim, n->dim);
@@ -1949,6 +2150,10 @@ static bool dl__to_host(dl_context *ctx, const void *host) { return (void)ctx, (
 static bool dl__all_to_host(dl_context *ctx, bool writes) { return (void)ctx, (void)writes, true; }
 static void dl__host_wrote(dl_context *ctx, const void *host) { (void)ctx, (void)host; }
 #endif
+
+/* Of the device code that follows, what fills tensors. */
+DL__HOT static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4]);
+DL__HOT static dl_real dl__uniform(uint32_t u);
 
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 /* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */
@@ -2831,6 +3036,10 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
     for (size_t i = 0; r->finished && i < rows; i++) r->finished(r, first + i * stride, n);
 }
 
+#ifdef DL__QUICK
+#pragma GCC pop_options
+#endif
+
 /* ==== >>cpu kernels ====
    Plain pointers and sizes; read once for each SIMD level: the file includes itself.
    may use: platform
@@ -2943,18 +3152,12 @@ typedef struct dl__products {
     dl_index mc, nc;                /* how much of C one unit of work computes at most */
     void (*panel)(const dl__panel *p);
     void (*thin)(const dl__panel *p); /* the same for few rows and any multiple of nr columns, if they lie side by side; NULL: none */
+    void (*dots)(const dl__panel *p); /* the same for a row and any number of columns that lie along k, b_step apart; NULL: none */
     /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
     void (*turn)(
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
     /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
-    /* planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart, and DL__SPARE numbers
-       of room behind the last */
-    void (*frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x, dl_index fh,
-        dl_index fw, dl_real *dst, dl_index plane);
-    /* a row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
-    void (*along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step, const dl_real *bias,
-        bool add, dl_real *y, dl_index n);
 } dl__products;
 
 /* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 of sums of chunks, and so on: rule 5 ---- */
@@ -3076,13 +3279,13 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
    code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
    the ones for AVX2 are as fast. The text is the same, hence the bits are. */
-/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -O1. */
-#if (DL__X86 || DL__ARM64) && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -Og. */
+#if (DL__X86 || DL__ARM64) && defined(DL__QUICK)
 #define DL__PLAIN
 #undef DL__HOT
 #define DL__HOT
 #pragma GCC push_options
-#pragma GCC optimize("O1")
+#pragma GCC optimize("Og")
 #endif
 #define DL__LEVEL DL__PORTABLE
 #include "dltrain.h"
@@ -3102,6 +3305,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define DL__AVX512_products_of ~, avx512
 #define DL__AVX512_attention ~, avx512
 #define DL__AVX512_attention_back ~, avx512
+#define DL__AVX512_along ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
 #define DL__AVX512_ew_exp ~, avx512
@@ -3630,10 +3834,6 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
     }
     return DL__K(add_lanes)(acc);
 }
-DL__HOT E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) /* n <= DL__CHUNK: rule 5 */
-{
-    return DL__K(chunk)(DL__SUM, x, x, n, E_K(0), E_K(0));
-}
 
 /* The lanes of a level of a total, added; the level is empty then. */
 E_FN dl_real DL__K(take)(dl__total *t, int level)
@@ -3683,20 +3883,34 @@ E_FN dl_real DL__K(total)(dl__total *t)
     }
 }
 
-/* The sum of the terms of `runs` runs of n numbers, `stride` apart, taken for one sequence: rule 5 */
-E_IN dl_real DL__K(sum_terms)(
-    int what, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r)
+/* For each kind of terms: the sum of one chunk; `runs` runs of n more numbers of a total, `stride` apart; the sum of such runs, taken
+   for one sequence: rule 5 */
+#define E_SUMS(name, what) \
+    DL__HOT E_FN DL__NOINLINE dl_real DL__K(chunk_##name)(const dl_real *x, const dl_real *z, size_t n, dl_real m, dl_real r) \
+    { \
+        return DL__K(chunk)(what, x, z, n, E_K(m), E_K(r)); \
+    } \
+    DL__HOT E_FN DL__NOINLINE void DL__K(more_##name)( \
+        dl__total *t, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
+    { \
+        for (; runs--; x += stride, z += stride) DL__K(add_run)(what, t, x, z, n, E_K(m), E_K(r)); \
+    } \
+    E_IN dl_real DL__K(runs_##name)( \
+        const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
+    { \
+        dl__total t; \
+        if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk_##name)(x, z, n, m, r); \
+        memset(t.n, 0, sizeof t.n); \
+        DL__K(more_##name)(&t, x, z, runs, n, stride, m, r); \
+        return DL__K(total)(&t); \
+    }
+E_SUMS(numbers, DL__SUM)
+E_SUMS(squares, DL__SUM_SQUARES)
+E_SUMS(products, DL__SUM_PRODUCTS)
+E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) { return DL__K(chunk_numbers)(x, x, n, 0, 0); } /* n <= DL__CHUNK */
+E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
 {
-    dl__total t;
-    E_V vm = E_K(m), vr = E_K(r);
-    if (runs == 1 && n <= DL__CHUNK) return DL__K(chunk)(what, x, z, n, vm, vr);
-    memset(t.n, 0, sizeof t.n);
-    for (size_t i = 0; i < runs; i++) DL__K(add_run)(what, &t, x + i * stride, z + i * stride, n, vm, vr);
-    return DL__K(total)(&t);
-}
-DL__HOT E_FN DL__NOINLINE dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
-{
-    return DL__K(sum_terms)(DL__SUM, x, x, runs, n, stride, 0, 0);
+    return DL__K(runs_numbers)(x, x, runs, n, stride, 0, 0);
 }
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
@@ -3779,11 +3993,11 @@ E_FN void DL__K(log_softmax_row)(dl_real *y, const dl_real *x, size_t n)
 
 /* ---- normalisation of a group of numbers: `runs` runs of n, `stride` apart ---- */
 /* out = mean, 1 / sqrt(var + eps), var; the variance takes a second pass */
-DL__HOT E_FN void DL__K(moments)(
+E_FN void DL__K(moments)(
     dl_real *out, const dl_real *x, size_t runs, size_t n, size_t stride, dl_real share, dl_real eps)
 {
     out[0] = DL__K(sum_runs)(x, runs, n, stride) * share;
-    out[2] = DL__K(sum_terms)(DL__SUM_SQUARES, x, x, runs, n, stride, out[0], 0) * share;
+    out[2] = DL__K(runs_squares)(x, x, runs, n, stride, out[0], 0) * share;
     out[1] = 1 / dl__sqrt(out[2] + eps);
 }
 
@@ -3800,42 +4014,42 @@ E_IN void DL__K(normalise)(
     }
     for (; i < n; i++) y[i] = (x[i] - m) * r * (w ? w[each ? i : 0] : 1) + (b ? b[each ? i : 0] : 0);
 }
-DL__HOT E_FN void DL__K(normalise_run)(
+E_FN void DL__K(normalise_run)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
     DL__K(normalise)(y, x, n, m, r, w, b, false);
 }
-DL__HOT E_FN void DL__K(normalise_row)(
+E_FN void DL__K(normalise_row)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
     DL__K(normalise)(y, x, n, m, r, w, b, true);
 }
 
 /* out = sum of dy, sum of dy (x - m) r */
-DL__HOT E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
+E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *x, size_t runs, size_t n,
     size_t stride, dl_real m, dl_real r)
 {
     dl__total t, th;
-    E_V vm = E_K(m), vr = E_K(r);
     if (runs == 1 && n <= DL__CHUNK) {
-        out[0] = DL__K(chunk)(DL__SUM, dy, dy, n, vm, vr);
-        out[1] = DL__K(chunk)(DL__SUM_PRODUCTS, x, dy, n, vm, vr);
+        out[0] = DL__K(chunk_numbers)(dy, dy, n, m, r);
+        out[1] = DL__K(chunk_products)(x, dy, n, m, r);
         return;
     }
     memset(t.n, 0, sizeof t.n);
     memset(th.n, 0, sizeof th.n);
-    for (size_t i = 0; i < runs; i++)
+    size_t few = DL__MAX(DL__CHUNK / DL__MAX(n, (size_t)1), (size_t)1);
+    for (size_t i = 0; i < runs; i += few)
         for (size_t j = 0; j < n; j += DL__CHUNK) { /* what the first sum read is in the cache for the second */
-            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK);
-            DL__K(add_run)(DL__SUM, &t, dy + at, dy + at, some, vm, vr);
-            DL__K(add_run)(DL__SUM_PRODUCTS, &th, x + at, dy + at, some, vm, vr);
+            size_t at = i * stride + j, some = DL__MIN(n - j, (size_t)DL__CHUNK), side = DL__MIN(runs - i, few);
+            DL__K(more_numbers)(&t, dy + at, dy + at, side, some, stride, m, r);
+            DL__K(more_products)(&th, x + at, dy + at, side, some, stride, m, r);
         }
     out[0] = DL__K(total)(&t);
     out[1] = DL__K(total)(&th);
 }
 
 /* dx = k ((dy - a) - (x - m) r b) */
-DL__HOT E_FN void DL__K(normalise_back)(
+E_FN void DL__K(normalise_back)(
     dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b)
 {
     E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
@@ -3848,7 +4062,7 @@ DL__HOT E_FN void DL__K(normalise_back)(
 }
 
 /* db += dy, dw += dy (x - m) r */
-DL__HOT E_FN void DL__K(normalise_weights)(
+E_FN void DL__K(normalise_weights)(
     dl_real *db, dl_real *dw, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r)
 {
     E_V vm = E_K(m), vr = E_K(r);
@@ -3864,7 +4078,7 @@ DL__HOT E_FN void DL__K(normalise_weights)(
     }
 }
 
-DL__HOT E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t n)
+E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t n)
 {
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) E_STORE(y + i, E_MUL(E_LOAD(x + i), E_LOAD(z + i)));
@@ -3976,7 +4190,7 @@ DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, 
 
 /* ---- products ---- */
 /* What was computed of a tile that hangs over the edge of C: t holds `rows` rows of whole vectors. */
-DL__HOT E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
+E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
 {
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < E_NV; v++, t += E_W) {
@@ -4156,6 +4370,55 @@ DL__HOT E_FN void DL__K(turn)(
         for (dl_index j = 0; j < cols; j++)
             dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
 }
+#ifdef E_TURN
+/* One step of E_W columns that lie along k. */
+E_FN DL__NOINLINE void DL__K(gather)(const dl_real *b, dl_index step, dl_real *t)
+{
+    for (int l = 0; l < E_W; l++) t[l] = b[l * step];
+}
+/* Columns first .. first + side * E_W; where there are fewer, the last E_W of all stand in. */
+E_IN void DL__K(dots_of)(const dl__panel *p, const dl_real *a, dl_index first, const int side)
+{
+    enum { MOST = 4 };
+    E_V acc[MOST];
+    dl__panel q = *p;
+    dl_real t[E_TURN * E_W], y[(1 + MOST + E_NV) * E_W];
+    const dl_real *b[MOST];
+    dl_index k = 0, step = p->b_step, from[MOST];
+    DL__UNROLL for (int v = 0; v < side; v++) {
+        from[v] = DL__MIN(first + v * E_W, p->cols - E_W);
+        b[v] = p->b + from[v] * step;
+        acc[v] = E_K(0);
+    }
+    for (; k + E_TURN <= p->kc; k += E_TURN)
+        DL__UNROLL for (int v = 0; v < side; v++) {
+            DL__UNROLL for (int h = 0; h < E_W; h += E_TURN) E_TURN_BLOCK(b[v] + h * step, step, t + h, E_W, false);
+            DL__UNROLL for (int i = 0; i < E_TURN; i++) acc[v] = E_FMA(E_K(a[k + i]), E_LOAD(t + i * E_W), acc[v]);
+            b[v] += E_TURN;
+            DL__OPAQUE(b[v]); /* a pointer each, and not one for each of its E_TURN columns */
+        }
+    for (; k < p->kc; k++)
+        DL__UNROLL for (int v = 0; v < side; v++) {
+            DL__K(gather)(b[v]++, step, t);
+            acc[v] = E_FMA(E_K(a[k]), E_LOAD(t), acc[v]);
+        }
+    DL__UNROLL for (int v = 0; v < side; v++) E_STORE(y + E_W + from[v] - first, acc[v]);
+    for (int v = 0; v < side && first < p->cols; v += E_NV, first += E_NV * E_W) {
+        q.cols = p->cols - first;
+        q.out = p->out + first;
+        if (p->bias && !p->bias_by_row) q.bias = p->bias + first;
+        DL__K(tile_edge)(&q, 0, 1, y + (1 + v) * E_W);
+    }
+}
+DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
+{
+    dl_real a[DL__KB];
+    dl_index j = 0;
+    for (dl_index k = 0; k < p->kc; k++) a[k] = p->a[*p->row + p->at[k]];
+    for (; j + 2 * E_W < p->cols; j += 4 * E_W) DL__K(dots_of)(p, a, j, 4);
+    for (; j < p->cols; j += E_W) DL__K(dots_of)(p, a, j, 1);
+}
+#endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
     enum { NR = E_NV * E_W, SOME = 4 * NR }; /* panels lie a power of two apart: with more at once L1 would lose their lines */
@@ -4184,7 +4447,8 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-/* Zeros are written in whole vectors, before what comes to lie there: behind the last frame E_W numbers more. */
+/* Planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart. Zeros are written in whole
+   vectors, before what comes to lie there: behind the last frame E_W numbers more. */
 DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x,
     dl_index fh, dl_index fw, dl_real *dst, dl_index plane)
 {
@@ -4209,6 +4473,7 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
     }
 }
+/* A row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
 DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
     const dl_real *bias, bool add, dl_real *y, dl_index n)
 {
@@ -4239,12 +4504,11 @@ DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc
     }
 }
 #if E_W == 1
-#define E_THIN NULL
+#define E_THIN NULL, NULL
 #else
-#define E_THIN DL__K(thin)
+#define E_THIN DL__K(thin), DL__K(dots)
 #endif
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack),
-    DL__K(frame), DL__K(along) };
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
@@ -4386,7 +4650,7 @@ E_FN void DL__K(scores_back)(
     for (dl_index i = 0; i < rows; i++) {
         dl_index at = i * stride, n = DL__K(seen)(t, l0 + i);
         DL__K(clear_row)(dp + at, n);
-        sum[i] = DL__K(sum_terms)(DL__SUM_PRODUCTS, dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
+        sum[i] = DL__K(runs_products)(dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
     }
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
         dl_index n = DL__K(seen)(t, l0 + i);
@@ -4572,6 +4836,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_STORE
 #undef E_STOREN
 #undef E_SUB
+#undef E_SUMS
 #undef E_TANH
 #undef E_TARGET
 #undef E_THIN
@@ -4589,9 +4854,8 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 
 #if defined(DLTRAIN_IMPLEMENTATION) && !defined(DL__LEVEL) && !defined(DL__REST)
 #define DL__REST
-/* What follows asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -O1 compiles it in half the time. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
-#pragma GCC optimize("O1")
+#ifdef DL__QUICK
+#pragma GCC optimize("Og")
 #endif
 
 /* ==== >>elementwise operations ====
@@ -4873,7 +5137,7 @@ static void dl__random_block(const dl_run_args *r, size_t i, uint32_t u[4])
     dl__philox(dl__random_key(r->ctx), (r->first + i) / 4, r->node->counter, u);
 }
 
-static void dl__dropout_run(const dl_run_args *r)
+DL__HOT static void dl__dropout_run(const dl_run_args *r)
 {
     const dl_real *x = (const dl_real *)r->in[0], p = r->node->f[0], scale = r->node->f[1];
     dl_real *y = (dl_real *)r->out;
@@ -4921,7 +5185,7 @@ DL_API dl_tensor dl_dropout(dl_tensor x, float p)
     return dl__dropout(x, p, p < 1 ? (dl_real)1 / ((dl_real)1 - p) : 0, dl__next_counter(ctx));
 }
 
-static void dl__rand_run(const dl_run_args *r)
+DL__HOT static void dl__rand_run(const dl_run_args *r)
 {
     uint32_t u[4];
     for (size_t i = 0; i < r->n; i++) {
@@ -6130,22 +6394,26 @@ static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
    many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
 static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+static bool dl__gemm_dots(const dl__gemm *g)
+{
+    return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
+}
 static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
-    return g->kk && (g->b_row != 1 || mc > 8 * g->e->mr);
+    return g->kk && !dl__gemm_dots(g) && (g->b_row != 1 || mc > 8 * g->e->mr);
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
-static double dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25 : k == 1 ? 0.6 : 1.5; }
+static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
 
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
-static double dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
+static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
-    double m = (double)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (double)dl__round_up(nc, g->e->nr), k = (double)g->kk;
-    double cost = m * n / (double)g->e->nr * (k + 3);
+    float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr), k = (float)g->kk;
+    float cost = (dl__gemm_dots(g) ? 3 : m) * n / (float)g->e->nr * (k + 3);
     if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
     if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
-    return g->turned ? cost + 0.75 * m * n : cost;
+    return g->turned ? cost + 0.75f * m * n : cost;
 }
 
 /* C' = B' A' */
@@ -6168,16 +6436,16 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
     dl_index most_m = g->total ? e->mc : 32 * e->mc, most_n = g->total ? e->mc : e->nc;
     if (g->m <= 4 * e->mr && dl__gemm_packs_b(g, g->m)) /* copies that are read so seldom should stay near */
         most_n = dl__round_up(e->mc / 3, e->nr);
-    double batch = 1, best = -1;
-    for (int d = 0; d < g->batch_dims; d++) batch *= (double)g->batch[d].count;
-    bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > WORTH;
+    float batch = 1, best = -1;
+    for (int d = 0; d < g->batch_dims; d++) batch *= (float)g->batch[d].count;
+    bool cut = threads > 1 && batch * dl__gemm_cost(g, g->m, g->n) > (float)WORTH;
     for (size_t i = 0; i < DL__COUNT_OF(parts) && parts[i] <= (cut ? 2 * threads : 1); i++)
         for (size_t j = 0; j < DL__COUNT_OF(parts) && parts[j] <= (cut ? 2 * threads : 1); j++) {
             dl_index mc = DL__MIN(dl__round_up(DL__MAX((g->m + parts[i] - 1) / parts[i], (dl_index)1), e->mr), most_m);
             dl_index nc = DL__MIN(dl__round_up(DL__MAX((g->n + parts[j] - 1) / parts[j], (dl_index)1), e->nr), most_n);
-            double units = batch * (double)((g->m + mc - 1) / mc) * (double)((g->n + nc - 1) / nc);
-            double turns = (double)(int64_t)((units + threads - 1) / threads);
-            double cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
+            float units = batch * (float)((g->m + mc - 1) / mc) * (float)((g->n + nc - 1) / nc);
+            float turns = (float)(size_t)((units + (float)threads - 1) / (float)threads);
+            float cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
             if (best < 0 || cost < best) best = cost, g->mc = mc, g->nc = nc;
         }
 }
@@ -6242,6 +6510,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc : e->nr) * most;
     dl_real *total = packed_a + (g->pack_a ? block / e->mr * dl__packed_row(e) * most : 0);
     dl__panel p;
+    bool dots = dl__gemm_dots(g) && g->kk;
     for (int d = g->batch_dims - 1; d >= 0; d--) {
         dl_index i = at_batch % g->batch[d].count;
         at_batch /= g->batch[d].count;
@@ -6276,14 +6545,16 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
                 for (dl_index k = 0; k < p.rows; k++) row[k] = k * a_row;
             for (dl_index k = 0; k < p.kc; k++) at[k] = k * a_k;
             for (dl_index j = 0; j < nc; j += p.cols) {
-                bool thin = e->thin && !g->pack_b && p.rows <= DL__THIN && nc - j >= e->nr, tail = !g->pack_b && nc - j < e->nr;
-                p.cols = thin ? (nc - j) / e->nr * e->nr : DL__MIN(nc - j, e->nr);
+                bool thin = e->thin && !g->pack_b && p.rows <= DL__THIN && nc - j >= e->nr;
+                bool tail = !g->pack_b && !dots && nc - j < e->nr;
+                p.cols = dots ? nc : thin ? (nc - j) / e->nr * e->nr : DL__MIN(nc - j, e->nr);
                 if (tail && p.kc) e->pack(b + j, 1, g->b_k, p.cols, p.kc, packed_b);
                 p.b = g->pack_b ? b + j * p.kc : tail ? packed_b : b + j;
-                p.b_step = g->pack_b || tail ? e->nr : g->b_k;
+                p.b_step = dots ? g->b_row : g->pack_b || tail ? e->nr : g->b_k;
                 p.out = (g->total ? total : c) + i * p.out_row + j;
                 p.bias = !bias ? NULL : g->bias + (g->bias_by_row ? m0 + i : n0 + j);
-                if (thin) e->thin(&p);
+                if (dots) e->dots(&p);
+                else if (thin) e->thin(&p);
                 else e->panel(&p);
             }
             if (!g->total && k0 + DL__KB >= g->kk)
@@ -6612,16 +6883,16 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     if (s->inside) f.y = f.x = 0;
     else {
         width = f.w, plane = f.h * f.w;
-        e->frame(x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane);
+        DL__CALL(r->level, frame, (x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane));
         x = total + s->mc * nt;
     }
     dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
     for (dl_index j = 0; s->along && j < s->out; j++)
         for (dl_index oy = y0; oy < y1; oy++) {
             dl_index first = s->inside ? oy : s->back ? oy - f.y : oy - q->ph - f.y;
-            e->along(x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr,
-                e->nr, s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w,
-                s->out_w);
+            DL__CALL(r->level, along,
+                (x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr, e->nr,
+                    s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w, s->out_w));
         }
     p.a = x;
     p.row = pixel;
@@ -6733,7 +7004,7 @@ static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
 
 /* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
 DL__HOT static const dl_real *dl__taps_frame(
-    const dl__taps *s, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
+    const dl__taps *s, int level, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
     dl_index plane = q->oh * q->ow, plane_f = s->frame_h * s->frame_w;
@@ -6743,7 +7014,8 @@ DL__HOT static const dl_real *dl__taps_frame(
         if (s->inside) base = image * q->c * q->h * q->w, width = q->w, top = 0;
         else {
             dl__frame f = dl__frame_of(q, false, y, (pixel + run - 1) / q->ow + 1);
-            s->e->frame(x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f);
+            DL__CALL(level, frame,
+                (x + image * q->c * q->h * q->w, channels, q->h, q->w, f.y, f.x, f.h, f.w, frames + base, plane_f));
         }
         for (dl_index i = 0; i < run; i++, k++) {
             at[k] = base + (y - top) * q->sh * width + ox * q->sw;
@@ -6781,7 +7053,7 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     p.bias_by_row = p.add = p.chained = false;
     for (dl_index k0 = 0; k0 == 0 || k0 < s->kk; k0 += DL__KB) {
         p.kc = DL__MIN(s->kk - k0, (dl_index)DL__KB);
-        p.a = dl__taps_frame(s, x, channels, k0, p.kc, frames, at);
+        p.a = dl__taps_frame(s, r->level, x, channels, k0, p.kc, frames, at);
         p.more = k0 > 0;
         for (dl_index j = 0; j < nc; j += e->nr) {
             p.cols = DL__MIN(nc - j, e->nr);
@@ -8072,7 +8344,9 @@ DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_te
 }
 
 /* ---- segments; x seen as [rows, inner], i = segments, rows, inner, who ---- */
-static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax" };
+static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax",
+    "segment_logsumexp", "mil_pool", "mil_attention" };
+enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
 
 static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
 {
@@ -8083,6 +8357,9 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
         if (offset[s + 1] < offset[s])
             return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
                 (int)offset[s], s + 1, (int)offset[s + 1]);
+        else if (offset[s + 1] == offset[s] && r->node->i[3] >= DL__WHO_MIL)
+            return dl_fail(r->ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, s, s,
+                (int)offset[s]);
     return offset[segments] == rows ||
         dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
@@ -8222,13 +8499,26 @@ static dl_tensor dl__segment_spread(dl_tensor x, dl_tensor offsets, dl_index row
     return dl__record(ctx, &dl__segment_spread_op, 2, n, DL_F32, &s, &e);
 }
 
-DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets)
+static dl_tensor dl__segment_softmax(int who, dl_tensor x, dl_tensor offsets)
 {
-    dl_tensor top = dl_detach(dl__segment_max(3, x, offsets));
+    dl_tensor top = dl_detach(dl__segment_max(who, x, offsets));
     if (!top.ctx) return dl__none();
     dl_index rows = dl_dim(x, 0);
     dl_tensor e = dl_exp(dl_sub(x, dl__segment_spread(top, offsets, rows)));
-    return dl_div(e, dl__segment_spread(dl__segment(&dl__segment_sum_op, 3, e, offsets, DL_F32), offsets, rows));
+    return dl_div(e, dl__segment_spread(dl__segment(&dl__segment_sum_op, who, e, offsets, DL_F32), offsets, rows));
+}
+DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets) { return dl__segment_softmax(3, x, offsets); }
+
+static dl_tensor dl__segment_logsumexp(int who, dl_tensor x, dl_tensor offsets)
+{
+    dl_tensor top = dl_detach(dl__segment_max(who, x, offsets));
+    if (!top.ctx) return dl__none();
+    dl_tensor e = dl_exp(dl_sub(x, dl__segment_spread(top, offsets, dl_dim(x, 0))));
+    return dl_add(dl_log(dl__segment(&dl__segment_sum_op, who, e, offsets, DL_F32)), top);
+}
+DL_API dl_tensor dl_segment_logsumexp(dl_tensor x, dl_tensor offsets)
+{
+    return dl__segment_logsumexp(DL__WHO_LOGSUMEXP, x, offsets);
 }
 
 /* ==== >>losses ====
@@ -8490,19 +8780,142 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
         return dl_fail(ctx, "dl_cross_entropy: probabilities must have the shape of the logits: %S and %S", n[0], n[1]),
                dl__none();
     static const int one = 1;
-    double classes = (double)n[0]->dim[1], samples = classes > 0 ? (double)n[0]->numel / classes : 0;
+    size_t classes = (size_t)n[0]->dim[1], samples = classes ? n[0]->numel / classes : 0;
     dl_tensor log_p = dl__softmax(who, x, 1, true);
     if (d.label_smoothing > 0) {
         target = dl__unary(&dl__mul_scalar_op, target, 1 - (dl_real)d.label_smoothing, 0);
-        target = dl__unary(&dl__add_scalar_op, target, (dl_real)((double)d.label_smoothing / classes), 0);
+        target = dl__unary(&dl__add_scalar_op, target, (dl_real)d.label_smoothing / (dl_real)classes, 0);
     }
     dl_tensor loss = dl_mul(target, log_p);
     if (d.weight.ctx) loss = dl_mul(loss, dl__class_weight(d.weight, n[0]));
     loss = dl_neg(dl_sum_dims(loss, &one, 1, false));
-    if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), (dl_real)(1 / samples), 0);
+    if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), 1 / (dl_real)samples, 0);
     return dl__unbatch(dl__reduction(who, loss, d.reduction), single, d.reduction);
 }
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target) { return dl_cross_entropy_ex(logits, target, NULL); }
+
+/* ==== >>distillation ====
+   Losses by which a network learns from another one, or from itself.
+   may use: losses, normalisation */
+/* Two tensors of one shape, ndim at least `least`, and a temperature, whose default is filled in. */
+static dl_context *dl__distill_pair(const char *who, dl_tensor a, dl_tensor b, int least, float *temperature)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = a, in[1] = b;
+    dl_context *ctx = dl__operands(who, 2, in, n);
+    if (!ctx || !dl__is_float(ctx, who, n[0]) || !dl__is_float(ctx, who, n[1])) return NULL;
+    if (n[0]->ndim < least || !dl__same_shape(n[0], n[1]))
+        return dl_fail(ctx, "dl_%s: takes two tensors of one shape with %d dimensions or more, not %S and %S", who, least, n[0],
+                   n[1]),
+               (dl_context *)NULL;
+    if (*temperature == 0) *temperature = 1;
+    if (!(*temperature > 0 && *temperature < 1e6f))
+        return dl_fail(ctx, "dl_%s: the temperature must be positive, not %g", who, (double)*temperature), (dl_context *)NULL;
+    return ctx;
+}
+
+/* sum(x) factor / N */
+static dl_tensor dl__per_sample(dl_tensor x, double factor)
+{
+    return dl__unary(&dl__mul_scalar_op, dl_sum(x), (dl_real)(factor / (double)DL__MAX(dl_dim(x, 0), 1)), 0);
+}
+
+/* log softmax(z / T) */
+static dl_tensor dl__log_p(dl_tensor z, float temperature)
+{
+    return dl_log_softmax(temperature == 1 ? z : dl__unary(&dl__mul_scalar_op, z, (dl_real)(1 / (double)temperature), 0), 1);
+}
+
+/* T^2 KL(p_a || p_b); the gradient goes to b alone. */
+static dl_tensor dl__soft_loss(const char *who, dl_tensor za, dl_tensor zb, float temperature)
+{
+    if (!dl__distill_pair(who, za, zb, 2, &temperature)) return dl__none();
+    dl_tensor a = dl_detach(dl__log_p(za, temperature)), b = dl__log_p(zb, temperature);
+    return dl__per_sample(dl_mul(dl_exp(a), dl_sub(a, b)), (double)temperature * (double)temperature);
+}
+
+DL_API dl_tensor dl_symmetric_kl(dl_tensor za, dl_tensor zb, float temperature) /* sum (pa - pb) (log pa - log pb) */
+{
+    if (!dl__distill_pair("symmetric_kl", za, zb, 2, &temperature)) return dl__none();
+    dl_tensor a = dl__log_p(za, temperature), b = dl__log_p(zb, temperature);
+    return dl__per_sample(dl_mul(dl_sub(dl_exp(a), dl_exp(b)), dl_sub(a, b)), (double)temperature * (double)temperature);
+}
+
+DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b)
+{
+    static const int zero = 0;
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = a, in[1] = b;
+    dl_context *ctx = dl__operands("linear_mmd", 2, in, n);
+    if (!ctx || !dl__is_float(ctx, "linear_mmd", n[0]) || !dl__is_float(ctx, "linear_mmd", n[1])) return dl__none();
+    bool fits = n[0]->ndim >= 2 && n[0]->ndim == n[1]->ndim && n[0]->dim[0] > 0 && n[1]->dim[0] > 0;
+    for (int i = 1; fits && i < n[0]->ndim; i++) fits = n[0]->dim[i] == n[1]->dim[i];
+    if (!fits)
+        return dl_fail(ctx, "dl_linear_mmd: takes rows of one shape, [N,...] and [M,...], not %S and %S", n[0], n[1]), dl__none();
+    return dl_sum(dl_square(dl_sub(dl_mean_dims(a, &zero, 1, false), dl_mean_dims(b, &zero, 1, false))));
+}
+
+DL_API dl_tensor dl_self_distillation(
+    dl_tensor za, dl_tensor zb, dl_tensor fa, dl_tensor fb, dl_tensor y, const dl_self_distillation_desc *desc)
+{
+    dl_self_distillation_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (za.ctx && !(d.kl >= 0 && d.mmd >= 0))
+        return dl_fail(za.ctx, "dl_self_distillation: weights kl %g and mmd %g must not be negative", (double)d.kl,
+                   (double)d.mmd),
+               dl__none();
+    dl_tensor loss = dl_add(dl_cross_entropy(za, y), dl_cross_entropy(zb, y));
+    if (d.kl > 0) loss = dl_add(loss, dl_mul_scalar(dl_symmetric_kl(za, zb, d.temperature), d.kl));
+    if (d.mmd > 0) loss = dl_add(loss, dl_mul_scalar(dl_linear_mmd(fa, fb), d.mmd));
+    return loss;
+}
+
+DL_API dl_tensor dl_distill_logits(dl_tensor z, dl_tensor teacher, dl_tensor y, const dl_distillation_desc *desc)
+{
+    float hard = desc ? desc->hard : 0, temperature = desc ? desc->temperature : 0;
+    if (z.ctx && !(hard >= 0 && hard <= 1))
+        return dl_fail(z.ctx, "dl_distill_logits: hard %g is not between 0 and 1", (double)hard), dl__none();
+    dl_tensor soft = dl__soft_loss("distill_logits", teacher, z, temperature);
+    if (!(hard > 0)) return soft;
+    return dl_add(dl_mul_scalar(soft, 1 - hard), dl_mul_scalar(dl_cross_entropy(z, y), hard));
+}
+
+DL_API dl_tensor dl_distill_features(dl_tensor x, dl_tensor teacher)
+{
+    float unused = 0;
+    if (!dl__distill_pair("distill_features", x, teacher, 1, &unused)) return dl__none();
+    return dl_mse(x, dl_detach(teacher), DL_MEAN);
+}
+
+/* [N,C,H,W] -> [N,HW], rows of norm 1, or 0 where x is */
+static dl_tensor dl__attention_map(dl_tensor x)
+{
+    static const int one = 1;
+    dl_tensor q = dl_flatten(dl_mean_dims(dl_square(x), &one, 1, false), 1);
+    return dl_div(q, dl_maximum(dl_norm_dims(q, &one, 1, true), dl__scalar(x.ctx, 1e-12)));
+}
+
+DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher)
+{
+    dl_node *n[2];
+    dl_tensor in[2];
+    in[0] = x, in[1] = teacher;
+    dl_context *ctx = dl__operands("distill_attention", 2, in, n);
+    if (!ctx || !dl__is_float(ctx, "distill_attention", n[0]) || !dl__is_float(ctx, "distill_attention", n[1])) return dl__none();
+    const dl_index *a = n[0]->dim, *b = n[1]->dim;
+    if (n[0]->ndim != 4 || n[1]->ndim != 4 || a[0] != b[0] || a[2] != b[2] || a[3] != b[3])
+        return dl_fail(ctx, "dl_distill_attention: takes [N,C,H,W] whose N, H and W agree, not %S and %S", n[0], n[1]),
+               dl__none();
+    return dl_mse(dl__attention_map(x), dl_detach(dl__attention_map(teacher)), DL_MEAN);
+}
+
+DL_API dl_tensor dl_mutual_learning(dl_tensor z, dl_tensor other, dl_tensor y, float temperature)
+{
+    return dl_add(dl_cross_entropy(z, y), dl__soft_loss("mutual_learning", other, z, temperature));
+}
 
 /* ==== >>autodiff ====
    Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule.
@@ -9637,8 +10050,8 @@ DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_des
         return dl_fail(ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0),
                dl__none();
     dl_index in = n->dim[n->ndim - 1], out = desc->out_features;
-    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), dl__fan_bound((double)in)),
-                  b = dl__uniform_param(DL_SHAPE(out), dl__fan_bound((double)in));
+    double bound = dl__fan_bound((double)in);
+    dl_param_desc w = dl__uniform_param(DL_SHAPE(out, in), bound), b = dl__uniform_param(DL_SHAPE(out), bound);
     dl_tensor weight = dl__parameter(ctx, "linear", name, "weight", &w);
     dl_tensor bias = desc->no_bias || !weight.ctx ? dl__none() : dl__parameter(ctx, "linear", name, "bias", &b);
     return dl_affine(x, weight, bias);
@@ -9827,13 +10240,18 @@ DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, 
    may use: tape, executor */
 typedef enum dl__rule { DL__SGD, DL__ADAM, DL__ADAMW, DL__RMSPROP } dl__rule;
 enum { DL__GROUPS = 8 };
+struct dl__update;
 struct dl_optimizer {
     dl_context *ctx;
     dl__rule rule;
-    bool nesterov, centered, scheduled;
+    bool nesterov, centered;
     dl_real momentum, dampening, weight_decay, beta1, beta2, eps, alpha;
     double lr;                       /* without a schedule */
+    double (*scheduled)(const dl_schedule *s, int64_t step); /* dl_schedule_lr, or NULL */
     dl_schedule schedule;
+    /* the rule: fills u->h for a parameter; n elements of it from `at` on. Pointers, so that the linker drops the other rules */
+    void (*numbers)(struct dl__update *u, int index, double lr, dl_real decay);
+    void (*update)(const struct dl__update *u, size_t at, size_t n);
     int64_t steps, schedule_start;   /* steps taken; when the schedule was set */
     char select[DLTRAIN_NAME_MAX];   /* "": all */
     struct { char pattern[DLTRAIN_NAME_MAX]; dl_group_desc desc; } group[DL__GROUPS];
@@ -9842,6 +10260,82 @@ struct dl_optimizer {
     int32_t *age;                    /* steps each parameter has taken */
     double *power1, *power2;         /* beta1^age, beta2^age */
 };
+
+/* ---- rules: one pass over a parameter, in parts of this many elements ---- */
+enum { DL__UPDATE = 8192 };
+typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl_real h[9]; bool first; } dl__update;
+
+static void dl__sgd_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    (void)index;
+    u->h[0] = (dl_real)lr;
+    u->h[1] = u->o->momentum;
+    u->h[2] = (dl_real)1 - u->o->dampening;
+    u->h[3] = decay;
+    u->h[4] = u->o->nesterov;
+}
+static void dl__sgd_update(const dl__update *u, size_t at, size_t n)
+{
+    dl_real h[5];
+    memcpy(h, u->h, sizeof h);
+    if (u->first) h[1] = 0, h[2] = 1; /* the first buffer is the gradient itself */
+    if (u->first && u->s[0] && u->h[4] != 0) { /* nesterov: d + momentum buf */
+        for (size_t i = at; i < at + n; i++) {
+            dl_real d = h[3] != 0 ? u->g[i] + h[3] * u->p[i] : u->g[i];
+            u->s[0][i] = d;
+            u->p[i] -= h[0] * (d + u->h[1] * d);
+        }
+    } else DL__CALL(u->o->ctx->level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
+}
+
+static void dl__adam_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    dl_optimizer *o = u->o;
+    double b1 = (double)o->beta1, b2 = (double)o->beta2;
+    o->power1[index] = u->first ? b1 : o->power1[index] * b1;
+    o->power2[index] = u->first ? b2 : o->power2[index] * b2;
+    u->h[0] = (dl_real)(lr / (1 - o->power1[index]));
+    u->h[1] = o->beta1;
+    u->h[2] = (dl_real)(1 - b1);
+    u->h[3] = o->beta2;
+    u->h[4] = (dl_real)(1 - b2);
+    u->h[5] = (dl_real)sqrt(1 - o->power2[index]);
+    u->h[6] = o->eps;
+    u->h[7] = o->rule == DL__ADAM ? decay : 0;
+    u->h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
+}
+static void dl__adam_update(const dl__update *u, size_t at, size_t n)
+{
+    DL__CALL(u->o->ctx->level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+}
+
+static void dl__rmsprop_numbers(dl__update *u, int index, double lr, dl_real decay)
+{
+    (void)index;
+    u->h[0] = (dl_real)lr;
+    u->h[1] = u->o->alpha;
+    u->h[2] = u->o->eps;
+    u->h[3] = decay;
+    u->h[4] = u->o->momentum;
+}
+static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
+{
+    const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
+    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL,
+            *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
+    for (size_t i = 0; i < n; i++) {
+        dl_real g = u->g[at + i] + decay * p[i], d;
+        v[i] = alpha * v[i] + (1 - alpha) * g * g;
+        d = v[i];
+        if (mean) {
+            mean[i] = alpha * mean[i] + (1 - alpha) * g;
+            d = v[i] - mean[i] * mean[i];
+        }
+        d = g / (dl__sqrt(d) + eps);
+        if (buffer) d = buffer[i] = momentum * buffer[i] + d;
+        p[i] -= lr * d;
+    }
+}
 
 static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl_real weight_decay)
 {
@@ -9855,24 +10349,26 @@ static dl_optimizer *dl__optimizer(dl_context *ctx, dl__rule rule, double lr, dl
     return o;
 }
 
-static bool dl__in_range(dl_context *ctx, const char *who, const char *what, double value, double low, double high)
+static bool dl__in_range(dl_context *ctx, const char *who, const char *what, dl_real value, dl_real end)
 {
-    return (value >= low && value < high) ||
-        dl_fail(ctx, "dl_%s: %s %g must be at least %g and below %g", who, what, value, low, high);
+    return (value >= 0 && value < end) ||
+        dl_fail(ctx, "dl_%s: %s %g must be at least 0 and below %g", who, what, (double)value, (double)end);
 }
 
 DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc)
 {
     if (!ctx || ctx->failed) return NULL;
     if (!desc || desc->lr == 0) return dl_fail(ctx, "dl_sgd: lr is required"), (dl_optimizer *)NULL;
-    if (!dl__in_range(ctx, "sgd", "lr", (double)desc->lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "sgd", "momentum", (double)desc->momentum, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "sgd", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, "sgd", "lr", desc->lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "momentum", desc->momentum, HUGE_VAL) ||
+        !dl__in_range(ctx, "sgd", "weight_decay", desc->weight_decay, HUGE_VAL))
         return NULL;
     if (desc->nesterov && (desc->momentum == 0 || desc->dampening != 0))
         return dl_fail(ctx, "dl_sgd: nesterov needs momentum and no dampening"), (dl_optimizer *)NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__SGD, (double)desc->lr, desc->weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__sgd_numbers;
+    o->update = dl__sgd_update;
     o->momentum = desc->momentum;
     o->dampening = desc->dampening;
     o->nesterov = desc->nesterov;
@@ -9892,13 +10388,15 @@ static dl_optimizer *dl__adam(
     if (d.eps == 0) d.eps = (dl_real)1e-8;
     if (d.weight_decay == 0) d.weight_decay = default_decay;
     else if (d.weight_decay < 0 && rule == DL__ADAMW) d.weight_decay = 0;
-    if (!dl__in_range(ctx, who, "lr", (double)d.lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, who, "beta1", (double)d.beta1, 0, 1) || !dl__in_range(ctx, who, "beta2", (double)d.beta2, 0, 1) ||
-        !dl__in_range(ctx, who, "eps", (double)d.eps, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, who, "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, who, "lr", d.lr, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "beta1", d.beta1, 1) || !dl__in_range(ctx, who, "beta2", d.beta2, 1) ||
+        !dl__in_range(ctx, who, "eps", d.eps, HUGE_VAL) ||
+        !dl__in_range(ctx, who, "weight_decay", d.weight_decay, HUGE_VAL))
         return NULL;
     dl_optimizer *o = dl__optimizer(ctx, rule, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__adam_numbers;
+    o->update = dl__adam_update;
     o->beta1 = d.beta1;
     o->beta2 = d.beta2;
     o->eps = d.eps;
@@ -9919,14 +10417,16 @@ DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc)
     if (d.lr == 0) d.lr = (dl_real)1e-2;
     if (d.alpha == 0) d.alpha = (dl_real)0.99;
     if (d.eps == 0) d.eps = (dl_real)1e-8;
-    if (!dl__in_range(ctx, "rmsprop", "lr", (double)d.lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "alpha", (double)d.alpha, 0, 1) ||
-        !dl__in_range(ctx, "rmsprop", "eps", (double)d.eps, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "momentum", (double)d.momentum, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "rmsprop", "weight_decay", (double)d.weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(ctx, "rmsprop", "lr", d.lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "alpha", d.alpha, 1) ||
+        !dl__in_range(ctx, "rmsprop", "eps", d.eps, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "momentum", d.momentum, HUGE_VAL) ||
+        !dl__in_range(ctx, "rmsprop", "weight_decay", d.weight_decay, HUGE_VAL))
         return NULL;
     dl_optimizer *o = dl__optimizer(ctx, DL__RMSPROP, (double)d.lr, d.weight_decay);
     if (!o) return NULL;
+    o->numbers = dl__rmsprop_numbers;
+    o->update = dl__rmsprop_update;
     o->alpha = d.alpha;
     o->eps = d.eps;
     o->momentum = d.momentum;
@@ -9950,8 +10450,8 @@ DL_API bool dl_optimizer_group(dl_optimizer *o, const char *pattern, const dl_gr
 {
     if (!o || o->ctx->failed) return false;
     if (!desc) return dl_fail(o->ctx, "dl_optimizer_group: desc is NULL");
-    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", (double)desc->lr_scale, 0, HUGE_VAL) ||
-        !dl__in_range(o->ctx, "optimizer_group", "weight_decay", (double)desc->weight_decay, 0, HUGE_VAL))
+    if (!dl__in_range(o->ctx, "optimizer_group", "lr_scale", desc->lr_scale, HUGE_VAL) ||
+        !dl__in_range(o->ctx, "optimizer_group", "weight_decay", desc->weight_decay, HUGE_VAL))
         return false;
     if (o->groups == DL__GROUPS)
         return dl_fail(o->ctx, "dl_optimizer_group: at most %d groups; '|' joins patterns", (int)DL__GROUPS);
@@ -9976,6 +10476,11 @@ DL_API bool dl_zero_grad(dl_context *ctx)
     if (!ctx || ctx->failed) return false;
     for (int i = 0; i < ctx->params; i++) ctx->param[i].fresh = true;
     return true;
+}
+
+DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
+{
+    for (size_t i = 0; i < n; i++) x[i] *= factor;
 }
 
 #if DL__DEVICES
@@ -10008,7 +10513,7 @@ static bool dl__scale_grads(dl_context *ctx, const char *pattern, dl_real factor
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
         if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
-            for (size_t k = 0; k < ctx->param[i].numel; k++) g[k] *= factor;
+            dl__scale(g, ctx->param[i].numel, factor);
     }
     return true;
 }
@@ -10092,10 +10597,10 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (!s) return dl_fail(ctx, "dl_set_schedule: the schedule is NULL");
     if ((unsigned)s->kind > DL_SCHEDULE_ONE_CYCLE)
         return dl_fail(ctx, "dl_set_schedule: there is no schedule %d", (int)s->kind);
-    if (!dl__in_range(ctx, "set_schedule", "lr", (double)s->lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "min_lr", (double)s->min_lr, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "gamma", (double)s->gamma, 0, HUGE_VAL) ||
-        !dl__in_range(ctx, "set_schedule", "up", (double)s->up, 0, 1))
+    if (!dl__in_range(ctx, "set_schedule", "lr", s->lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "min_lr", s->min_lr, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "gamma", s->gamma, HUGE_VAL) ||
+        !dl__in_range(ctx, "set_schedule", "up", s->up, 1))
         return false;
     if (s->warmup < 0) return dl_fail(ctx, "dl_set_schedule: warmup must not be negative");
     if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1)
@@ -10106,7 +10611,7 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones))
         return dl_fail(ctx, "dl_set_schedule: this kind needs its milestones");
     o->schedule = *s;
-    o->scheduled = true;
+    o->scheduled = dl_schedule_lr;
     o->schedule_start = o->steps;
     return true;
 }
@@ -10114,14 +10619,14 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
 DL_API void dl_set_lr(dl_optimizer *o, double lr)
 {
     if (!o) return;
-    if (!dl__in_range(o->ctx, "set_lr", "lr", lr, 0, HUGE_VAL)) return;
+    if (!dl__in_range(o->ctx, "set_lr", "lr", (dl_real)lr, HUGE_VAL)) return;
     o->lr = lr;
-    o->scheduled = false;
+    o->scheduled = NULL;
 }
 
 DL_API double dl_get_lr(const dl_optimizer *o)
 {
-    return !o ? 0 : o->scheduled ? dl_schedule_lr(&o->schedule, o->steps - o->schedule_start) : o->lr;
+    return !o ? 0 : o->scheduled ? o->scheduled(&o->schedule, o->steps - o->schedule_start) : o->lr;
 }
 
 /* ---- the step ---- */
@@ -10147,48 +10652,12 @@ static bool dl__make_state(dl_optimizer *o)
     return o->age != NULL;
 }
 
-/* One pass over a parameter, in parts of this many elements. */
-enum { DL__UPDATE = 8192 };
-typedef struct dl__update { dl_optimizer *o; dl_real *p, *g, *s[3]; size_t n; dl_real h[9]; bool first; } dl__update;
-
-static void dl__rmsprop_update(const dl__update *u, size_t at, size_t n)
-{
-    const dl_real lr = u->h[0], alpha = u->h[1], eps = u->h[2], decay = u->h[3], momentum = u->h[4];
-    dl_real *p = u->p + at, *v = u->s[0] + at, *buffer = momentum != 0 ? u->s[1] + at : NULL,
-            *mean = u->o->centered ? u->s[momentum != 0 ? 2 : 1] + at : NULL;
-    for (size_t i = 0; i < n; i++) {
-        dl_real g = u->g[at + i] + decay * p[i], d;
-        v[i] = alpha * v[i] + (1 - alpha) * g * g;
-        d = v[i];
-        if (mean) {
-            mean[i] = alpha * mean[i] + (1 - alpha) * g;
-            d = v[i] - mean[i] * mean[i];
-        }
-        d = g / (dl__sqrt(d) + eps);
-        if (buffer) d = buffer[i] = momentum * buffer[i] + d;
-        p[i] -= lr * d;
-    }
-}
-
 static void dl__update_part(void *user, size_t part, int thread)
 {
     const dl__update *u = (const dl__update *)user;
-    size_t at = part * DL__UPDATE, n = DL__MIN(u->n - at, (size_t)DL__UPDATE);
-    int level = u->o->ctx->level;
+    size_t at = part * DL__UPDATE;
     (void)thread;
-    if (u->o->rule == DL__SGD) {
-        dl_real h[5];
-        memcpy(h, u->h, sizeof h);
-        if (u->first) h[1] = 0, h[2] = 1; /* the first buffer is the gradient itself */
-        if (u->first && u->s[0] && u->h[4] != 0) { /* nesterov: d + momentum buf */
-            for (size_t i = at; i < at + n; i++) {
-                dl_real d = h[3] != 0 ? u->g[i] + h[3] * u->p[i] : u->g[i];
-                u->s[0][i] = d;
-                u->p[i] -= h[0] * (d + u->h[1] * d);
-            }
-        } else DL__CALL(level, sgd, (u->p + at, u->g + at, u->s[0] ? u->s[0] + at : NULL, n, h));
-    } else if (u->o->rule == DL__RMSPROP) dl__rmsprop_update(u, at, n);
-    else DL__CALL(level, adam, (u->p + at, u->g + at, u->s[0] + at, u->s[1] + at, n, u->h));
+    (u->o->update)(u, at, DL__MIN(u->n - at, (size_t)DL__UPDATE));
 }
 
 #if DL__DEVICES
@@ -10237,30 +10706,7 @@ static void dl__update_param(dl_optimizer *o, int index, double lr, dl_device_up
     u.n = p->numel;
     u.first = o->age[index]++ == 0;
     u.h[0] = (dl_real)lr;
-    if (o->rule == DL__SGD) {
-        u.h[1] = o->momentum;
-        u.h[2] = (dl_real)1 - o->dampening;
-        u.h[3] = decay;
-        u.h[4] = o->nesterov;
-    } else if (o->rule == DL__RMSPROP) {
-        u.h[1] = o->alpha;
-        u.h[2] = o->eps;
-        u.h[3] = decay;
-        u.h[4] = o->momentum;
-    } else {
-        double b1 = (double)o->beta1, b2 = (double)o->beta2;
-        o->power1[index] = u.first ? b1 : o->power1[index] * b1;
-        o->power2[index] = u.first ? b2 : o->power2[index] * b2;
-        u.h[0] = (dl_real)(lr / (1 - o->power1[index]));
-        u.h[1] = o->beta1;
-        u.h[2] = (dl_real)(1 - b1);
-        u.h[3] = o->beta2;
-        u.h[4] = (dl_real)(1 - b2);
-        u.h[5] = (dl_real)sqrt(1 - o->power2[index]);
-        u.h[6] = o->eps;
-        u.h[7] = o->rule == DL__ADAM ? decay : 0;
-        u.h[8] = o->rule == DL__ADAMW ? (dl_real)(1 - lr * (double)decay) : 1;
-    }
+    (o->numbers)(&u, index, lr, decay);
 #if DL__DEVICES
     if (there) {
         dl__device_update(o, &u, p->offset, there);
@@ -10312,7 +10758,7 @@ struct dl_accumulator {
     int steps, done;
     dl_accumulation mode;
     float clip_norm;
-    double count; /* samples of the window so far */
+    double count; /* samples of the window so far; with DL_DIVIDE micro-batches that had a loss */
     bool stepped;
 };
 
@@ -10328,9 +10774,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     a->steps = desc->steps ? desc->steps : 1;
     a->mode = desc->mode;
     if (o->ctx->parts) {
-        if (a->steps > 1 || a->mode != DL_EXACT)
-            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch, of exact counts; "
-                                   "make the batch larger"),
+        if (a->steps > 1)
+            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch; make the batch larger"),
                    (dl_accumulator *)NULL;
         a->steps = o->ctx->parts;
     }
@@ -10349,13 +10794,19 @@ static bool dl__accumulator_step(dl_accumulator *a, const char *mine)
     return a->stepped = dl_step(a->o);
 }
 
+/* What this rank's part of the window counts among the ranks; with DL_DIVIDE they, or their shards, count alike. */
+static double dl__window_weight(const dl_accumulator *a)
+{
+    return a->mode == DL_EXACT || a->o->ctx->parts ? a->count : a->count > 0;
+}
+
 /* In a world a rank that flushes has no more data, and takes part in the windows of those that have. */
 static bool dl__flush_replica(dl_accumulator *a, const char *mine)
 {
     dl_context *ctx = a->o->ctx;
     bool stepped = false;
     for (;;) {
-        ctx->weight = a->count;
+        ctx->weight = dl__window_weight(a);
         if (!ctx->replica->nothing(ctx, mine, true)) break;
         if (ctx->reduced > 0) stepped = dl__accumulator_step(a, mine);
     }
@@ -10371,15 +10822,15 @@ static bool dl__accumulate_replica(dl_accumulator *a, dl_tensor loss, size_t cou
     dl_context *ctx = a->o->ctx;
     bool was = ctx->no_sync, last = a->done + 1 >= a->steps, ok;
     ctx->no_sync = !last;
-    ctx->weight = a->count;
-    if (d->count || a->mode != DL_EXACT) ok = dl_backward_ex(loss, d);
+    ctx->weight = dl__window_weight(a);
+    if (d->count || (a->mode != DL_EXACT && loss.ctx)) ok = dl_backward_ex(loss, d);
     else {
         dl_end(ctx);
         if (!ctx->failed) ctx->replica->nothing(ctx, d->pattern, false);
         ok = !ctx->failed;
     }
     ctx->no_sync = was;
-    a->count += (double)count;
+    a->count += a->mode == DL_EXACT ? (double)count : loss.ctx != NULL;
     a->done++;
     if (!ok || !last) return ok;
     if (ctx->reduced > 0) return dl__accumulator_step(a, d->pattern);
@@ -10413,7 +10864,7 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     if (*a->o->select) d.pattern = a->o->select;
     if (a->o->ctx->replica) {
         d.count = a->mode == DL_EXACT ? count : 0;
-        d.scale = a->mode == DL_EXACT ? 1 : 1.0f / (float)a->steps;
+        d.scale = a->mode == DL_EXACT || a->o->ctx->parts ? 1 : 1.0f / (float)a->steps; /* shards: divided by their number */
         return dl__accumulate_replica(a, loss, count, &d);
     }
     if (a->steps > 1)
@@ -10512,9 +10963,14 @@ struct dl_comm {
     size_t cap_values, cap_buffers;
     dl_real *stack[DL__MAX_LEVELS], *buffer_stack[DL__MAX_LEVELS];
     dl_real *before, *change; /* buffers before the step; what this shard changed, times its weight */
-    /* the communication thread: reduces buckets done .. posted */
+    dl_parallel_stats stats;
+    uint64_t at;             /* since when the phase at hand runs, see dl__lap */
+    uint32_t backward;       /* the first node of the backward pass that runs */
+    /* the communication thread: reduces buckets done .. posted; from the end of the backward pass on the replica's own does */
     bool threaded, quit;
+    bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
+    uint64_t spin[DL__CHANNELS]; /* see dl__spin */
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -10576,7 +11032,7 @@ static void dl__put_call(char *out, size_t size, const dl__call *call)
     t.end = out + size - 1;
     const char *f = dl__what_text[call->what];
     for (; *f; f++)
-        if (f[0] == '%' && f[1] == 'z') dl__put_unsigned(&t, call->amount), f += 2;
+        if (f[0] == '%' && f[1] == 'z') dl__put_unsigned(&t, (size_t)call->amount), f += 2;
         else dl__put(&t, *f);
     if (call->what == DL__BROADCASTS) dl__puts(&t, " from rank "), dl__put_unsigned(&t, call->detail);
     if (call->what == DL__REDUCES) dl__puts(&t, call->detail == DL_COMM_MAX ? " (max)" : " (sum)");
@@ -10627,6 +11083,13 @@ static void dl__tell_missing(const dl_comm *c, const dl__channel *ch, const dl__
         n > 1 ? "s" : "", list, c->world->seconds);
 }
 
+#ifndef DLTRAIN_NO_THREADS
+static bool dl__met(void *channel, uint64_t round)
+{
+    return __atomic_load_n(&((dl__channel *)channel)->round, __ATOMIC_ACQUIRE) != round;
+}
+#endif
+
 /* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have begun
    and so will come, failed or not: they touch each other's memory. */
 static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
@@ -10650,10 +11113,15 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
             }
         if (!call || !w->failed) {
             ch->arrived = 0;
-            ch->round++;
+            __atomic_store_n(&ch->round, round + 1, __ATOMIC_RELEASE);
         }
         dl__wake(&ch->changed);
-    } else
+    } else {
+        if (channel == DL__CALLS || c->finishing) { /* nothing else is to be done here */
+            dl__unlock(w);
+            dl__spin(dl__met, ch, round, &c->spin[channel]);
+            dl__lock(w);
+        }
         while (ch->round == round && !(call && w->failed)) {
             dl__wait(w, &ch->changed, &waited);
             bool late = call && call->what != DL__LEAVES && w->seconds > 0 && waited >= w->seconds;
@@ -10662,6 +11130,7 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
                 spread = true;
             }
         }
+    }
     bool met = ch->round != round;
     dl__unlock(w);
     return spread ? dl__spread(w) : met;
@@ -10733,8 +11202,8 @@ static bool dl__called(dl_comm *c, bool ok)
     return ok || dl_fail(c->ctx, "%s", c->world->error);
 }
 
-/* ---- sums: dst = x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
-enum { DL__SUM_TILE = 512 };
+/* ---- sums: x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
+enum { DL__SUM_TILE = 2048 };
 static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n)
 {
     if (op == DL_COMM_SUM) DL__CALL(level, add_to, (dst, x, n));
@@ -10742,19 +11211,16 @@ static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x
         for (size_t i = 0; i < n; i++) dst[i] = x[i] > dst[i] || x[i] != x[i] ? x[i] : dst[i];
 }
 
-/* n numbers, at most a tile, from `at` on, of ranks first .. first + count here. */
-static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real *dst)
+/* Numbers at .. at + n of ranks first .. first + count here: their sum replaces those of the first, partial sums some
+   others. */
+static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n)
 {
-    dl_real other[DL__SUM_TILE];
     int half = 1;
-    if (count == 1) {
-        memcpy(dst, (const dl_real *)ch->slot[first].data + at, n * sizeof *dst);
-        return;
-    }
+    if (count == 1) return;
     while (2 * half < count) half *= 2;
-    dl__tree(ch, level, op, first, half, at, n, dst);
-    dl__tree(ch, level, op, first + half, count - half, at, n, other);
-    dl__combine(level, op, dst, other, n);
+    dl__tree(ch, level, op, first, half, at, n);
+    dl__tree(ch, level, op, first + half, count - half, at, n);
+    dl__combine(level, op, (dl_real *)ch->slot[first].data + at, (const dl_real *)ch->slot[first + half].data + at, n);
 }
 
 /* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
@@ -10823,14 +11289,14 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
-    dl_real sum[DL__SUM_TILE];
     size_t first, mine = dl__slice_of(c, n, &first);
     bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
     for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
-        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m, sum);
-        for (int r = 0; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
+        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
+        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
@@ -10953,6 +11419,22 @@ DL_API bool dl_all_gather(dl_comm *c, const void *mine, void *all, size_t bytes)
 }
 
 DL_API bool dl_barrier(dl_comm *c) { return !c || (!c->ctx->failed && dl__called(c, dl__barrier(c, DL__MEETS))); }
+
+static double dl__seconds(uint64_t from, uint64_t to) { return (double)(int64_t)(to - from) * 1e-6; }
+
+/* The time since *at is that of a phase. */
+static void dl__lap(uint64_t *at, dl_phase *phase)
+{
+    uint64_t now = dl__microseconds();
+    phase->seconds += dl__seconds(*at, now);
+    *at = now;
+}
+
+DL_API void dl_comm_stats(const dl_comm *c, dl_parallel_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (c) *out = c->stats;
+}
 
 DL_API void dl_comm_abort(dl_comm *c, const char *sentence)
 {
@@ -11142,6 +11624,7 @@ static bool dl__spread_parameters(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
     int root;
+    uint64_t at = dl__microseconds();
     if (!dl__compare_parameters(c, &root) || !dl__room_for_parameters(c)) return false;
     size_t values = c->n_values, buffers = c->n_buffers;
     c->layout = ctx->layout;
@@ -11151,6 +11634,8 @@ static bool dl__spread_parameters(dl_comm *c)
     if (!dl__spread_what(c, DL__COMPARES, from, (ctx->n_values - values) * sizeof *from, root) ||
         !dl__spread_what(c, DL__COMPARES, buffer, (ctx->n_buffers - buffers) * sizeof *from, root))
         return false;
+    c->stats.replicate.bytes += (ctx->n_values - values + ctx->n_buffers - buffers) * sizeof *from;
+    dl__lap(&at, &c->stats.replicate);
     dl__note_buffers(c, buffers);
     return true;
 }
@@ -11161,6 +11646,7 @@ static bool dl__before_run(dl_context *ctx)
     if (dl__world_failed(c->world)) return dl_fail(ctx, "%s", c->world->error);
     if (ctx->layout != c->layout && !dl__spread_parameters(c)) return false;
     if (!c->part && !ctx->done) dl__note_buffers(c, 0);
+    c->at = dl__microseconds();
     return true;
 }
 
@@ -11170,23 +11656,25 @@ static bool dl__is_reduced(const dl__param *p, const char *pattern)
     return !p->buffer && !p->frozen && p->offset != SIZE_MAX && (!pattern || dl_glob(pattern, p->name));
 }
 
-/* Runs of neighbours in the flat buffer, from its end. */
+/* Runs of neighbours in the flat buffer, from its end; as in PyTorch a bucket is closed when it has reached its size. */
 static void dl__make_buckets(dl_comm *c, const char *pattern)
 {
     const dl_context *ctx = c->ctx;
     const dl_launch_desc *d = &c->world->desc;
     dl__bucket *b = NULL;
+    bool full = true;
     c->buckets = 0;
     for (int i = ctx->params; i-- > 0;) {
         const dl__param *p = &ctx->param[i];
-        size_t n = dl__padded(p->numel), most = (c->buckets < 2 ? d->first_bucket : d->bucket) / sizeof(dl_real);
+        size_t n = dl__padded(p->numel);
         if (!n || !dl__is_reduced(p, pattern)) continue;
-        if (!b || p->offset + n != b->first || b->n + n > most) {
+        if (full || p->offset + n != b->first) {
             b = &c->bucket[c->buckets++];
             memset(b, 0, sizeof *b);
         }
         b->first = p->offset;
         b->n += n;
+        full = b->n * sizeof(dl_real) >= (c->buckets == 1 ? d->first_bucket : d->bucket);
     }
 }
 
@@ -11216,9 +11704,13 @@ static void dl__fill_absent(dl_comm *c, const char *pattern, bool all)
 static bool dl__reduce_bucket(dl_comm *c, const dl__bucket *b)
 {
     dl_real *g = c->ctx->grads + b->first;
+    uint64_t at = dl__microseconds();
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)b->first, b->n);
     for (int i = 0; i < c->levels; i++) DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n)); /* the last part */
-    return dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
+    bool ok = dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
+    c->stats.reduce.bytes += b->n * sizeof *g;
+    dl__lap(&at, &c->stats.reduce);
+    return ok;
 }
 
 #ifndef DLTRAIN_NO_THREADS
@@ -11229,15 +11721,17 @@ static void *dl__reducer_main(void *argument)
     dl__fp_enter();
     dl__lock(w);
     while (!c->quit) {
-        if (c->done >= c->posted) {
+        if (c->finishing || c->done >= c->posted) {
             pthread_cond_wait(&c->turn, &w->mutex);
             continue;
         }
         dl__bucket b = c->bucket[c->done];
+        __atomic_store_n(&c->reducing, true, __ATOMIC_RELAXED);
         dl__unlock(w);
         bool ok = dl__reduce_bucket(c, &b);
         dl__lock(w);
         c->done = ok ? c->done + 1 : c->posted;
+        __atomic_store_n(&c->reducing, false, __ATOMIC_RELEASE);
         dl__wake(&c->turn);
     }
     dl__unlock(w);
@@ -11245,7 +11739,7 @@ static void *dl__reducer_main(void *argument)
 }
 #endif
 
-/* Hands over buckets up to number n. */
+/* Buckets up to number n are complete. */
 static void dl__post(dl_comm *c, int n)
 {
     if (n <= c->complete) return;
@@ -11262,15 +11756,32 @@ static void dl__post(dl_comm *c, int n)
     for (; c->done < n && dl__reduce_bucket(c, &c->bucket[c->done]); c->done++) c->posted = n;
 }
 
-static bool dl__await_buckets(dl_comm *c)
+#ifndef DLTRAIN_NO_THREADS
+static bool dl__is_idle(void *comm, uint64_t seen)
+{
+    (void)seen;
+    return !__atomic_load_n(&((dl_comm *)comm)->reducing, __ATOMIC_ACQUIRE);
+}
+#endif
+
+/* The communication thread ends the bucket it is in; what is left is quicker done than handed over. */
+static bool dl__finish_buckets(dl_comm *c)
 {
 #ifndef DLTRAIN_NO_THREADS
     if (c->threaded) {
         dl__lock(c->world);
-        while (c->done < c->posted) pthread_cond_wait(&c->turn, &c->world->mutex);
+        c->finishing = true;
+        if (c->reducing) {
+            dl__unlock(c->world);
+            dl__spin(dl__is_idle, c, 0, &c->spin[DL__CALLS]);
+            dl__lock(c->world);
+        }
+        while (c->reducing) pthread_cond_wait(&c->turn, &c->world->mutex);
         dl__unlock(c->world);
     }
 #endif
+    for (; c->done < c->buckets && dl__reduce_bucket(c, &c->bucket[c->done]); c->done++)
+        c->stats.wait.bytes += c->bucket[c->done].n * sizeof(dl_real);
     return !dl__world_failed(c->world) || dl_fail(c->ctx, "%s", c->world->error);
 }
 
@@ -11280,6 +11791,7 @@ static void dl__begin_buckets(dl_comm *c, const char *pattern)
     c->complete = 0;
     dl__lock(c->world);
     c->posted = c->done = 0;
+    c->finishing = false;
     dl__unlock(c->world);
 }
 
@@ -11293,11 +11805,13 @@ static void dl__post_complete(dl_comm *c)
 static void dl__launched(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
 {
     dl_comm *c = ctx->comm;
+    bool back = start + plan->order[l->first + l->count - 1] >= c->backward;
+    dl__lap(&c->at, back ? &c->stats.backward : &c->stats.forward);
     for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
         uint32_t at = plan->order[i];
         if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) dl__bucket_at(c, plan->offset[at])->waits--;
     }
-    if (c->overlaps) dl__post_complete(c);
+    if (c->overlaps && l != plan->launch + plan->launches - 1) dl__post_complete(c); /* the last ones are not worth it */
 }
 
 /* Does the backward pass that comes end with a reduction? */
@@ -11322,6 +11836,7 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     dl_comm *c = ctx->comm;
     bool counted = count || ctx->parts, reduces = dl__reduces(ctx);
     if (!dl__before_run(ctx) || !dl__begin_part(ctx, pattern)) return false;
+    c->backward = from;
     for (uint32_t i = from; i < ctx->nodes; i++) {
         const dl_node *n = ctx->node[i];
         if (n->op != &dl__accumulate_op) continue;
@@ -11376,8 +11891,10 @@ static bool dl__share_buffers(dl_comm *c)
             ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
         return true;
     }
+    if (c->world->desc.own_buffers) return true;
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
-    return c->world->desc.own_buffers || dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
+    c->stats.replicate.bytes += ctx->n_buffers * sizeof(dl_real);
+    return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
 /* False: nobody has a gradient, or an error. */
@@ -11385,23 +11902,23 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
 {
     dl_context *ctx = c->ctx;
     dl__closing mine;
-    uint64_t left = 0;
+    uint64_t left = 0, at = dl__microseconds();
     memset(&mine, 0, sizeof mine);
     mine.weight = ctx->weight;
     mine.leaving = leaving;
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
-    if (!leaving) dl__post(c, c->buckets);
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
     ctx->reduced = ctx->weight = 0;
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl__post(c, c->buckets);
-    if (!dl__await_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    for (int b = 0; b < c->buckets && factor != 1; b++)
-        for (size_t i = 0; i < c->bucket[b].n; i++) ctx->grads[c->bucket[b].first + i] *= factor;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
+        dl__scale(ctx->grads + b->first, b->n, factor);
+    dl__lap(&at, &c->stats.wait);
+    c->stats.steps++;
     c->step++;
     return true;
 }
@@ -11439,6 +11956,7 @@ static void dl__push_part(dl_comm *c, const char *pattern, double weight)
 static bool dl__after_backward(dl_context *ctx, const char *pattern)
 {
     dl_comm *c = ctx->comm;
+    c->backward = UINT32_MAX;
     if (ctx->parts && !dl__reduces(ctx)) return dl__push_part(c, pattern, c->shard_weight), true;
     if (!dl__reduces(ctx)) return true;
     if (ctx->parts) dl__add_buffers(c, c->shard_weight);
@@ -11521,6 +12039,7 @@ static void dl__join_world(dl_comm *c)
     ctx->comm = c;
     if (w->size == 1 && !w->desc.invariant_shards) return;
     ctx->replica = &dl__replica_calls;
+    c->backward = UINT32_MAX;
     if (ctx->failed) {
         dl__replica_failed(ctx);
         return;
@@ -11530,6 +12049,7 @@ static void dl__join_world(dl_comm *c)
     c->closing = (dl__closing *)dl__alloc(ctx, (size_t)w->size * sizeof *c->closing, 0);
 #ifndef DLTRAIN_NO_THREADS
     if (w->size == 1) return;
+    for (int i = 0; i < DL__CHANNELS; i++) c->spin[i] = DL__SPIN_MAX;
     pthread_cond_init(&c->turn, NULL);
     c->threaded = !pthread_create(&c->reducer, NULL, dl__reducer_main, c); /* without, gradients are reduced in between */
     if (!c->threaded) pthread_cond_destroy(&c->turn);
@@ -11761,7 +12281,7 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
     return !w.failed;
 }
 
-/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs the first, replicas the others ---- Forward:
+/* ---- DataParallel: a context cuts its batch in chunks; its own tape runs one, replicas the others ---- Forward:
    `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for the
    parameters. Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does; the portals,
    recorded before that chunk and so reached after it, take the sums of the replicas' gradients (`collect`) and hand them to
@@ -11770,10 +12290,10 @@ typedef enum dl__duty { DL__RECORD, DL__FORWARD, DL__BACKWARD, DL__BOTH, DL__QUI
 typedef struct dl__helper {
     dl_data_parallel *parent;
     dl_context *ctx;
-    int index;               /* of the replica: 1, ... */
+    int index;               /* of the device in the list */
     char device[DL__DEVICE_MAX];
-    const char *x, *target;  /* the chunk */
-    size_t n;
+    const char *x, *target;  /* the chunk: rows first .. first + n of the batch */
+    size_t first, n;
     float share;             /* of the batch */
     dl_tensor y;             /* the output, or the loss */
     dl_real *dy;             /* its gradient, copied */
@@ -11781,6 +12301,7 @@ typedef struct dl__helper {
     double loss;
     dl__duty duty;
     bool busy;
+    dl_phase copied;         /* parameters, in the duty at hand */
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread;
     bool threaded;
@@ -11792,11 +12313,14 @@ struct dl_data_parallel {
     dl_data_parallel_desc desc;
     int helpers, used;       /* replicas besides the context; of the batch at hand */
     dl__helper *helper;
+    size_t first, own;       /* the context's chunk; own 0: the batch has too few */
     int *map, mapped;        /* of each parameter of a replica: its number here */
     dl_shape x_shape, target_shape;
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+    dl_parallel_stats stats;
+    uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -11821,6 +12345,12 @@ static dl_tensor dl__run_loss(const dl_data_parallel *dp, dl_tensor x, dl_tensor
     return dp->desc.loss ? dp->desc.loss(y, target) : dl_cross_entropy(y, target);
 }
 
+static bool dl__check_rows(dl_context *ctx, const dl_node *y, size_t n)
+{
+    return (y->ndim && y->dtype == DL_F32 && y->dim[0] == (dl_index)n) ||
+        dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", y, n);
+}
+
 /* The replica's tape of this step, with the scope, the modes and random numbers of its own. */
 static void dl__helper_record(dl__helper *h)
 {
@@ -11829,7 +12359,7 @@ static void dl__helper_record(dl__helper *h)
     if (ctx->failed) dl_clear_error(ctx);
     dl_end(ctx);
     dl__begin_step(ctx);
-    ctx->random_step = (uint64_t)h->index << 28 | from->random_step;
+    ctx->random_step = (uint64_t)(h - dp->helper + 1) << 28 | from->random_step;
     ctx->training = from->training;
     ctx->recording = from->recording;
     for (int i = 0; i < ctx->params && i < dp->mapped; i++) ctx->param[i].frozen = from->param[dp->map[i]].frozen;
@@ -11839,20 +12369,27 @@ static void dl__helper_record(dl__helper *h)
                          : dl__run_model(dp, x);
     if (*from->path) dl_scope_end(ctx);
     if (!h->y.ctx) dl_fail(ctx, "the model returned no tensor");
+    else if (!dp->with_loss) dl__check_rows(ctx, ctx->node[h->y.node], h->n);
     dl__lay_out_grads(ctx);
 }
 
 /* The values of parameters, or those of buffers: these before the work, as the context's own chunk will change them. */
-static void dl__helper_copy(dl__helper *h, bool buffers)
+static dl_phase dl__helper_copy(dl__helper *h, bool buffers)
 {
     const dl_data_parallel *dp = h->parent;
     dl_context *ctx = h->ctx;
+    dl_phase copied = { 0, 0 };
+    uint64_t at = dl__microseconds();
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
         const dl_real *values = buffers ? dp->ctx->buffers : dp->ctx->values;
         dl_real *to = buffers ? ctx->buffers : ctx->values;
-        if (p->numel && p->buffer == buffers) memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
+        if (!p->numel || p->buffer != buffers) continue;
+        memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
+        copied.bytes += p->numel * sizeof *to;
     }
+    dl__lap(&at, &copied);
+    return copied;
 }
 
 static void dl__helper_work(dl__helper *h, dl__duty duty)
@@ -11863,7 +12400,7 @@ static void dl__helper_work(dl__helper *h, dl__duty duty)
     d.scale = h->share;
     if (duty == DL__RECORD) dl__helper_record(h);
     if (ctx->failed || duty == DL__RECORD) return;
-    if (duty != DL__BACKWARD) dl__helper_copy(h, false);
+    if (duty != DL__BACKWARD) h->copied = dl__helper_copy(h, false);
     if (duty == DL__FORWARD) dl_data(dl_keep(h->y));
     else dl_zero_grad(ctx);
     if (duty == DL__BACKWARD) {
@@ -11900,7 +12437,11 @@ static void *dl__helper_main(void *argument)
 /* Sets the replicas to work; dl__helpers_wait waits for them, and has their errors. */
 static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 {
-    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) dl__helper_copy(&dp->helper[i], true);
+    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) {
+        dl_phase copied = dl__helper_copy(&dp->helper[i], true);
+        dp->stats.replicate.seconds += copied.seconds;
+        dp->stats.replicate.bytes += copied.bytes;
+    }
 #ifndef DLTRAIN_NO_THREADS
     pthread_mutex_lock(&dp->mutex);
     for (int i = 0; i < dp->used; i++)
@@ -11928,7 +12469,15 @@ static void dl__helpers_rest(dl_data_parallel *dp)
 
 static bool dl__helpers_wait(dl_data_parallel *dp)
 {
+    double slowest = 0;
     dl__helpers_rest(dp);
+    for (int i = 0; i < dp->used; i++) {
+        dl_phase *copied = &dp->helper[i].copied;
+        slowest = DL__MAX(slowest, copied->seconds);
+        dp->stats.replicate.bytes += copied->bytes;
+        memset(copied, 0, sizeof *copied);
+    }
+    dp->stats.replicate.seconds += slowest;
     for (int i = 0; i < dp->used; i++)
         if (dp->helper[i].ctx->failed)
             return dl_fail(dp->ctx, "dl_data_parallel: replica %d (%s): %s", dp->helper[i].index, dp->helper[i].device,
@@ -11963,25 +12512,38 @@ static bool dl__map_parameters(dl_data_parallel *dp)
     }
     for (int k = 1; k < dp->used; k++)
         if (dp->helper[k].ctx->params != from->params)
-            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica 1 and %d on replica %d", from->params,
-                dp->helper[k].ctx->params, dp->helper[k].index);
+            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica %d and %d on replica %d", from->params,
+                dp->helper[0].index, dp->helper[k].ctx->params, dp->helper[k].index);
     return dl__lay_out_grads(ctx);
 }
 
-/* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the size of the first. */
-static size_t dl__scatter(
+/* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the devices at the end may get none. */
+static void dl__scatter(
     dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
 {
-    size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1), at = per;
+    size_t per = (n + (size_t)dp->helpers) / ((size_t)dp->helpers + 1);
     dp->used = 0;
-    for (; per && at < n; at += per) {
+    dp->first = dp->own = 0;
+    for (size_t at = 0, k = 0; at < n; at += per, k++) {
+        if (k == (size_t)dp->desc.output) {
+            dp->first = at;
+            dp->own = DL__MIN(per, n - at);
+            continue;
+        }
         dl__helper *h = &dp->helper[dp->used++];
+        h->first = at;
         h->n = DL__MIN(per, n - at);
         h->x = x + at * x_bytes;
         h->target = target ? target + at * target_bytes : NULL;
         h->share = (float)((double)h->n / (double)n);
+        dp->stats.scatter.bytes += h->n * (x_bytes + target_bytes);
     }
-    return DL__MIN(per, n);
+}
+
+/* The context's chunk. */
+static dl_tensor dl__own_rows(const dl_data_parallel *dp, dl_tensor t)
+{
+    return dp->used ? dl_slice(t, 0, (dl_index)dp->first, (dl_index)(dp->first + dp->own), 1) : t;
 }
 
 /* The samples of a tensor, which is run; NULL after an error. */
@@ -12010,34 +12572,55 @@ static dl_data_parallel *dl__parent_of(const dl_node *n)
 static void dl__assemble_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0, at = (size_t)r->node->i[0] * row;
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
     dl_real *y = (dl_real *)r->out;
-    if (at) memcpy(y, r->in[0], at * sizeof *y);
-    if (!dl__helpers_wait(dp)) return;
-    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row) {
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.forward);
+    if (dp->own) memcpy(y + dp->first * row, r->in[0], dp->own * row * sizeof *y);
+    for (int i = 0; ok && i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
-        memcpy(y + at, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+        memcpy(y + h->first * row, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+        dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
+    dl__lap(&dp->at, &dp->stats.gather);
 }
 
 static void dl__send_back_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
     const dl_node *dy = r->node->in[0];
-    size_t row = dy->numel / (size_t)dy->dim[0], at = (size_t)r->node->i[0] * row;
+    size_t row = dy->numel / (size_t)dy->dim[0];
     *(dl_real *)r->out = 0;
-    for (int i = 0; i < dp->used; at += dp->helper[i++].n * row)
-        memcpy(dp->helper[i].dy, (const dl_real *)r->in[0] + at, dp->helper[i].n * row * sizeof(dl_real));
+    dl__lap(&dp->at, &dp->stats.forward); /* the loss */
+    for (int i = 0; i < dp->used; i++) {
+        const dl__helper *h = &dp->helper[i];
+        memcpy(h->dy, (const dl_real *)r->in[0] + h->first * row, h->n * row * sizeof *h->dy);
+        dp->stats.gather.bytes += h->n * row * sizeof *h->dy;
+    }
+    dl__lap(&dp->at, &dp->stats.gather);
     dl__helpers_start(dp, DL__BACKWARD);
 }
 
 static void dl__collect_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    if (!dl__helpers_wait(dp)) return;
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.backward);
+    if (!ok) return;
     memcpy(r->out, dp->helper[0].ctx->grads, r->node->numel * sizeof(dl_real));
     for (int i = 1; i < dp->used; i++)
         DL__CALL(r->level, add_to, ((dl_real *)r->out, dp->helper[i].ctx->grads, r->node->numel));
+    dp->stats.reduce.bytes += (size_t)dp->used * r->node->numel * sizeof(dl_real);
+    dl__lap(&dp->at, &dp->stats.reduce);
+}
+
+/* Takes the time where the tape has got to: at the begin of the own chunk, or, i[0], at the end of its forward pass. */
+static void dl__stamp_run(const dl_run_args *r)
+{
+    dl_data_parallel *dp = dl__parent_of(r->node);
+    *(dl_real *)r->out = 0;
+    if (r->node->i[0]) dl__lap(&dp->at, &dp->stats.forward);
+    else dp->at = dl__microseconds();
 }
 
 static void dl__assemble_grad(const dl_grad_args *g);
@@ -12045,6 +12628,7 @@ static void dl__portal_grad(const dl_grad_args *g);
 static const dl_op dl__assemble_op = { "data_parallel", 0, NULL, dl__assemble_run, dl__assemble_grad, NULL, NULL };
 static const dl_op dl__send_back_op = { "data_parallel_send_back", 0, NULL, dl__send_back_run, NULL, NULL, NULL };
 static const dl_op dl__collect_op = { "data_parallel_collect", 0, NULL, dl__collect_run, NULL, NULL, NULL };
+static const dl_op dl__stamp_op = { "data_parallel_stamp", 0, NULL, dl__stamp_run, NULL, NULL, NULL };
 static const dl_op dl__portal_op = { "data_parallel_portal", 0, NULL, NULL, dl__portal_grad, NULL, NULL };
 
 static dl_tensor dl__parallel_node(
@@ -12059,14 +12643,22 @@ static dl_tensor dl__parallel_node(
 static void dl__assemble_grad(const dl_grad_args *g)
 {
     dl_node *dy;
-    dl_index own = g->node->i[0];
+    int k = 0;
     dl_data_parallel *dp = dl__parent_of(g->node);
     if (!dl__operands("data_parallel", 1, &g->dy, &dy)) return;
-    if (g->want[0]) g->dx[0] = dl_slice(g->dy, 0, 0, own, 1);
-    dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), own, 0);
+    if (dp->own && g->want[k++]) g->dx[0] = dl__own_rows(dp, g->dy);
+    dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), 0, 0);
     dp->sums = dl__none();
-    for (int k = 1; k < g->node->n_in; k++)
+    for (; k < g->node->n_in; k++)
         if (g->want[k]) g->dx[k] = sent;
+}
+
+static void dl__stamp(dl_data_parallel *dp, dl_tensor x, bool end)
+{
+    dl_node *n;
+    bool recording = dl_set_grad(dp->ctx, false);
+    if (dl__operands("data_parallel", 1, &x, &n)) dl__parallel_node(dp, &dl__stamp_op, 1, &n, DL_SHAPE(1), end, 0);
+    dl_set_grad(dp->ctx, recording);
 }
 
 /* i[0] of a portal is 0, as of a view of its first parameter; which the others are, the replica's parameters say. */
@@ -12122,35 +12714,57 @@ static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
     return true;
 }
 
+/* The own chunk's output, or none; *s: the shape of the whole one. False after an error: then the replicas rest. */
+static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_shape *s)
+{
+    dl_context *ctx = dp->ctx;
+    const dl__helper *first = &dp->helper[0];
+    const dl_node *n = first->ctx->node[first->y.node];
+    size_t row = n->numel / first->n;
+    bool ok = true;
+    *s = dl__shape(n);
+    s->dim[0] = dp->x_shape.dim[0];
+    if (dp->own) {
+        dl__stamp(dp, x, false);
+        dl_tensor mine = dl__run_model(dp, dl__own_rows(dp, x));
+        ok = dl__operands("data_parallel", 1, &mine, y) && dl__check_rows(ctx, *y, dp->own);
+        if (ok && (*y)->numel != dp->own * row) ok = dl_fail(ctx, "dl_data_parallel: the model gives %S here and %S on replica %d", *y, n, first->index);
+    }
+    for (int i = 0; ok && i < dp->used; i++) {
+        dl__helper *h = &dp->helper[i];
+        const dl_node *theirs = h->ctx->node[h->y.node];
+        ok = theirs->numel == h->n * row
+            ? dl__room_for_dy(dp, h, theirs->numel)
+            : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
+    }
+    if (!ok || ctx->failed) dl__helpers_rest(dp);
+    return ok && !ctx->failed;
+}
+
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
 {
     dl_node *in[DLTRAIN_MAX_INPUTS];
+    dl_shape s;
     size_t row;
     if (!dp || dp->ctx->failed) return dl__none();
     dl_context *ctx = dp->ctx;
     dl__helpers_rest(dp); /* of a step that was given up */
+    dp->at = dl__microseconds();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
     if (!data) return dl__none();
-    size_t own = dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
+    dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
+    dl__lap(&dp->at, &dp->stats.scatter);
+    dp->stats.steps++;
     if (!dp->used) return dl__run_model(dp, x);
     dp->with_loss = false;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
-    int portals = dl__make_portals(dp, in + 1, (int)DL__COUNT_OF(in) - 1);
+    int own = dp->own != 0, portals = dl__make_portals(dp, in + own, (int)DL__COUNT_OF(in) - own);
     if (ctx->failed) return dl__none();
     dl__helpers_start(dp, DL__FORWARD);
-    dl_tensor y = dl__run_model(dp, dl_slice(x, 0, 0, (dl_index)own, 1));
-    dl_node *n = dl__operands("data_parallel", 1, &y, in) ? in[0] : NULL;
-    if (!n || !n->ndim || n->dtype != DL_F32 || n->dim[0] != (dl_index)own) {
-        dl__helpers_rest(dp);
-        if (n) dl_fail(ctx, "dl_data_parallel: the model must give DL_F32 [N,...] for N samples, not %S for %zu", n, own);
-        return dl__none();
-    }
-    dl_shape s = dl__shape(n);
-    for (int i = 0; i < dp->used; i++)
-        if (!dl__room_for_dy(dp, &dp->helper[i], n->numel)) return dl__helpers_rest(dp), dl__none();
-    s.dim[0] = dp->x_shape.dim[0];
-    return dl__parallel_node(dp, &dl__assemble_op, portals + 1, in, s, (dl_index)own, 0);
+    if (!dl__own_forward(dp, x, in, &s)) return dl__none();
+    dl__lap(&dp->at, &dp->stats.forward);
+    return dl__parallel_node(dp, &dl__assemble_op, portals + own, in, s, (dl_index)dp->own, 0);
 }
 
 /* Adds a replica's gradients to those here. */
@@ -12164,16 +12778,35 @@ static void dl__add_gradients(dl_data_parallel *dp, const dl__helper *h)
         if (to->fresh) memset(ctx->grads + to->offset, 0, to->numel * sizeof *ctx->grads);
         to->fresh = false;
         DL__CALL(ctx->level, add_to, (ctx->grads + to->offset, h->ctx->grads + p->offset, p->numel));
+        dp->stats.reduce.bytes += p->numel * sizeof *ctx->grads;
     }
+}
+
+/* Loss and gradients of the own chunk, which is the step's end; *loss: its share of the batch's. */
+static bool dl__own_backward(dl_data_parallel *dp, dl_tensor x, dl_tensor target, double *loss)
+{
+    dl_backward_desc d;
+    double share = (double)dp->own / (double)dp->x_shape.dim[0];
+    memset(&d, 0, sizeof d);
+    d.scale = (float)share;
+    if (!dp->own) return dl_end(dp->ctx), !dp->ctx->failed;
+    dl__stamp(dp, x, false);
+    dl_tensor mine = dl__run_loss(dp, dl__own_rows(dp, x), dl__own_rows(dp, target));
+    dl__stamp(dp, mine, true);
+    dl__lap(&dp->at, &dp->stats.forward);
+    bool ok = dl_backward_ex(mine, &d);
+    if (ok) *loss = dl_item(mine) * share;
+    return ok;
 }
 
 DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tensor target, double *loss)
 {
     size_t x_row, target_row;
-    dl_backward_desc d;
+    double total = 0;
     if (!dp || dp->ctx->failed) return false;
     dl_context *ctx = dp->ctx;
     dl__helpers_rest(dp);
+    dp->at = dl__microseconds();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     if (!data) return false;
     const char *targets = (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
@@ -12181,24 +12814,37 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     size_t n = (size_t)dp->x_shape.dim[0];
     if ((size_t)dp->target_shape.dim[0] != n)
         return dl_fail(ctx, "dl_data_parallel_backward: %zu samples and %td targets", n, dp->target_shape.dim[0]);
-    size_t own = dl__scatter(dp, n, data, x_row, targets, target_row);
+    dl__scatter(dp, n, data, x_row, targets, target_row);
+    dl__lap(&dp->at, &dp->stats.scatter);
+    dp->stats.steps++;
     dp->with_loss = true;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || (dp->used && !dl__map_parameters(dp))) return false;
     dl__helpers_start(dp, DL__BOTH);
-    if (dp->used) x = dl_slice(x, 0, 0, (dl_index)own, 1), target = dl_slice(target, 0, 0, (dl_index)own, 1);
-    memset(&d, 0, sizeof d);
-    d.scale = (float)((double)own / (double)n);
-    dl_tensor mine = dl__run_loss(dp, x, target);
-    bool ok = dl_backward_ex(mine, &d);
-    if (!dl__helpers_wait(dp) || !ok) return false;
-    double total = dl_item(mine) * (double)own;
+    bool ok = dl__own_backward(dp, x, target, &total);
+    ok = dl__helpers_wait(dp) && ok;
+    dl__lap(&dp->at, &dp->stats.backward);
+    if (!ok) return false;
     for (int i = 0; i < dp->used; i++) {
         dl__add_gradients(dp, &dp->helper[i]);
-        total += dp->helper[i].loss * (double)dp->helper[i].n;
+        total += dp->helper[i].loss * (double)dp->helper[i].n / (double)n;
     }
-    if (loss) *loss = total / (double)n;
+    dl__lap(&dp->at, &dp->stats.reduce);
+    if (loss) *loss = total;
     return !ctx->failed;
+}
+
+DL_API void dl_data_parallel_stats(const dl_data_parallel *dp, dl_parallel_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    if (dp) *out = dp->stats;
+}
+
+DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *dp, int device)
+{
+    for (int i = 0; dp && i < dp->helpers; i++)
+        if (dp->helper[i].index == device) return dl_memory_used(dp->helper[i].ctx);
+    return dl_memory_used(dp && device == dp->desc.output ? dp->ctx : NULL);
 }
 
 static void dl__data_parallel_stop(void *user)
@@ -12216,9 +12862,10 @@ static void dl__data_parallel_stop(void *user)
     for (int i = 0; i < dp->helpers; i++) dl_destroy(dp->helper[i].ctx);
 }
 
-static bool dl__make_helper(dl_data_parallel *dp, int index, const char *devices)
+static bool dl__make_helper(dl_data_parallel *dp, int number, const char *devices)
 {
-    dl__helper *h = &dp->helper[index - 1];
+    dl__helper *h = &dp->helper[number];
+    int index = number + (number >= dp->desc.output);
     dl_context *ctx = dp->ctx;
     dl_config config = ctx->config;
     int threads = 0;
@@ -12252,6 +12899,10 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
         return dl_fail(ctx, "dl_data_parallel_create: there is no model"), (dl_data_parallel *)NULL;
     const char *devices = desc->devices ? desc->devices : "cpu";
     int n = dl__count_devices(devices) - 1;
+    if (ctx->replica)
+        return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+    if (desc->output < 0 || desc->output > n)
+        return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
     dl_data_parallel *dp = (dl_data_parallel *)dl__alloc(ctx, sizeof *dp, 8);
     if (!dp) return NULL;
     dp->ctx = ctx;
@@ -12263,7 +12914,7 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     pthread_cond_init(&dp->changed, NULL);
 #endif
     bool ok = true;
-    for (int i = 1; ok && i <= n; i++) {
+    for (int i = 0; ok && i < n; i++) {
         ok = dl__make_helper(dp, i, devices);
         dp->helpers += ok;
     }
@@ -12302,9 +12953,50 @@ DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *des
     if (!desc->get && !desc->x) return dl_fail(ctx, "dl_dataset_create: neither x nor get is given"), (dl_dataset *)NULL;
     if (!desc->get && !desc->y && !desc->no_y)
         return dl_fail(ctx, "dl_dataset_create: y is NULL; set no_y for data without targets"), (dl_dataset *)NULL;
-    dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 12 + 2 * DLTRAIN_MAX_DIMS);
+    dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 13 + 2 * DLTRAIN_MAX_DIMS);
     if (p) *p = d;
     return p;
+}
+
+typedef struct dl__subset { const dl_dataset *of; size_t *index; } dl__subset;
+
+static bool dl__subset_get(void *user, size_t index, void *x, void *y)
+{
+    const dl__subset *s = (const dl__subset *)user;
+    const dl_dataset *of = s->of;
+    const dl_dataset_desc *d = &of->desc;
+    size_t from = s->index[index], xb = of->x_numel * dl__dtype_size(d->x_dtype), yb = of->y_numel * dl__dtype_size(d->y_dtype);
+    if (d->get) return d->get(d->user, from, x, y);
+    memcpy(x, (const char *)d->x + from * xb, xb);
+    if (y) memcpy(y, (const char *)d->y + from * yb, yb);
+    return true;
+}
+
+static const char *dl__subset_why(void *user, size_t index)
+{
+    const dl__subset *s = (const dl__subset *)user;
+    return s->of->desc.why ? s->of->desc.why(s->of->desc.user, s->index[index]) : NULL;
+}
+
+DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n)
+{
+    if (!data || data->ctx->failed) return NULL;
+    dl_context *ctx = data->ctx;
+    dl_dataset_desc d = data->desc;
+    if (n && !index) return dl_fail(ctx, "dl_subset: index is NULL"), (dl_dataset *)NULL;
+    for (size_t i = 0; i < n; i++)
+        if (index[i] >= d.count)
+            return dl_fail(ctx, "dl_subset: index %zu is sample %zu of a dataset of %zu", i, index[i], d.count), (dl_dataset *)NULL;
+    dl__subset *s = (dl__subset *)dl__alloc(ctx, sizeof *s, 2);
+    if (s) s->index = (size_t *)dl__alloc(ctx, n * sizeof *index, n);
+    if (ctx->failed) return NULL;
+    if (n) memcpy(s->index, index, n * sizeof *index);
+    s->of = data;
+    d.count = n;
+    d.get = dl__subset_get;
+    d.why = dl__subset_why;
+    d.user = s;
+    return dl_dataset_create(ctx, &d);
 }
 
 DL_API size_t dl_dataset_count(const dl_dataset *d) { return d ? d->desc.count : 0; }
@@ -12338,8 +13030,170 @@ DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n)
     }
 }
 
+/* ---- distortions ---- */
+/* Through `apply` alone, so that a program without does not link them. Random numbers: key of seed and epoch; counter (sample,
+   view, draw). */
+struct dl_augment {
+    dl_augment_desc desc;
+    void (*apply)(const dl_augment *a, const dl_shape *shape, const uint8_t *in, dl_real *out, uint64_t key, uint64_t sample,
+        int view);
+};
+enum { DL__DRAW_PLACE, DL__DRAW_SHAPE, DL__DRAW_COLOUR, DL__DRAW_CUTOUT, DL__DRAW_NOISE = 16 /* one for each four values */ };
+/* The pixel of x, y in the source: m (x, y, 1). Of moves by whole pixels alone m is exact. */
+typedef struct dl__affine { double m[2][3]; bool whole; } dl__affine;
+
+static double dl__within(uint32_t u, double low, double high)
+{
+    return low + (high - low) * ((double)u * 2.3283064365386963e-10);
+}
+static dl_index dl__pick(uint32_t u, dl_index n) { return (dl_index)((uint64_t)u * (uint64_t)n >> 32); } /* of 0..n-1 */
+static double dl__radians(double degrees) { return degrees * 0.017453292519943295; }
+
+/* Back from the place in the distorted image: undoes the shift, then scale, shear and rotation about the centre, then the
+   mirror. */
+static dl__affine dl__distort_map(
+    const dl_augment_desc *d, dl_index height, dl_index width, const uint32_t place[4], const uint32_t form[4])
+{
+    dl__affine t;
+    double cx = (double)(width - 1) / 2, cy = (double)(height - 1) / 2, scale = (double)d->scale;
+    double angle = dl__radians(dl__within(form[0], -(double)d->rotation, (double)d->rotation)),
+           slant = dl__radians(dl__within(form[1], -(double)d->shear, (double)d->shear)),
+           size = 1 / dl__within(form[2], 1 - scale, 1 + scale), dx = (double)(dl__pick(place[0], 2 * d->crop + 1) - d->crop),
+           dy = (double)(dl__pick(place[1], 2 * d->crop + 1) - d->crop);
+    t.whole = d->rotation == 0 && d->shear == 0 && d->scale == 0;
+    double c = dl__sin_d(angle, 1), s = dl__sin_d(angle, 0), k = dl__sin_d(slant, 0) / dl__sin_d(slant, 1);
+    double m[2][2] = { { 1, 0 }, { 0, 1 } }; /* rotation^-1 shear^-1 / scale */
+    if (!t.whole) m[0][0] = c * size, m[0][1] = (s - c * k) * size, m[1][0] = -s * size, m[1][1] = (c + s * k) * size;
+    for (int i = 0; i < 2; i++) {
+        t.m[i][0] = m[i][0], t.m[i][1] = m[i][1];
+        t.m[i][2] = t.whole ? (i ? dy : dx) : m[i][0] * (dx - cx) + m[i][1] * (dy - cy) + (i ? cy : cx);
+    }
+    if (dl__within(place[2], 0, 1) < (double)d->flip)
+        for (int j = 0; j < 3; j++) t.m[0][j] = (j == 2 ? (double)(width - 1) : 0) - t.m[0][j];
+    return t;
+}
+
+/* The bytes of one channel at (x, y), bilinear, 0 outside. */
+static dl_real dl__bilinear(const uint8_t *in, dl_index height, dl_index width, double x, double y)
+{
+    if (!(x > -1 && y > -1 && x < (double)width && y < (double)height)) return 0;
+    dl_index x0 = (dl_index)(x + 1) - 1, y0 = (dl_index)(y + 1) - 1;
+    dl_real fx = (dl_real)(x - (double)x0), fy = (dl_real)(y - (double)y0), row[2] = { 0, 0 };
+    for (int i = 0; i < 2; i++) {
+        if (y0 + i < 0 || y0 + i >= height) continue;
+        const uint8_t *p = in + (y0 + i) * width;
+        dl_real a = x0 >= 0 ? (dl_real)p[x0] : 0, b = x0 + 1 < width ? (dl_real)p[x0 + 1] : 0;
+        row[i] = a * (1 - fx) + b * fx;
+    }
+    return row[0] * (1 - fy) + row[1] * fy;
+}
+
+static void dl__distort_move(const dl__affine *t, const dl_shape *s, const uint8_t *in, dl_real *out)
+{
+    dl_index height = s->dim[1], width = s->dim[2];
+    for (dl_index c = 0; c < s->dim[0]; c++, in += height * width)
+        for (dl_index y = 0; y < height; y++)
+            for (dl_index x = 0; x < width; x++, out++) {
+                double sx = t->m[0][0] * (double)x + t->m[0][1] * (double)y + t->m[0][2],
+                       sy = t->m[1][0] * (double)x + t->m[1][1] * (double)y + t->m[1][2];
+                if (!t->whole) *out = dl__bilinear(in, height, width, sx, sy);
+                else if (!(sx >= 0 && sy >= 0 && sx < (double)width && sy < (double)height)) *out = 0;
+                else *out = (dl_real)in[(dl_index)sy * width + (dl_index)sx];
+            }
+}
+
+static dl_real dl__grey(const dl_real *x, dl_index channels, size_t plane)
+{
+    if (channels == 3) return (dl_real)0.299 * x[0] + (dl_real)0.587 * x[plane] + (dl_real)0.114 * x[2 * plane];
+    dl_real sum = 0;
+    for (dl_index c = 0; c < channels; c++) sum += x[(size_t)c * plane];
+    return sum / (dl_real)channels;
+}
+
+static dl_real dl__clamped(dl_real v, dl_real high) { return v < 0 ? 0 : v > high ? high : v; }
+
+static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_real *x, const uint32_t u[4])
+{
+    size_t plane = (size_t)(s->dim[1] * s->dim[2]), n = plane * (size_t)s->dim[0];
+    const float width[3] = { d->brightness, d->contrast, d->saturation };
+    for (int kind = 0; kind < 3; kind++) {
+        if (width[kind] == 0 || (kind == 2 && s->dim[0] != 3)) continue;
+        dl_real f = (dl_real)dl__within(u[kind], DL__MAX(0, 1 - (double)width[kind]), 1 + (double)width[kind]);
+        double sum = 0;
+        for (size_t i = 0; kind == 1 && i < plane; i++) sum += (double)dl__grey(x + i, s->dim[0], plane);
+        dl_real mean = kind == 1 ? (dl_real)(sum / (double)plane) : 0;
+        if (kind == 2)
+            for (size_t i = 0; i < plane; i++) {
+                dl_real grey = dl__grey(x + i, 3, plane);
+                for (int c = 0; c < 3; c++) {
+                    dl_real *v = x + i + (size_t)c * plane;
+                    *v = dl__clamped(*v * f + grey * (1 - f), 255);
+                }
+            }
+        else
+            for (size_t i = 0; i < n; i++) x[i] = dl__clamped(x[i] * f + mean * (1 - f), 255);
+    }
+}
+
+static void dl__distort_cutout(dl_index side, const dl_shape *s, dl_real *x, const uint32_t u[4])
+{
+    dl_index height = s->dim[1], width = s->dim[2];
+    dl_index top = dl__pick(u[0], height) - side / 2, left = dl__pick(u[1], width) - side / 2;
+    for (dl_index c = 0; c < s->dim[0]; c++)
+        for (dl_index i = DL__MAX(top, 0); i < DL__MIN(top + side, height); i++)
+            for (dl_index j = DL__MAX(left, 0); j < DL__MIN(left + side, width); j++) x[(c * height + i) * width + j] = 0;
+}
+
+/* in: bytes; out: numbers in [0,1] */
+static void dl__distort(
+    const dl_augment *a, const dl_shape *s, const uint8_t *in, dl_real *out, uint64_t key, uint64_t sample, int view)
+{
+    const dl_augment_desc *d = &a->desc;
+    uint64_t high = (uint64_t)view << 40;
+    size_t n = (size_t)(s->dim[0] * s->dim[1] * s->dim[2]);
+    uint32_t u[4], form[4];
+    dl__philox(key, sample, high | DL__DRAW_PLACE, u);
+    dl__philox(key, sample, high | DL__DRAW_SHAPE, form);
+    dl__affine t = dl__distort_map(d, s->dim[1], s->dim[2], u, form);
+    dl__distort_move(&t, s, in, out);
+    dl__philox(key, sample, high | DL__DRAW_COLOUR, u);
+    dl__distort_colour(d, s, out, u);
+    for (size_t i = 0; i < n; i++) out[i] /= 255;
+    for (size_t i = 0; d->noise > 0 && i < n; i++) {
+        if (i % 4 == 0) dl__philox(key, sample, high | (DL__DRAW_NOISE + i / 4), u);
+        out[i] = dl__clamped(out[i] + (dl_real)d->noise * dl__normal(u, (int)(i % 4)), 1);
+    }
+    dl__philox(key, sample, high | DL__DRAW_CUTOUT, u);
+    if (d->cutout) dl__distort_cutout(d->cutout, s, out, u);
+}
+
+DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_desc *desc)
+{
+    dl_augment_desc none;
+    if (!ctx || ctx->failed) return NULL;
+    memset(&none, 0, sizeof none);
+    if (!desc) desc = &none;
+    const struct { const char *name; double value, most; } range[] = {
+        { "flip", (double)desc->flip, 1 }, { "rotation", (double)desc->rotation, 180 }, { "shear", (double)desc->shear, 80 },
+        { "scale", (double)desc->scale, 0.99 }, { "brightness", (double)desc->brightness, 100 },
+        { "contrast", (double)desc->contrast, 100 }, { "saturation", (double)desc->saturation, 100 },
+        { "noise", (double)desc->noise, 100 }, { "crop", (double)desc->crop, 1 << 20 },
+        { "cutout", (double)desc->cutout, 1 << 20 },
+    };
+    for (size_t i = 0; i < DL__COUNT_OF(range); i++)
+        if (!(range[i].value >= 0 && range[i].value <= range[i].most))
+            return dl_fail(ctx, "dl_augment_create: %s %g is not between 0 and %g", range[i].name, range[i].value, range[i].most),
+                   (const dl_augment *)NULL;
+    dl_augment *a = (dl_augment *)dl__alloc(ctx, sizeof *a, 3);
+    if (!a) return NULL;
+    a->desc = *desc;
+    a->apply = dl__distort;
+    return a;
+}
+
+/* ---- the loader ---- */
 /* One buffer of a batch; `wanted` samples from `first` of the order. */
-typedef struct dl__fill { char *x, *y; size_t first, wanted; bool ok; size_t failed; } dl__fill;
+typedef struct dl__fill { char *x, *y, *x2; size_t first, wanted; bool ok; size_t failed; } dl__fill;
 
 struct dl_loader {
     dl_context *ctx;
@@ -12352,6 +13206,11 @@ struct dl_loader {
     bool begun, served;
     dl__fill buffer[2];
     int current;
+    size_t x_size, y_size;   /* bytes of an element of a batch */
+    int threads;
+    dl__pool *pool;          /* NULL: one thread */
+    uint8_t *bytes;          /* of an image before it is distorted, for each thread; NULL: the dataset has them in memory */
+    size_t *bad;             /* of each thread: the first place it could not fill, or SIZE_MAX */
 #ifndef DLTRAIN_NO_THREADS
     bool threaded, quit, asked, ready;
     bool coming;             /* the batch at `at` is asked for and not taken */
@@ -12361,31 +13220,70 @@ struct dl_loader {
 #endif
 };
 
+/* Bytes of in become numbers of out; they may be the last bytes of out: forward, each is read before it is written over. */
+static void dl__widen_x(const uint8_t *in, char *out, size_t n)
+{
+    for (size_t k = 0; k < n; k++) {
+        dl_real v = (dl_real)in[k] / 255;
+        memcpy(out + k * sizeof v, &v, sizeof v);
+    }
+}
+
+static void dl__widen_y(const uint8_t *in, char *out, size_t n)
+{
+    for (size_t k = 0; k < n; k++) {
+        int32_t v = in[k];
+        memcpy(out + k * sizeof v, &v, sizeof v);
+    }
+}
+
+typedef struct dl__filling { dl_loader *l; dl__fill *f; } dl__filling;
+
+/* Place i of the batch. */
+static void dl__fill_sample(void *user, size_t i, int thread)
+{
+    dl_loader *l = ((dl__filling *)user)->l;
+    dl__fill *f = ((dl__filling *)user)->f;
+    const dl_dataset_desc *d = &l->data->desc;
+    size_t from = l->order[f->first + i], xn = l->data->x_numel, yn = d->no_y ? 0 : l->data->y_numel,
+           xb = xn * dl__dtype_size(d->x_dtype), yb = yn * dl__dtype_size(d->y_dtype);
+    if (l->bad[thread] != SIZE_MAX) return;
+    char *x = f->x + i * xn * l->x_size, *y = d->no_y ? NULL : f->y + i * yn * l->y_size;
+    const char *x_in, *y_in;
+    if (!d->get) x_in = (const char *)d->x + from * xb, y_in = y ? (const char *)d->y + from * yb : NULL;
+    else { /* bytes come to the end of their place */
+        char *to = l->bytes ? (char *)l->bytes + (size_t)thread * xb : x + (xn * l->x_size - xb);
+        char *y_to = y ? y + (yn * l->y_size - yb) : NULL;
+        if (!d->get(d->user, from, to, y_to)) {
+            l->bad[thread] = i;
+            return;
+        }
+        x_in = to, y_in = y_to;
+    }
+    if (l->desc.augment) {
+        uint64_t key = dl__mix(dl__key(l->ctx->config.seed, 0x61756772), l->epoch);
+        for (int view = 0; view < l->desc.views; view++)
+            l->desc.augment->apply(l->desc.augment, &d->x_shape, (const uint8_t *)x_in,
+                (dl_real *)(void *)(view ? f->x2 + i * xn * l->x_size : x), key, from, view);
+    } else if (d->x_dtype == DL_U8) dl__widen_x((const uint8_t *)x_in, x, xn);
+    else if (x_in != x) memcpy(x, x_in, xb);
+    if (y && d->y_dtype == DL_U8) dl__widen_y((const uint8_t *)y_in, y, yn);
+    else if (y && y_in != y) memcpy(y, y_in, yb);
+}
+
 static void dl__fill_batch(dl_loader *l, dl__fill *f)
 {
-    const dl_dataset *d = l->data;
-    size_t xb = d->x_numel * dl__dtype_size(d->desc.x_dtype), yb = d->y_numel * dl__dtype_size(d->desc.y_dtype);
-    f->ok = true;
-    for (size_t i = 0; i < f->wanted && f->ok; i++) {
-        size_t from = l->order[f->first + i];
-        char *x = f->x + i * xb, *y = d->desc.no_y ? NULL : f->y + i * yb;
-        if (d->desc.get) f->ok = d->desc.get(d->desc.user, from, x, y);
-        else {
-            memcpy(x, (const char *)d->desc.x + from * xb, xb);
-            if (y) memcpy(y, (const char *)d->desc.y + from * yb, yb);
-        }
-        if (!f->ok) f->failed = from;
-    }
-    if (d->desc.x_dtype == DL_U8 && f->ok) /* bytes to [0,1], from the back: the number needs more room than the byte */
-        for (size_t i = f->wanted * d->x_numel; i-- > 0;) {
-            dl_real v = (dl_real)((const uint8_t *)f->x)[i] / 255;
-            memcpy(f->x + i * sizeof v, &v, sizeof v);
-        }
-    if (!d->desc.no_y && d->desc.y_dtype == DL_U8 && f->ok)
-        for (size_t i = f->wanted * d->y_numel; i-- > 0;) {
-            int32_t v = ((const uint8_t *)f->y)[i];
-            memcpy(f->y + i * sizeof v, &v, sizeof v);
-        }
+    dl__filling filling = { l, f };
+    size_t first = SIZE_MAX;
+    unsigned fp = dl__fp_enter();
+    for (int t = 0; t < l->threads; t++) l->bad[t] = SIZE_MAX;
+    if (l->pool) dl__pool_run(l->pool, f->wanted, 1, dl__fill_sample, &filling);
+    else
+        for (size_t i = 0; i < f->wanted; i++) dl__fill_sample(&filling, i, 0);
+    dl__fp_leave(fp);
+    for (int t = 0; t < l->threads; t++) first = DL__MIN(first, l->bad[t]);
+    f->ok = first == SIZE_MAX;
+    if (!f->ok) f->failed = l->order[f->first + first];
 }
 
 #ifndef DLTRAIN_NO_THREADS
@@ -12502,36 +13400,71 @@ static bool dl__check_split(dl_loader *l)
     return true;
 }
 
+static bool dl__check_augment(dl_loader *l)
+{
+    const dl_dataset_desc *d = &l->data->desc;
+    if (!l->desc.views) l->desc.views = 1;
+    if (l->desc.views < 1 || l->desc.views > 2)
+        return dl_fail(l->ctx, "dl_loader_create: views %d: there are 1 or 2", l->desc.views);
+    if (l->desc.views == 2 && !l->desc.augment)
+        return dl_fail(l->ctx, "dl_loader_create: two views are the same without augment");
+    if (l->desc.augment && (d->x_dtype != DL_U8 || d->x_shape.ndim != 3))
+        return dl_fail(l->ctx, "dl_loader_create: augment takes images of DL_U8 [C,H,W], not %s %H", dl__dtype_names[d->x_dtype],
+            &d->x_shape);
+    if (l->desc.threads < 0) return dl_fail(l->ctx, "dl_loader_create: %d threads", l->desc.threads);
+    return true;
+}
+
+static void dl__loader_pool_stop(void *user) { dl__pool_stop((dl__pool *)user); }
+
+/* Buffers of `room` samples, and the threads that fill them. */
+static bool dl__loader_room(dl_loader *l, size_t room)
+{
+    dl_context *ctx = l->ctx;
+    const dl_dataset *data = l->data;
+    int buffers = 1;
+    l->threads = 1;
+#ifndef DLTRAIN_NO_THREADS
+    if (l->desc.prefetch) buffers = 2;
+    if (l->desc.threads > 1) {
+        l->pool = (dl__pool *)dl__alloc(ctx, sizeof *l->pool, 0);
+        if (!l->pool) return false;
+        dl__pool_start(l->pool, l->desc.threads);
+        l->threads = l->pool->threads;
+        if (!dl__on_destroy(ctx, dl__loader_pool_stop, l->pool)) return dl__pool_stop(l->pool), false;
+    }
+#endif
+    l->bad = (size_t *)dl__alloc(ctx, (size_t)l->threads * sizeof *l->bad, (size_t)l->threads);
+    if (l->desc.augment && data->desc.get) l->bytes = (uint8_t *)dl__alloc(ctx, (size_t)l->threads * data->x_numel, 0);
+    for (int i = 0; i < buffers && !ctx->failed; i++) {
+        dl__fill *f = &l->buffer[i];
+        f->x = (char *)dl__alloc(ctx, room * data->x_numel * l->x_size, 0);
+        if (!ctx->failed && l->desc.views > 1) f->x2 = (char *)dl__alloc(ctx, room * data->x_numel * l->x_size, 0);
+        if (!ctx->failed && !data->desc.no_y) f->y = (char *)dl__alloc(ctx, room * data->y_numel * l->y_size, 0);
+    }
+    return !ctx->failed;
+}
+
 DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc)
 {
     if (!data || data->ctx->failed) return NULL;
     dl_context *ctx = data->ctx;
-    dl_loader *l = (dl_loader *)dl__alloc(ctx, sizeof *l, 21);
+    dl_loader *l = (dl_loader *)dl__alloc(ctx, sizeof *l, 26);
     if (!l) return NULL;
     l->ctx = ctx;
     l->data = data;
     if (desc) l->desc = *desc;
-    if (!dl__check_split(l)) return NULL;
-    size_t x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype),
-           y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
+    if (!dl__check_split(l) || !dl__check_augment(l)) return NULL;
+    l->x_size = data->desc.x_dtype == DL_U8 ? sizeof(dl_real) : dl__dtype_size(data->desc.x_dtype);
+    l->y_size = data->desc.y_dtype == DL_U8 ? sizeof(int32_t) : dl__dtype_size(data->desc.y_dtype);
     size_t room = DL__MIN(l->desc.batch, DL__MAX(l->count, (size_t)1)), most = (size_t)PTRDIFF_MAX / 16 / room;
     if (data->x_numel > most || data->y_numel > most)
         return dl_fail(ctx, "dl_loader_create: batches of %zu samples are larger than memory", room),
                (dl_loader *)NULL;
     l->order = (size_t *)dl__alloc(ctx, data->desc.count * sizeof *l->order, data->desc.count);
-    if (!l->order) return NULL;
-    bool two = false;
+    if (!l->order || !dl__loader_room(l, room)) return NULL;
 #ifndef DLTRAIN_NO_THREADS
-    two = l->desc.prefetch;
-#endif
-    for (int i = 0; i < (two ? 2 : 1); i++) {
-        l->buffer[i].x = (char *)dl__alloc(ctx, room * data->x_numel * x_size, 0);
-        if (l->buffer[i].x && !data->desc.no_y)
-            l->buffer[i].y = (char *)dl__alloc(ctx, room * data->y_numel * y_size, 0);
-        if (ctx->failed) return NULL;
-    }
-#ifndef DLTRAIN_NO_THREADS
-    if (two) {
+    if (l->desc.prefetch) {
         pthread_mutex_init(&l->mutex, NULL);
         pthread_cond_init(&l->changed, NULL);
         l->threaded = !pthread_create(
@@ -12616,8 +13549,12 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
         dl__fill_batch(l, &l->buffer[0]);
     }
     const dl__fill *f = &l->buffer[l->current];
-    if (!f->ok) return dl_fail(ctx, "dl_next: the dataset could not give sample %zu", f->failed);
+    if (!f->ok) {
+        const char *why = d->desc.why ? d->desc.why(d->desc.user, f->failed) : NULL;
+        return dl_fail(ctx, "dl_next: the dataset could not give sample %zu%s%s", f->failed, why ? ": " : "", why ? why : "");
+    }
     b->x = dl__batch_tensor(ctx, n, &d->desc.x_shape, d->desc.x_dtype == DL_U8 ? DL_F32 : d->desc.x_dtype, f->x);
+    b->x2 = f->x2 ? dl__batch_tensor(ctx, n, &d->desc.x_shape, DL_F32, f->x2) : dl__none();
     b->y = d->desc.no_y
         ? dl__none()
         : dl__batch_tensor(ctx, n, &d->desc.y_shape, d->desc.y_dtype == DL_U8 ? DL_I32 : d->desc.y_dtype, f->y);
@@ -12654,6 +13591,264 @@ DL_API bool dl_loader_rewind(dl_loader *l, uint64_t epoch)
     return true;
 }
 
+/* ==== >>learning methods ====
+   Tasks weighted by their uncertainty, bags of instances.
+   may use: layers, data */
+DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n)
+{
+    static const double a[] = { 0.5, 1, 1 }, b[] = { 0.5, 0.5, 1 };
+    dl_tensor total = dl__none();
+    for (int i = 0; i < n && tasks; i++) {
+        const dl_task *task = &tasks[i];
+        dl_node *loss;
+        dl_context *ctx = dl__operands("uncertainty_loss", 1, &task->loss, &loss);
+        if (!ctx || !dl__is_float(ctx, "uncertainty_loss", loss)) return dl__none();
+        if (loss->numel != 1)
+            return dl_fail(ctx, "dl_uncertainty_loss: the loss of task %d must be one number, not %S", i, loss), dl__none();
+        if ((unsigned)task->kind > DL_TASK_ABSOLUTE)
+            return dl_fail(ctx, "dl_uncertainty_loss: task %d: there is no kind %d", i, (int)task->kind), dl__none();
+        if (!(task->start >= 0 && task->start <= FLT_MAX))
+            return dl_fail(ctx, "dl_uncertainty_loss: the start of task %d must be positive, or 0 for none, not %g", i,
+                       (double)task->start),
+                   dl__none();
+        double ka = a[task->kind], kb = b[task->kind], start = ka * (double)task->start / kb;
+        dl_param_desc d = dl__constant_param(DL_SCALAR, start > 0 ? (float)dl__log_d(start) : 0, false);
+        dl_tensor t = dl__parameter(ctx, "uncertainty_loss", task->name, "log_variance", &d);
+        dl_tensor weight = dl_mul_scalar(dl_exp(dl_neg(t)), (float)ka), one = dl_reshape(task->loss, DL_SCALAR);
+        dl_tensor weighted = dl_mul(weight, one), term = dl_add(weighted, dl_mul_scalar(t, (float)kb));
+        total = i ? dl_add(total, term) : term;
+    }
+    return total;
+}
+
+/* ---- pooling by logits. Probabilities near 0 and 1 are carried as logarithms, so that nothing is lost. Operands are recorded in
+   statements of their own: compilers differ in the order in which they evaluate arguments, and the bits could follow ---- */
+static dl_tensor dl__times(dl_tensor x, double a) { return dl__unary(&dl__mul_scalar_op, x, (dl_real)a, 0); }
+static dl_tensor dl__plus(dl_tensor x, double a) { return dl__unary(&dl__add_scalar_op, x, (dl_real)a, 0); }
+static dl_tensor dl__log_sigmoid(dl_tensor z) { return dl_neg(dl_softplus(dl_neg(z))); }
+
+/* log softplus(z): z - e^z/2 where softplus itself would vanish. What is not chosen is kept finite, for 0 times inf is NaN. */
+static dl_tensor dl__log_softplus(dl_tensor z)
+{
+    const float edge = -15;
+    dl_tensor low = dl_clamp(z, -FLT_MAX, edge), high = dl_clamp(z, edge, FLT_MAX), is_low = dl_lt(z, dl__scalar(z.ctx, edge));
+    dl_tensor far_down = dl_sub(low, dl__times(dl_exp(low), 0.5)), log = dl_log(dl_softplus(high));
+    return dl_where(is_low, far_down, log);
+}
+
+/* log(e^s - 1) for s > 0, from s and log s: log s + s/2 + s^2/24 - ... where s is small, else s + log(1 - e^-s). It is the
+   logit of 1 - e^-s. */
+static dl_tensor dl__log_expm1(dl_tensor s, dl_tensor log_s)
+{
+    const float edge = 1e-3f;
+    dl_tensor low = dl_clamp(s, 0, edge), high = dl_clamp(s, edge, FLT_MAX), is_low = dl_lt(s, dl__scalar(s.ctx, edge));
+    dl_tensor half = dl__times(low, 0.5), square = dl__times(dl_square(low), 1.0 / 24);
+    dl_tensor series = dl_add(log_s, dl_add(half, square)), rest = dl_log(dl_neg(dl_expm1(dl_neg(high))));
+    return dl_where(is_low, series, dl_add(high, rest));
+}
+
+/* log(e^s - 1) for s = a sigmoid(z) */
+static dl_tensor dl__log_expm1_of_share(dl_tensor z, double a)
+{
+    dl_tensor s = dl__times(dl_sigmoid(z), a), log_s = dl__plus(dl__log_sigmoid(z), dl__log_d(a));
+    return dl__log_expm1(s, log_s);
+}
+
+/* The logit of p^r, p = sigmoid(z): p^r = e^-s with s = r softplus(-z). */
+static dl_tensor dl__logit_of_power(dl_tensor z, double r)
+{
+    dl_tensor down = dl_neg(z), s = dl__times(dl_softplus(down), r), log_s = dl__plus(dl__log_softplus(down), dl__log_d(r));
+    return dl_neg(dl__log_expm1(s, log_s));
+}
+
+static dl_tensor dl__bag_sum(dl_tensor logs, dl_tensor offsets) { return dl__segment_logsumexp(DL__WHO_MIL, logs, offsets); }
+
+static dl_tensor dl__bag_mean(dl_tensor z, dl_tensor offsets) /* the logit of sum p / n: the counts cancel */
+{
+    dl_tensor p = dl__bag_sum(dl__log_sigmoid(z), offsets), q = dl__bag_sum(dl__log_sigmoid(dl_neg(z)), offsets);
+    return dl_sub(p, q);
+}
+
+static dl_tensor dl__bag_noisy_or(dl_tensor z, dl_tensor offsets) /* 1 - P = e^-s, s = sum softplus(z) */
+{
+    dl_tensor s = dl__segment(&dl__segment_sum_op, DL__WHO_MIL, dl_softplus(z), offsets, DL_F32);
+    dl_tensor log_s = dl__bag_sum(dl__log_softplus(z), offsets);
+    return dl__log_expm1(s, log_s);
+}
+
+/* r P = log(1 + A), A = sum(e^rp - 1) / n; r (1 - P) = log(1 + B), B = sum(1 - e^-rq) / sum e^-rq, q = 1 - p: softplus of
+   log A and of log B, and the terms of all sums are positive. */
+static dl_tensor dl__bag_lse(dl_tensor z, dl_tensor offsets, double r)
+{
+    dl_tensor down = dl_neg(z), rq = dl__times(dl_sigmoid(down), r), minus = dl_neg(rq);
+    dl_tensor log_n = dl__bag_sum(dl__times(z, 0), offsets);
+    dl_tensor a = dl_sub(dl__bag_sum(dl__log_expm1_of_share(z, r), offsets), log_n);
+    dl_tensor above = dl__bag_sum(dl_add(dl__log_expm1_of_share(down, r), minus), offsets), below = dl__bag_sum(minus, offsets);
+    dl_tensor b = dl__log_softplus(dl_sub(above, below)), log_rp = dl__log_softplus(a);
+    return dl_sub(log_rp, b);
+}
+
+/* With s(x) - s(y) = s(x) s(-y) (1 - e^(y-x)), and L(u) = log(e^u - 1): the logit is
+   L(a m) - L(a (1-m)) + a (1-m) - a b + log s(a b) - log s(a (1-b)). */
+static dl_tensor dl__bag_noisy_and(dl_tensor z, dl_tensor offsets, double a, dl_tensor b)
+{
+    dl_tensor mean = dl__bag_mean(z, offsets), down = dl_neg(mean), ab = dl__times(b, a), rest = dl__plus(dl_neg(ab), a);
+    dl_tensor low = dl__log_expm1_of_share(mean, a), high = dl__log_expm1_of_share(down, a);
+    dl_tensor at_mean = dl_add(dl_sub(low, high), dl__times(dl_sigmoid(down), a));
+    dl_tensor log_low = dl__log_sigmoid(ab), log_high = dl__log_sigmoid(rest);
+    dl_tensor at_threshold = dl_sub(dl_sub(log_low, log_high), ab);
+    return dl_add(at_mean, at_threshold);
+}
+
+DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *desc)
+{
+    dl_node *n[3];
+    dl_tensor in[3];
+    dl_index i[4];
+    dl_shape s;
+    if (!dl__segments(DL__WHO_MIL, z, offsets, n, i, &s)) return dl__none();
+    dl_context *ctx = z.ctx;
+    if (!desc) return dl_fail(ctx, "dl_mil_pool: desc is NULL"), dl__none();
+    float r = desc->r != 0 ? desc->r : 5, a = desc->a != 0 ? desc->a : 10;
+    if (!(r > 0 && r <= FLT_MAX) || !(a > 0 && a <= FLT_MAX))
+        return dl_fail(ctx, "dl_mil_pool: r and a must be positive, not %g and %g", (double)r, (double)a), dl__none();
+    switch (desc->pooling) {
+    case DL_MIL_MAX: return dl__segment_max(DL__WHO_MIL, z, offsets);
+    case DL_MIL_MEAN: return dl__bag_mean(z, offsets);
+    case DL_MIL_NOISY_OR: return dl__bag_noisy_or(z, offsets);
+    case DL_MIL_ISR: return dl__bag_sum(z, offsets);
+    case DL_MIL_GENERALISED_MEAN:
+        return dl__logit_of_power(dl__bag_mean(dl__logit_of_power(z, (double)r), offsets), 1 / (double)r);
+    case DL_MIL_LSE: return dl__bag_lse(z, offsets, (double)r);
+    case DL_MIL_NOISY_AND: break;
+    default: return dl_fail(ctx, "dl_mil_pool: there is no pooling %d", (int)desc->pooling), dl__none();
+    }
+    if (!desc->threshold.ctx)
+        return dl_fail(ctx, "dl_mil_pool: noisy-AND needs a threshold: dl_mil_threshold makes one"), dl__none();
+    in[0] = z, in[1] = offsets, in[2] = desc->threshold;
+    if (!dl__operands("mil_pool", 3, in, n)) return dl__none();
+    if (n[2]->ndim && !dl__is_vector(ctx, "mil_pool", "threshold", in[2], n[0]->dim[n[0]->ndim - 1])) return dl__none();
+    return dl__bag_noisy_and(z, offsets, (double)a, desc->threshold);
+}
+
+DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes)
+{
+    if (!ctx || ctx->failed) return dl__none();
+    if (classes < 1) return dl_fail(ctx, "dl_mil_threshold: %td classes; there must be one at least", classes), dl__none();
+    dl_param_desc d = dl__constant_param(DL_SHAPE(classes), 0, false);
+    return dl_sigmoid(dl__parameter(ctx, "mil_threshold", name, "threshold", &d));
+}
+
+DL_API dl_tensor dl_mil_attention(
+    dl_tensor h, dl_tensor offsets, const char *name, const dl_mil_attention_desc *desc, dl_tensor *weights)
+{
+    dl_node *n[2];
+    dl_index i[4];
+    dl_shape s;
+    dl_linear_desc w;
+    if (weights) *weights = dl__none();
+    if (!dl__segments(DL__WHO_MIL_ATTENTION, h, offsets, n, i, &s)) return dl__none();
+    dl_context *ctx = h.ctx;
+    if (n[0]->ndim != 2) return dl_fail(ctx, "dl_mil_attention: takes [R,D], not %S", n[0]), dl__none();
+    if (!desc || desc->hidden < 1)
+        return dl_fail(ctx, "dl_mil_attention: hidden must be positive, not %td", desc ? desc->hidden : (dl_index)0), dl__none();
+    w.out_features = 1;
+    w.no_bias = true; /* the softmax would not see it */
+    if (!dl_scope_begin(ctx, name)) return dl__none();
+    dl_tensor u = dl_tanh(dl_linear(h, "V", desc->hidden));
+    if (desc->gated) u = dl_mul(u, dl_sigmoid(dl_linear(h, "U", desc->hidden)));
+    dl_tensor a = dl__segment_softmax(DL__WHO_MIL_ATTENTION, dl_linear_ex(u, "w", &w), offsets);
+    dl_scope_end(ctx);
+    if (weights) *weights = a;
+    return dl_segment_sum(dl_mul(a, h), offsets);
+}
+
+/* ---- bags ---- */
+/* Adds the instances of the bags to *rows. */
+static bool dl__check_bags(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, size_t *rows)
+{
+    if (!bags || !bags->offset || (!index && n)) return dl_fail(ctx, "dl_bags_input: bags, their offsets or the index are NULL");
+    if ((unsigned)bags->dtype > DL_U8) return dl_fail(ctx, "dl_bags_input: there is no dtype %d", (int)bags->dtype);
+    for (size_t k = 0; k < n; k++) {
+        if (index[k] >= bags->count) return dl_fail(ctx, "dl_bags_input: there is no bag %zu of %zu", index[k], bags->count);
+        size_t from = bags->offset[index[k]], to = bags->offset[index[k] + 1];
+        if (to <= from) return dl_fail(ctx, "dl_bags_input: bag %zu has no instances", index[k]);
+        for (size_t r = from; r < to; r++)
+            if ((bags->row ? bags->row[r] : r) >= bags->instances)
+                return dl_fail(ctx, "dl_bags_input: bag %zu wants instance %zu of %zu", index[k], bags->row ? bags->row[r] : r,
+                    bags->instances);
+        if (to - from > (size_t)INT32_MAX - *rows) return dl_fail(ctx, "dl_bags_input: more than %d instances", (int)INT32_MAX);
+        *rows += to - from;
+    }
+    return true;
+}
+
+DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets)
+{
+    size_t rows = 0, numel, all, done = 0;
+    if (x) *x = dl__none();
+    if (offsets) *offsets = dl__none();
+    if (!ctx || ctx->failed) return false;
+    if (!x || !offsets) return dl_fail(ctx, "dl_bags_input: no place for x or the offsets");
+    if (!dl__check_bags(ctx, bags, index, n, &rows) || !dl__count(ctx, "bags_input", &bags->shape, &numel)) return false;
+    if (bags->shape.ndim == DLTRAIN_MAX_DIMS)
+        return dl_fail(ctx, "dl_bags_input: instances need one dimension more; DLTRAIN_MAX_DIMS is %d", DLTRAIN_MAX_DIMS);
+    if (!bags->x && rows && numel) return dl_fail(ctx, "dl_bags_input: the instances are NULL");
+    dl_shape s = bags->shape;
+    for (int i = s.ndim++; i > 0; i--) s.dim[i] = s.dim[i - 1];
+    s.dim[0] = (dl_index)rows;
+    if (!dl__count(ctx, "bags_input", &s, &all)) return false;
+    bool bytes = bags->dtype == DL_U8;
+    size_t from_size = numel * dl__dtype_size(bags->dtype), to_size = bytes ? numel * sizeof(dl_real) : from_size;
+    dl__begin_step(ctx);
+    char *to = (char *)dl__tape_alloc(ctx, rows * to_size, 0);
+    int32_t *offset = (int32_t *)dl__tape_alloc(ctx, (n + 1) * sizeof *offset, 0);
+    if (!to || !offset) return false;
+    offset[0] = 0;
+    for (size_t k = 0; k < n; k++) {
+        for (size_t r = bags->offset[index[k]]; r < bags->offset[index[k] + 1]; r++, done++) {
+            const uint8_t *from = (const uint8_t *)bags->x + (bags->row ? bags->row[r] : r) * from_size;
+            if (!bytes && from_size) memcpy(to + done * to_size, from, from_size);
+            for (size_t i = 0; bytes && i < numel; i++) ((dl_real *)(void *)to)[done * numel + i] = (dl_real)from[i] / 255;
+        }
+        offset[k + 1] = (int32_t)done;
+    }
+    *x = dl_borrow(ctx, bytes ? DL_F32 : bags->dtype, s, to);
+    *offsets = dl_borrow(ctx, DL_I32, DL_SHAPE((dl_index)n + 1), offset);
+    return !ctx->failed;
+}
+
+/* Patches along an image's side; 0 when it is too short. */
+static dl_index dl__tiles_along(dl_index length, const dl_tiling *t)
+{
+    return t->size < 1 || t->stride < 1 || length < t->size ? 0 : (length - t->size + t->stride - 1) / t->stride + 1;
+}
+
+DL_API size_t dl_tile_count(const dl_tiling *t)
+{
+    if (!t || t->image.ndim != 3 || t->image.dim[0] < 1) return 0;
+    return (size_t)dl__tiles_along(t->image.dim[1], t) * (size_t)dl__tiles_along(t->image.dim[2], t);
+}
+
+DL_API bool dl_tile_at(const dl_tiling *t, size_t k, dl_index *top, dl_index *left)
+{
+    if (k >= dl_tile_count(t) || !top || !left) return false;
+    dl_index across = dl__tiles_along(t->image.dim[2], t);
+    *top = DL__MIN((dl_index)k / across * t->stride, t->image.dim[1] - t->size);
+    *left = DL__MIN((dl_index)k % across * t->stride, t->image.dim[2] - t->size);
+    return true;
+}
+
+DL_API bool dl_tile_copy(const dl_tiling *t, size_t k, const uint8_t *image, uint8_t *patch)
+{
+    dl_index top, left;
+    if (!image || !patch || !dl_tile_at(t, k, &top, &left)) return false;
+    for (dl_index c = 0; c < t->image.dim[0]; c++)
+        for (dl_index y = 0; y < t->size; y++, patch += t->size)
+            memcpy(patch, image + ((c * t->image.dim[1] + top + y) * t->image.dim[2] + left), (size_t)t->size);
+    return true;
+}
+
 #ifndef DLTRAIN_NO_FILES
 /* ==== >>files ====
    IDX, safetensors, curves. Every reader takes its file for hostile.
@@ -12681,6 +13876,11 @@ static uint64_t dl__file_size(FILE *f) /* and back to the start; UINT64_MAX when
     return n < 0 ? UINT64_MAX : (uint64_t)n;
 }
 
+static uint32_t dl__big_word(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
 /* ---- IDX: 0 0 type dimensions, sizes in big-endian words, bytes ---- */
 typedef struct dl__idx { const uint8_t *bytes; size_t count; dl_shape sample; } dl__idx;
 
@@ -12700,7 +13900,7 @@ static bool dl__read_idx(dl_context *ctx, const char *path, bool labels, dl__idx
     else if (labels && head[3] != 1) wrong = "labels have one dimension";
     for (int i = 0; !wrong && i < head[3]; i++) {
         if (fread(word, 1, 4, f) != 4) wrong = "it is too short for an IDX header";
-        uint64_t n = (uint64_t)word[0] << 24 | (uint64_t)word[1] << 16 | (uint64_t)word[2] << 8 | word[3];
+        uint64_t n = dl__big_word(word);
         if (!wrong && n && numel > size / n) wrong = "its header claims more bytes than it has";
         if (!wrong && i && n && per > (uint64_t)PTRDIFF_MAX / 8 / n) wrong = "its samples are larger than memory";
         numel *= n;
@@ -12742,6 +13942,76 @@ DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *
         d.y = y.bytes;
     }
     return dl_dataset_create(ctx, &d);
+}
+
+/* ---- CIFAR: records of one or two labels and an image, nothing else ---- */
+enum { DL__CIFAR_IMAGE = 3 * 32 * 32 };
+typedef struct dl__cifar { uint8_t *records; size_t record, label; } dl__cifar;
+
+static bool dl__cifar_get(void *user, size_t index, void *x, void *y)
+{
+    const dl__cifar *c = (const dl__cifar *)user;
+    const uint8_t *p = c->records + index * c->record;
+    memcpy(x, p + c->record - DL__CIFAR_IMAGE, DL__CIFAR_IMAGE);
+    *(uint8_t *)y = p[c->label];
+    return true;
+}
+
+/* Records of one file, at `to`, or with `to` NULL only how many. */
+static bool dl__read_cifar(dl_context *ctx, const char *path, int classes, const dl__cifar *c, uint8_t *to, size_t *count)
+{
+    FILE *f = dl__open(ctx, "open_cifar", path, "rb");
+    if (!f) return false;
+    uint64_t size = dl__file_size(f);
+    bool packed = size != UINT64_MAX && fgetc(f) == 0x1f && fgetc(f) == 0x8b;
+    bool whole = size && size != UINT64_MAX && size % c->record == 0;
+    rewind(f);
+    if (!whole)
+        dl_fail(ctx, "dl_open_cifar: '%s': %s records of %zu bytes, as CIFAR-%d has them", path,
+            packed ? "it is packed, unpack it: then it has" : "its size is not that of", c->record, c->record % 2 ? 10 : 100);
+    else if (to && (size / c->record != *count || fread(to, 1, (size_t)size, f) != size))
+        dl_fail(ctx, "dl_open_cifar: '%s' could not be read", path);
+    fclose(f);
+    if (ctx->failed) return false;
+    *count = (size_t)(size / c->record);
+    for (size_t i = 0; to && i < *count; i++)
+        if (to[i * c->record + c->label] >= classes)
+            return dl_fail(ctx, "dl_open_cifar: '%s': record %zu has class %d, there are %d", path, i,
+                (int)to[i * c->record + c->label], classes);
+    return true;
+}
+
+DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int n, int classes)
+{
+    dl_dataset_desc d;
+    size_t total = 0, count = 0;
+    if (!ctx || ctx->failed) return NULL;
+    if (!paths || n < 1) return dl_fail(ctx, "dl_open_cifar: no files are given"), (dl_dataset *)NULL;
+    if (classes != 10 && classes != 20 && classes != 100)
+        return dl_fail(ctx, "dl_open_cifar: %d classes: CIFAR-10 has 10, CIFAR-100 100, or 20 coarse ones", classes),
+               (dl_dataset *)NULL;
+    dl__cifar *c = (dl__cifar *)dl__alloc(ctx, sizeof *c, 3);
+    if (!c) return NULL;
+    c->record = DL__CIFAR_IMAGE + (classes == 10 ? 1 : 2);
+    c->label = classes == 100;
+    for (int i = 0; i < n; i++, total += count) {
+        if (!dl__read_cifar(ctx, paths[i], classes, c, NULL, &count)) return NULL;
+        if (count > (size_t)PTRDIFF_MAX / 2 / c->record - total)
+            return dl_fail(ctx, "dl_open_cifar: '%s': the files are larger than memory", paths[i]), (dl_dataset *)NULL;
+    }
+    c->records = (uint8_t *)dl__alloc(ctx, total * c->record, 0);
+    for (size_t i = 0, at = 0; c->records && i < (size_t)n; i++, at += count) {
+        if (!dl__read_cifar(ctx, paths[i], classes, c, NULL, &count)) return NULL;
+        if (count > total - at) return dl_fail(ctx, "dl_open_cifar: '%s' has changed", paths[i]), (dl_dataset *)NULL;
+        if (!dl__read_cifar(ctx, paths[i], classes, c, c->records + at * c->record, &count)) return NULL;
+    }
+    memset(&d, 0, sizeof d);
+    d.count = total;
+    d.x_dtype = d.y_dtype = DL_U8;
+    d.x_shape = DL_SHAPE(3, 32, 32);
+    d.get = dl__cifar_get;
+    d.user = c;
+    return c->records ? dl_dataset_create(ctx, &d) : NULL;
 }
 
 /* ---- safetensors: u64 header length, JSON, data; all little-endian ---- */
@@ -13492,6 +14762,333 @@ DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *ti
     return dl__commit(h->ctx, "history_svg", f, !ferror(f), temporary, path, 1);
 }
 
+/* ==== >>images ====
+   Image files through stb_image, where the program has included it. Optional.
+   may use: files, data */
+#ifdef DL__IMAGES
+#include <dirent.h>
+#include <sys/stat.h>
+
+typedef struct dl__image { char *path; int32_t label; } dl__image;
+typedef struct dl__images {
+    dl_context *ctx;
+    dl_images_desc desc;
+    dl__image *image;
+    size_t n, room;
+    char **class_name;       /* NULL: a list */
+    int classes;
+    char why[DLTRAIN_ERROR_MAX];
+    bool resize;
+    bool *bad;               /* skip_bad: while opening */
+} dl__images;
+
+/* Appends to array p, which has n elements of `size` bytes and room for *room. */
+static void *dl__append(dl_context *ctx, void *p, size_t n, size_t *room, size_t size)
+{
+    if (n < *room) return p;
+    void *q = dl__grow(ctx, p, n * size, 2 * (n + 8) * size, 0);
+    if (q) *room = 2 * (n + 8);
+    return q;
+}
+
+static char *dl__join(dl_context *ctx, const char *folder, size_t n, const char *name)
+{
+    char *p = (char *)dl__alloc(ctx, n + strlen(name) + 2, 0);
+    if (!p) return NULL;
+    memcpy(p, folder, n);
+    if (n) p[n++] = '/';
+    memcpy(p + n, name, strlen(name) + 1);
+    return p;
+}
+
+static int dl__by_path(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* The sorted paths in a folder of what is a folder, or is not; NULL after an error. Names that begin with '.' do not count. */
+static char **dl__list_folder(dl_context *ctx, const char *folder, bool folders, size_t *count)
+{
+    char **name = NULL;
+    size_t n = 0, room = 0;
+    struct stat info;
+    DIR *d = opendir(folder);
+    if (!d) return dl_fail(ctx, "dl_open_images: cannot open the folder '%s'", folder), (char **)NULL;
+    for (struct dirent *e; !ctx->failed && (e = readdir(d)) != NULL;) {
+        if (e->d_name[0] == '.') continue;
+        char *path = dl__join(ctx, folder, strlen(folder), e->d_name);
+        if (!path || stat(path, &info) || (S_ISDIR(info.st_mode) != 0) != folders) {
+            dl__release(ctx, path);
+            continue;
+        }
+        char **more = (char **)dl__append(ctx, name, n, &room, sizeof *name);
+        if (!more) break;
+        name = more;
+        name[n++] = path;
+    }
+    closedir(d);
+    if (n) qsort(name, n, sizeof *name, dl__by_path);
+    *count = n;
+    return ctx->failed ? NULL : name ? name : (char **)dl__alloc(ctx, sizeof *name, 1);
+}
+
+static bool dl__add_image(dl__images *m, char *path, int32_t label)
+{
+    dl__image *more = path ? (dl__image *)dl__append(m->ctx, m->image, m->n, &m->room, sizeof *more) : NULL;
+    if (!more) return false;
+    m->image = more;
+    m->image[m->n].path = path;
+    m->image[m->n++].label = label;
+    return true;
+}
+
+static bool dl__images_from_folder(dl__images *m)
+{
+    size_t classes, files;
+    char **name = dl__list_folder(m->ctx, m->desc.path, true, &classes);
+    if (!name) return false;
+    if (!classes || classes > 1000000)
+        return dl_fail(m->ctx, "dl_open_images: '%s' has %zu folders: each is a class", m->desc.path, classes);
+    m->class_name = name;
+    m->classes = (int)classes;
+    for (int k = 0; k < m->classes; k++) {
+        char **file = dl__list_folder(m->ctx, name[k], false, &files);
+        if (!file) return false;
+        for (size_t i = 0; i < files; i++)
+            if (!dl__add_image(m, file[i], k)) return false;
+        dl__release(m->ctx, file);
+        name[k] += strlen(m->desc.path) + 1;
+    }
+    return true;
+}
+
+static bool dl__images_from_list(dl__images *m)
+{
+    char line[4096];
+    size_t number = 0;
+    const char *list = m->desc.path, *slash = strrchr(list, '/'), *wrong = NULL;
+    FILE *f = dl__open(m->ctx, "open_images", list, "rb");
+    while (f && !wrong && !m->ctx->failed && fgets(line, sizeof line, f)) {
+        size_t n = strlen(line), end;
+        long label = 0;
+        number++;
+        if (n && line[n - 1] != '\n' && !feof(f)) wrong = "it is too long, or has a zero byte";
+        while (n && strchr(" \t\r\n", line[n - 1])) n--;
+        if (!n || wrong) continue;
+        for (end = n; end && line[end - 1] >= '0' && line[end - 1] <= '9'; end--) {}
+        for (size_t i = end; i < n && label <= 1000000; i++) label = 10 * label + (line[i] - '0');
+        if (end == n || !end || !strchr(" \t,", line[end - 1])) wrong = "it does not end in the number of a class";
+        else if (label >= 1000000) wrong = "its class is not below 1000000";
+        while (end && strchr(" \t,", line[end - 1])) end--;
+        if (!wrong && !end) wrong = "it has no path";
+        if (wrong) continue;
+        line[end] = 0;
+        dl__add_image(m, dl__join(m->ctx, list, slash && *line != '/' ? (size_t)(slash - list) : 0, line), (int32_t)label);
+        m->classes = DL__MAX(m->classes, (int)label + 1);
+    }
+    if (f) fclose(f);
+    return wrong ? dl_fail(m->ctx, "dl_open_images: '%s', line %zu: %s", list, number, wrong) : !m->ctx->failed;
+}
+
+/* Opens a file that may be decoded; NULL, and why not. */
+static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *height, dl_index *width, char *why, size_t size)
+{
+    static const uint8_t png[8] = { 0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n' };
+    uint8_t head[24] = { 0 };
+    int w = 0, h = 0, n;
+    struct stat info;
+    FILE *f = !stat(path, &info) && !S_ISDIR(info.st_mode) ? fopen(path, "rb") : NULL;
+    if (!f) return snprintf(why, size, "it cannot be opened"), (FILE *)NULL;
+    uint64_t bytes = dl__file_size(f), most = m->desc.max_bytes;
+    uint32_t side = (uint32_t)m->desc.max_side;
+    bool whole = fread(head, 1, 24, f) == 24, jpeg = head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff;
+    bool readable = !memcmp(head, png, 8);
+    uint32_t png_w = whole && readable ? dl__big_word(head + 16) : 0, png_h = png_w ? dl__big_word(head + 20) : 0;
+#ifdef DLTRAIN_JPEG
+    readable = readable || jpeg;
+#endif
+    rewind(f);
+    *why = 0;
+    if (!readable && jpeg)
+        snprintf(why, size, "it is a JPEG, which a stb_image.h before 2.30 does not read safely: see DLTRAIN_JPEG");
+    else if (!readable) snprintf(why, size, "it is not a PNG file");
+    else if (bytes > most) snprintf(why, size, "its %.0f bytes are more than max_bytes, %.0f", (double)bytes, (double)most);
+    else if (png_w > side || png_h > side) /* stb_image might call it damaged */
+        snprintf(why, size, "it is %u x %u, a side of more than max_side, %u", png_w, png_h, side);
+    else if (!stbi_info_from_file(f, &w, &h, &n) || w < 1 || h < 1) snprintf(why, size, "its header is damaged or cut off");
+    else if ((uint32_t)w > side || (uint32_t)h > side)
+        snprintf(why, size, "it is %d x %d, a side of more than max_side, %u", w, h, side);
+    else if ((uint64_t)w * (uint64_t)h > most / 4)
+        snprintf(why, size, "its %d x %d pixels take more than max_bytes, %.0f", w, h, (double)most);
+    else if (bytes > 65536 + (uint64_t)w * (uint64_t)h * 16)
+        snprintf(why, size, "its %.0f bytes are more than %d x %d pixels need", (double)bytes, w, h);
+    if (*why) {
+        fclose(f);
+        return NULL;
+    }
+    rewind(f);
+    *height = h;
+    *width = w;
+    return f;
+}
+
+/* Pixels [h,w,C] to x [C,height,width]; another size is sampled where the centres of its pixels fall. */
+static void dl__image_place(
+    const uint8_t *pixels, dl_index h, dl_index w, uint8_t *x, dl_index channels, dl_index height, dl_index width)
+{
+    for (dl_index i = 0; i < height; i++)
+        for (dl_index j = 0; j < width; j++) {
+            double v = ((double)i + 0.5) * (double)h / (double)height - 0.5;
+            double u = ((double)j + 0.5) * (double)w / (double)width - 0.5;
+            v = v < 0 ? 0 : DL__MIN(v, (double)(h - 1)), u = u < 0 ? 0 : DL__MIN(u, (double)(w - 1));
+            dl_index y0 = (dl_index)v, x0 = (dl_index)u, y1 = DL__MIN(y0 + 1, h - 1), x1 = DL__MIN(x0 + 1, w - 1);
+            double fy = v - (double)y0, fx = u - (double)x0;
+            for (dl_index c = 0; c < channels; c++) {
+                const uint8_t *p = pixels + c;
+                double top = p[(y0 * w + x0) * channels] * (1 - fx) + p[(y0 * w + x1) * channels] * fx,
+                       bottom = p[(y1 * w + x0) * channels] * (1 - fx) + p[(y1 * w + x1) * channels] * fx;
+                x[(c * height + i) * width + j] = (uint8_t)(top * (1 - fy) + bottom * fy + 0.5);
+            }
+        }
+}
+
+/* Decoded into x [C,H,W], which may be NULL; false: and why not. On any thread. */
+static bool dl__image_decode(const dl__images *m, size_t index, uint8_t *x, char *why, size_t size)
+{
+    dl_index h, w, channels = m->desc.channels, height = m->desc.height, width = m->desc.width;
+    int got_w = 0, got_h = 0, n;
+    FILE *f = dl__image_open(m, m->image[index].path, &h, &w, why, size);
+    if (!f) return false;
+    if (!m->resize && (h != height || w != width)) {
+        snprintf(why, size, "it is %d x %d, the first image %d x %d: give height and width to resize all", (int)w, (int)h,
+            (int)width, (int)height);
+        fclose(f);
+        return false;
+    }
+    uint8_t *pixels = stbi_load_from_file(f, &got_w, &got_h, &n, (int)channels);
+    fclose(f);
+    bool whole = pixels && got_w == w && got_h == h;
+    if (!whole) snprintf(why, size, "it is damaged or cut off, or there is no memory for it");
+    else if (x) dl__image_place(pixels, h, w, x, channels, height, width);
+    stbi_image_free(pixels);
+    return whole;
+}
+
+static bool dl__images_get(void *user, size_t index, void *x, void *y)
+{
+    const dl__images *m = (const dl__images *)user;
+    char why[DLTRAIN_ERROR_MAX];
+    *(int32_t *)y = m->image[index].label;
+    return dl__image_decode(m, index, (uint8_t *)x, why, sizeof why);
+}
+
+static const char *dl__images_why(void *user, size_t index)
+{
+    dl__images *m = (dl__images *)user;
+    char why[DLTRAIN_ERROR_MAX];
+    if (dl__image_decode(m, index, NULL, why, sizeof why)) snprintf(why, sizeof why, "it could not be decoded a moment ago");
+    int half = (int)sizeof m->why / 2;
+    snprintf(m->why, sizeof m->why, "'%.*s': %.*s", half - 8, m->image[index].path, half, why);
+    return m->why;
+}
+
+static void dl__image_try(void *user, size_t index, int thread)
+{
+    dl__images *m = (dl__images *)user;
+    char why[DLTRAIN_ERROR_MAX];
+    (void)thread;
+    m->bad[index] = !dl__image_decode(m, index, NULL, why, sizeof why);
+}
+
+/* The size of all images, unless it was given: that of the first one that can be opened, and with skip_bad no other is asked. */
+static bool dl__images_size(dl__images *m)
+{
+    char why[DLTRAIN_ERROR_MAX];
+    m->resize = m->desc.height > 0;
+    for (size_t i = 0; !m->resize && i < m->n; i++) {
+        FILE *f = dl__image_open(m, m->image[i].path, &m->desc.height, &m->desc.width, why, sizeof why);
+        if (f) return fclose(f), true;
+        if (!m->desc.skip_bad) return dl_fail(m->ctx, "dl_open_images: '%s': %s", m->image[i].path, why);
+    }
+    return m->resize || dl_fail(m->ctx, "dl_open_images: '%s': none of its %zu files can be read", m->desc.path, m->n);
+}
+
+/* Looks at all files, or, to leave out the bad ones, decodes them all. */
+static bool dl__images_check(dl__images *m)
+{
+    size_t kept = 0, all = m->n;
+    char why[DLTRAIN_ERROR_MAX];
+    if (!m->desc.skip_bad) {
+        for (size_t i = 0; i < all; i++) {
+            dl_index h, w;
+            FILE *f = dl__image_open(m, m->image[i].path, &h, &w, why, sizeof why);
+            if (!f) return dl_fail(m->ctx, "dl_open_images: '%s': %s", m->image[i].path, why);
+            fclose(f);
+        }
+        return true;
+    }
+    m->bad = (bool *)dl__alloc(m->ctx, all * sizeof *m->bad, 0);
+    if (!m->bad) return false;
+    dl__pool_run(&m->ctx->pool, all, 1, dl__image_try, m);
+    for (size_t i = 0; i < all; i++)
+        if (m->bad[i]) dl__say(m->ctx, "dl_open_images: left out: %s", dl__images_why(m, i));
+    for (size_t i = 0; i < all; i++)
+        if (!m->bad[i]) m->image[kept++] = m->image[i];
+    m->n = kept;
+    dl__release(m->ctx, m->bad);
+    if (m->desc.skipped) *m->desc.skipped = all - kept;
+    return kept || dl_fail(m->ctx, "dl_open_images: '%s': none of its %zu files can be read", m->desc.path, all);
+}
+
+DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc)
+{
+    struct stat info;
+    dl_dataset_desc d;
+    if (!ctx || ctx->failed) return NULL;
+    if (!desc || !desc->path) return dl_fail(ctx, "dl_open_images: the path is NULL"), (dl_dataset *)NULL;
+    dl__images *m = (dl__images *)dl__alloc(ctx, sizeof *m, 10);
+    if (!m) return NULL;
+    m->ctx = ctx;
+    m->desc = *desc;
+    if (!m->desc.channels) m->desc.channels = 3;
+    if (!m->desc.max_side) m->desc.max_side = 8192;
+    if (!m->desc.max_bytes) m->desc.max_bytes = (size_t)64 << 20;
+    if (m->desc.channels != 1 && m->desc.channels != 3)
+        return dl_fail(ctx, "dl_open_images: channels %td: 1 or 3", m->desc.channels), (dl_dataset *)NULL;
+    if ((desc->height > 0) != (desc->width > 0) || desc->height < 0 || desc->width < 0 || desc->height > 1 << 20 ||
+        desc->width > 1 << 20)
+        return dl_fail(ctx, "dl_open_images: height %td and width %td: both positive, or none given", desc->height, desc->width),
+               (dl_dataset *)NULL;
+    if (desc->max_side < 0 || desc->max_side > 1 << 24)
+        return dl_fail(ctx, "dl_open_images: max_side %td", desc->max_side), (dl_dataset *)NULL;
+    m->desc.path = dl__copy_text(ctx, desc->path);
+    if (desc->skipped) *desc->skipped = 0;
+    if (ctx->failed || !(!stat(desc->path, &info) && S_ISDIR(info.st_mode) ? dl__images_from_folder(m) : dl__images_from_list(m)))
+        return NULL;
+    if (!m->n) return dl_fail(ctx, "dl_open_images: '%s' names no files", desc->path), (dl_dataset *)NULL;
+    if (!dl__images_size(m) || !dl__images_check(m)) return NULL;
+    memset(&d, 0, sizeof d);
+    d.count = m->n;
+    d.x_dtype = DL_U8;
+    d.y_dtype = DL_I32;
+    d.x_shape = DL_SHAPE(m->desc.channels, m->desc.height, m->desc.width);
+    d.y_shape = DL_SCALAR;
+    d.get = dl__images_get;
+    d.why = dl__images_why;
+    d.user = m;
+    return dl_dataset_create(ctx, &d);
+}
+
+static const dl__images *dl__images_of(const dl_dataset *d)
+{
+    return d && d->desc.get == dl__images_get ? (const dl__images *)d->desc.user : NULL;
+}
+
+DL_API int dl_images_classes(const dl_dataset *images) { return dl__images_of(images) ? dl__images_of(images)->classes : 0; }
+DL_API const char *dl_images_class(const dl_dataset *images, int index)
+{
+    const dl__images *m = dl__images_of(images);
+    return m && m->class_name && index >= 0 && index < m->classes ? m->class_name[index] : NULL;
+}
+#endif /* DL__IMAGES */
+
 /* ==== >>snapshots ====
    All that a run needs to go on as if it had never stopped.
    may use: optimizers, parallel, data, files */
@@ -13526,20 +15123,6 @@ static bool dl__snapshot_room(dl_context *ctx, dl__snapshot *s, size_t world, si
     void *rows = s->rank ? s->rank + world * DL__RANK_FIELDS : NULL;
     s->row = (int32_t *)rows;
     return s->rank != NULL;
-}
-
-static int64_t dl__double_bits(double v)
-{
-    int64_t u;
-    memcpy(&u, &v, sizeof u);
-    return u;
-}
-
-static double dl__double_from(int64_t u)
-{
-    double v;
-    memcpy(&v, &u, sizeof v);
-    return v;
 }
 
 /* How the program made its optimizer, but for the learning rate. */
@@ -13592,7 +15175,7 @@ static void dl__pack(dl_context *ctx, dl__snapshot *s)
         t[DL__OPT_SETTINGS] = (int64_t)dl__settings(o);
         t[DL__OPT_STEPS] = o->steps;
         t[DL__OPT_START] = o->schedule_start;
-        t[DL__OPT_SCHEDULED] = o->scheduled;
+        t[DL__OPT_SCHEDULED] = o->scheduled != NULL;
         t[DL__OPT_LR] = dl__double_bits(o->lr);
         t[DL__OPT_STATE] = o->age != NULL;
     }
@@ -13992,7 +15575,7 @@ static void dl__unpack(dl__io *io, const dl__snapshot *s)
         dl_optimizer *o = s->d->optimizer[i];
         o->steps = t[DL__OPT_STEPS];
         o->schedule_start = t[DL__OPT_START];
-        o->scheduled = t[DL__OPT_SCHEDULED];
+        if (!t[DL__OPT_SCHEDULED]) o->scheduled = NULL;
         o->lr = dl__double_from(t[DL__OPT_LR]);
     }
     for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) {

@@ -82,12 +82,13 @@ static const char *dl__mpi_error(dl__mpi_channel *c, int code)
     return dl__mpi_say(c, "MPI: %s (%d)", text, code);
 }
 
-static void dl__mpi_nap(int round)
+/* After so many seconds of waiting. Who has waited long may sleep long: an eighth more, and a few dozen polls do for a second. */
+static void dl__mpi_nap(double waited)
 {
     struct timeval t; /* nanosleep hides from a strict -std=c99 */
     t.tv_sec = 0;
-    t.tv_usec = round < 2000 ? 20 : 500;
-    if (round < 100) sched_yield();
+    t.tv_usec = waited > 16e-3 ? 2000 : waited > 160e-6 ? (int)(waited * 1e6 / 8) : 20;
+    if (waited < 100e-6) sched_yield();
     else select(0, NULL, NULL, NULL, &t);
 }
 
@@ -110,7 +111,7 @@ static const char *dl__mpi_ended(dl__mpi *m, dl__mpi_channel *c)
 static const char *dl__mpi_wait(dl__mpi *m, dl__mpi_channel *c, double seconds)
 {
     double last = dl__mpi_now(), waited = 0;
-    for (int round = 0;; round++) {
+    for (;;) {
         int flag = 0;
         pthread_mutex_lock(&m->mutex);
         int code = MPI_Testall(2 * m->size, c->request, &flag, MPI_STATUSES_IGNORE);
@@ -121,7 +122,7 @@ static const char *dl__mpi_wait(dl__mpi *m, dl__mpi_channel *c, double seconds)
         waited += now - last < 0.1 ? now - last : 0.1; /* a process that was stopped itself has not waited */
         last = now;
         if (seconds > 0 && waited >= seconds) return "";
-        dl__mpi_nap(round);
+        dl__mpi_nap(waited);
     }
 }
 
@@ -215,7 +216,7 @@ static const char *dl__mpi_all_gather(
     return why;
 }
 
-static void dl__mpi_add(dl_real *to, const dl_real *from, size_t n, dl_comm_op op)
+DL__HOT static void dl__mpi_add(dl_real *to, const dl_real *from, size_t n, dl_comm_op op)
 {
     if (op == DL_COMM_MAX)
         for (size_t i = 0; i < n; i++) to[i] = from[i] > to[i] || from[i] != from[i] ? from[i] : to[i];
@@ -242,16 +243,16 @@ static const char *dl__mpi_reduce_part(dl__mpi *m, dl__mpi_channel *c, dl_real *
     }
     const char *why = dl__mpi_finish(m, c, code, seconds, NULL);
     if (why) return why;
-    if (own) memcpy(room + (size_t)m->rank * own, data + first, own * sizeof *data);
-    for (int p = 1; p < m->size; p++) dl__mpi_add(room, room + (size_t)p * own, own, op);
-    if (own) memcpy(data + first, room, own * sizeof *data);
+    dl_real *sum = m->rank ? room : data + first;
+    for (int p = 1; p < m->size; p++) dl__mpi_add(sum, p == m->rank ? data + first : room + (size_t)p * own, own, op);
+    if (m->rank && own) memcpy(data + first, sum, own * sizeof *data);
     dl__mpi_clear(m, c);
     for (int p = 0; p < m->size && !code; p++) {
         size_t at = dl__mpi_cut(m, n, p);
         if (p != m->rank) code = dl__mpi_receive(m, c, p, data + at, (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
     }
     for (int p = 0; p < m->size && !code; p++)
-        if (p != m->rank) code = dl__mpi_send(m, c, p, room, own * sizeof *data);
+        if (p != m->rank) code = dl__mpi_send(m, c, p, sum, own * sizeof *data);
     return dl__mpi_finish(m, c, code, seconds, NULL);
 }
 
@@ -326,11 +327,11 @@ static void dl__mpi_abort(void *user, const char *sentence)
     }
     pthread_mutex_unlock(&m->mutex);
     double end = dl__mpi_now() + 0.5;
-    for (int flag = !first, round = 100; !flag && dl__mpi_now() < end; round++) {
+    for (int flag = !first; !flag && dl__mpi_now() < end;) {
         pthread_mutex_lock(&m->mutex);
         if (MPI_Testall(m->size, sent, &flag, MPI_STATUSES_IGNORE)) flag = 1;
         pthread_mutex_unlock(&m->mutex);
-        if (!flag) dl__mpi_nap(round);
+        if (!flag) dl__mpi_nap(1e-3);
     }
     free(sent);
 }

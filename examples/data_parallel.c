@@ -9,8 +9,9 @@
 
 static const char *usage =
     "usage: data_parallel [options]\n"
-    "  --devices LIST  the first runs this program's context (cpu,cpu); cpu:2 is one with two threads\n"
-    "  --loss WHERE    each: loss and gradient on every device (default); output: gather, then the loss on the first\n"
+    "  --devices LIST  each gets a chunk of every batch (cpu,cpu); cpu:2 is one with two threads\n"
+    "  --output K      device of this program's context, which has parameters, outputs and loss: 0 is the first (0)\n"
+    "  --loss WHERE    each: loss and gradient on every device (default); output: gather, then the loss on that device\n"
     "  --epochs N      (10)\n"
     "  --batch N       samples of a step, for all devices together (64)\n"
     "  --data DIR      folder of the digits (examples/data)\n"
@@ -49,17 +50,17 @@ static dl_dataset *digits(dl_context *ctx, const char *dir, const char *part)
 int main(int argc, char **argv)
 {
     const char *devices = "cpu,cpu", *where = "each", *dir = "examples/data";
-    int epochs = 10, batch = 64;
+    int epochs = 10, batch = 64, output = 0;
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!strcmp(name, "--help")) return fputs(usage, stdout), 0;
         const char **text = !strcmp(name, "--devices") ? &devices : !strcmp(name, "--loss") ? &where : !strcmp(name, "--data") ? &dir : NULL;
-        int *number = !strcmp(name, "--epochs") ? &epochs : !strcmp(name, "--batch") ? &batch : NULL;
+        int *number = !strcmp(name, "--epochs") ? &epochs : !strcmp(name, "--batch") ? &batch : !strcmp(name, "--output") ? &output : NULL;
         if (!value || (!text && !number)) return fprintf(stderr, "data_parallel: what is '%s'?\n%s", name, usage), 2;
         i++;
         if (text) *text = value;
         else *number = atoi(value);
-        if (number && *number < 1) return fprintf(stderr, "data_parallel: %s needs a whole number, not '%s'\n", name, value), 2;
+        if (number && *number < (number != &output)) return fprintf(stderr, "data_parallel: %s needs a whole number, not '%s'\n", name, value), 2;
     }
     bool each = !strcmp(where, "each");
     if (!each && strcmp(where, "output")) return fprintf(stderr, "data_parallel: --loss is each or output, not '%s'\n", where), 2;
@@ -68,7 +69,7 @@ int main(int argc, char **argv)
     dl_loader *train = dl_loader_create(digits(ctx, dir, "train"), &(dl_loader_desc){ .batch = (size_t)batch, .shuffle = true });
     dl_loader *test = dl_loader_create(digits(ctx, dir, "test"), &(dl_loader_desc){ .batch = 100 });
     dl_optimizer *opt = dl_adam(ctx, &(dl_adam_desc){ .lr = 2e-3f });
-    dl_data_parallel *parallel = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices, .model = net });
+    dl_data_parallel *parallel = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices, .output = output, .model = net });
     for (int epoch = 1; epoch <= epochs && !dl_failed(ctx); epoch++) {
         double loss = 0, sum = 0;
         size_t seen = 0;

@@ -48,7 +48,22 @@ build bench_gemm -O0
 expect "products, checked against double" 4 '^[12]T +[0-9]+ +[0-9]+ +[0-9]+ (NT|TT) +[0-9]+ +[0-9]+\.[0-9]{2}' bash -c "$dir/bench_gemm --no-libs $short --shape 7,5,3,NT && $dir/bench_gemm --no-libs $short --shape 33,17,65,TT,3"
 refuse "a shape that is none" "M,N,K,NT" $dir/bench_gemm --shape 7,5,NN
 build bench_parallel -O1
-expect "one replica and two" 2 '^W[23] threads 1 replica [0-9]+ samples/s  2 replicas [0-9]+ samples/s  ratio [0-9]+\.[0-9]{2}$' $dir/bench_parallel --rounds 1 --seconds 0.002
+replicas='^W[23] threads 1 replica [0-9]+ samples/s  2 replicas [0-9]+ samples/s  ratio [0-9]+\.[0-9]{2}  unconnected [0-9]+\.[0-9]{2}  predicted [0-9]+\.[0-9]{2} \(measured [+-][0-9.]+%\)$'
+expect "one replica and two" 2 "$replicas" $dir/bench_parallel --rounds 1 --seconds 0.002
+lines() { # PATTERN LINES: of the last output
+    [ "$(grep -cE -- "$1" $dir/out.txt)" = "$2" ]
+}
+if lines '^W[23] threads all-reduce of [0-9.]+ MB [0-9.]+ ms, of a number [0-9.]+ us$' 2 && lines '^(loss on output|loss on each  |dl_launch     )( +[0-9.]+){14}   [0-9.]+, [0-9.]+$' 6; then
+    echo "ok bench: where the time goes"; else echo "not ok bench: where the time goes: $(tr '\n' ' ' < $dir/out.txt | cut -c1-400)"; fi
+if "${CC:-cc}" -std=c99 -pedantic -Wall -Wextra tools/cost_model.c -o $dir/cost_model > $dir/out.txt 2>&1 && [ ! -s $dir/out.txt ]; then echo "ok bench: cost_model builds"; else echo "not ok bench: cost_model: $(head -2 $dir/out.txt)"; fi
+expect "four networks, three sizes" 12 '^(NVLink 4|PCIe 4 x16|100? Gb Ethernet) +(8|64|512)( +[0-9.e+]+){3}% +[0-9.e+]+ +[0-9.]+%$' $dir/cost_model
+# By hand: a bucket of 1 MB over a ring of 8 at 25 GB/s and 5.7 us: 2 x 7 x (5.7 us + 5 us) = 0.1498 ms, all of it exposed.
+expect "a bucket by hand" 1 '^PCIe 4 x16 +8 +3\.15 +0\.1498 ' $dir/cost_model --forward 1 --backward 1 --update 1 --bytes 1 --first 1
+expect "two buckets by hand, one of them hidden" 1 '^PCIe 4 x16 +8 +3\.15 +0\.1498 ' $dir/cost_model --forward 1 --backward 1 --update 1 --bytes 2 --first 1
+expect "no overlap" 1 '^PCIe 4 x16 +8 +3\.3 +0\.2996 ' $dir/cost_model --forward 1 --backward 1 --update 1 --bytes 2 --first 1 --overlap 0
+# 3 x (5.7 us + 7 x 2 us) + 2 x 7/8 x 1 MB / 25 GB/s = 0.1291 ms
+expect "over MPI by hand" 1 '^PCIe 4 x16 +8 .* 3\.129 ' $dir/cost_model --forward 1 --backward 1 --update 1 --bytes 1 --first 1
+refuse "bytes that are none" "'--bytes' is no option, or its value" $dir/cost_model --bytes x
 refuse "no rounds of replicas" "'--rounds' is no option, or its value" $dir/bench_parallel --rounds 0
 cat > $dir/kinds.py << 'END'
 import sys

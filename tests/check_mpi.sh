@@ -28,7 +28,7 @@ fi
 check $? "ddp.c builds without MPI"
 
 # ---- results: processes, replicas in each ----
-for form in "2 1" "4 1" "2 2"; do
+for form in "2 1" "3 1" "4 1" "2 2"; do
     read -r np replicas <<< "$form"
     for mode in collectives training accumulating; do
         timeout 120 mpirun -np "$np" $dir/mpi_check $mode "$replicas" > $dir/out.txt 2>&1
@@ -92,9 +92,55 @@ rm -f $s*
 $dir/ddp_threads 7 7 --invariant 4 --snapshot $s > $dir/threads.txt 2>&1
 [ -n "$(sum $dir/out.txt)" ] && [ "$(sum $dir/out.txt)" = "$(sum $dir/threads.txt)" ]
 check $? "ddp: with --invariant a run goes through worlds of 4, 1 and 2 to the same bits"
+# kill -9 of either rank at random moments: the job ends within 5 s and says where it was; resumed again and again it ends with the bits of the
+# run that was left alone.
+rm -f $s*
+epochs=80
+timeout 100 mpirun -np 2 $dir/ddp "$epochs" 1 --snapshot $s > $dir/out.txt 2>&1
+want=$(sum $dir/out.txt)
+rm -f $s*
+kills=0 named=0 silent=0 slow=0 resumed=0 ended=0 elsewhere=0
+RANDOM=7
+for ((try = 0; try < 60 && kills < 12; try++)); do
+    mpirun -np 2 $dir/ddp "$epochs" 1 --snapshot $s > $dir/out.txt 2>&1 &
+    job=$!
+    sleep "$(printf '0.%03d' $((RANDOM % 1000)))"
+    ranks=($(pgrep -P $job -x ddp))
+    [ ${#ranks[@]} = 2 ] && kill -9 "${ranks[RANDOM % 2]}" 2> /dev/null
+    for ((tenths = 0; tenths < 150; tenths++)); do
+        kill -0 $job 2> /dev/null || break
+        [ ${#ranks[@]} = 2 ] && [ $tenths = 50 ] && slow=$((slow + 1))
+        sleep 0.1
+    done
+    kill -9 $job 2> /dev/null
+    wait $job
+    grep -q '^Resuming ' $dir/out.txt && resumed=$((resumed + 1))
+    if grep -q '^checksum' $dir/out.txt; then # it was too late, or too early
+        [ "$(sum $dir/out.txt)" = "$want" ] || elsewhere=$((elsewhere + 1))
+        ended=$((ended + 1))
+        rm -f $s*
+        continue
+    fi
+    kills=$((kills + 1))
+    grep -q "Epoch $((epochs - 1)) " $dir/out.txt && continue
+    grep -q 'Epoch ' $dir/out.txt || continue # MPI was still starting
+    if grep -qE 'rank [01], step [0-9]+, in .*(the job is being ended by signal|nothing has come from rank [01])' $dir/out.txt && grep -q 'rank [01] .*signal 9' $dir/out.txt; then
+        named=$((named + 1)); else silent=$((silent + 1)) && cp $dir/out.txt $dir/silent.txt; fi
+done
+timeout 100 mpirun -np 2 $dir/ddp "$epochs" 1 --snapshot $s > $dir/out.txt 2>&1
+last=$(sum $dir/out.txt)
+echo "$kills kills, $named named, $silent silent, $slow slow, $resumed resumed, $ended ended, $elsewhere elsewhere, '$last' for '$want'; $(tail -3 $dir/silent.txt 2> /dev/null)" > $dir/out.txt
+[ $kills -ge 12 ] && [ $named -gt 0 ] && [ $silent = 0 ] && [ $slow = 0 ]
+check $? "ddp: $kills kills of a rank end the job within 5 s; it names rank, step and call"
+[ -n "$want" ] && [ "$last" = "$want" ] && [ $elsewhere = 0 ] && [ $resumed -gt 0 ]
+check $? "ddp: resumed $resumed times, it ends with the bits of the undisturbed run"
+rm -f $s*
 RANK=0 WORLD_SIZE=2 $dir/ddp 1 1 > $dir/out.txt 2>&1
 [ $? = 2 ] && grep -q 'mpirun -np 2' $dir/out.txt
 check $? "ddp: RANK and WORLD_SIZE without MPI: the sentence names mpirun"
+SLURM_STEP_ID=0 SLURM_NTASKS=2 $dir/ddp 1 1 --snapshot $s > $dir/out.txt 2>&1
+[ $? = 1 ] && grep -q 'SLURM started several processes, but MPI sees this one alone' $dir/out.txt
+check $? "ddp: srun without MPI: the sentence says how to start it"
 
 # ---- the SLURM script, by a stand-in for sbatch that does what its #SBATCH lines say ----
 nodes=$(sed -n 's/^#SBATCH --nodes=//p' examples/ddp.slurm) per=$(sed -n 's/^#SBATCH --ntasks-per-node=//p' examples/ddp.slurm)

@@ -17,7 +17,7 @@ off=$(sed -n 's/^relative difference of the gradients: //p' $dir/accumulate.txt)
 values() { sed -n "$1"'s/.* \([0-9.]*\) KiB of values.*/\1/p' $dir/accumulate.txt; }
 if awk "BEGIN { exit !(${off:-1} < 1e-6) }"; then echo "ok parallel: 1 x 256 and 8 x 32 differ by $off"; else echo "not ok parallel: accumulate: $(cat $dir/accumulate.txt | tr '\n' ' ')"; fi
 if awk "BEGIN { exit !($(values 2) * 5 < $(values 1)) }"; then echo "ok parallel: $(values 2) KiB instead of $(values 1)"; else echo "not ok parallel: memory: $(cat $dir/accumulate.txt | tr '\n' ' ')"; fi
-for options in "--devices cpu" "--devices cpu,cpu" "--devices cpu,cpu:2,cpu --loss output"; do
+for options in "--devices cpu" "--devices cpu,cpu" "--devices cpu,cpu:2,cpu --loss output" "--devices cpu,cpu --loss output --output 1"; do
     score=$($dir/data_parallel $options | sed -n 's/^test accuracy \([0-9.]*\)% on .*/\1/p')
     if awk "BEGIN { exit !(${score:-0} >= 95) }"; then echo "ok parallel: data_parallel $options: $score%"; else echo "not ok parallel: data_parallel $options: '$score'"; fi
 done

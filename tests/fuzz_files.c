@@ -1,5 +1,5 @@
 /* The readers of files, fed with anything. The first byte chooses: a checkpoint loaded before or after the first use of its names, images,
-   labels. Allowed: success, or an error sentence that names the file (or says that memory ran out); afterwards the context works.
+   labels, a snapshot for a program that has begun or not, its check sum made good or not. Allowed: success, or an error sentence that names the file (or says that memory ran out); afterwards the context works.
 
        clang -g -O1 -fsanitize=fuzzer,address,undefined tests/fuzz_files.c -o build/fuzz_files -lm -pthread
        cc -std=c99 -O1 -DFUZZ_MAIN tests/fuzz_files.c -o build/fuzz_files -lm -pthread
@@ -71,6 +71,71 @@ static void read_all(dl_context *c, dl_dataset *d)
     if (dl_failed(c) && !strstr(dl_error(c), "memory") && !strstr(dl_error(c), "dl_loader_create")) broken = "the loader failed";
 }
 
+/* ---- snapshots ---- */
+enum { CHECKPOINT, USED_CHECKPOINT, IMAGES, LABELS, SNAPSHOT, MODES, BEGUN = MODES, AS_IT_IS = 2 * MODES };
+
+typedef struct program { dl_snapshot_desc run; double number[2]; float x[6 * 3]; int32_t y[6]; } program;
+
+static dl_tensor program_loss(dl_tensor x, dl_tensor y) { return dl_cross_entropy(dl_linear(dl_batch_norm(x, "bn", NULL), "fc", 2), y); }
+
+static void program_start(program *p, dl_context *c)
+{
+    dl_dataset_desc d;
+    dl_loader_desc l;
+    dl_accumulator_desc a;
+    dl_sgd_desc o;
+    memset(p, 0, sizeof *p);
+    memset(&d, 0, sizeof d);
+    memset(&l, 0, sizeof l);
+    memset(&a, 0, sizeof a);
+    memset(&o, 0, sizeof o);
+    for (int i = 0; i < 18; i++) p->x[i] = (float)(i * 7 % 5);
+    d.count = 6;
+    d.x_shape = DL_SHAPE(3);
+    d.y_dtype = DL_I32;
+    d.x = p->x;
+    d.y = p->y;
+    l.batch = 2;
+    l.shuffle = true;
+    a.steps = 2;
+    o.lr = 0.1f;
+    o.momentum = 0.9f;
+    p->run.loader[0] = dl_loader_create(dl_dataset_create(c, &d), &l);
+    p->run.optimizer[0] = dl_sgd(c, &o);
+    p->run.accumulator[0] = dl_accumulator_create(p->run.optimizer[0], &a);
+    p->run.history = dl_history_create(c);
+    p->run.number = p->number;
+    p->run.numbers = 2;
+}
+
+static void program_steps(program *p, int n)
+{
+    dl_batch b;
+    for (int i = 0; i < n; i++)
+        if (dl_next(p->run.loader[0], &b)) dl_accumulate(p->run.accumulator[0], program_loss(b.x, b.y), b.count);
+    dl_history_add(p->run.history, "loss", n, 0.5);
+}
+
+/* FNV-1a over all but the length in front and the sum itself, which are 8 bytes each; so that what is behind the check is reached. */
+static void make_sum_good(uint8_t *data, size_t size)
+{
+    if (size < 16) return;
+    uint64_t sum = dl__hash_bytes(dl__hash_text(""), data + 8, size - 16);
+    for (int i = 0; i < 8; i++) data[size - 8 + (size_t)i] = (uint8_t)(sum >> 8 * i);
+}
+
+static bool load_snapshot(dl_context *c, bool begun)
+{
+    program p;
+    program_start(&p, c);
+    if (begun) program_steps(&p, 3);
+    bool ok = dl_snapshot_load(c, path, &p.run);
+    if (!ok) return false;
+    program_steps(&p, 3); /* may fail, with a sentence: the file may have parameters of other shapes */
+    if (dl_failed(c)) dl_clear_error(c);
+    return true;
+}
+
 static int feed(const uint8_t *data, size_t size)
 {
     dl_config config;
@@ -81,7 +146,14 @@ static int feed(const uint8_t *data, size_t size)
         atexit(gone_file);
     }
     if (!size || !(f = fopen(path, "wb"))) return 0;
-    if (size > 1) fwrite(data + 1, 1, size - 1, f);
+    int mode = data[0] % MODES, how = data[0] / MODES * MODES;
+    uint8_t *copy = size > 1 ? (uint8_t *)malloc(size - 1) : NULL;
+    if (copy) {
+        memcpy(copy, data + 1, size - 1);
+        if (mode == SNAPSHOT && how < AS_IT_IS) make_sum_good(copy, size - 1);
+        fwrite(copy, 1, size - 1, f);
+        free(copy);
+    }
     fclose(f);
     memset(&config, 0, sizeof config);
     config.threads = 1;
@@ -89,15 +161,16 @@ static int feed(const uint8_t *data, size_t size)
     config.release = limited_release;
     dl_context *c = dl_create(&config);
     dl_dataset *d = NULL;
-    if (data[0] % 4 == 1) use(c);
-    if (data[0] % 4 < 2) ok = dl_load(c, path);
-    else ok = (d = dl_open_idx(c, path, data[0] % 4 == 3 ? path : NULL)) != NULL;
+    if (mode == USED_CHECKPOINT) use(c);
+    if (mode == SNAPSHOT) ok = load_snapshot(c, how == BEGUN);
+    else if (mode < IMAGES) ok = dl_load(c, path);
+    else ok = (d = dl_open_idx(c, path, mode == LABELS ? path : NULL)) != NULL;
     accepted += ok;
     if (ok == dl_failed(c)) broken = "the result and dl_failed disagree";
     if (!ok && !strstr(dl_error(c), path) && !strstr(dl_error(c), "memory")) broken = "the error does not name the file";
-    if (!ok && data[0] % 4 < 2 && dl_load_pending(c) && !strstr(dl_error(c), "memory")) broken = "a refused file left values waiting";
+    if (!ok && mode < IMAGES && dl_load_pending(c) && !strstr(dl_error(c), "memory")) broken = "a refused file left values waiting";
     dl_clear_error(c);
-    if (ok && data[0] % 4 == 0) use(c);
+    if (ok && mode == CHECKPOINT) use(c);
     if (d) read_all(c, d);
     dl_clear_error(c);
     dl_real two[1] = { 2 };
@@ -118,7 +191,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     return 0;
 }
 #else
-enum { MOST = 2048, SEEDS = 8 };
+enum { MOST = 4096, SEEDS = 12 };
 typedef struct input { uint8_t b[MOST]; size_t n; } input;
 static input seed[SEEDS];
 static uint64_t state = 20260101;
@@ -152,6 +225,27 @@ static void idx(input *s, int mode, int dims, const uint8_t *sizes, size_t data)
     s->n = 5 + 4 * (size_t)dims + data;
 }
 
+/* What the program above saves after so many steps. */
+static void snapshot(input *s, int mode, int steps)
+{
+    program p;
+    dl_config config;
+    memset(&config, 0, sizeof config);
+    config.threads = 1;
+    dl_context *c = dl_create(&config);
+    if (!*path) {
+        name_file();
+        atexit(gone_file);
+    }
+    program_start(&p, c);
+    program_steps(&p, steps);
+    FILE *f = dl_snapshot_save(c, path, &p.run) ? fopen(path, "rb") : NULL;
+    s->b[0] = (uint8_t)mode;
+    s->n = 1 + (f ? fread(s->b + 1, 1, MOST - 1, f) : 0);
+    if (f) fclose(f);
+    dl_destroy(c);
+}
+
 static void make_seeds(void)
 {
     static const char small[] = "{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
@@ -170,6 +264,10 @@ static void make_seeds(void)
     idx(&seed[5], 2, 4, four, 120);
     idx(&seed[6], 3, 1, one, 9);
     idx(&seed[7], 2, 3, none, 0);
+    snapshot(&seed[8], SNAPSHOT, 3); /* in mid-window and in mid-epoch */
+    snapshot(&seed[9], SNAPSHOT + BEGUN, 4);
+    snapshot(&seed[10], SNAPSHOT, 0);
+    snapshot(&seed[11], SNAPSHOT + AS_IT_IS, 2);
 }
 
 /* The first digits at or behind `at`, replaced by another number. */

@@ -1,5 +1,4 @@
 /* Gradient accumulation: the numbers of one large batch, the memory of a small one. */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 

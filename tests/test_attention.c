@@ -1,7 +1,6 @@
 /* Attention as one operation against attention made of others: values and gradients, for lengths that fill blocks and lengths that do not;
    and the same bits from every level and number of threads, and from q, k and v that are parts of one tensor as from copies of them.
    tests: tsan valgrind */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 

@@ -1,7 +1,7 @@
 /* DataParallel's form: chunks over replicas, the loss on each or on the gathered output. tests: tsan */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
+#include <pthread.h>
 
 enum { SAMPLES = 10, FEATURES = 6, CLASSES = 4, MOST = 2000, WHOLE = 0, GATHERED = 1, EACH = 2 };
 
@@ -45,6 +45,7 @@ static dl_tensor targets(dl_context *ctx, int n)
     return dl_input(ctx, DL_I32, DL_SHAPE(n), y);
 }
 
+static int output; /* of train: which device is the context's */
 static result train(const char *devices, int form, dl_tensor (*model)(dl_tensor x), dl_tensor (*loss)(dl_tensor, dl_tensor), int steps, bool scoped)
 {
     static result r;
@@ -52,7 +53,7 @@ static result train(const char *devices, int form, dl_tensor (*model)(dl_tensor 
     memset(&r, 0, sizeof r);
     dl_context *ctx = dl_create(&(dl_config){ .seed = 3, .threads = 1 });
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f, .momentum = 0.9f });
-    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices, .model = model, .loss = loss });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices, .output = output, .model = model, .loss = loss });
     for (int i = 0; i < steps; i++) {
         dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()), y = targets(ctx, SAMPLES), l;
         if (form == EACH) dl_data_parallel_backward(dp, x, y, &r.loss);
@@ -98,6 +99,112 @@ static void trains_as_one_context(void)
     result one = train("cpu", WHOLE, net, NULL, 3, true), many = train("cpu,cpu", GATHERED, net, NULL, 3, true);
     CHECK(many.n == one.n && distance(many.values, one.values, one.n) < 1e-6, "in a scope");
     CHECK(distance(many.outputs, one.outputs, SAMPLES * CLASSES) < 1e-6, "outputs in order");
+}
+
+/* The context may be any of the devices; then outputs and loss are there, and the parameters. */
+static void any_output_device(void)
+{
+    for (int k = 1; k < 4; k++)
+        for (int form = GATHERED; form <= EACH; form++) {
+            result one = train("cpu", WHOLE, net, NULL, 20, false);
+            for (output = 1; output <= k; output++) {
+                result many = train(devices[k], form, net, NULL, 20, false);
+                CHECK(many.n == one.n && distance(many.values, one.values, one.n) < 1e-6, "%s, output %d, form %d: %g", devices[k], output, form,
+                    distance(many.values, one.values, one.n));
+                CHECK(form == EACH || distance(many.outputs, one.outputs, SAMPLES * CLASSES) < 1e-6, "%s, output %d: outputs in order", devices[k], output);
+                CHECK(fabs(many.loss - one.loss) < 1e-6, "%s, output %d, form %d: loss %g, not %g", devices[k], output, form, many.loss, one.loss);
+            }
+            output = 0;
+        }
+}
+
+/* Batches of 1 to 5 samples on four devices: the context, on the last, often has no chunk. */
+static void an_output_device_without_samples(void)
+{
+    dl_context *ctx = dl_create(&(dl_config){ .seed = 3, .threads = 1 }), *alone = dl_create(&(dl_config){ .seed = 3, .threads = 1 });
+    dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f }), *want = dl_sgd(alone, &(dl_sgd_desc){ .lr = 0.1f });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices[3], .output = 3, .model = net });
+    dl_real a[SAMPLES * CLASSES], b[SAMPLES * CLASSES];
+    dl_param_info p, q;
+    for (int i = 0; i < 20; i++) {
+        int n = 1 + i % 5;
+        dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(n, FEATURES), samples()), y = targets(ctx, n);
+        double loss = 0;
+        if (i % 2) dl_data_parallel_backward(dp, x, y, &loss);
+        else {
+            dl_tensor l = dl_cross_entropy(dl_data_parallel_forward(dp, x), y);
+            dl_backward(l);
+            loss = dl_item(l);
+        }
+        dl_tensor l = dl_cross_entropy(net(dl_input(alone, DL_F32, DL_SHAPE(n, FEATURES), samples())), targets(alone, n));
+        dl_backward(l);
+        CHECK(fabs(loss - dl_item(l)) < 1e-6, "%d samples: loss %g, not %g", n, loss, dl_item(l));
+        dl_step(opt), dl_step(want);
+    }
+    for (int i = 0; i < dl_param_count(alone) && dl_param_get(alone, i, &p); i++)
+        CHECK(dl_param_find(ctx, p.name, &q) && distance(q.value, p.value, (int)p.numel) < 1e-6, "%s", p.name);
+    dl_set_grad(ctx, false), dl_set_grad(alone, false);
+    dl_read(dl_data_parallel_forward(dp, dl_input(ctx, DL_F32, DL_SHAPE(3, FEATURES), samples())), a, 3 * CLASSES);
+    dl_read(net(dl_input(alone, DL_F32, DL_SHAPE(3, FEATURES), samples())), b, 3 * CLASSES);
+    CHECK(distance(a, b, 3 * CLASSES) < 1e-6, "evaluation");
+    CHECK(!dl_failed(ctx) && !dl_failed(alone), "%s%s", dl_error(ctx), dl_error(alone));
+    dl_destroy(ctx);
+    dl_destroy(alone);
+}
+
+/* Bytes are counted, so they are known; seconds only grow. */
+static void where_the_time_goes(void)
+{
+    enum { PARAMETERS = 7 * FEATURES + 7 + CLASSES * 7 + CLASSES + CLASSES };
+    for (int form = GATHERED; form <= EACH; form++) {
+        dl_parallel_stats s;
+        dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+        dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu,cpu", .model = net });
+        for (int i = 0; i < 3; i++) {
+            dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()), y = targets(ctx, SAMPLES);
+            if (form == EACH) dl_data_parallel_backward(dp, x, y, NULL);
+            else dl_backward(dl_cross_entropy(dl_data_parallel_forward(dp, x), y));
+            dl_zero_grad(ctx);
+        }
+        dl_data_parallel_stats(dp, &s); /* chunks of 4, 4, 2: six samples go elsewhere */
+        CHECK(s.steps == 3 && s.replicate.bytes == 3 * 2 * PARAMETERS * 4, "form %d: %d bytes replicated", form, (int)s.replicate.bytes);
+        CHECK(s.scatter.bytes == 3 * 6 * (form == EACH ? FEATURES + 1 : FEATURES) * 4, "form %d: %d bytes scattered", form, (int)s.scatter.bytes);
+        CHECK(s.gather.bytes == (form == EACH ? 0 : 3 * 6 * CLASSES * 4 * 2), "form %d: %d bytes gathered", form, (int)s.gather.bytes);
+        CHECK(s.reduce.bytes >= 3 * 2 * PARAMETERS * 4 && s.reduce.bytes < 3 * 2 * (PARAMETERS + 5 * 16) * 4, "form %d: %d bytes reduced", form, (int)s.reduce.bytes);
+        CHECK(s.forward.seconds > 0 && s.backward.seconds > 0 && s.scatter.seconds >= 0 && s.reduce.seconds >= 0, "form %d: seconds", form);
+        dl_memory first = dl_data_parallel_memory(dp, 0), other = dl_data_parallel_memory(dp, 1), none = dl_data_parallel_memory(dp, 3);
+        CHECK(first.work == dl_memory_used(ctx).work && other.work > 0 && other.persistent > 0 && none.work == 0, "form %d: memory", form);
+        dl_destroy(ctx);
+    }
+    dl_parallel_stats none;
+    dl_data_parallel_stats(NULL, &none);
+    CHECK(none.steps == 0, "nobody");
+}
+
+static dl_tensor wider(dl_tensor x) { return dl_linear(x, "fc", dl_dim(x, 0) == 2 ? 5 : 4); }
+static dl_tensor flat(dl_tensor x) { return dl_sum(net(x)); }
+static void launched(dl_context *ctx, dl_comm *comm, void *user)
+{
+    (void)comm;
+    (void)user;
+    dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .model = net });
+}
+static void misuse_is_refused(void)
+{
+    char error[512];
+    dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+    CHECK(!dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .output = 2, .model = net }) && strstr(dl_error(ctx), "output is device 2 of 'cpu,cpu', where 0 to 1 are"),
+        "%s", dl_error(ctx));
+    dl_clear_error(ctx);
+    dl_data_parallel *odd = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = flat });
+    CHECK(!dl_ok(dl_data_parallel_forward(odd, dl_input(ctx, DL_F32, DL_SHAPE(4, FEATURES), samples()))) && strstr(dl_error(ctx), "replica 1 (cpu): dl_data_parallel: the model must give DL_F32 [N,...]"),
+        "%s", dl_error(ctx));
+    dl_destroy(ctx);
+    ctx = dl_create(&(dl_config){ .threads = 1 });
+    odd = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = wider });
+    CHECK(!dl_ok(dl_data_parallel_forward(odd, dl_input(ctx, DL_F32, DL_SHAPE(5, FEATURES), samples()))) && strstr(dl_error(ctx), "fc.weight"), "%s", dl_error(ctx));
+    dl_destroy(ctx);
+    CHECK(!dl_launch(&(dl_launch_desc){ .replicas = 2, .error = error, .error_size = sizeof error }, launched, NULL) && strstr(error, "this is a replica of dl_launch"), "%s", error);
 }
 
 static void chunks_are_pytorchs(void)
@@ -204,6 +311,10 @@ static void errors_name_the_replica(void)
 int main(void)
 {
     RUN(trains_as_one_context);
+    RUN(any_output_device);
+    RUN(an_output_device_without_samples);
+    RUN(where_the_time_goes);
+    RUN(misuse_is_refused);
     RUN(chunks_are_pytorchs);
     RUN(statistics_of_the_first_chunk);
     RUN(chunks_have_random_numbers_of_their_own);

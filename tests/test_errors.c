@@ -1,6 +1,5 @@
 /* Error sentences: every public function given what it cannot take. Never a crash; always a sentence that names the operation and what was
    given or would be right; and after dl_clear_error the context works on. */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 

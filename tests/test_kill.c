@@ -6,16 +6,13 @@
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "nets.h"
+#include "runs.h"
 #include "test.h"
 #include <signal.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 static const char *const file = "build/tests/kill.safetensors", *const result = "build/tests/kill.hash";
 enum { SAMPLES = 50, EPOCHS = 12, KILLS = 100 };
-
-static dl_real sample_x[SAMPLES * 6];
-static int32_t sample_y[SAMPLES];
 
 static dl_tensor loss(const dl_batch *b, void *user)
 {
@@ -26,28 +23,14 @@ static dl_tensor loss(const dl_batch *b, void *user)
 
 static dl_loader *loader(dl_context *ctx)
 {
-    dl_dataset_desc d;
     dl_loader_desc l;
-    memset(&d, 0, sizeof d);
     memset(&l, 0, sizeof l);
-    d.count = SAMPLES;
-    d.y_dtype = DL_I32;
-    d.x_shape = DL_SHAPE(6);
-    d.x = sample_x;
-    d.y = sample_y;
     l.batch = 6;
     l.shuffle = true;
-    return dl_loader_create(dl_dataset_create(ctx, &d), &l);
+    return dl_loader_create(run_data(ctx, SAMPLES, 6), &l);
 }
 
-static dl_context *context(void)
-{
-    dl_config c;
-    memset(&c, 0, sizeof c);
-    c.threads = 1;
-    c.seed = 8;
-    return dl_create(&c);
-}
+static dl_context *context(void) { return run_context(8, 1); }
 
 /* The run; the hash of its parameters goes to a file. */
 static int child(const char *snapshot)
@@ -98,8 +81,7 @@ static int files(void)
 
 static void clean(void)
 {
-    char name[100];
-    for (int i = 0; i < 2; i++) remove(dl__version(name, sizeof name, file, i));
+    run_clean(file, 2);
     remove(result);
 }
 
@@ -145,10 +127,8 @@ static void killed(void)
 int main(void)
 {
     (void)net_train;
-    mkdir("build", 0777);
-    mkdir("build/tests", 0777);
-    memcpy(sample_x, net_numbers(SAMPLES * 6, 1), sizeof sample_x);
-    for (int i = 0; i < SAMPLES; i++) sample_y[i] = i * 5 % 3;
+    (void)run_curves;
+    run_begin();
     RUN(killed);
     return REPORT();
 }

@@ -1,6 +1,5 @@
 /* Layers against PyTorch's modules: names, shapes and order of the state_dict, outputs, gradients, running statistics, and how the
    parameters start. The modules and their inputs are those of tools/gold_layers.py. */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #include "numbers.h"

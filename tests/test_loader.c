@@ -3,7 +3,6 @@
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* before any header: nanosleep and alarm under -std=c99 */
 #endif
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
@@ -434,7 +433,7 @@ static void batches_in_parts(void) /* the ranks' parts, side by side, are the ba
                 dl_context *c = context(5);
                 source s[4] = { { 0 } };
                 dl_batch b;
-                size_t one[64], all, at = 0;
+                size_t one[64], done[4], all, at = 0;
                 int per = k % 4 + 1, shards = per * world;
                 dl_loader *l[4];
                 dl_loader_desc d = loader((size_t)shards + 3, true, k == 3);
@@ -445,20 +444,20 @@ static void batches_in_parts(void) /* the ranks' parts, side by side, are the ba
                 d.world = world;
                 d.split = DL_SPLIT_BATCH;
                 d.shards = per > 1 ? shards : 0;
-                for (d.rank = 0; d.rank < world; d.rank++) l[d.rank] = dl_loader_create(made(c, n, &s[d.rank]), &d);
+                for (d.rank = 0; d.rank < world; d.rank++) l[d.rank] = dl_loader_create(made(c, n, &s[d.rank]), &d), done[d.rank] = 0;
                 for (size_t batches = 0; at < all; batches++)
                     for (int shard = 0; shard < shards; shard++) {
                         size_t first, count, size = n - batches * d.batch < d.batch ? n - batches * d.batch : d.batch;
                         dl_shard(size, shard, shards, &first, &count);
                         if (!count) continue;
-                        bool ok = dl_next(l[shard / per], &b) && right(&b) && b.count == count && !memcmp(b.index, one + at, count * sizeof *one);
+                        bool ok = dl_next(l[shard / per], &b) && ++done[shard / per] && right(&b) && b.count == count && !memcmp(b.index, one + at, count * sizeof *one);
                         CHECK(ok, "%zu samples, %d ranks, %d shards, batch %zu, shard %d. %s", n, world, shards, batches, shard, dl_error(c));
                         at += count;
                         dl_end(c);
                     }
                 for (int r = 0; r < world; r++) {
-                    CHECK(l[r] && l[r]->done == dl_loader_batches(l[r]), "%zu samples, rank %d of %d, %d shards: %zu batches, dl_loader_batches says %zu. %s", n, r,
-                        world, shards, l[r] ? l[r]->done : 0, dl_loader_batches(l[r]), dl_error(c));
+                    CHECK(l[r] && done[r] == dl_loader_batches(l[r]), "%zu samples, rank %d of %d, %d shards: %zu batches, dl_loader_batches says %zu. %s", n, r,
+                        world, shards, done[r], dl_loader_batches(l[r]), dl_error(c));
                     CHECK(!dl_next(l[r], &b), "%zu samples, %d ranks: rank %d has more", n, world, r);
                 }
                 dl_destroy(c);
@@ -633,6 +632,78 @@ static void fails_then_goes_on(void) /* a sample that could not be read once: th
     }
 }
 
+static bool get_alone(void *user, size_t index, void *x, void *y) /* as get, without counters: from several threads at once */
+{
+    const size_t *bad = (const size_t *)user;
+    for (size_t k = 0; k < W; k++) ((dl_real *)x)[k] = value_at(index, k);
+    *(int32_t *)y = (int32_t)index * 10;
+    if (index % 3 == 0) nap();
+    return index < *bad;
+}
+
+static const char *why_not(void *user, size_t index) { return (void)user, index == 17 ? "seventeen is not to be had" : NULL; }
+
+static void several_threads(void) /* the order and the values of one; of several samples that fail in a batch the first is named, with its reason */
+{
+    for (int threads = 0; threads <= 70; threads += threads < 5 ? 1 : 65)
+        for (int prefetch = 0; prefetch < 2; prefetch++) {
+            dl_context *c = context(4);
+            dl_dataset_desc d;
+            dl_batch b;
+            size_t bad = 1000, order[2][N], at = 0;
+            memset(&d, 0, sizeof d);
+            d.count = N;
+            d.y_dtype = DL_I32;
+            d.x_shape = DL_SHAPE(W);
+            d.get = get_alone;
+            d.why = why_not;
+            d.user = &bad;
+            dl_dataset *data = dl_dataset_create(c, &d);
+            dl_loader_desc one = loader(5, true, false), desc = loader(5, true, prefetch);
+            desc.threads = threads;
+            dl_loader *l = dl_loader_create(data, &one), *m = dl_loader_create(data, &desc);
+            for (int k = 0; k < 3; k++)
+                CHECK(epoch(l, order[0], N) == N && epoch(m, order[1], N) == N && !memcmp(order[0], order[1], sizeof order[0]), "%d threads: epoch %d. %s",
+                    threads, k, dl_error(c));
+            bad = 17; /* no batch is on its way: the epoch is over */
+            desc.shuffle = false;
+            m = dl_loader_create(data, &desc);
+            while (dl_next(m, &b)) at += b.count;
+            CHECK(at == 15 && strstr(dl_error(c), "sample 17: seventeen is not to be had"), "%d threads: %zu samples, then '%s'", threads, at, dl_error(c));
+            dl_destroy(c);
+        }
+}
+
+static void subsets(void) /* in memory, by get, bytes, and of each other */
+{
+    static const uint8_t bytes[6] = { 9, 8, 7, 6, 5, 4 }, labels[6] = { 1, 2, 3, 4, 5, 6 };
+    static const size_t index[4] = { 5, 0, 5, 3 }, again[2] = { 3, 0 };
+    dl_context *c = context(1);
+    source s = { 0 };
+    dl_batch b;
+    dl_dataset_desc d;
+    size_t order[4] = { 0 };
+    dl_loader *l = dl_loader_create(dl_subset(made(c, 6, &s), index, 4), NULL);
+    for (size_t i = 0; i < 4 && dl_next(l, &b); i++) { /* right() knows the source's numbers */
+        order[i] = b.index[0];
+        CHECK(dl_item(b.y) == (double)index[i] * 10, "sample %zu is %g", i, dl_item(b.y));
+    }
+    CHECK(order[3] == 3 && !dl_next(l, &b), "%s", dl_error(c));
+    memset(&d, 0, sizeof d);
+    d.count = 6;
+    d.x_dtype = d.y_dtype = DL_U8;
+    d.x_shape = DL_SHAPE(1);
+    d.x = bytes;
+    d.y = labels;
+    dl_dataset *data = dl_dataset_create(c, &d), *part = dl_subset(dl_subset(data, index, 4), again, 2);
+    l = dl_loader_create(part, NULL);
+    CHECK(dl_dataset_count(part) == 2 && dl_next(l, &b) && dl_item(b.y) == 4 && dl_item(b.x) == (double)((dl_real)6 / 255), "%s", dl_error(c));
+    CHECK(dl_next(l, &b) && dl_item(b.y) == 6 && !dl_next(l, &b), "%s", dl_error(c));
+    CHECK(dl_dataset_count(dl_subset(data, NULL, 0)) == 0 && !dl_failed(c), "%s", dl_error(c));
+    CHECK(!dl_subset(part, index, 4) && strstr(dl_error(c), "dl_subset: index 0 is sample 5 of a dataset of 2"), "'%s'", dl_error(c));
+    dl_destroy(c);
+}
+
 static void destroyed_in_flight(void)
 {
     for (int slow = 0; slow < 2; slow++)
@@ -711,6 +782,8 @@ int main(void)
     RUN(prefetch_same);
     RUN(get_fails);
     RUN(fails_then_goes_on);
+    RUN(several_threads);
+    RUN(subsets);
     RUN(destroyed_in_flight);
     RUN(wrong_arguments);
     return REPORT();

@@ -1,6 +1,5 @@
 /* Memory: none asked for after the first step, what dl_measure promised, one fixed block, and every allocation failure in turn.
    tests: valgrind */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #include "nets.h"

@@ -1,7 +1,6 @@
 /* Normalisation, pooling and sums by channel in float at sizes that fill and overfill vectors, lanes, chunks and blocks: against loops in
    double, with the same bits from portable and SIMD kernels, on any number of threads, planned or eager.
    tests: tsan */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 

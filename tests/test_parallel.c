@@ -435,15 +435,43 @@ static void divided(dl_context *ctx, dl_comm *comm, void *user)
     job *j = (job *)user;
     int rank = dl_comm_rank(comm), size = dl_comm_size(comm), micro = 4 / size;
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f });
-    dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = micro, .mode = DL_DIVIDE });
-    for (int i = 0; i < 5 * micro; i++) dl_accumulate(acc, net(ctx, j, 12 * (rank * micro + i % micro), 12), 12);
+    dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = j->shards ? 1 : micro, .mode = DL_DIVIDE });
+    for (int i = 0; i < 5 * micro; i++) { /* uneven: with counts it would be another gradient */
+        int part = rank * micro + i % micro, n = part == 3 && j->cut ? 0 : 3 + 3 * part;
+        dl_accumulate(acc, n ? net(ctx, j, 12 * part, n) : (dl_tensor){ 0 }, (size_t)n);
+    }
+    if (!rank) keep(ctx, j, false);
+}
+static void partly_divided(dl_context *ctx, dl_comm *comm, void *user) /* two micro-batches of windows of 4 on all ranks */
+{
+    job *j = (job *)user;
+    int rank = dl_comm_rank(comm), size = dl_comm_size(comm);
+    dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f });
+    dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = 4 / size, .mode = DL_DIVIDE });
+    for (int i = 0; i < 2 / size; i++) dl_accumulate(acc, net(ctx, j, 12 * (rank + i), 12), 12);
+    dl_accumulator_flush(acc);
     if (!rank) keep(ctx, j, false);
 }
 static void dividing_accumulators(void)
 {
     static job one, two;
+    CHECK(launch(&one, 1, partly_divided) && launch(&two, 2, partly_divided), "%s%s", one.error, two.error);
+    CHECK(distance(two.values, one.values, one.n) < 1e-6, "partial windows: %g", distance(two.values, one.values, one.n));
     CHECK(launch(&one, 1, divided) && launch(&two, 2, divided), "%s%s", one.error, two.error);
     CHECK(distance(two.values, one.values, one.n) < 1e-6, "%g", distance(two.values, one.values, one.n));
+    static job shards;
+    for (int empty = 0; empty < 2; empty++) {
+        uint64_t want = 0;
+        for (int replicas = 1; replicas <= 4; replicas *= 2) {
+            memset(&shards, 0, sizeof shards);
+            shards.shards = 4;
+            shards.cut = empty; /* the last shard has no samples */
+            CHECK(launch(&shards, replicas, divided), "%s", shards.error);
+            CHECK(empty || distance(shards.values, one.values, one.n) < 1e-6, "%d replicas with shards: %g", replicas, distance(shards.values, one.values, one.n));
+            CHECK(replicas == 1 || bits(&shards) == want, "%d replicas with shards", replicas);
+            want = bits(&shards);
+        }
+    }
 }
 
 /* ---- batch_norm ---- */
@@ -576,6 +604,52 @@ static void buckets_overlap_with_the_backward_pass(void)
     CHECK(seen_early, "no bucket was reduced before the first layer's gradients were there");
     CHECK(l.reductions == 8, "4 buckets of each of 2 ranks, not %d", l.reductions);
     loop_close(&l);
+}
+
+/* A parameter that fills the first bucket goes along with those before it, as in PyTorch, so that all but the first layers' gradients can be
+   reduced during the backward pass. */
+static void large_and_small(dl_context *ctx, dl_comm *comm, void *user)
+{
+    dl_comm *c = comm;
+    dl_tensor x = dl_linear(dl_full(ctx, DL_SHAPE(3, 4), 1), "first", 16);
+    dl_backward(dl_sum(dl_linear(dl_linear(x, "large", 64), "last", 2)));
+    ((bool *)user)[dl_comm_rank(comm)] = c->buckets == 2 && c->bucket[0].n == 16 + 128 + 64 + 1024 && c->bucket[1].n == 16 + 64;
+}
+static void buckets_close_when_they_are_full(void)
+{
+    bool ok[2] = { false, false };
+    CHECK(dl_launch(&(dl_launch_desc){ .replicas = 2, .first_bucket = 2000, .bucket = 1 << 20 }, large_and_small, ok) && ok[0] && ok[1], "other buckets");
+}
+
+/* ---- where the time goes ---- */
+static dl_parallel_stats stats[3];
+static void measured(dl_context *ctx, dl_comm *comm, void *user)
+{
+    job *j = (job *)user;
+    dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f });
+    for (int i = 0; i < 5; i++) {
+        dl_backward(net(ctx, j, 0, 48));
+        dl_step(opt);
+    }
+    dl_comm_stats(comm, &stats[dl_comm_rank(comm)]);
+}
+static void phases_are_counted(void)
+{
+    enum { FLOATS = 48 + 16 + 32 + 16 + 16 + 16, BUFFERS = 32 }; /* laid out in 16s: fc1 7 x 6 and 7, fc2 4 x 7 and 4, bn 7 and 7; its statistics */
+    static job j;
+    j.norm = true;
+    CHECK(launch(&j, 3, measured), "%s", j.error);
+    for (int r = 0; r < 3; r++) {
+        const dl_parallel_stats *s = &stats[r];
+        CHECK(s->steps == 5 && s->reduce.bytes == 5 * FLOATS * 4, "rank %d: %d steps, %d bytes", r, (int)s->steps, (int)s->reduce.bytes);
+        CHECK(s->wait.bytes > 0 && s->wait.bytes <= s->reduce.bytes, "rank %d: %d bytes at the end", r, (int)s->wait.bytes);
+        CHECK(s->replicate.bytes == (FLOATS + BUFFERS) * 4 + 5 * BUFFERS * 4, "rank %d: %d bytes replicated", r, (int)s->replicate.bytes);
+        CHECK(s->forward.seconds > 0 && s->backward.seconds > 0 && s->reduce.seconds > 0 && s->wait.seconds > 0, "rank %d: seconds", r);
+        CHECK(s->forward.seconds + s->backward.seconds + s->wait.seconds < j.seconds, "rank %d: more seconds than there were", r);
+        CHECK(s->scatter.bytes == 0 && s->gather.bytes == 0, "rank %d: a world scatters and gathers nothing", r);
+    }
+    dl_comm_stats(NULL, &stats[0]);
+    CHECK(stats[0].steps == 0, "nobody");
 }
 
 /* ---- faults ---- */
@@ -762,6 +836,8 @@ int main(void)
     RUN(invariant_bits);
     RUN(invariant_is_refused);
     RUN(buckets_overlap_with_the_backward_pass);
+    RUN(buckets_close_when_they_are_full);
+    RUN(phases_are_counted);
     RUN(faults_are_named);
     RUN(exhausted_arenas);
     RUN(faults_of_processes);

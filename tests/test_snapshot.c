@@ -7,10 +7,10 @@
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "nets.h"
+#include "runs.h"
 #include "test.h"
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
 
 static const char *const file = "build/tests/snapshot.safetensors";
@@ -63,35 +63,20 @@ static dl_optimizer *optimizer(dl_context *ctx, int kind)
 
 static program start(int kind, int threads, uint64_t seed)
 {
-    static dl_real x[SAMPLES * 6];
-    static int32_t y[SAMPLES];
     program p;
-    dl_config c;
-    dl_dataset_desc d;
     dl_loader_desc l;
     dl_accumulator_desc a;
     dl_schedule schedule;
     memset(&p, 0, sizeof p);
-    memset(&c, 0, sizeof c);
-    memset(&d, 0, sizeof d);
     memset(&l, 0, sizeof l);
     memset(&a, 0, sizeof a);
     memset(&schedule, 0, sizeof schedule);
-    memcpy(x, net_numbers(SAMPLES * 6, 3), sizeof x);
-    for (int i = 0; i < SAMPLES; i++) y[i] = i * 7 % 3;
-    c.seed = seed;
-    c.threads = threads;
-    p.ctx = dl_create(&c);
-    d.count = SAMPLES;
-    d.y_dtype = DL_I32;
-    d.x_shape = DL_SHAPE(6);
-    d.x = x;
-    d.y = y;
+    p.ctx = run_context(seed, threads);
     l.batch = BATCH;
     l.shuffle = true;
     l.prefetch = kind % 2;
     l.torch_order = kind == 4;
-    p.loader = dl_loader_create(dl_dataset_create(p.ctx, &d), &l);
+    p.loader = dl_loader_create(run_data(p.ctx, SAMPLES, 6), &l);
     p.opt = optimizer(p.ctx, kind);
     if (kind == 1) {
         schedule.kind = DL_SCHEDULE_ONE_CYCLE;
@@ -142,11 +127,7 @@ static uint64_t state(program *p)
     uint64_t h = net_hash(p->ctx);
     for (size_t i = 0; i < 2; i++) h = dl__mix(h, (uint64_t)dl__double_bits(p->number[i]));
     h = dl__mix(h, (uint64_t)dl__double_bits(dl_get_lr(p->opt)));
-    for (int i = 0; i < p->history->n; i++) {
-        const dl__series *s = &p->history->series[i];
-        h = dl__mix_text(h, s->name);
-        for (size_t k = 0; k < 2 * s->n; k++) h = dl__mix(h, (uint64_t)dl__double_bits(s->xy[k]));
-    }
+    h = run_curves(h, p->history);
     return dl_failed(p->ctx) ? 0 : h;
 }
 
@@ -190,10 +171,7 @@ static void two_optimizers(void) /* each with its parameters, one frozen for a w
         dl_context *c = NULL;
         dl_snapshot_desc run;
         for (int part = 0; part < (stop < 0 ? 1 : 2); part++) {
-            dl_config config;
-            memset(&config, 0, sizeof config);
-            config.threads = 1;
-            c = dl_create(&config);
+            c = run_context(0, 1);
             memset(&run, 0, sizeof run);
             run.optimizer[0] = net_adam(c);
             run.optimizer[1] = net_momentum(c);
@@ -368,7 +346,7 @@ static void versions(void) /* the last three; when the newest is damaged the one
 {
     char name[80], why[600];
     size_t size;
-    for (int i = 0; i < 5; i++) remove(dl__version(name, sizeof name, file, i));
+    run_clean(file, 5);
     program a = start(0, 1, 3);
     numbers(&a);
     a.run.keep = 3;
@@ -398,7 +376,7 @@ static void versions(void) /* the last three; when the newest is damaged the one
         free(bytes);
     }
     dl_destroy(a.ctx);
-    for (int i = 0; i < 5; i++) remove(dl__version(name, sizeof name, file, i));
+    run_clean(file, 5);
 }
 
 static void full_disk(void) /* a file that cannot grow to its size: a sentence with the path, and the last snapshot stays */
@@ -448,8 +426,7 @@ static void same_run_same_bytes(void)
 int main(int argc, char **argv)
 {
     (void)net_train;
-    mkdir("build", 0777);
-    mkdir("build/tests", 0777);
+    run_begin();
     if (argc == 3 && !strcmp(argv[1], "write")) { /* for tests/check_safetensors.sh */
         program a = start(3, 1, 3);
         for (int i = 0; i < 7; i++) step(&a);

@@ -1,8 +1,9 @@
 /* The tape: names, lifetimes, what can be read when, gradients of all kinds, the seal, user operations, random numbers and contexts in
    threads of their own. tests: tsan */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
+#include <pthread.h>
+#include <unistd.h>
 #define COUNT(array) (sizeof (array) / sizeof *(array))
 #define SAYS(part) CHECK(dl_failed(c) && strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part)
 #define FINE() CHECK(!dl_failed(c), "%s", dl_error(c))

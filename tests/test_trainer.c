@@ -7,8 +7,8 @@
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "nets.h"
+#include "runs.h"
 #include "test.h"
-#include <sys/stat.h>
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
 
 static const char *const file = "build/tests/trainer.safetensors";
@@ -26,9 +26,6 @@ typedef struct job {
     char error[600];
 } job;
 typedef struct rank { job *j; dl_context *ctx; int calls; } rank;
-
-static dl_real sample_x[SAMPLES * 5];
-static int32_t sample_y[SAMPLES];
 
 static dl_tensor loss(const dl_batch *b, void *user)
 {
@@ -55,38 +52,23 @@ static void told(const dl_trainer_state *s, void *user)
 {
     rank *r = (rank *)user;
     double mean = 0;
-    for (int i = 0; i < SAMPLES; i++) mean += (double)sample_x[i * 5] / SAMPLES;
+    for (int i = 0; i < SAMPLES; i++) mean += (double)run_x[i * 5] / SAMPLES;
     if (!(fabs(s->metric - mean) < 1e-6)) dl_fail(r->ctx, "the metric is %g, not %g", s->metric, mean);
     if (!dl_comm_rank(dl_comm_of(r->ctx))) r->j->epochs_told = s->epoch;
-}
-
-static uint64_t curves(const dl_history *h, int64_t steps)
-{
-    uint64_t u = dl__mix(0, (uint64_t)steps);
-    for (int i = 0; i < h->n; i++)
-        for (size_t k = 0; k < 2 * h->series[i].n; k++) u = dl__mix(u, (uint64_t)dl__double_bits(h->series[i].xy[k]));
-    return u;
 }
 
 static void one_rank(dl_context *ctx, dl_comm *comm, void *user)
 {
     job *j = (job *)user;
     rank r;
-    dl_dataset_desc d;
     dl_loader_desc l;
     dl_trainer_desc t;
     memset(&r, 0, sizeof r);
-    memset(&d, 0, sizeof d);
     memset(&l, 0, sizeof l);
     memset(&t, 0, sizeof t);
     r.j = j;
     r.ctx = ctx;
-    d.count = SAMPLES;
-    d.y_dtype = DL_I32;
-    d.x_shape = DL_SHAPE(5);
-    d.x = sample_x;
-    d.y = sample_y;
-    dl_dataset *data = dl_dataset_create(ctx, &d);
+    dl_dataset *data = run_data(ctx, SAMPLES, 5);
     l.batch = j->shards ? 8 : j->split == DL_SPLIT_BATCH ? 9 : j->split == DL_SPLIT_ONCE ? 3 : 5;
     l.shuffle = l.prefetch = true;
     l.split = j->split;
@@ -113,7 +95,7 @@ static void one_rank(dl_context *ctx, dl_comm *comm, void *user)
     bool ok = dl_trainer_run(ctx, &t);
     if (ok && !dl_comm_rank(comm)) {
         j->hash = net_hash(ctx);
-        j->history = curves(t.history, t.optimizer->steps);
+        j->history = run_curves((uint64_t)t.optimizer->steps, t.history);
     }
 }
 
@@ -135,11 +117,7 @@ static bool run(job *j)
     return dl_launch(&d, one_rank, j);
 }
 
-static void clean(void)
-{
-    char name[100];
-    for (int i = 0; i < 3; i++) remove(dl__version(name, sizeof name, file, i));
-}
+static void clean(void) { run_clean(file, 3); }
 
 /* ---- tests ---- */
 /* calls: of loss, by rank 0 in an epoch */
@@ -248,10 +226,8 @@ static void wrong_descs(void)
 int main(void)
 {
     (void)net_train;
-    mkdir("build", 0777);
-    mkdir("build/tests", 0777);
-    memcpy(sample_x, net_numbers(SAMPLES * 5, 1), sizeof sample_x);
-    for (int i = 0; i < SAMPLES; i++) sample_y[i] = i * 5 % 3;
+    (void)run_context;
+    run_begin();
     RUN(goes_on);
     RUN(other_worlds);
     RUN(only_longer);

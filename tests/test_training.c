@@ -1,6 +1,5 @@
 /* Ten steps of training against PyTorch in float64: an MLP, a CNN with batch_norm, a transformer. The nets are those of
    tools/gold_training.py. */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #include "numbers.h"

@@ -2,7 +2,7 @@
 # Installs what the tests can use beyond a C compiler, make and bash. Run it as often as you like. Debian or Ubuntu, as root.
 #     tools/setup.sh [bench]     bench: also the libraries that `make bench-gemm` compares with
 set -e
-packages="gcc g++ make clang libclang-rt-14-dev valgrind libc6-dev-i386 lib32gcc-12-dev gcc-arm-none-eabi picolibc-arm-none-eabi qemu-system-arm libsimde-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user-static libopenmpi-dev openmpi-bin iproute2 python3 python3-pip"
+packages="gcc g++ make clang libclang-rt-14-dev valgrind libc6-dev-i386 lib32gcc-12-dev gcc-arm-none-eabi picolibc-arm-none-eabi qemu-system-arm libsimde-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user-static libopenmpi-dev openmpi-bin iproute2 libstb-dev python3 python3-pip"
 [ "$1" = bench ] && packages="$packages libopenblas-dev libdnnl-dev"
 wheels="torch==2.13.0 numpy safetensors"
 missing=

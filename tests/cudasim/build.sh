@@ -26,9 +26,9 @@ flags="-std=gnu11 -O2 -march=native -ffp-contract=off -frounding-math -fno-math-
 flags="$flags -Wall -Wextra -pthread"
 same="$nvrtc $(cat tests/cudasim/*.[ch] tests/cudasim/build.sh | cksum)"
 [ "$(cat $out/built 2> /dev/null)" = "$same" ] && exit 0
-for part in decode memory exec streams driver faults; do ${CC:-cc} $flags -c tests/cudasim/$part.c -o $out/$part.o; done
+for part in decode memory exec order streams driver faults; do ${CC:-cc} $flags -c tests/cudasim/$part.c -o $out/$part.o; done
 ${CC:-cc} $flags -ftree-vectorize -c tests/cudasim/ops.c -o $out/ops.o
-${CC:-cc} -shared -Wl,-soname,libcuda.so.1 -Wl,-z,defs $out/{decode,memory,exec,streams,driver,faults,ops}.o \
+${CC:-cc} -shared -Wl,-soname,libcuda.so.1 -Wl,-z,defs $out/{decode,memory,exec,order,streams,driver,faults,ops}.o \
     -o $out/libcuda.so.1.new -lm -ldl -pthread
 ${CC:-cc} $flags -DREAL_NVRTC="\"$nvrtc\"" -shared -Wl,-soname,libnvrtc.so.13 tests/cudasim/nvrtc.c \
     -o $out/libnvrtc.so.13.new -ldl -pthread

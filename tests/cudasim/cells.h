@@ -96,6 +96,7 @@ static inline __attribute__((always_inline)) uint32_t global_read_quick(
     const uint64_t base = a->base, room = a->size;
     const uint32_t id = l->id, me = w->block->index, now = w->now, first = w->index * LANES;
     const bool races = sim.races;
+    const view *const seen = l->seen;
     uint32_t done = 0;
     for (uint32_t i = 0; i < LANES; i++) {
         if (!(mask >> i & 1)) continue;
@@ -107,6 +108,7 @@ static inline __attribute__((always_inline)) uint32_t global_read_quick(
         bool right = true;
         for (unsigned k = 0; races && k < size / 4; k++) {
             global_cell *c = &cells[(offset >> 2) + k];
+            if (c->launch != id && seen && c->write && !launch_ordered(seen, c->launch)) { right = false; break; }
             if (c->launch != id)
                 *c = (global_cell){ .launch = id, .reader_block = me, .read = relaxed ? 0 : CELL(first + i, now, 15u, 0) };
             else if (c->write) { right = false; break; }
@@ -134,6 +136,8 @@ static inline uint8_t *global_write_quick(warp *w, uint32_t lane, uint64_t addre
     uint32_t thread = w->index * LANES + lane;
     global_cell *c = &a->cells[offset >> 2];
     if (sim.races) {
+        for (unsigned k = 0; l->seen && k < size / 4; k++)
+            if (c[k].launch != l->id && !launch_ordered(l->seen, c[k].launch)) return NULL;
         for (unsigned k = 0; k < size / 4; k++) if (c[k].launch == l->id) { /* its own earlier accesses do not matter */
             uint32_t me = w->block->index;
             if (c[k].write && (c[k].writer_block != me || CELL_THREAD(c[k].write) != thread)) return NULL;

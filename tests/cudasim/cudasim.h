@@ -1,14 +1,15 @@
 /* A simulated CUDA driver: proves GPU code on a machine that has no GPU. Test equipment; nothing outside tests/ depends on it.
 
    build/cudasim/libcuda.so.1 has the driver's symbols and executes, on the CPU, the PTX that the real NVRTC made. It is strict:
-   an opcode, modifier, argument or flag that it does not know is an error with its PTX line, never ignored. tests/cudasim/build.sh
-   makes it, with the NVRTC shim and the stand-in NCCL. To use them: LD_LIBRARY_PATH=build/cudasim PROGRAM.
+   an opcode, modifier, argument or flag that it does not know is an error with its PTX line, never ignored.
+   tests/cudasim/build.sh makes it, with the NVRTC shim and the stand-in NCCL. To use them: LD_LIBRARY_PATH=build/cudasim PROGRAM.
 
-       decode.c    PTX text to instructions           memory.c   allocations; bounds, alignment, uninitialised reads, races
-       ops.c       what each opcode computes          streams.c  streams, events, graphs: run late, in random legal order
-       exec.c      lanes, warps, barriers, blocks     driver.c   the driver's functions, strict about arguments
-       faults.c    settings, planned faults, reports  nvrtc.c    the shim: forwards to the real NVRTC, keeps the PTX of each cubin
-       nccl.c      the stand-in NCCL                  selftest.c planted bugs; results against plain C
+       decode.c    PTX text to instructions           memory.c    allocations; bounds, alignment, uninitialised reads, races
+       ops.c       what each opcode computes          streams.c   streams, events, graphs: run late, in random legal order
+       exec.c      lanes, warps, barriers, blocks     driver.c    the driver's functions, strict about arguments
+       order.c     what comes after what, if asked    nvrtc.c     the shim: forwards to NVRTC, keeps the PTX of each cubin
+       faults.c    settings, planned faults, reports  nccl.c      the stand-in NCCL
+       selftest.c  planted bugs (bugs.cu) are caught, right kernels (kernels.cu) give the results of plain C
 
    What a kernel does wrong is written to stderr (and to the file CUDASIM_LOG) as
        cudasim: kernel NAME, PTX line N (opcode), block (x,y,z), thread (x,y,z): what was wrong
@@ -59,7 +60,7 @@ typedef struct { /* one accepted opcode string */
 } opcode;
 
 struct inst {
-    const opcode *op;
+    const opcode *op, *was; /* was: what CUDASIM_DROP took away */
     op_fn run;
     uint32_t o[20]; /* operands in order, vectors flattened: byte offset of a register, or of a constant (bit 0); ~0: absent */
     uint8_t bytes[20];    /* their register sizes */
@@ -83,6 +84,7 @@ typedef struct kernel {
     param *params;
     uint32_t param_count, max_threads, required_threads[3], max_dynamic_shared;
     bool fences;
+    uint32_t registers;   /* that ptxas gave a thread; 0: not known, it was loaded as PTX */
     int32_t *branch_targets; /* of brx.idx: count, then that many indices */
     uint32_t slots[32];   /* where special registers live: SR_ names */
 } kernel;
@@ -141,6 +143,16 @@ const opcode *opcode_find(const char *name);                     /* ops.c */
 module *module_decode(int device, const char *text, bool cubin, char *error, size_t error_size);
 void module_free(module *);
 
+/* ---- order across streams (order.c) ---- */
+
+#define MAX_VIEW 64
+typedef struct { uint32_t at[MAX_VIEW]; } view; /* by stream: how far its work is known to be done */
+extern view host_view;
+void view_join(view *to, const view *from);
+uint32_t launch_new(view *, uint32_t stream_index, const char *name);
+bool launch_ordered(const view *, uint32_t earlier);
+const char *launch_name(uint32_t id);
+
 /* ---- memory (memory.c) ---- */
 
 typedef struct { uint32_t launch, writer_block, write, reader_block, read; } global_cell; /* races on 4 bytes: see memory.c */
@@ -162,6 +174,7 @@ int device_free(uint64_t address);
 void device_free_all(int device);
 uint64_t device_used(int device);
 int device_leaks(int device);                                    /* reports each live allocation */
+bool range_ordered(const view *, uint32_t id, allocation *, uint64_t offset, uint64_t size, bool write); /* order.c */
 void init_set(allocation *, uint64_t offset, uint64_t size, bool value);
 bool init_all(const allocation *, uint64_t offset, uint64_t size);
 
@@ -220,6 +233,7 @@ typedef struct launch {
     uint32_t grid[3], dim[3], dynamic_shared;
     const uint8_t *params;
     uint32_t id;
+    const view *seen;      /* NULL: order across streams is not checked */
     uint64_t budget;
     jmp_buf stop;
     int error;
@@ -227,8 +241,8 @@ typedef struct launch {
     allocation *cached;
 } launch;
 
-int kernel_run(
-    kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared, const uint8_t *params);
+int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared,
+    const uint8_t *params, uint32_t id, const view *seen);
 void kernel_fault(warp *, const inst *, int lane, int error, const char *format, ...)
     __attribute__((noreturn, format(printf, 5, 6)));
 bool peer_enabled(int from, int to);                              /* streams.c */
@@ -238,13 +252,14 @@ bool peer_enabled(int from, int to);                              /* streams.c *
 typedef struct {
     int devices, arch, driver_version, budget_millions, shared_limit, shared_optin, processors;
     uint64_t memory, seed;
-    bool peer, races, count, exact;
+    bool peer, races, count, exact, order;
     char name[64];
 } settings;
 extern settings sim;
 void settings_read(void);
 int fault_due(const char *what);     /* counts calls of this kind; the error code to give now, or 0 */
 int device_lost(int device, const char *what);
+bool dropped(const char *kernel, const char *opcode, uint32_t count);
 uint32_t random_below(uint32_t n);
 void report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void sim_lock(void);

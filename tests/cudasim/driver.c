@@ -488,6 +488,7 @@ EXPORT CUresult cuStreamQuery(CUstream handle)
     ENTER; STREAM(s, handle);
     if (s->capture) { s->capture->broken = true; REFUSE(900, "the stream is being captured"); }
     run_some();
+    if (!s->head) view_join(&host_view, &s->seen);
     RETURN(device_error[current] ? device_error[current] : s->head ? 600 : 0);
 }
 EXPORT CUresult cuStreamIsCapturing(CUstream handle, int *out)
@@ -539,6 +540,7 @@ EXPORT CUresult cuEventQuery(CUevent eh)
     EVENT(e, eh);
     if (e->capture) RETURN(907);
     run_some();
+    if (ticket_done(e->ticket)) host_after(e->ticket);
     RETURN(device_error[current] ? device_error[current] : ticket_done(e->ticket) ? 0 : 600);
 }
 EXPORT CUresult cuEventElapsedTime(float *out, CUevent ah, CUevent bh)
@@ -585,6 +587,43 @@ static size_t elf_size(const uint8_t *image)
         if (type != 8 && offset + size > end) end = offset + size;
     }
     return end;
+}
+
+/* The registers of each kernel, from attribute 0x2f (count of registers: symbol, value) of the cubin's section .nv.info */
+static void cubin_registers(const uint8_t *image, module *m)
+{
+    uint64_t sections;
+    uint16_t entry, count, names;
+    memcpy(&sections, image + 40, 8);
+    memcpy(&entry, image + 58, 2);
+    memcpy(&count, image + 60, 2);
+    memcpy(&names, image + 62, 2);
+    const uint8_t *info = NULL, *symbols = NULL, *strings = NULL;
+    uint64_t info_size = 0, offset, names_offset;
+    memcpy(&names_offset, image + sections + (uint64_t)names * entry + 24, 8);
+    for (int i = 0; i < count; i++) {
+        const uint8_t *header = image + sections + (uint64_t)i * entry;
+        uint32_t name;
+        memcpy(&name, header, 4);
+        memcpy(&offset, header + 24, 8);
+        const char *text = (const char *)image + names_offset + name;
+        if (strcmp(text, ".nv.info") == 0) { info = image + offset; memcpy(&info_size, header + 32, 8); }
+        if (strcmp(text, ".symtab") == 0) symbols = image + offset;
+        if (strcmp(text, ".strtab") == 0) strings = image + offset;
+    }
+    for (uint64_t at = 0; info && symbols && strings && at + 4 <= info_size; ) {
+        uint16_t size;
+        memcpy(&size, info + at + 2, 2);
+        if (info[at] == 4 && info[at + 1] == 0x2f && size == 8) {
+            uint32_t symbol, value, name;
+            memcpy(&symbol, info + at + 4, 4);
+            memcpy(&value, info + at + 8, 4);
+            memcpy(&name, symbols + (uint64_t)symbol * 24, 4);
+            for (uint32_t k = 0; k < m->kernel_count; k++)
+                if (strcmp(m->kernels[k].name, (const char *)strings + name) == 0) m->kernels[k].registers = value;
+        }
+        at += info[at] == 4 ? 4u + size : 4u;
+    }
 }
 
 /* Where the PTX of a cubin with these bytes is kept: the NVRTC shim writes it there, cuModuleLoadData reads it. */
@@ -652,6 +691,7 @@ EXPORT CUresult cuModuleLoadData(CUmodule *out, const void *image)
         module_free(m);
         REFUSE(209, "%s for sm_%u on a device of sm_%d", cubin ? "cubin" : "PTX", target, sim.arch);
     }
+    if (cubin) cubin_registers(image, m);
     *out = handle_new(HANDLE_MODULE, m, current);
     RETURN(0);
 }
@@ -726,7 +766,7 @@ EXPORT CUresult cuFuncGetAttribute(int *out, int attribute, CUfunction handle)
     case 1: *out = (int)f->k->shared_bytes; RETURN(0);
     case 2: *out = 0; RETURN(0);
     case 3: *out = (int)f->k->local_bytes; RETURN(0);
-    case 4: *out = 32; RETURN(0); /* what ptxas would allocate is not known here */
+    case 4: *out = f->k->registers ? (int)f->k->registers : 32; RETURN(0); /* of PTX nothing is known: 32 is a guess */
     case 5: case 6: *out = (int)f->k->module->target; RETURN(0);
     case 7: *out = 0; RETURN(0);
     case 8: *out = (int)f->dynamic_limit; RETURN(0);
@@ -760,6 +800,10 @@ EXPORT CUresult cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, unsi
         REFUSE(701, "kernel %s: %u threads a block, declared for %u at most", k->name, bx * by * bz, k->max_threads);
     if (k->required_threads[0] && (bx != k->required_threads[0] || by != k->required_threads[1] || bz != k->required_threads[2]))
         REFUSE(1, "kernel %s: block (%u,%u,%u) is not the required one", k->name, bx, by, bz);
+    uint32_t warps = (bx * by * bz + LANES - 1) / LANES, registers = (k->registers + 7) / 8 * 8;
+    if (warps * LANES * registers > 65536)
+        REFUSE(
+            701, "kernel %s: %u threads of %u registers are more than the 65536 of a block", k->name, bx * by * bz, k->registers);
     if (shared > f->dynamic_limit)
         REFUSE(1,
             "kernel %s: %u bytes of dynamic shared memory; allowed are %u (more than 48 KB in all: cuFuncSetAttribute first)",

@@ -374,15 +374,15 @@ static void *room(size_t size)
     return p;
 }
 
-int kernel_run(
-    kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared, const uint8_t *params)
+int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared,
+    const uint8_t *params, uint32_t id, const view *seen)
 {
-    static uint32_t launches;
     launch l = { .k = k,
         .device = device,
         .dynamic_shared = dynamic_shared,
         .params = params,
-        .id = ++launches,
+        .id = id,
+        .seen = seen,
         .budget = (uint64_t)sim.budget_millions * 1000000 };
     memcpy(l.grid, grid, sizeof l.grid);
     memcpy(l.dim, dim, sizeof l.dim);

@@ -3,8 +3,9 @@
        CUDASIM_DEVICES=1         how many devices             CUDASIM_PEER=1     may they reach each other's memory
        CUDASIM_ARCH=80           compute capability           CUDASIM_DRIVER=13000  what cuDriverGetVersion says
        CUDASIM_MEMORY=4096       MiB a device                 CUDASIM_SEED=1     of every random choice
-       CUDASIM_BUDGET=200        million instructions a warp may run before it is called hung
+       CUDASIM_BUDGET=20         million instructions a warp may run before it is called hung
        CUDASIM_RACES=1           0: no race checks            CUDASIM_LOG=FILE   reports are added to this file too
+       CUDASIM_ORDER=0           1: work of different streams on the same memory must be ordered (order.c)
        CUDASIM_EXACT=0           1: add.f32 and kin without .rn are refused: ptxas may contract them
        CUDASIM_COUNT=0           1: bank conflicts and sectors are counted (cudasim_statistics)
        CUDASIM_CUBINS=DIR        where the NVRTC shim leaves the PTX of each cubin (else beside the library)
@@ -14,6 +15,8 @@
        CUDASIM_FAIL=lost:N       the device is lost at its N-th launch: this and every later call returns 46;
                                  lost@1:N: only device 1
        CUDASIM_FAIL=hang:N       the N-th NCCL collective never completes
+       CUDASIM_DROP=KERNEL:OPCODE:N,...   a planted bug: the kernel's N-th instruction whose opcode begins with OPCODE does
+                                 nothing (gemm:bar.sync:2); stream:wait:N: the N-th cuStreamWaitEvent; N 0: all of them
        CUDASIM_FAIL=nodevice:1, stub:1, mismatch:1     cuInit returns 100, 34, 803 */
 #define _GNU_SOURCE
 #include "cudasim.h"
@@ -58,9 +61,10 @@ void settings_read(void)
     sim.driver_version = (int)number("CUDASIM_DRIVER", 13000);
     sim.memory = number("CUDASIM_MEMORY", 4096) << 20;
     sim.seed = number("CUDASIM_SEED", 1);
-    sim.budget_millions = (int)number("CUDASIM_BUDGET", 200);
+    sim.budget_millions = (int)number("CUDASIM_BUDGET", 20);
     sim.peer = number("CUDASIM_PEER", 1) != 0;
     sim.races = number("CUDASIM_RACES", 1) != 0;
+    sim.order = number("CUDASIM_ORDER", 0) != 0;
     sim.exact = number("CUDASIM_EXACT", 0) != 0;
     sim.count = number("CUDASIM_COUNT", 0) != 0;
     sim.processors = 16;
@@ -155,6 +159,17 @@ EXPORT int fault_due(const char *what)
         }
     }
     return 0;
+}
+
+/* Is this instruction, the count-th of its opcode in the kernel, to be dropped? */
+bool dropped(const char *kernel, const char *opcode, uint32_t count)
+{
+    char name[200], prefix[100];
+    unsigned n;
+    for (const char *p = getenv("CUDASIM_DROP"); p && *p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
+        if (sscanf(p, "%199[^:]:%99[^:]:%u", name, prefix, &n) == 3 && strcmp(name, kernel) == 0 &&
+            strncmp(opcode, prefix, strlen(prefix)) == 0 && (n == 0 || n == count)) return true;
+    return false;
 }
 
 static long device_launches[64];

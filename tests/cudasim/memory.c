@@ -260,7 +260,14 @@ static void global_races(
     for (unsigned done = 0; done < size; done += 4) {
         global_cell *c = &a->cells[(offset + done) >> 2];
         uint32_t bytes = size >= 4 ? 15 : ((1u << size) - 1) << (offset & 3);
-        if (c->launch != launch) *c = (global_cell){ .launch = launch };
+        if (c->launch != launch) {
+            const view *seen = w->block->launch->seen;
+            if (seen && (how != ACCESS_READ || c->write) && !launch_ordered(seen, c->launch))
+                kernel_fault(w, in, lane, 719, "race between streams at 0x%llx: %s what %s %s, and nothing orders them",
+                    (unsigned long long)(a->base + offset), how == ACCESS_READ ? "reads" : "writes", launch_name(c->launch),
+                    c->write ? "wrote" : "read");
+            *c = (global_cell){ .launch = launch };
+        }
         bool atomic = how == ACCESS_ATOMIC || relaxed;
         if (c->write && CELL_BYTES(c->write) & bytes && !(atomic && CELL_FLAG(c->write))) {
             bool here = c->writer_block == me;

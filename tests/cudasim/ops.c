@@ -8,9 +8,14 @@
 
 static inline uint8_t *at(const warp *w, uint32_t o) { return w->base[o & 1] + (o & ~1u); }
 #define REG(T, k) ((T *)at(w, in->o[k]))
+#ifdef __clang__
+#define NO_OVERLAP
+#else
+#define NO_OVERLAP _Pragma("GCC ivdep") /* a target is a source of the same lane, or none */
+#endif
 #define EACH(statement) \
     do { \
-        if (mask == ALL) { _Pragma("GCC ivdep") for (int i = 0; i < LANES; i++) { statement; } } \
+        if (mask == ALL) { NO_OVERLAP for (int i = 0; i < LANES; i++) { statement; } } \
         else for (int i = 0; i < LANES; i++) if (mask >> i & 1) { statement; } \
     } while (0)
 #define FUNCTION(name) static void name(warp *w, const inst *in, uint32_t mask)
@@ -446,8 +451,25 @@ static uint16_t to_bf16(float x, int rounding)
     if (x != x) return 0x7fff;
     return rounding == 1 ? (uint16_t)(u >> 16) : (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
-static uint16_t to_f16(float x) { _Float16 h = (_Float16)x; uint16_t u; memcpy(&u, &h, 2); return x != x ? 0x7fff : u; }
-static float from_f16(uint16_t u) { _Float16 h; memcpy(&h, &u, 2); return (float)h; }
+static uint16_t to_f16(float x)
+{
+    uint16_t sign = (uint16_t)(bits_of(x) >> 16 & 0x8000);
+    int e;
+    if (x != x) return 0x7fff;
+    frexp((double)x, &e);
+    double unit = ldexp(1, e - 11 < -24 ? -24 : e - 11), r = rint(fabs((double)x) / unit) * unit;
+    if (r >= 65520) return sign | 0x7c00;
+    if (r < 0x1p-14) return sign | (uint16_t)(r * 0x1p24);
+    uint32_t u = bits_of((float)r);
+    return sign | (uint16_t)((u >> 23) - 112) << 10 | (u >> 13 & 0x3ff);
+}
+static float from_f16(uint16_t h)
+{
+    uint32_t sign = (h & 0x8000u) << 16, e = h >> 10 & 31, m = h & 1023;
+    if (e == 31) return float_of(sign | 0x7f800000 | m << 13);
+    if (e == 0) return sign ? -(float)m * 0x1p-24f : (float)m * 0x1p-24f;
+    return float_of(sign | (e + 112) << 23 | m << 13);
+}
 
 static double round_integral(double x, int rounding)
 {

@@ -1,6 +1,6 @@
 /* Tests the simulator itself: right kernels give the results of plain C on every architecture; each planted bug is caught
    and named.
-       selftest results ARCH | opcodes | bugs ARCH | streams | nccl | faults | speed
+       selftest results ARCH | opcodes | bugs ARCH | dropped | load ARCH CODE | streams | order | nccl | faults | speed
    prints 'ok NAME' or 'not ok NAME: reason' a line */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -28,7 +28,7 @@ CUresult cuMemHostAlloc(void **, size_t, unsigned), cuMemFreeHost(void *), cuStr
 CUresult cuStreamWaitEvent(handle, handle, unsigned), cuEventCreate(handle *, unsigned), cuEventRecord(handle, handle),
     cuEventSynchronize(handle), cuEventDestroy_v2(handle), cuEventQuery(handle);
 CUresult cuLaunchKernel(handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, handle, void **, void **),
-    cuFuncSetAttribute(handle, int, int);
+    cuFuncSetAttribute(handle, int, int), cuFuncGetAttribute(int *, int, handle);
 CUresult cuStreamBeginCapture_v2(handle, int), cuStreamEndCapture(handle, handle *),
     cuGraphInstantiateWithFlags(handle *, handle, unsigned long long), cuGraphLaunch(handle, handle);
 CUresult cuGraphExecDestroy(handle), cuGraphDestroy(handle), cuMemsetD32Async(pointer, unsigned, size_t, handle),
@@ -576,8 +576,12 @@ static void results(const char *arch)
 
 /* ---- single opcodes, on random operands, against expressions of their own ---- */
 
-typedef __float128
-    quad; /* holds sums, products and quotients of floats with room to spare: the directed roundings are made from it */
+/* Holds sums, products and quotients of floats with room to spare: the directed roundings are made from it. */
+#ifdef __aarch64__
+typedef long double quad;
+#else
+typedef __float128 quad;
+#endif
 static float F(uint64_t x) { uint32_t u = (uint32_t)x; float f; memcpy(&f, &u, 4); return f; }
 static uint64_t B(float f) { uint32_t u; memcpy(&u, &f, 4); return f != f ? 0x7fffffff : u; }
 static double D(uint64_t x) { double f; memcpy(&f, &x, 8); return f; }
@@ -766,6 +770,35 @@ static void test_opcodes(void)
     result("opcodes alone", wrong ? "%d of %d" : NULL, wrong, COUNT);
     CHECK(cuModuleUnload(module));
     free(text);
+}
+
+/* half precision: there and back is exact, and the halfway cases go to even */
+static void test_halves(void)
+{
+    char *ptx = compile("extern \"C\" __global__ void half(unsigned short *h, float *back, const float *x) { unsigned short v;"
+        " asm(\"cvt.rn.f16.f32 %0, %1;\" : \"=h\"(v) : \"f\"(x[threadIdx.x])); h[threadIdx.x] = v; float f;"
+        " asm(\"cvt.f32.f16 %0, %1;\" : \"=f\"(f) : \"h\"(v)); back[threadIdx.x] = f; }", "compute_80");
+    static const struct { float x; uint16_t half; float back; } cases[] = { { 1, 0x3c00, 1 }, { -2.5f, 0xc100, -2.5f },
+        { 65504, 0x7bff, 65504 }, { 65519, 0x7bff, 65504 }, { 65520, 0x7c00, INFINITY }, { 1 + 0x1p-11f, 0x3c00, 1 },
+        { 1 + 3 * 0x1p-11f, 0x3c02, 1 + 0x1p-9f }, { 0x1p-24f, 1, 0x1p-24f }, { 0x1p-25f, 0, 0 }, { 0x1.8p-25f, 1, 0x1p-24f },
+        { -0.f, 0x8000, -0.f }, { 0x1.ff8p-15f, 0x3ff, 0x1.ff8p-15f }, { 0x1.ffep-15f, 0x400, 0x1p-14f },
+        { -INFINITY, 0xfc00, -INFINITY }, { 0.1f, 0x2e66, 0.0999755859375f }, { 3.14159f, 0x4248, 3.140625f } };
+    enum { COUNT = sizeof cases / sizeof *cases };
+    float x[COUNT], back[COUNT];
+    uint16_t half[COUNT];
+    for (int i = 0; i < COUNT; i++) x[i] = cases[i].x;
+    CHECK(cuModuleLoadData(&module, ptx));
+    pointer ph = upload(NULL, sizeof half), pb = upload(NULL, sizeof back), px = upload(x, sizeof x);
+    LAUNCH("half", 1, 1, COUNT, 1, 0, &ph, &pb, &px);
+    download(half, ph, sizeof half);
+    download(back, pb, sizeof back);
+    CHECK(cuMemFree_v2(px));
+    int bad = -1;
+    for (int i = 0; i < COUNT; i++) if (half[i] != cases[i].half || differ(&back[i], &cases[i].back, 4)) bad = i;
+    int k = bad < 0 ? 0 : bad;
+    result("half precision", bad < 0 ? NULL : "%a is %04x and back %a", (double)cases[k].x, half[k], (double)back[k]);
+    CHECK(cuModuleUnload(module));
+    free(ptx);
 }
 
 /* ---- what a request costs ---- */
@@ -1146,6 +1179,114 @@ static void test_streams(void)
     cudasim_reports();
 }
 
+/* ---- what CUDASIM_DROP takes away is missed ---- */
+
+static void test_dropped(void)
+{
+    char *text = read_file("tests/cudasim/kernels.cu"), *ptx = compile(text, "compute_80");
+    for (int k = 0; k < 3; k++) {
+        static const char *plans[] = { "", "gemm:bar.sync:1", "other:bar:0,gemm:bar.sync:2" };
+        enum { N = 32 };
+        static float a[N * N];
+        int n = N;
+        char label[100];
+        fresh_context();
+        setenv("CUDASIM_DROP", plans[k], 1);
+        CHECK(cuModuleLoadData(&module, ptx));
+        pointer pa = upload(a, sizeof a), pc = upload(NULL, sizeof a);
+        LAUNCH("gemm", 2, 2, 16, 16, 0, &pc, &pa, &pa, &n, &n, &n);
+        int code = cuCtxSynchronize();
+        const char *said = cudasim_reports();
+        snprintf(label, sizeof label, "gemm without '%s'", plans[k]);
+        result(label, code == (k ? 719 : 0) ? NULL : "returned %d: %s", code, said);
+    }
+    fresh_context();
+    free(ptx);
+    ptx = compile("extern \"C\" __global__ void add(float *y, const float *x, int n) { y[threadIdx.x] = x[threadIdx.x] + n; }",
+        "compute_80");
+    CHECK(cuModuleLoadData(&module, ptx));
+    setenv("CUDASIM_DROP", "stream:wait:0", 1);
+    int wrong = wrong_schedules(true);
+    result("dropped waits show as wrong data", wrong ? NULL : "%d", wrong);
+    unsetenv("CUDASIM_DROP");
+    CHECK(cuModuleUnload(module));
+    free(text);
+    free(ptx);
+    fresh_context();
+}
+
+/* ---- what a device of this kind and a driver of this age load ---- */
+
+static void test_load(const char *arch, int code)
+{
+    char *image = compile(
+        "__shared__ float s[32]; extern \"C\" __global__ void put(float *y, int n) { s[threadIdx.x] = n; __syncwarp();"
+        " y[threadIdx.x] = s[31 - threadIdx.x]; } extern \"C\" __global__ void other(float *y, int n) { s[0] = n; y[0] = s[0]; }",
+        arch);
+    char label[100];
+    int got = cuModuleLoadData(&module, image), registers = 0;
+    const char *said = cudasim_reports();
+    snprintf(label, sizeof label, "loading %s returns %d", arch, code);
+    result(label, got == code && !*said == !code ? NULL : "%d: %s", got, said);
+    if (got == 0 && arch[0] == 's') {
+        CHECK(cuFuncGetAttribute(&registers, 4, function("put")));
+        result("the registers of a cubin's kernel are known", registers >= 4 && registers < 24 ? NULL : "%d", registers);
+    }
+    if (got == 0) CHECK(cuModuleUnload(module));
+    free(image);
+}
+
+/* ---- order across streams: CUDASIM_ORDER=1 ---- */
+
+/* A copy and a kernel in stream a, a kernel in stream b that needs them. how: 0 nothing orders them, 1 an event, 2 the host
+   waits, 3 as 1, but the first stream then writes again what the second reads. Returns what synchronising does. */
+static int ordered_by(int how, uint64_t seed)
+{
+    fresh_context();
+    cudasim_seed(seed);
+    handle a, b, e, f;
+    float *host;
+    CHECK(cuModuleLoadData(&module, stream_ptx));
+    f = function("add");
+    CHECK(cuMemHostAlloc((void **)&host, 256, 0));
+    memset(host, 0, 256);
+    CHECK(cuStreamCreate(&a, 1)); CHECK(cuStreamCreate(&b, 1)); CHECK(cuEventCreate(&e, 2));
+    pointer x = upload(host, 256), z = upload(host, 256);
+    CHECK(cuMemcpyHtoDAsync_v2(x, host, 256, a));
+    CHECK(cuEventRecord(e, a));
+    if (how == 1 || how == 3) CHECK(cuStreamWaitEvent(b, e, 0));
+    if (how == 2) CHECK(cuStreamSynchronize(a));
+    add_one(f, z, x, b);
+    if (how == 3) CHECK(cuMemcpyHtoDAsync_v2(x, host, 256, a));
+    int r = cuCtxSynchronize();
+    cuMemFreeHost(host);
+    return r;
+}
+
+static void test_order(void)
+{
+    char *text = compile(
+        "extern \"C\" __global__ void add(float *y, const float *x, int n) { y[threadIdx.x] = x[threadIdx.x] + n; }",
+        "compute_80");
+    stream_ptx = text;
+    static const char *names[] = { "nothing between streams", "an event", "the host's waiting", "an event, but a later write" };
+    for (int how = 0; how < 4; how++) {
+        int good = 0, caught = 0;
+        for (uint64_t seed = 1; seed <= 10; seed++) {
+            int r = ordered_by(how, seed);
+            const char *said = cudasim_reports();
+            good += r == 0 && !*said;
+            caught += r == 719 && strstr(said, "race between streams") && strstr(said, "nothing orders them");
+        }
+        result(names[how], (how == 1 || how == 2 ? good : caught) == 10 ? NULL : "%d right, %d caught of 10", good, caught);
+    }
+    fresh_context();
+    CHECK(cuModuleLoadData(&module, text));
+    test_graph();
+    fresh_context();
+    free(text);
+}
+
 /* ---- NCCL ---- */
 
 #include <pthread.h>
@@ -1331,8 +1472,11 @@ int main(int count, char **arguments)
     }
     const char *arch = count > 2 ? arguments[2] : "compute_80";
     if (strcmp(what, "results") == 0) results(arch);
-    if (strcmp(what, "opcodes") == 0) { test_opcodes(); test_counts(); }
+    if (strcmp(what, "opcodes") == 0) { test_opcodes(); test_halves(); test_counts(); }
     if (strcmp(what, "bugs") == 0) test_bugs(arch);
+    if (strcmp(what, "load") == 0) test_load(arch, count > 3 ? atoi(arguments[3]) : 0);
+    if (strcmp(what, "dropped") == 0) test_dropped();
+    if (strcmp(what, "order") == 0) test_order();
     if (strcmp(what, "streams") == 0) test_streams();
     if (strcmp(what, "nccl") == 0) test_nccl();
     if (strcmp(what, "speed") == 0) speed();

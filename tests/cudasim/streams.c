@@ -82,7 +82,7 @@ bool pinned(const void *p, uint64_t size)
 
 /* ---- tickets: one for each time that an event is recorded ---- */
 
-static struct { bool done; double time; } *tickets;
+static struct { bool done; double time; view *seen; } *tickets;
 static uint64_t ticket_count, ticket_room;
 uint64_t ticket_new(void)
 {
@@ -92,18 +92,28 @@ uint64_t ticket_new(void)
     }
     tickets[ticket_count].done = false;
     tickets[ticket_count].time = 0;
+    tickets[ticket_count].seen = NULL;
     return ++ticket_count;
 }
 bool ticket_done(uint64_t ticket) { return ticket == 0 || tickets[ticket - 1].done; }
+static const view *ticket_view(uint64_t ticket) { return ticket ? tickets[ticket - 1].seen : NULL; }
+void host_after(uint64_t ticket) { if (ticket_view(ticket)) view_join(&host_view, ticket_view(ticket)); }
 double ticket_time(uint64_t ticket) { return ticket ? tickets[ticket - 1].time : 0; }
 
 /* ---- one piece of work ---- */
 
-static void free_work(work *w) { free(w->params); free(w->staged); free(w->done); w->params = w->staged = w->done = NULL; }
+static void free_work(work *w)
+{
+    free(w->params); free(w->staged); free(w->done); free(w->views); free(w->since);
+    w->params = w->staged = w->done = NULL;
+    w->views = w->since = NULL;
+}
+
+static view collectives; /* all of them count as one order */
 
 static bool on_device(uint64_t address) { return address >> 52 == DEVICE_BASE >> 52; }
 
-static int copy_now(work *w)
+static int copy_now(work *w, uint32_t id, const view *seen)
 {
     allocation *to = on_device(w->to) ? allocation_find(w->to) : NULL,
                *from = on_device(w->from) ? allocation_find(w->from) : NULL;
@@ -112,6 +122,8 @@ static int copy_now(work *w)
             (unsigned long long)w->from, (unsigned long long)w->to);
         return 700;
     }
+    if (seen && ((from && !range_ordered(seen, id, from, w->from - from->base, w->size, false)) ||
+                 (to && !range_ordered(seen, id, to, w->to - to->base, w->size, true)))) return 719;
     const uint8_t *source = from ? from->data + (w->from - from->base) : w->staged ? w->staged : (const uint8_t *)w->from;
     uint8_t *target = to ? to->data + (w->to - to->base) : (uint8_t *)w->to;
     memmove(target, source, w->size);
@@ -128,38 +140,51 @@ static int copy_now(work *w)
     return 0;
 }
 
-static int set_now(work *w)
+static int set_now(work *w, uint32_t id, const view *seen)
 {
     allocation *to = allocation_find(w->to);
     if (!to || to->freed) {
         report("memset at 0x%llx: the memory was freed before it ran", (unsigned long long)w->to);
         return 700;
     }
+    if (seen && !range_ordered(seen, id, to, w->to - to->base, w->size * w->width, true)) return 719;
     uint8_t *target = to->data + (w->to - to->base);
     for (uint64_t i = 0; i < w->size; i++) memcpy(target + i * w->width, &w->value, w->width);
     init_set(to, w->to - to->base, w->size * w->width, true);
     return 0;
 }
 
-/* 0: waits, 1: a part is done, 2: done */
-static int step(work *w)
+/* 0: waits, 1: a part is done, 2: done. v: what the work comes after, which it becomes a part of. */
+static int step(work *w, view *v)
 {
     int error = 0;
+    const view *seen = sim.order ? v : NULL;
+    if (w->since) view_join(v, w->since);
     if (device_error[w->device] && w->kind != WORK_RECORD)
         return 2; /* a failed device does nothing any more; whoever waits for it in a collective goes on waiting */
     switch (w->kind) {
-    case WORK_KERNEL: error = kernel_run(w->k, w->device, w->grid, w->dim, w->dynamic_shared, w->params); break;
-    case WORK_COPY: error = copy_now(w); break;
-    case WORK_SET: error = set_now(w); break;
+    case WORK_KERNEL: error = kernel_run(w->k, w->device, w->grid, w->dim, w->dynamic_shared, w->params,
+        launch_new(v, w->lane, w->k->name), seen); break;
+    case WORK_COPY: error = copy_now(w, launch_new(v, w->lane, "a copy"), seen); break;
+    case WORK_SET: error = set_now(w, launch_new(v, w->lane, "a memset"), seen); break;
     case WORK_RECORD: {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
         tickets[w->ticket - 1].done = true;
+        if (seen) { tickets[w->ticket - 1].seen = malloc(sizeof *v); *tickets[w->ticket - 1].seen = *v; }
         tickets[w->ticket - 1].time = (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
         break;
     }
-    case WORK_WAIT: return ticket_done(w->ticket) ? 2 : 0;
-    case WORK_CALL: if (w->call(w->user)) return 0; pthread_cond_broadcast(&changed); break;
+    case WORK_WAIT:
+        if (!ticket_done(w->ticket)) return 0;
+        if (ticket_view(w->ticket)) view_join(v, ticket_view(w->ticket));
+        return 2;
+    case WORK_CALL:
+        view_join(&collectives, v);
+        if (w->call(w->user)) return 0;
+        view_join(v, &collectives);
+        pthread_cond_broadcast(&changed);
+        break;
     case WORK_GRAPH: {
         graph *g = w->graph;
         uint32_t ready = 0, left = 0, chosen = 0;
@@ -172,9 +197,18 @@ static int step(work *w)
                 can = ready == 0; /* a waiting call does not keep others from their turn */
             if (can && random_below(++ready) == 0) chosen = i;
         }
-        if (left == 0) { g->users--; return 2; }
+        if (left == 0) {
+            for (uint32_t i = 0; seen && w->views && i < g->count; i++) view_join(v, &w->views[i]);
+            g->users--;
+            return 2;
+        }
         if (!ready) return 0;
-        int r = step(&g->nodes[chosen].w);
+        view mine = *v;
+        if (seen && !w->views) w->views = calloc(g->count, sizeof *w->views);
+        for (uint32_t j = 0; seen && j < g->nodes[chosen].after_count; j++)
+            view_join(&mine, &w->views[g->nodes[chosen].after[j]]);
+        int r = step(&g->nodes[chosen].w, &mine);
+        if (seen) w->views[chosen] = mine;
         if (r == 2) w->done[chosen] = 1;
         return r == 0 ? 0 : 1;
     }
@@ -194,7 +228,7 @@ static bool advance(bool *calls)
         uint32_t i = random_below(n);
         stream *s = tried[i];
         work *w = s->head;
-        int r = step(w);
+        int r = step(w, &s->seen);
         if (r) {
             if (r == 2) {
                 s->head = w->next;
@@ -227,8 +261,18 @@ static void run_until(bool (*done)(uint64_t, void *), uint64_t number, void *obj
 static bool stream_finished(uint64_t number, void *object) { return ((stream *)object)->finished >= number; }
 static bool ticket_finished(uint64_t number, void *object) { (void)object; return ticket_done(number); }
 
-int run_stream(stream *s) { run_until(stream_finished, s->added, s); return device_error[s->device]; }
-int run_ticket(uint64_t ticket) { run_until(ticket_finished, ticket, NULL); return 0; }
+int run_stream(stream *s)
+{
+    run_until(stream_finished, s->added, s);
+    view_join(&host_view, &s->seen);
+    return device_error[s->device];
+}
+int run_ticket(uint64_t ticket)
+{
+    run_until(ticket_finished, ticket, NULL);
+    host_after(ticket);
+    return 0;
+}
 int run_device(int device)
 {
     for (stream *s = streams; s; s = s->next) if (s->device == device && !s->dead) run_stream(s);
@@ -241,6 +285,8 @@ stream *stream_new(int device, bool nonblocking)
     stream *s = calloc(1, sizeof *s);
     s->device = device;
     s->nonblocking = nonblocking;
+    static uint32_t streams_so_far;
+    s->index = streams_so_far++;
     s->next = streams;
     streams = s;
     return s;
@@ -284,7 +330,7 @@ bool capturing(int device)
 static void after_set(uint32_t **list, uint32_t *count, const uint32_t *from, uint32_t n)
 {
     *list = realloc(*list, (n + 1) * sizeof **list);
-    memcpy(*list, from, n * sizeof **list);
+    if (n) memcpy(*list, from, n * sizeof **list);
     *count = n;
 }
 
@@ -295,6 +341,8 @@ static int capture_add(stream *s, work w)
     node *n = &g->nodes[g->count];
     memset(n, 0, sizeof *n);
     n->w = w;
+    n->w.lane = s->index;
+    n->w.since = NULL;
     after_set(&n->after, &n->after_count, s->capture_after, s->capture_count);
     after_set(&s->capture_after, &s->capture_count, &g->count, 1);
     g->count++;
@@ -312,6 +360,8 @@ int stream_add(stream *s, work w)
     work *p = malloc(sizeof *p);
     *p = w;
     p->next = NULL;
+    p->lane = s->index;
+    if (sim.order) { p->since = malloc(sizeof(view)); *p->since = host_view; }
     if (s->tail) s->tail->next = p; else s->head = p;
     s->tail = p;
     s->added++;
@@ -393,6 +443,8 @@ int event_record(event *e, stream *s)
 
 int event_wait(stream *s, event *e)
 {
+    static uint32_t waits;
+    if (dropped("stream", "wait", ++waits)) return 0;
     if (e->capture) {
         bool live = false;
         for (stream *t = streams; t; t = t->next) live = live || t->capture == e->capture;
@@ -400,8 +452,8 @@ int event_wait(stream *s, event *e)
         if (s->capture && s->capture != e->capture) return 902;
         if (!s->capture) { if (s->head) return 905; s->capture = e->capture; s->capture_count = 0; }
         uint32_t n = s->capture_count + e->after_count, *all = malloc((n + 1) * sizeof *all);
-        memcpy(all, s->capture_after, s->capture_count * sizeof *all);
-        memcpy(all + s->capture_count, e->after, e->after_count * sizeof *all);
+        if (s->capture_count) memcpy(all, s->capture_after, s->capture_count * sizeof *all);
+        if (e->after_count) memcpy(all + s->capture_count, e->after, e->after_count * sizeof *all);
         after_set(&s->capture_after, &s->capture_count, all, n);
         free(all);
         return 0;
@@ -414,7 +466,10 @@ int event_wait(stream *s, event *e)
         }
         return 0;
     }
-    if (ticket_done(e->ticket)) return 0;
+    if (ticket_done(e->ticket)) {
+        if (ticket_view(e->ticket)) view_join(&s->seen, ticket_view(e->ticket));
+        return 0;
+    }
     return stream_add(s, (work){ .kind = WORK_WAIT, .device = s->device, .ticket = e->ticket });
 }
 

@@ -15,7 +15,9 @@ typedef struct work {
     uint64_t ticket;                                                       /* WORK_RECORD, WORK_WAIT */
     int (*call)(void *);
     void *user; /* WORK_CALL: 0 done, 1 not yet (it waits for another device) */
-    struct graph *graph; uint8_t *done;                                    /* WORK_GRAPH */
+    struct graph *graph; uint8_t *done; view *views;                       /* WORK_GRAPH: by node */
+    view *since;                                                           /* what the host knew to be done at the call */
+    uint32_t lane;                                                         /* index of the stream that it was put into */
     struct work *next;
 } work;
 
@@ -26,6 +28,8 @@ typedef struct stream {
     int device;
     bool nonblocking, dead;
     work *head, *tail;
+    uint32_t index;
+    view seen;                          /* what its next work comes after */
     uint64_t added, finished;
     graph *capture;                     /* being captured into this graph, after these nodes */
     uint32_t *capture_after, capture_count;
@@ -59,6 +63,7 @@ int run_device(int device);
 void run_some(void);                    /* a step somewhere: what a program that polls relies on */
 uint64_t ticket_new(void);
 bool ticket_done(uint64_t ticket);
+void host_after(uint64_t ticket);       /* the host has seen that it is done */
 double ticket_time(uint64_t ticket);
 int capture_begin(stream *);
 int capture_end(stream *, graph **);
