@@ -35,6 +35,10 @@ test-mpi:
 test-cuda:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_cuda check_cudasim
 
+build/bake_kernels: tools/bake_kernels.c dltrain.h dltrain_cuda.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) -O1 -DDLTRAIN_NO_SIMD $< -o $@ $(LDLIBS)
+
 build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
 build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
 build/bench build/bench_gemm:

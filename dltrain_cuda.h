@@ -8,7 +8,8 @@
    computes, bit for bit. It builds without CUDA (cc -O2 program.c -lm -pthread, on old systems -ldl too) and looks for these when it runs:
        the driver      libcuda.so.1, or what the environment variable DLTRAIN_CUDA_DRIVER names
        NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
-                       is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing)
+                       is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
+                       A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
 #define DLTRAIN_CUDA_H
@@ -2108,9 +2109,78 @@ static void dl__cuda_keep(const char *folder, const char *path, const char *imag
     else dl__cuda_trim(folder);
 }
 
-/* ---- compiling ---- */
-static bool dl__cuda_open_nvrtc(dl__cuda *d)
+/* ---- kernels baked in: compiled by tools/bake_kernels.c, in the header that it wrote, found by architecture and hash of the text ---- */
+typedef struct dl__cuda_baked { int arch; bool binary; uint64_t hash[2]; const void *image; } dl__cuda_baked; /* not binary: PTX */
+static const dl__cuda_baked dl__cuda_all_baked[] = {
+#ifdef DLTRAIN_CUDA_BAKED
+    DLTRAIN_CUDA_BAKED
+#endif
+    { 0, false, { 0, 0 }, NULL }
+};
+
+static void dl__cuda_hash_text(const dl__cuda_text *t, uint64_t h[2])
 {
+    h[0] = 14695981039346656037u;
+    h[1] = 1;
+    dl__cuda_hash(t->at, t->size, h);
+}
+
+/* Machine code runs on later GPUs of its generation, PTX on all later ones. */
+static bool dl__cuda_runs(const dl__cuda *d, const dl__cuda_baked *b)
+{
+    return b->arch <= d->arch && (!b->binary || b->arch / 10 == d->arch / 10);
+}
+
+static const void *dl__cuda_find_baked(const dl__cuda *d, const dl__cuda_text *t)
+{
+    const dl__cuda_baked *best = NULL;
+    uint64_t h[2];
+    if (!dl__cuda_all_baked->arch) return NULL;
+    dl__cuda_hash_text(t, h);
+    for (const dl__cuda_baked *b = dl__cuda_all_baked; b->arch; b++)
+        if (b->hash[0] == h[0] && b->hash[1] == h[1] && dl__cuda_runs(d, b) &&
+            (!best || (b->binary != best->binary ? b->binary : b->arch > best->arch))) best = b;
+    return best ? best->image : NULL;
+}
+
+/* For an error: what is baked in, and why that does not serve; "" where nothing is. */
+static const char *dl__cuda_tell_baked(const dl__cuda *d, const char *what, char *out, size_t size)
+{
+    size_t n = (size_t)snprintf(out, size, "; baked in are kernels for compute capability");
+    bool runs = false;
+    if (!dl__cuda_all_baked->arch) return "";
+    for (const dl__cuda_baked *b = dl__cuda_all_baked, *a; b->arch; b++) {
+        for (a = dl__cuda_all_baked; a->arch != b->arch || a->binary != b->binary; a++) {}
+        runs = runs || dl__cuda_runs(d, b);
+        if (a == b && n < size)
+            n += (size_t)snprintf(out + n, size - n, "%s %d.%d%s", b > dl__cuda_all_baked ? "," : "", b->arch / 10, b->arch % 10,
+                b->binary ? "" : " and later");
+    }
+    if (n < size && runs) snprintf(out + n, size - n, ": '%s' of this program is not among them, or the driver refused it", what);
+    else if (n < size) snprintf(out + n, size - n, "; %s is of %d.%d", d->name, d->arch / 10, d->arch % 10);
+    return out;
+}
+
+/* The texts of all that a program runs, for tools/bake_kernels.c, go to the folder DLTRAIN_CUDA_TEXTS when it is set. */
+static bool dl__cuda_write_text(dl__cuda *d, const dl__cuda_text *t, const char *what)
+{
+    const char *folder = getenv("DLTRAIN_CUDA_TEXTS");
+    char path[1300];
+    uint64_t h[2];
+    if (!folder || !*folder) return true;
+    dl__cuda_hash_text(t, h);
+    mkdir(folder, 0777);
+    snprintf(path, sizeof path, "%s/%s-%016llx%016llx.cu", folder, what, (unsigned long long)h[0], (unsigned long long)h[1]);
+    FILE *f = fopen(path, "wb");
+    bool ok = f && fwrite(t->at, 1, t->size, f) == t->size;
+    if (f) ok = !fclose(f) && ok;
+    return ok || dl_fail(d->ctx, "%s: DLTRAIN_CUDA_TEXTS: '%s' cannot be written: %s", d->device, path, strerror(errno));
+}
+
+/* ---- compiling ---- */
+static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
+{
+    char baked[700];
     static const char *const usual[] = { "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so" };
     const char *own = getenv("DLTRAIN_NVRTC");
     if (d->nvrtc_library) return true;
@@ -2119,7 +2189,8 @@ static bool dl__cuda_open_nvrtc(dl__cuda *d)
         d->nvrtc_library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
     if (!d->nvrtc_library) {
         const char *why = dlerror();
-        return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it", d->device, why ? why : "");
+        return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it%s", d->device,
+            why ? why : "", dl__cuda_tell_baked(d, what, baked, sizeof baked));
     }
     return dl__cuda_look_up(d, d->nvrtc_library, &d->nvrtc, dl__cuda_nvrtc_names,
         sizeof dl__cuda_nvrtc_names / sizeof *dl__cuda_nvrtc_names, "NVRTC");
@@ -2163,14 +2234,11 @@ static bool dl__cuda_compile_error(dl__cuda *d, void *program, const char *what)
 }
 
 /* Machine code, or PTX, of a text: malloc'd; NULL after an error. */
-static char *dl__cuda_compile(dl__cuda *d, const dl__cuda_text *t, const char *what, size_t *size)
+static char *dl__cuda_compile(dl__cuda *d, const dl__cuda_text *t, const char *what, int arch, bool binary, size_t *size)
 {
-    bool binary = false;
     void *program = NULL;
     char *image = NULL, target[40];
     const char *option[] = { target, "-default-device", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true" };
-    int arch = dl__cuda_open_nvrtc(d) ? dl__cuda_target(d, &binary) : 0;
-    if (!arch) return NULL;
     snprintf(target, sizeof target, "--gpu-architecture=%s_%d", binary ? "sm" : "compute", arch);
     if (d->nvrtc.nvrtcCreateProgram(&program, t->at, what, 0, NULL, NULL))
         return dl_fail(d->ctx, "%s: NVRTC cannot begin '%s'", d->device, what), (char *)NULL;
@@ -2185,7 +2253,7 @@ static char *dl__cuda_compile(dl__cuda *d, const dl__cuda_text *t, const char *w
     return image;
 }
 
-/* The module of a text, from memory, from the cache folder, or compiled. NULL after an error. */
+/* The module of a text, from memory, baked in, from the cache folder, or compiled. NULL after an error. */
 static void *dl__cuda_load(dl__cuda *d, const dl__cuda_text *t, const char *what)
 {
     uint64_t h[2] = { 14695981039346656037u + (uint64_t)d->arch, 1 };
@@ -2195,16 +2263,20 @@ static void *dl__cuda_load(dl__cuda *d, const dl__cuda_text *t, const char *what
     dl__cuda_hash(t->at, t->size, h);
     for (dl__cuda_module *m = d->modules; m; m = m->next)
         if (m->hash[0] == h[0] && m->hash[1] == h[1]) return m->module;
-    bool keeps = dl__cuda_folder(folder, sizeof folder);
+    if (!dl__cuda_write_text(d, t, what)) return NULL;
+    void *module = NULL;
+    const void *baked = dl__cuda_find_baked(d, t);
+    if (baked && d->driver.cuModuleLoadData(&module, baked)) baked = NULL; /* PTX later than the driver */
+    bool keeps = !baked && dl__cuda_folder(folder, sizeof folder), binary = false;
     snprintf(path, sizeof path, "%s/%016llx%016llx", keeps ? folder : "", (unsigned long long)h[0], (unsigned long long)h[1]);
     char *image = keeps ? dl__cuda_cached(path) : NULL;
-    void *module = NULL;
     if (image && d->driver.cuModuleLoadData(&module, image)) { /* of another driver's time */
         free(image);
         image = NULL;
     }
-    if (!image) {
-        if (!(image = dl__cuda_compile(d, t, what, &size))) return NULL;
+    if (!image && !baked) {
+        int arch = dl__cuda_open_nvrtc(d, what) ? dl__cuda_target(d, &binary) : 0;
+        if (!arch || !(image = dl__cuda_compile(d, t, what, arch, binary, &size))) return NULL;
         if (!DL__CUDA_CALL(d, cuModuleLoadData(&module, image))) return free(image), (void *)NULL;
         if (keeps) dl__cuda_keep(folder, path, image, size);
     }

@@ -16,8 +16,8 @@ if [ ! -f build/cudasim/libcuda.so.1 ]; then echo "not ok cuda: the simulated dr
 if [[ $built == *"no NVRTC"* ]]; then echo "skip cuda: there is no NVRTC: tools/setup.sh installs it"; exit; fi
 sim() { LD_LIBRARY_PATH=$PWD/build/cudasim DLTRAIN_CUDA_CACHE=${cache-$dir/cache} timeout 600 "$@"; }
 
-build() { # NAME FILE
-    ${CC:-cc} -std=gnu11 -O1 -DDLTRAIN_NO_SIMD -Wall -Wextra "$2" -o "$dir/$1" -lm -pthread > "$dir/$1.build" 2>&1 && [ ! -s "$dir/$1.build" ] && return
+build() { # NAME FILE FLAG...
+    ${CC:-cc} -std=gnu11 -O1 -DDLTRAIN_NO_SIMD -Wall -Wextra "${@:3}" "$2" -o "$dir/$1" -lm -pthread > "$dir/$1.build" 2>&1 && [ ! -s "$dir/$1.build" ] && return
     echo "not ok cuda: $2 does not build without warnings: $(head -3 "$dir/$1.build" | tr '\n' ' ')"
     return 1
 }
@@ -36,12 +36,12 @@ if wants kernels; then
     { build kernels tests/cuda_kernels.c && report kernels sim "$dir/kernels" tests/cuda_bounds.txt; } > "$dir/kernels.report" 2>&1 &
 fi
 
+strict="-Wall -Wextra -pedantic -Wshadow -Wconversion -DDLTRAIN_NO_SIMD -I."
 # As C99 and C++11, strictly; the two implementations in two files; and what a program says that lacks the second
 if wants linking; then
     printf '#include "dltrain.h"\n#define DLTRAIN_IMPLEMENTATION\n#include "dltrain_cuda.h"\n' > "$dir/cuda.c"
     printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' > "$dir/core.c"
     printf '#include <stdio.h>\n#include "dltrain.h"\nint main(void) { dl_config c = { 0 }; c.device = "cuda:0"; puts(dl_error(dl_create(&c))); return 0; }\n' > "$dir/main.c"
-    strict="-Wall -Wextra -pedantic -Wshadow -Wconversion -DDLTRAIN_NO_SIMD -I."
     for compiler in "${CC:-cc} -std=c99" "g++ -x c++ -std=c++11" "clang -std=c99"; do
         command -v ${compiler%% *} > /dev/null || { echo "skip cuda: $compiler is not installed"; continue; }
         if log=$($compiler $strict -fsyntax-only "$dir/cuda.c" 2>&1) && [ -z "$log" ]; then echo "ok cuda: strictly, by $compiler"
@@ -64,11 +64,56 @@ fi
 
 if wants digits && build digits examples/digits.c; then
     "$dir/digits" --epochs 2 --save "$dir/cpu.safetensors" > "$dir/digits-cpu.log" 2>&1
-    sim "$dir/digits" --epochs 2 --device cuda:0 --save "$dir/gpu.safetensors" > "$dir/digits-gpu.log" 2>&1
+    rm -rf "$dir/texts"
+    DLTRAIN_CUDA_TEXTS=$dir/texts sim "$dir/digits" --epochs 2 --device cuda:0 --save "$dir/gpu.safetensors" > "$dir/digits-gpu.log" 2>&1
     if cmp -s "$dir/cpu.safetensors" "$dir/gpu.safetensors"; then echo "ok cuda: digits.c trains to the same bytes on cuda:0 as on the CPU"
     else echo "not ok cuda: digits.c on cuda:0: $(tail -1 "$dir/digits-gpu.log")"; fi
     if ldd "$dir/digits" | grep -vqE 'linux-vdso|libm\.so|libc\.so|ld-linux|libpthread|libdl'; then echo "not ok cuda: digits is linked to $(ldd "$dir/digits" | tr '\n' ' ')"
     else echo "ok cuda: digits is linked to libc and libm alone"; fi
+
+    # Its kernels baked in, machine code and PTX: without NVRTC and without a cache
+    if ! build bake tools/bake_kernels.c || ! sim "$dir/bake" --for 80,75+ --texts "$dir/texts" "$dir/baked.h" > "$dir/bake.log" 2>&1; then
+        echo "not ok cuda: baking: $(tail -1 "$dir/bake.log")"
+    elif build digits-baked examples/digits.c -DDLTRAIN_IMPLEMENTATION= -include "$dir/baked.h"; then
+        baked() { CUDASIM_ARCH=$1 DLTRAIN_NVRTC=no/such.so cache= sim "$dir/digits-baked" --device cuda:0 "${@:2}" 2>&1; }
+        "$dir/digits" --epochs 1 --save "$dir/cpu-1.safetensors" > "$dir/digits-cpu.log" 2>&1
+        for arch in 80 120; do
+            rm -f "$dir/baked.safetensors"
+            log=$(baked $arch --epochs 1 --save "$dir/baked.safetensors")
+            if cmp -s "$dir/cpu-1.safetensors" "$dir/baked.safetensors"; then echo "ok cuda: kernels baked in train to the same bytes on sm_$arch without NVRTC"
+            else echo "not ok cuda: kernels baked in, sm_$arch: $(tail -1 <<< "$log")"; fi
+        done
+        log=$(baked 70)
+        if grep -q 'baked in are kernels for compute capability 8.0, 7.5 and later; .* is of 7.0' <<< "$log"; then echo "ok cuda: baked for other GPUs"
+        else echo "not ok cuda: baked for other GPUs: $(tail -1 <<< "$log")"; fi
+        cat > "$dir/tanh.c" << 'END'
+#define DLTRAIN_IMPLEMENTATION
+#include "dltrain.h"
+#include "baked.h"
+#include "dltrain_cuda.h"
+int main(void)
+{
+    static dl_config c;
+    c.device = "cuda:0";
+    dl_context *ctx = dl_create(&c);
+    dl_item(dl_tanh(dl_full(ctx, DL_SHAPE(1), 1)));
+    puts(dl_error(ctx));
+    dl_destroy(ctx);
+    return 0;
+}
+END
+        for how in "${CC:-cc} -std=c99" "g++ -x c++ -std=c++11"; do
+            if log=$($how $strict -I"$dir" -fsyntax-only "$dir/tanh.c" 2>&1) && [ -z "$log" ]; then echo "ok cuda: baked, strictly, by $how"
+            else echo "not ok cuda: baked, by $how: $(head -2 <<< "$log" | tr '\n' ' ')"; fi
+        done
+        ${CC:-cc} -DDLTRAIN_NO_SIMD -I. -I"$dir" "$dir/tanh.c" -o "$dir/tanh" -lm -pthread
+        log=$(DLTRAIN_NVRTC=no/such.so cache= sim "$dir/tanh" 2>&1)
+        if grep -q "'[a-z_]*' of this program is not among them" <<< "$log"; then echo "ok cuda: a kernel that was not baked"
+        else echo "not ok cuda: a kernel that was not baked: $(tail -1 <<< "$log")"; fi
+    fi
+    if log=$(sim "$dir/bake" --for 80,42 "$dir/none.h" 2>&1) || [[ $log != *"does not compile for 42; it does for 75"* ]] || [ -f "$dir/none.h" ]; then
+        echo "not ok cuda: baking for a GPU that NVRTC does not know: $log"
+    else echo "ok cuda: baking for a GPU that NVRTC does not know"; fi
 fi
 
 # Sentences for what is missing, and for calls that fail: each from optimizers, which do all that training does.

@@ -84,7 +84,7 @@ int main(int argc, char **argv)
     bool print = argc > 2;
     if (argc < 2) return 2;
     d.ctx = dl_create(NULL);
-    if (!dl__cuda_open_nvrtc(&d) || d.nvrtc.nvrtcGetNumSupportedArchs(&n) || n > 64 || d.nvrtc.nvrtcGetSupportedArchs(arch))
+    if (!dl__cuda_open_nvrtc(&d, "") || d.nvrtc.nvrtcGetNumSupportedArchs(&n) || n > 64 || d.nvrtc.nvrtcGetSupportedArchs(arch))
         return printf("skip NVRTC: %s\n", dl_error(d.ctx)), 0;
     for (size_t m = 0; m < sizeof dl__cuda_parts / sizeof *dl__cuda_parts; m++) {
         dl__cuda_text t;
