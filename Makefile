@@ -3,6 +3,7 @@
 # make test                every test; REQUIRE_ALL=1 turns a skip into a failure
 # make test T=test_errors  one of them
 # make test-mpi            those over MPI: 2 and 4 processes, and two hosts with a link between them
+# make gpu-check           on a machine with a GPU, 10 minutes: results against the CPU's, speed beside PyTorch, build/gpu-report.txt
 # make bench               speed of four workloads, beside PyTorch if it is there: docs/speed.md. W=W2 T=1 ROUNDS=9: these alone
 # make bench-gemm          matrix products, beside OpenBLAS and oneDNN if they are there. T=1 ROUNDS=5
 # make bench-parallel      one replica and two, over threads and MPI, and where the time goes. ROUNDS=5
@@ -35,12 +36,15 @@ test-mpi:
 test-cuda:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run check_cuda check_cudasim
 
+gpu-check:
+	@CC="$(CC)" tools/gpu_check.sh
+
 build/bake_kernels: tools/bake_kernels.c dltrain.h dltrain_cuda.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) -O1 -DDLTRAIN_NO_SIMD $< -o $@ $(LDLIBS)
 
-build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h
-build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h
+build/bench: tools/bench.c tools/workloads.h tools/measure.h dltrain.h dltrain_cuda.h
+build/bench_gemm: tools/bench_gemm.c tools/measure.h dltrain.h dltrain_cuda.h
 build/bench build/bench_gemm:
 	@mkdir -p build
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS) -ldl
@@ -88,4 +92,4 @@ examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/inc
 clean:
 	rm -rf build
 
-.PHONY: demo examples examples-distillation test test-cuda test-mpi bench bench-gemm bench-parallel cost-model clean
+.PHONY: demo examples examples-distillation test test-cuda test-mpi gpu-check bench bench-gemm bench-parallel cost-model clean

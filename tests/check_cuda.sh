@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # dltrain_cuda.h on a simulated GPU (tests/cudasim): what it computes, against the CPU, bit for bit; what it says when things are missing
 # or fail; its kernels, for every architecture that NVRTC knows. Without NVRTC, which compiles them, all of it is skipped. This shows
-# nothing of speed. check_cuda.sh [PART...]: kernels linking bits schedules digits failures cache planted
+# nothing of speed. check_cuda.sh [PART...]: kernels linking bits schedules digits failures cache planted gpu-check
 cd "$(dirname "$0")/.." || exit 1
 dir=$PWD/build/cuda
 mkdir -p "$dir"
@@ -169,6 +169,38 @@ planted() { # NAME KERNEL SED-SCRIPT PART
 if wants planted; then
     planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
     planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
+fi
+
+# tools/gpu_check.sh: refuses without a real GPU; on the simulated one, when asked, its report says so, and failures are failures
+refuses() { # NAME WORDS VARIABLE=VALUE...
+    local log
+    if log=$(env LD_LIBRARY_PATH="$PWD/build/cudasim" "${@:3}" tools/gpu_check.sh 2>&1) || [[ $log != *"$2"* ]]; then echo "not ok cuda: gpu-check: $1: $log"
+    else echo "ok cuda: gpu-check: $1"; fi
+}
+simulated() { # NAME STATUS PATTERNS VARIABLE=VALUE...: each line of PATTERNS is in the report
+    local pattern status missing=
+    env DLTRAIN_CUDA_CACHE="$dir/cache" "${@:4}" tools/gpu_check.sh --simulated > "$dir/gpu_check.log" 2>&1
+    status=$?
+    while read -r pattern; do grep -qE "$pattern" build/gpu-report-simulated.txt || missing="$missing '$pattern'"; done <<< "$3"
+    if [ $status = "$2" ] && [ -z "$missing" ]; then echo "ok cuda: gpu-check: $1"
+    else echo "not ok cuda: gpu-check: $1: status $status, missing$missing: $(tail -3 "$dir/gpu_check.log" | tr '\n' ' ')"; fi
+}
+if wants gpu-check; then
+    refuses "no driver" "there is no GPU to check: dl_create: the device 'cuda:0' needs NVIDIA's driver" DLTRAIN_CUDA_DRIVER=no/such.so
+    refuses "no GPU" "there is no GPU to check: dl_create: the device 'cuda:0': there is no GPU here" CUDASIM_FAIL=nodevice:1
+    refuses "not on the simulator" "is the simulated GPU of tests/cudasim, no real one"
+    simulated "on the simulator" 0 '^simulated: no speed
+^GPU: cudasim sm_80, compute capability 8.0
+^tests/cuda_check.c: [1-9][0-9]* right, 0 wrong$
+^examples/digits.c, 1 epochs: the same checkpoint
+^W1c cuda:0 dltrain [0-9]+ samples/s
+^1T +200 +130 +70 NN +1 +[0-9]+\.[0-9]{2}$
+^everything is right$'
+    simulated "a GPU that fails" 1 '^FAILED: not ok reading
+^FAILED: examples/digits.c: another checkpoint
+^FAILED: tools/bench.c gives no figures
+^FAILED: tools/bench_gemm.c
+^[1-9] failures$' 'CUDASIM_FAIL=launch*:3'
 fi
 
 if wants kernels; then

@@ -4,6 +4,9 @@
 #define _GNU_SOURCE
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
+#ifdef __linux__ /* --device cuda:0 */
+#include "../dltrain_cuda.h"
+#endif
 #include "workloads.h"
 #include "measure.h"
 #include <poll.h>
@@ -23,9 +26,10 @@ static const char help[] =
     "    --threads N            this number alone; otherwise 1, then 2\n"
     "    --rounds N             of each side (5, and 3 for variants); medians are printed\n"
     "    --seconds S            of a round (0.6)\n"
+    "    --device cuda:0        on a GPU, PyTorch too; batches come from the host's memory\n"
     "    --no-torch             dltrain alone\n";
 static struct {
-    const char *self, *only, *python;
+    const char *self, *only, *python, *device;
     int threads, rounds;
     double seconds;
     bool no_torch;
@@ -61,9 +65,9 @@ static void pin_to_one_core(void)
 }
 
 /* 'ready', then for each line on stdin one round: 'SAMPLES_PER_SECOND PEAK_RESIDENT_MB'. As bench_torch.py. */
-static int be_worker(const workload *w, int threads, double seconds)
+static int be_worker(const workload *w, int threads, double seconds, const char *device)
 {
-    dl_context *ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads });
+    dl_context *ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads, .device = device });
     dl_optimizer *opt = w->optimizer(ctx);
     void *data = wl_data(w);
     int step = 0;
@@ -71,13 +75,13 @@ static int be_worker(const workload *w, int threads, double seconds)
     while (step < 4) wl_step(ctx, w, opt, data, step++);
     if (!dl_failed(ctx)) puts("ready"), fflush(stdout);
     while (!dl_failed(ctx) && fgets(line, sizeof line, stdin)) {
-        double start = now(), took;
+        double start = now();
         int first = step;
         dl_tensor loss;
-        do loss = wl_step(ctx, w, opt, data, step++), took = now() - start;
-        while (took < seconds);
-        dl_item(loss);
-        printf("%.1f %.1f\n", (double)(step - first) * w->samples / took, peak_resident_mb());
+        do loss = wl_step(ctx, w, opt, data, step++);
+        while (now() - start < seconds);
+        dl_item(loss); /* a GPU is done with all steps then */
+        printf("%.1f %.1f\n", (double)(step - first) * w->samples / (now() - start), peak_resident_mb());
         fflush(stdout);
     }
     if (dl_failed(ctx)) printf("%s: %s\n", w->name, dl_error(ctx));
@@ -176,7 +180,7 @@ static bool start_dltrain(child *c, const workload *w, int threads, bool pinned)
     char n[16], seconds[32];
     snprintf(n, sizeof n, "%d", threads);
     snprintf(seconds, sizeof seconds, "%g", option.seconds);
-    const char *argv[] = { option.self, "--worker", w->name, n, seconds, pinned ? "pinned" : NULL, NULL };
+    const char *argv[] = { option.self, "--worker", w->name, n, seconds, option.device ? option.device : "cpu", pinned ? "pinned" : NULL, NULL };
     return child_start(c, argv) && child_ready(c, 60);
 }
 
@@ -188,7 +192,7 @@ static bool start_torch(child *c, const workload *w, int threads, double seconds
     for (int i = 0; i < 4 && w->size[i]; i++) at += sprintf(at, "%c%td", i ? ',' : ':', w->size[i]);
     snprintf(n, sizeof n, "%d", threads);
     snprintf(s, sizeof s, "%g", seconds);
-    const char *argv[] = { option.python, "-W", "ignore", "tools/bench_torch.py", spec, n, s, settings, NULL };
+    const char *argv[] = { option.python, "-W", "ignore", "tools/bench_torch.py", spec, option.device ? option.device : n, s, settings, NULL };
     return child_start(c, argv);
 }
 
@@ -221,21 +225,25 @@ static bool compare(const workload *w, int threads, int rounds, const char *sett
 {
     child ours, torch;
     double rate[MOST_ROUNDS], torch_rate[MOST_ROUNDS], peak[MOST_ROUNDS], resident = 0, torch_resident = 0;
+    char where[32];
+    if (option.device) snprintf(where, sizeof where, "%s", option.device);
+    else snprintf(where, sizeof where, "%dT", threads);
     bool with_torch = settings && start_torch(&torch, w, threads, option.seconds, settings) && child_ready(&torch, torch_start);
     bool good = start_dltrain(&ours, w, threads, false);
     for (int i = 0; good && i < rounds; i++) {
-        peak[i] = peak_measure(threads, fmin(0.05, option.seconds));
-        peaks[threads].sum += peak[i], peaks[threads].n++;
+        if (!option.device) peak[i] = peak_measure(threads, fmin(0.05, option.seconds)), peaks[threads].sum += peak[i], peaks[threads].n++;
         good = child_round(&ours, &rate[i], &resident);
         if (with_torch) with_torch = child_round(&torch, &torch_rate[i], &torch_resident);
         if (with_torch) pause_ms(20); /* its threads spin on for a while */
     }
-    if (!good) printf("%s %dT failed: %s\n", w->name, threads, ours.line);
+    if (!good) printf("%s %s failed: %s\n", w->name, where, ours.line);
     else {
         double r = median(rate, rounds), t = with_torch ? median(torch_rate, rounds) : 0;
-        printf("%s %dT dltrain %.0f samples/s", w->name, threads, r);
+        printf("%s %s dltrain %.0f samples/s", w->name, where, r);
         if (with_torch) printf("  torch %.0f samples/s (%s)  ratio %.2f", t, settings, r / t);
-        printf("  of-peak %.0f%%  rss %.0f MB", 100 * r * wl_flops(w) / (median(peak, rounds) * 1e9), resident);
+        if (option.device) printf("  %.1f GFLOP/s", r * wl_flops(w) / 1e9);
+        else printf("  of-peak %.0f%%", 100 * r * wl_flops(w) / (median(peak, rounds) * 1e9));
+        printf("  rss %.0f MB", resident);
         if (with_torch) printf(" torch-rss %.0f MB", torch_resident);
         printf(settings && !with_torch ? "  torch failed: see build/bench.log\n" : "\n");
     }
@@ -358,12 +366,13 @@ static int parse(int argc, char **argv)
         const char *value = argv[i + 1];
         if (!strcmp(argv[i], "--help")) return printf("%s", help), -1;
         if (!strcmp(argv[i], "--no-torch")) { option.no_torch = true; continue; }
-        bool only = !strcmp(argv[i], "--only"), threads = !strcmp(argv[i], "--threads"), rounds = !strcmp(argv[i], "--rounds");
-        if (!only && !threads && !rounds && strcmp(argv[i], "--seconds")) return refuse("there is no option", argv[i]);
+        bool device = !strcmp(argv[i], "--device"), only = !strcmp(argv[i], "--only"), threads = !strcmp(argv[i], "--threads"), rounds = !strcmp(argv[i], "--rounds");
+        if (!device && !only && !threads && !rounds && strcmp(argv[i], "--seconds")) return refuse("there is no option", argv[i]);
         if (!value) return refuse("a value is missing after", argv[i]);
         char *end = NULL;
-        double number = only ? 0 : strtod(value, &end);
-        if (only) option.only = value;
+        double number = device || only ? 0 : strtod(value, &end);
+        if (device) option.device = value, option.threads = 1;
+        else if (only) option.only = value;
         else if (threads) option.threads = (int)number;
         else if (rounds) option.rounds = (int)number;
         else option.seconds = number;
@@ -400,9 +409,9 @@ int main(int argc, char **argv)
     const char *simd;
     bool good = true;
     if (w && !strcmp(argv[1], "--first")) return take_first_step(w);
-    if (w && argc > 4 && !strcmp(argv[1], "--worker")) {
-        if (argc > 5) pin_to_one_core();
-        return be_worker(w, atoi(argv[3]), atof(argv[4]));
+    if (w && argc > 5 && !strcmp(argv[1], "--worker")) {
+        if (argc > 6) pin_to_one_core();
+        return be_worker(w, atoi(argv[3]), atof(argv[4]), argv[5]);
     }
     int status = parse(argc, argv);
     if (status) return status < 0 ? 0 : status;
@@ -415,7 +424,7 @@ int main(int argc, char **argv)
     setenv("TORCHINDUCTOR_CACHE_DIR", "build/torch-compile", 0);
     remove("build/bench.log");
     peak_widest(&simd);
-    printf("%s, %ld CPUs, rounds of %g s\n", simd, sysconf(_SC_NPROCESSORS_ONLN), option.seconds);
+    printf("%s, %ld CPUs, rounds of %g s\n", option.device ? option.device : simd, sysconf(_SC_NPROCESSORS_ONLN), option.seconds);
 
     int from = option.threads ? option.threads : 1, to = option.threads ? option.threads : 2;
     for (int t = from; t <= to; t++) good = compare_all(t, false, settings[t]) && good;

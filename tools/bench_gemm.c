@@ -3,6 +3,9 @@
 #define _GNU_SOURCE
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
+#ifdef __linux__ /* --device cuda:0 */
+#include "../dltrain_cuda.h"
+#endif
 #include "measure.h"
 #include <dlfcn.h>
 #if defined(__has_include)
@@ -49,11 +52,13 @@ static const char help[] =
     "    --rounds N                of each side (9); medians are printed\n"
     "    --seconds S               of a round (0.01)\n"
     "    --shape M,N,K,NT[,BATCH]  this product alone; NN, NT, TN or TT: is a, is b stored transposed?\n"
-    "    --no-libs                 dltrain alone\n";
+    "    --no-libs                 dltrain alone\n"
+    "    --device cuda:0           on a GPU: dltrain alone, operands in its memory\n";
 static struct {
     int threads, rounds;
     double seconds;
     bool no_libs, one;
+    const char *device;
     product shape;
 } option = { .rounds = 9, .seconds = 0.01 };
 
@@ -74,7 +79,19 @@ static size_t c_numel(const product *p) { return (size_t)(batch_of(p) * p->m * p
 static dl_tensor operand(const job *j, dl_index rows, dl_index columns, bool transposed, const float *data)
 {
     dl_index r = transposed ? columns : rows, c = transposed ? rows : columns;
-    return dl_borrow(j->ctx, DL_F32, j->p.batch ? DL_SHAPE(j->p.batch, r, c) : DL_SHAPE(r, c), data);
+    dl_shape s = j->p.batch ? DL_SHAPE(j->p.batch, r, c) : DL_SHAPE(r, c);
+    if (option.device) return dl_parameter(j->ctx, data == j->a ? "a" : "b", &(dl_param_desc){ .shape = s });
+    return dl_borrow(j->ctx, DL_F32, s, data);
+}
+
+/* On a GPU operands are parameters: there they stay, while borrowed memory is copied each time. */
+static void place_operands(job *j)
+{
+    const float *data[] = { j->a, j->b };
+    operand(j, j->p.m, j->p.k, j->p.ta, j->a);
+    operand(j, j->p.k, j->p.n, j->p.tb, j->b);
+    dl_end(j->ctx);
+    for (int i = 0; i < 2; i++) dl_param_set(j->ctx, i ? "b" : "a", data[i], (size_t)(batch_of(&j->p) * (i ? j->p.k * j->p.n : j->p.m * j->p.k)));
 }
 
 static bool run_dltrain(job *j, long times)
@@ -87,6 +104,7 @@ static bool run_dltrain(job *j, long times)
         dl_end(j->ctx);
     }
     if (times == 1) dl_read(y[0], j->c, c_numel(&j->p)); /* to be checked */
+    else if (option.device) dl_item(dl_full(j->ctx, DL_SHAPE(1), 0)); /* waits for all that was launched */
     return !dl_failed(j->ctx);
 }
 
@@ -280,10 +298,11 @@ static bool measure(side *s, const product *p, int threads, int rounds)
 {
     double flops = 2 * (double)batch_of(p) * (double)p->m * (double)p->n * (double)p->k;
     job j = { .p = *p, .threads = threads, .outputs = flops < 1e6 ? 8 : 1, .a = numbers((size_t)(batch_of(p) * p->m * p->k)),
-              .b = numbers((size_t)(batch_of(p) * p->k * p->n)), .ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads }) };
+              .b = numbers((size_t)(batch_of(p) * p->k * p->n)), .ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads, .device = option.device }) };
     bool good = true;
     j.c = (float *)malloc((size_t)j.outputs * c_numel(p) * sizeof(float));
     dl_set_grad(j.ctx, false);
+    if (option.device) place_operands(&j);
     for (int i = 0; i < SIDES; i++)
         if (s[i].present && !prepare(&s[i], &j)) {
             printf("%s: wrong or failed: %s\n", s[i].name, i == DLTRAIN ? dl_error(j.ctx) : "");
@@ -322,6 +341,7 @@ static bool table(side *s, int threads, const product *list, int n)
 {
     summary large = { 0 }, small = { 0 }, onednn = { 0 };
     bool good = true;
+    if (option.device) printf("%s, each product in a step of its own or one of eight\n", option.device);
     printf("%dT %5s %5s %5s    batch GFLOP/s: dltrain%s%s\n", threads, "M", "N", "K", s[OPENBLAS].present ? "  OpenBLAS" : "", s[ONEDNN].present ? "    oneDNN  ratio to the best" : "");
     for (int i = 0; i < n; i++) {
         const product *p = &list[i];
@@ -386,10 +406,15 @@ static int parse(int argc, char **argv)
         const char *value = argv[i + 1];
         if (!strcmp(argv[i], "--help")) return printf("%s", help), -1;
         if (!strcmp(argv[i], "--no-libs")) { option.no_libs = true; continue; }
-        bool shape = !strcmp(argv[i], "--shape"), threads = !strcmp(argv[i], "--threads"), rounds = !strcmp(argv[i], "--rounds");
-        if (!shape && !threads && !rounds && strcmp(argv[i], "--seconds")) return refuse("there is no option", argv[i]);
+        bool device = !strcmp(argv[i], "--device"), shape = !strcmp(argv[i], "--shape"), threads = !strcmp(argv[i], "--threads"), rounds = !strcmp(argv[i], "--rounds");
+        if (!device && !shape && !threads && !rounds && strcmp(argv[i], "--seconds")) return refuse("there is no option", argv[i]);
         if (!value) return refuse("a value is missing after", argv[i]);
         i++;
+        if (device) {
+            option.device = value;
+            option.threads = 1;
+            continue;
+        }
         if (shape) {
             if (!parse_shape(value, &option.shape)) return refuse("--shape wants M,N,K,NT or M,N,K,NT,BATCH, not", value);
             option.one = true;
@@ -419,14 +444,14 @@ int main(int argc, char **argv)
     unsetenv("OPENBLAS_CORETYPE"); /* both can halve its speed */
     unsetenv("OPENBLAS_L2_SIZE");
     peak_widest(&simd);
-    printf("peak: %s, %.1f GFLOP/s on one thread, %.1f on two\n", simd, peak_measure(1, 0.2), peak_measure(2, 0.2));
-    if (!option.no_libs) {
+    if (!option.device) printf("peak: %s, %.1f GFLOP/s on one thread, %.1f on two\n", simd, peak_measure(1, 0.2), peak_measure(2, 0.2));
+    if (!option.no_libs && !option.device) {
         s[OPENBLAS].present = load_openblas();
         s[ONEDNN].present = load_onednn();
         s[MATMUL].present = onednn_has_matmul;
         if (!s[OPENBLAS].present || !s[ONEDNN].present) printf("not installed:%s%s (tools/setup.sh bench)\n", s[OPENBLAS].present ? "" : " OpenBLAS", s[ONEDNN].present ? "" : " oneDNN");
     }
-    bool good = overhead();
+    bool good = option.device || overhead();
     for (int t = option.threads ? option.threads : 1; t <= (option.threads ? option.threads : 2); t++)
         good = table(s, t, option.one ? &option.shape : products, option.one ? 1 : (int)(sizeof products / sizeof *products)) && good;
     return !good;

@@ -4,9 +4,12 @@
     bench_torch.py SPEC THREADS SECONDS try        tries settings, prints 'NAME SAMPLES_PER_SECOND' for each, the best so far as it goes
     bench_torch.py SPEC THREADS SECONDS SETTINGS   a worker: 'ready', then for each line on its input one round:
                                                    'SAMPLES_PER_SECOND PEAK_RESIDENT_MB'
+    bench_torch.py gemm cuda:0 SECONDS ROUNDS      adds PyTorch's GFLOP/s and the ratio to a table of bench_gemm on its input
+
+THREADS may be a device instead, cuda:0: batches come from pinned memory of the host then, and products are in plain fp32, without tf32.
 
 SPEC is a row of tools/workloads.h: KIND:SAMPLES:X:SIZE, for example cnn:64:1,28,28:32,64,128,10. SETTINGS are words joined by '+', or 'eager':
-channels_last, foreach or fused (the optimizer), sdpa (attention by scaled_dot_product_attention), trace or compile (the model)."""
+channels_last, foreach or fused (the optimizer), sdpa (attention by scaled_dot_product_attention), trace or compile (the model), graphs (CUDA graphs by torch.compile, on a GPU alone)."""
 import sys
 import time
 
@@ -18,6 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 BATCHES = 16
+device = None  # a GPU; None: the CPU
 
 
 class Mlp(nn.Sequential):
@@ -103,7 +107,7 @@ class Gpt(nn.Module):
 
 
 # The model, its optimizer, and the settings to choose from, one of each tuple: '' is the plain one.
-OPTIMIZER, GRAPH = ('', 'foreach', 'fused'), ('', 'trace', 'compile')
+OPTIMIZER, GRAPH = ('', 'foreach', 'fused'), ('', 'trace', 'compile', 'graphs')
 KINDS = {
     'mlp': (Mlp, lambda p, **o: torch.optim.SGD(p, .1, **o), (OPTIMIZER, GRAPH)),
     'cnn': (Cnn, lambda p, **o: torch.optim.Adam(p, 1e-3, **o), (('', 'channels_last'), OPTIMIZER, GRAPH)),
@@ -119,7 +123,7 @@ def make_step(spec, settings):
     samples = int(samples)
     model_class, make_optimizer, _ = KINDS[kind]
     torch.manual_seed(1)
-    model = model_class(x, size, settings)
+    model = model_class(x, size, settings).to(device or 'cpu')
     if kind == 'gpt':
         xs = torch.randint(0, size[0], (BATCHES, samples, x[0]))
         ys = torch.randint(0, size[0], (BATCHES, samples * x[0]))
@@ -129,20 +133,27 @@ def make_step(spec, settings):
     if 'channels_last' in settings:
         model = model.to(memory_format=torch.channels_last)
         batches = [(x.to(memory_format=torch.channels_last), y) for x, y in batches]
+    if device:
+        batches = [(x.pin_memory(), y.pin_memory()) for x, y in batches]
     optimizer = make_optimizer(model.parameters(), **{word: True for word in ('foreach', 'fused') if word in settings})
     if 'trace' in settings:
-        model = torch.jit.trace(model, batches[0][0], check_trace=False)
+        model = torch.jit.trace(model, batches[0][0].to(device or 'cpu'), check_trace=False)
 
     def loss_of(x, y):
         return F.cross_entropy(model(x), y)
     if 'compile' in settings:
         loss_of = torch.compile(loss_of)
+    if 'graphs' in settings:
+        loss_of = torch.compile(loss_of, mode='reduce-overhead')
     count = 0
 
     def step():
         nonlocal count
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(*batches[count % BATCHES])
+        x, y = batches[count % BATCHES]
+        if device:
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        loss = loss_of(x, y)
         loss.backward()
         optimizer.step()
         count += 1
@@ -153,13 +164,42 @@ def make_step(spec, settings):
 
 
 def measure(step, samples, seconds):
-    start, steps, took = time.perf_counter(), 0, 0
-    while took < seconds:
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         loss = step()
         steps += 1
-        took = time.perf_counter() - start
-    float(loss.detach())
-    return samples * steps / took
+    float(loss.detach())  # a GPU is done with all steps then
+    return samples * steps / (time.perf_counter() - start)
+
+
+def gemm_rate(m, n, k, kind, batch, seconds):
+    """GFLOP/s of a product, a and b stored transposed where kind says T."""
+    a = torch.rand(batch, *((k, m) if kind[0] == 'T' else (m, k)), device=device)
+    b = torch.rand(batch, *((n, k) if kind[1] == 'T' else (k, n)), device=device)
+    a, b = a.transpose(1, 2) if kind[0] == 'T' else a, b.transpose(1, 2) if kind[1] == 'T' else b
+    if batch == 1:
+        a, b = a[0], b[0]
+    c = a @ b
+    torch.cuda.synchronize()
+    start, times = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        for _ in range(10):
+            torch.matmul(a, b, out=c)
+        times += 10
+        torch.cuda.synchronize()
+    return 2e-9 * batch * m * n * k * times / (time.perf_counter() - start)
+
+
+def extend_table(seconds, rounds):
+    for line in sys.stdin:
+        words = line.split()
+        if len(words) != 7 or words[0] != '1T' or not words[1].isdigit():
+            print(line, end='')
+            continue
+        m, n, k, batch = (int(words[i]) for i in (1, 2, 3, 5))
+        rates = sorted(gemm_rate(m, n, k, words[4], batch, seconds) for _ in range(rounds))
+        rate = rates[len(rates) // 2]
+        print(f'{line.rstrip()}  torch {rate:.2f}  ratio {float(words[6]) / rate:.2f}', flush=True)
 
 
 def peak_resident_mb():
@@ -174,7 +214,7 @@ def try_settings(spec, seconds):
         found = best
         for choice in choices:
             settings = best + (choice,) if choice else best
-            if settings in tried:
+            if settings in tried or choice == 'graphs' and not device:
                 continue
             tried.add(settings)
             try:
@@ -192,7 +232,16 @@ def main():
     if len(sys.argv) != 5:
         sys.exit(__doc__)
     spec, seconds, settings = sys.argv[1], float(sys.argv[3]), sys.argv[4]
-    torch.set_num_threads(int(sys.argv[2]))
+    if sys.argv[2].isdigit():
+        torch.set_num_threads(int(sys.argv[2]))
+    else:
+        global device
+        device = torch.device(sys.argv[2])
+        if not torch.cuda.is_available():
+            sys.exit('PyTorch has no CUDA here')
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if spec == 'gemm':
+        return extend_table(seconds, int(settings))
     print('torch', torch.__version__, flush=True)
     if settings == 'try':
         return try_settings(spec, seconds)
