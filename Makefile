@@ -39,7 +39,8 @@ test-cuda:
 gpu-check:
 	@CC="$(CC)" tools/gpu_check.sh
 
-build/bake_kernels: tools/bake_kernels.c dltrain.h dltrain_cuda.h
+build/gpu_bounds: tools/workloads.h
+build/bake_kernels build/gpu_bounds: build/%: tools/%.c dltrain.h dltrain_cuda.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) -O1 -DDLTRAIN_NO_SIMD $< -o $@ $(LDLIBS)
 

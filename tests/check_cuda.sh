@@ -186,6 +186,12 @@ simulated() { # NAME STATUS PATTERNS VARIABLE=VALUE...: each line of PATTERNS is
     else echo "not ok cuda: gpu-check: $1: status $status, missing$missing: $(tail -3 "$dir/gpu_check.log" | tr '\n' ' ')"; fi
 }
 if wants gpu-check; then
+    if build gpu_bounds tools/gpu_bounds.c; then
+        sim "$dir/gpu_bounds" > "$dir/gpu_bounds.log" 2>&1
+        other=$(grep -vxFf docs/cuda.md "$dir/gpu_bounds.log")
+        if [ "$(wc -l < "$dir/gpu_bounds.log")" = 4 ] && [ -z "$other" ]; then echo "ok cuda: the static bounds of docs/cuda.md"
+        else echo "not ok cuda: the static bounds of docs/cuda.md are now: $other"; fi
+    fi
     refuses "no driver" "there is no GPU to check: dl_create: the device 'cuda:0' needs NVIDIA's driver" DLTRAIN_CUDA_DRIVER=no/such.so
     refuses "no GPU" "there is no GPU to check: dl_create: the device 'cuda:0': there is no GPU here" CUDASIM_FAIL=nodevice:1
     refuses "not on the simulator" "is the simulated GPU of tests/cudasim, no real one"
