@@ -1800,6 +1800,7 @@ typedef struct dl__cuda {
     void *context, *stream;
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
     int chunks, chunk_at;
+    size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
     dl__cuda_address scratch;
     size_t scratch_size;
     struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
@@ -1837,14 +1838,26 @@ static bool dl__cuda_look_up(dl__cuda *d, void *library, void *table, const char
 }
 
 /* ---- memory ---- */
+/* Nearly all of what a step takes grows with the batch. How much of the batch would fit, by what was asked for so far: a bound from above. */
+static void dl__cuda_tell_batch(const dl__cuda *d, size_t left, char *out, size_t size)
+{
+    size_t held = left;
+    for (int i = 0; i < d->chunks; i++) held += d->chunk[i].size;
+    if (d->step_needs <= held) snprintf(out, size, "a smaller batch takes less");
+    else snprintf(out, size, "this step needs %zu or more, beside parameters there is room for %zu: for at most %d %% of this batch",
+        d->step_needs, held, (int)(100.0 * (double)held / (double)d->step_needs));
+}
+
 static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
 {
     dl__cuda_address p = 0;
     size_t left = 0, all = 0;
+    char batch[200];
     int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
-        dl_fail(d->ctx, "%s: out of memory: asked for %zu bytes, %zu of %zu are free; a smaller batch takes less", d->device, bytes, left, all);
+        dl__cuda_tell_batch(d, left, batch, sizeof batch);
+        dl_fail(d->ctx, "%s: out of memory: asked for %zu bytes, %zu of %zu are free; %s", d->device, bytes, left, all, batch);
         return 0;
     }
     return dl__cuda_check(d, code, "cuMemAlloc_v2") ? p : 0;
@@ -1874,8 +1887,13 @@ static void *dl__cuda_step_alloc(void *device, size_t bytes)
         if (d->chunks == DL__CUDA_CHUNKS)
             return dl_fail(d->ctx, "%s: a step that grew %d times", d->device, (int)DL__CUDA_CHUNKS), (void *)NULL;
         size_t room = d->chunks ? d->chunk[d->chunks - 1].size * 2 : (size_t)1 << 20; /* so that few pieces are enough */
-        if (room < size) room = size;
-        if (!(d->chunk[d->chunks].at = dl__cuda_allocate(d, room))) return NULL;
+        size_t left, all;
+        if (room < size || (!d->driver.cuMemGetInfo_v2(&left, &all) && room > left)) room = size;
+        d->step_needs = size;
+        for (int i = 0; i < d->chunks; i++) d->step_needs += d->chunk[i].used;
+        d->chunk[d->chunks].at = dl__cuda_allocate(d, room);
+        d->step_needs = 0;
+        if (!d->chunk[d->chunks].at) return NULL;
         d->chunk[d->chunks].size = room;
         d->chunk[d->chunks++].used = 0;
     }

@@ -132,6 +132,35 @@ if wants failures; then
     says "NVRTC fails" "NVRTC cannot compile the kernels" DLTRAIN_CUDA_CACHE= CUDASIM_FAIL=nvrtc:1
     says "a GPU older than NVRTC knows" "is of compute capability 5.0; this NVRTC compiles for 7.5 and later" DLTRAIN_CUDA_CACHE= CUDASIM_ARCH=50
     says "out of memory" "out of memory: asked for .* bytes, .* are free" 'CUDASIM_FAIL=alloc*:3'
+    # How much of the batch would fit, at most: a little more does not, half of that does.
+    cat > "$dir/batch.c" << 'END'
+#define DLTRAIN_IMPLEMENTATION
+#include "dltrain.h"
+#include "dltrain_cuda.h"
+int main(int argc, char **argv)
+{
+    static float x[40000 * 16];
+    static dl_config config;
+    config.device = "cuda:0";
+    dl_context *ctx = dl_create(&config);
+    for (int i = 0; i < 2 && argc > 1; i++) {
+        dl_tensor t = dl_borrow(ctx, DL_F32, DL_SHAPE(atoi(argv[1]), 16), x);
+        for (int k = 0; k < 3; k++) t = dl_relu(dl_linear(t, k == 0 ? "a" : k == 1 ? "b" : "c", 16));
+        dl_backward(dl_mean(t));
+        dl_zero_grad(ctx);
+    }
+    dl_read(dl_full(ctx, DL_SHAPE(16), 0), x, 16);
+    puts(dl_failed(ctx) ? dl_error(ctx) : "it fits");
+    dl_destroy(ctx);
+    return 0;
+}
+END
+    ${CC:-cc} -DDLTRAIN_NO_SIMD -I. "$dir/batch.c" -o "$dir/batch" -lm -pthread
+    log=$(CUDASIM_MEMORY=6 sim "$dir/batch" 40000)
+    percent=$(sed -n 's/.* room for [0-9]*: for at most \([0-9]*\) % of this batch/\1/p' <<< "$log")
+    if [ "${percent:-0}" -gt 20 ] && [ "$percent" -lt 100 ] && [ "$(CUDASIM_MEMORY=6 sim "$dir/batch" $((200 * percent)))" = "it fits" ] &&
+        [[ $(CUDASIM_MEMORY=6 sim "$dir/batch" $((420 * percent))) == *"out of memory"* ]]; then echo "ok cuda: out of memory: how much of the batch would fit"
+    else echo "not ok cuda: out of memory: a batch that fits: $log"; fi
     for what in hostalloc:1 launch:1 launch:7 copy:1 copy:5 sync:1 module:3 stream:1 event:2 context:1 lost:1 lost:9; do
         says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=${what/:/*:}"
     done
