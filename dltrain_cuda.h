@@ -3112,7 +3112,7 @@ static dl__cuda_matrix dl__cuda_ordered(void *base, const dl_node *x, const dl_i
 {
     dl__cuda_matrix m;
     dl_index dim[DLTRAIN_MAX_DIMS];
-    int64_t stride[DLTRAIN_MAX_DIMS];
+    int64_t stride[DLTRAIN_MAX_DIMS] = { 0 };
     int nd = x->ndim;
     memset(&m, 0, sizeof m);
     for (int t = 0; t < nd; t++) dim[order ? order[t] : t] = x->dim[t];
@@ -3128,7 +3128,7 @@ static dl__cuda_matrix dl__cuda_ordered(void *base, const dl_node *x, const dl_i
 static dl__cuda_matrix dl__cuda_in_memory(void *base, const dl_node *x, const dl_index *order)
 {
     dl__cuda_matrix m;
-    int64_t stride[DLTRAIN_MAX_DIMS];
+    int64_t stride[DLTRAIN_MAX_DIMS] = { 0 };
     int nd = x->ndim;
     memset(&m, 0, sizeof m);
     dl__cuda_row_strides(x->dim, nd, stride);
