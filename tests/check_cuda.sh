@@ -72,9 +72,9 @@ if wants digits && build digits examples/digits.c; then
     else echo "ok cuda: digits is linked to libc and libm alone"; fi
 
     # Its kernels baked in, machine code and PTX: without NVRTC and without a cache
-    if ! build bake tools/bake_kernels.c || ! sim "$dir/bake" --for 80,75+ --texts "$dir/texts" "$dir/baked.h" > "$dir/bake.log" 2>&1; then
+    if ! build bake tools/bake_kernels.c -O0 || ! sim "$dir/bake" --for 80,75+ --texts "$dir/texts" "$dir/baked.h" > "$dir/bake.log" 2>&1; then
         echo "not ok cuda: baking: $(tail -1 "$dir/bake.log")"
-    elif build digits-baked examples/digits.c -DDLTRAIN_IMPLEMENTATION= -include "$dir/baked.h"; then
+    elif build digits-baked examples/digits.c -O0 -DDLTRAIN_IMPLEMENTATION= -include "$dir/baked.h"; then
         baked() { CUDASIM_ARCH=$1 DLTRAIN_NVRTC=no/such.so cache= sim "$dir/digits-baked" --device cuda:0 "${@:2}" 2>&1; }
         "$dir/digits" --epochs 1 --save "$dir/cpu-1.safetensors" > "$dir/digits-cpu.log" 2>&1
         for arch in 80 120; do
@@ -103,6 +103,7 @@ int main(void)
 }
 END
         for how in "${CC:-cc} -std=c99" "g++ -x c++ -std=c++11"; do
+            command -v ${how%% *} > /dev/null || { echo "skip cuda: $how is not installed"; continue; }
             if log=$($how $strict -I"$dir" -fsyntax-only "$dir/tanh.c" 2>&1) && [ -z "$log" ]; then echo "ok cuda: baked, strictly, by $how"
             else echo "not ok cuda: baked, by $how: $(head -2 <<< "$log" | tr '\n' ' ')"; fi
         done
@@ -215,7 +216,7 @@ simulated() { # NAME STATUS PATTERNS VARIABLE=VALUE...: each line of PATTERNS is
     else echo "not ok cuda: gpu-check: $1: status $status, missing$missing: $(tail -3 "$dir/gpu_check.log" | tr '\n' ' ')"; fi
 }
 if wants gpu-check; then
-    if build gpu_bounds tools/gpu_bounds.c; then
+    if build gpu_bounds tools/gpu_bounds.c -O0; then
         sim "$dir/gpu_bounds" > "$dir/gpu_bounds.log" 2>&1
         other=$(grep -vxFf docs/cuda.md "$dir/gpu_bounds.log")
         if [ "$(wc -l < "$dir/gpu_bounds.log")" = 4 ] && [ -z "$other" ]; then echo "ok cuda: the static bounds of docs/cuda.md"
