@@ -3121,7 +3121,7 @@ static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumula
     return true;
 }
 
-/* ---- all operations that are not elementwise. NULL: no kernel yet ---- */
+/* ---- all operations that are not elementwise; those of replicas run on the host ---- */
 static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_node *y, bool accumulate); } dl__cuda_operations[] = {
     { "permute", dl__cuda_permute },
     { "slice", dl__cuda_slice },
@@ -3156,11 +3156,7 @@ static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_nod
     { "segment_inverse", dl__cuda_segment_inverse },
     { "segment_argmax", dl__cuda_segment_argmax },
     { "targets", dl__cuda_targets },
-    { "target_weights", dl__cuda_target_weights },
-    { "world_sum", NULL },
-    { "data_parallel", NULL },
-    { "data_parallel_send_back", NULL },
-    { "data_parallel_collect", NULL }
+    { "target_weights", dl__cuda_target_weights }
 };
 
 static bool dl__cuda_launch(void *device, const dl_device_launch *l)
@@ -3172,7 +3168,7 @@ static bool dl__cuda_launch(void *device, const dl_device_launch *l)
     if (!dl__cuda_enter(d)) return false;
     if (y->op->flags & DL_OP_ELEMENTWISE) return dl__cuda_elementwise(d, l);
     while (i < n && strcmp(dl__cuda_operations[i].name, y->op->name)) i++;
-    if (i == n || !dl__cuda_operations[i].launch) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
+    if (i == n) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
     return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
 }
 
