@@ -1009,8 +1009,13 @@ typedef struct dl_backend {
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
     bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
     bool (*launch)(void *device, const dl_device_launch *launch);
-    /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
+    /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
+    /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is begun
+       here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
+    bool (*mark)(void *device, int which);
+    bool (*follow)(void *device, const void *other, int which);
+    bool (*copy)(void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes);
 } dl_backend;
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
@@ -10956,6 +10961,7 @@ typedef struct dl__world {
     int *counts;             /* replicas of each process */
     double seconds;          /* 0: for ever */
     bool failed;
+    bool there;              /* all replicas are here, each on a device: gradients go from one to the other, see dl__reduce_there */
     char error[DLTRAIN_ERROR_MAX];
     dl__channel channel[DL__CHANNELS];
     dl_comm *comm;           /* of each replica here */
@@ -11005,6 +11011,8 @@ struct dl_comm {
     bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
     uint64_t spin[DL__CHANNELS]; /* see dl__spin */
+    dl_real *there, *room;   /* on a device: the gradients; memory for a slice of those of all replicas */
+    size_t room_size;
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -11829,6 +11837,113 @@ static bool dl__finish_buckets(dl_comm *c)
     return !dl__world_failed(c->world) || dl_fail(c->ctx, "%s", c->world->error);
 }
 
+/* Do gradients stay on the devices? Not sums of several shards, whose stack is on the host. */
+static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
+
+#if DL__DEVICES
+/* This replica's slice of a bucket: from all to here, summed in the order of dl__tree, and back to all. `list`: of half as many as replicas. */
+static bool dl__sum_there(const dl_comm *c, const dl__bucket *b, dl_device_update *list)
+{
+    const dl_backend *backend = c->ctx->backend;
+    const dl__slot *slot = c->world->channel[DL__GRADIENTS].slot;
+    void *device = c->ctx->device;
+    const int replicas = c->world->replicas;
+    size_t at, n = dl__slice_of(c, b->n, &at);
+    at += b->first;
+    for (int r = 0; n && r < replicas; r++) {
+        const dl_comm *from = (const dl_comm *)slot[r].data;
+        if (!backend->copy(device, c->room + (size_t)r * n, device, from->there + at, from->ctx->device, n * sizeof(dl_real))) return false;
+    }
+    for (int apart = 1; n && apart < replicas; apart *= 2) {
+        size_t pairs = 0;
+        for (int r = 0; r + apart < replicas; r += 2 * apart) {
+            memset(&list[pairs], 0, sizeof *list);
+            list[pairs].p = c->room + (size_t)r * n;
+            list[pairs].g = c->room + (size_t)(r + apart) * n;
+            list[pairs++].n = n;
+        }
+        if (!backend->update(device, "add", list, pairs)) return false;
+    }
+    for (int r = 0; n && r < replicas; r++) {
+        const dl_comm *to = (const dl_comm *)slot[r].data;
+        if (!backend->copy(device, to->there + at, to->ctx->device, c->room, device, n * sizeof(dl_real))) return false;
+    }
+    return true;
+}
+
+/* Room for the replicas' slices of the largest bucket. */
+static bool dl__room_there(dl_comm *c)
+{
+    size_t first, need = 0;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) need = DL__MAX(need, dl__slice_of(c, b->n, &first));
+    need *= (size_t)c->world->replicas * sizeof(dl_real);
+    if (need <= c->room_size) return true;
+    if (c->room) c->ctx->backend->release(c->ctx->device, c->room);
+    c->room = (dl_real *)c->ctx->backend->alloc(c->ctx->device, need);
+    c->room_size = c->room ? need : 0;
+    return c->room != NULL;
+}
+
+/* All buckets, without the host: each replica begins to read when all have marked the end of their backward pass, and what comes next
+   here waits until all have marked the end of their sums. */
+static bool dl__reduce_there(dl_comm *c, dl_device_update *list)
+{
+    dl_context *ctx = c->ctx;
+    const dl__world *w = c->world;
+    const dl_backend *backend = ctx->backend;
+    const dl__slot *slot = w->channel[DL__GRADIENTS].slot;
+    size_t n = 0;
+    uint64_t at = dl__microseconds();
+    c->there = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    if ((c->buckets && !c->there) || !dl__room_there(c) || !backend->mark(ctx->device, 0)) return false;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) n += b->n;
+    dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)c->buckets, n);
+    if (!dl__meet(c, DL__GRADIENTS, &call, c)) return false;
+    bool ok = true;
+    for (int r = 0; r < w->replicas; r++)
+        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 0));
+    for (const dl__bucket *b = c->bucket; ok && b < c->bucket + c->buckets; b++) ok = dl__sum_there(c, b, list);
+    ok = ok && backend->mark(ctx->device, 1);
+    dl__meet(c, DL__GRADIENTS, NULL, NULL);
+    for (int r = 0; r < w->replicas && !dl__world_failed(w); r++)
+        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 1));
+    c->stats.reduce.bytes += n * sizeof(dl_real);
+    c->stats.wait.bytes += n * sizeof(dl_real);
+    dl__lap(&at, &c->stats.reduce);
+    return ok;
+}
+
+/* All buckets, summed and multiplied. */
+static bool dl__finish_there(dl_comm *c, dl_real factor)
+{
+    dl_context *ctx = c->ctx;
+    dl__mark mark = dl__tape_mark(ctx);
+    size_t most = DL__MAX((size_t)c->buckets, (size_t)c->world->replicas);
+    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, most * sizeof *list, 0);
+    bool ok = list && dl__reduce_there(c, list);
+    if (ok && factor != 1 && c->buckets) {
+        memset(list, 0, (size_t)c->buckets * sizeof *list);
+        for (int i = 0; i < c->buckets; i++) list[i].g = c->there + c->bucket[i].first, list[i].n = c->bucket[i].n, list[i].h[0] = factor;
+        ok = ctx->backend->update(ctx->device, "scale", list, (size_t)c->buckets);
+    }
+    dl__tape_release(ctx, mark);
+    if (dl__world_failed(c->world)) dl_fail(ctx, "%s", c->world->error);
+    return ok && !ctx->failed;
+}
+#endif
+
+/* The gradients of all ranks, times `factor`. */
+static bool dl__finish(dl_comm *c, dl_real factor)
+{
+#if DL__DEVICES
+    if (dl__stays_there(c)) return dl__finish_there(c, factor);
+#endif
+    if (!dl__finish_buckets(c)) return false;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
+        dl__scale(c->ctx->grads + b->first, b->n, factor);
+    return true;
+}
+
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
@@ -11954,17 +12069,17 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
     mine.leaving = leaving;
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
-    if (!dl__to_host(ctx, ctx->grads)) return false;
-    dl__host_wrote(ctx, ctx->grads);
+    if (!dl__stays_there(c)) {
+        if (!dl__to_host(ctx, ctx->grads)) return false;
+        dl__host_wrote(ctx, ctx->grads);
+    }
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
     ctx->reduced = ctx->weight = 0;
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    if (!dl__finish_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
-        dl__scale(ctx->grads + b->first, b->n, factor);
+    if (!dl__finish(c, factor) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;
@@ -12012,7 +12127,7 @@ static bool dl__after_backward(dl_context *ctx, const char *pattern)
     c->backward = UINT32_MAX;
     if (ctx->parts && !dl__reduces(ctx)) return dl__push_part(c, pattern, c->shard_weight);
     if (!dl__reduces(ctx)) return true;
-    if (!dl__to_host(ctx, ctx->grads)) return false; /* which waits for a device */
+    if (!dl__stays_there(c) && !dl__to_host(ctx, ctx->grads)) return false; /* which waits for a device */
     dl__lap(&c->at, &c->stats.backward);
     if (ctx->parts && !dl__add_buffers(c, c->shard_weight)) return false;
     return dl__close(c, pattern, false) || !ctx->failed;
@@ -12114,6 +12229,9 @@ static void dl__join_world(dl_comm *c)
 static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
+#if DL__DEVICES
+    if (c->room) c->ctx->backend->release(c->ctx->device, c->room); /* and all that was begun has ended */
+#endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
     dl__lock(c->world);
@@ -12280,6 +12398,7 @@ static void dl__launch_world(dl__world *w, int named)
     for (int i = 0; i < DL__CHANNELS; i++) pthread_cond_init(&w->channel[i].changed, NULL);
 #endif
     bool ok = dl__find_ranks(w);
+    w->there = !w->desc.transport && w->replicas > 1;
     for (int i = 0; ok && i < w->replicas; i++) {
         dl_comm *c = &w->comm[i];
         c->world = w;
@@ -12289,6 +12408,7 @@ static void dl__launch_world(dl__world *w, int named)
         if (!dl__read_device(w->desc.devices, named == 1 ? 0 : i, c->device, &c->threads))
             ok = dl__fail_locked(w, "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads",
                 w->desc.devices);
+        w->there = w->there && strcmp(c->device, "cpu") != 0;
     }
     if (ok) dl__run_replicas(w);
     else dl__spread(w);
