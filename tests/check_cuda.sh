@@ -75,6 +75,8 @@ fi
 if wants worlds; then
     for seed in 2 3; do CUDASIM_DEVICES=4 CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "worlds-$seed" sim "$dir/check" '*' worlds; done
     report one-GPU-for-all sim "$dir/check" '*' worlds
+    CUDASIM_DEVICES=4 CUDASIM_PEER=0 report worlds-out-of-reach sim "$dir/check" '*' worlds
+    CUDASIM_DEVICES=4 CUDASIM_FAIL=peer*:1 report worlds-that-refuse sim "$dir/check" '*' worlds
     gpus=cuda:0,cuda:1,cuda:2,cuda:3 options="1 1 --batch_size 64 --invariant 4 --digits examples/data --snapshot"
     if build ddp examples/ddp.c; then
         rm -f "$dir"/*.run*
@@ -112,8 +114,8 @@ if wants failures; then
     for what in hostalloc:1 launch:1 launch:7 copy:1 copy:5 sync:1 module:3 stream:1 event:2 context:1 lost:1 lost:9; do
         says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=${what/:/*:}"
     done
-    for what in lost@1:1 lost@1:40 lost@0:60 launch*:50 copy*:30 sync*:9 hostalloc*:12; do # each at another place of a step of a world
-        part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [01].*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
+    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:12; do # at many places of a step
+        part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
     done
 fi
 
@@ -149,6 +151,10 @@ planted() { # NAME KERNEL SED-SCRIPT PART
 if wants planted; then
     planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
     planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
+    export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
+    planted "a missing wait before the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return !which ? true : /' worlds
+    planted "a missing wait behind the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return which ? true : /' worlds
+    unset CUDASIM_DEVICES CUDASIM_ORDER
 fi
 
 if wants kernels; then
