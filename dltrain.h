@@ -656,7 +656,7 @@ DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *cou
    replica, which gets the parameters at each call. batch_norm keeps the statistics of the context's chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
-    const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: the context's alone */
+    const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: the context's */
     int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
@@ -13060,7 +13060,8 @@ static bool dl__named_device(dl_context *ctx, const char *devices, int index, bo
     if (!dl__read_device(devices, index, device, threads))
         return dl_fail(ctx, "dl_data_parallel_create: '%s' is no list of devices; 'cpu,cpu:2' is one", devices);
     return !own || !strcmp(device, mine) ||
-        dl_fail(ctx, "dl_data_parallel_create: output device %d of '%s' is '%s', but this context is on '%s'", index, devices, device, mine);
+        dl_fail(ctx, "dl_data_parallel_create: output device %d of '%s' is '%s', but this context is on '%s'", index, devices, device,
+            mine);
 }
 
 static bool dl__make_helper(dl_data_parallel *dp, int number, const char *devices)

@@ -7,6 +7,7 @@
 #undef main
 #include "../dltrain_cuda.h"
 #include "nets.h"
+#include "loopback.h"
 
 static dl_context *cpu, *gpu;
 
@@ -347,7 +348,7 @@ static void world_steps(dl_context *c, dl_comm *comm, void *user)
     bool more = true;
     for (int step = 0; step < WORLD_STEPS && !dl_failed(c); step++) {
         if (w->kind == UNEVEN || w->kind == UNEQUAL) {
-            int n = (step + rank) % 3 ? 2 + 3 * rank : 0; /* and now and then none */
+            int n = (step + rank) % 3 ? 2 + 2 * rank : 0; /* and now and then none */
             dl_accumulate(acc, n ? world_loss(c, w, step, rank, n) : none, (size_t)n);
             continue;
         }
@@ -364,15 +365,43 @@ static void world_steps(dl_context *c, dl_comm *comm, void *user)
     w->hash[rank] = hash_of_parameters(c);
 }
 
+static bool launch_world(world *w, world_kind kind, const char *devices, const dl_transport *transport)
+{
+    memset(w, 0, sizeof *w);
+    w->kind = kind;
+    dl_launch_desc d = { .devices = devices, .config = &(dl_config){ .seed = 3, .threads = 1, .eager = kind == EAGER }, .deadline_seconds = 60,
+        .first_bucket = 64, .bucket = 256, .invariant_shards = kind == SHARDS ? 4 : 0, .transport = transport, .error = w->error, .error_size = sizeof w->error };
+    return dl_launch(&d, world_steps, w);
+}
 static world run_world(world_kind kind, const char *devices)
 {
     world w;
-    memset(&w, 0, sizeof w);
-    w.kind = kind;
-    dl_launch_desc d = { .devices = devices, .config = &(dl_config){ .seed = 3, .threads = 1, .eager = kind == EAGER }, .deadline_seconds = 60,
-        .first_bucket = 64, .bucket = 256, .invariant_shards = kind == SHARDS ? 4 : 0, .error = w.error, .error_size = sizeof w.error };
-    CHECK(dl_launch(&d, world_steps, &w), "kind %d on %s: %s", kind, devices, w.error);
+    CHECK(launch_world(&w, kind, devices, NULL), "kind %d on %s: %s", kind, devices, w.error);
     return w;
+}
+
+/* Two processes of two replicas each */
+typedef struct process { loop_end *end; int rank; world_kind kind; const char *devices; world w; bool ok; } process;
+static void *process_main(void *argument)
+{
+    process *p = (process *)argument;
+    p->ok = launch_world(&p->w, p->kind, p->devices, loop_transport(p->end, p->rank));
+    return NULL;
+}
+static uint64_t run_processes(world_kind kind, const char *first, const char *second)
+{
+    loop l;
+    loop_end end[2];
+    process p[2] = { { .end = end, .rank = 0, .kind = kind, .devices = first }, { .end = end, .rank = 1, .kind = kind, .devices = second } };
+    pthread_t thread;
+    loop_open(&l, end, 2);
+    pthread_create(&thread, NULL, process_main, &p[1]);
+    process_main(&p[0]);
+    pthread_join(thread, NULL);
+    loop_close(&l);
+    for (int k = 0; k < 2; k++) CHECK(p[k].ok, "process %d on %s: %s", k, p[k].devices, p[k].w.error);
+    for (int r = 1; r < 4; r++) CHECK(p[r / 2].w.hash[r] == p[0].w.hash[0], "rank %d has other parameters than rank 0", r);
+    return p[0].w.hash[0];
 }
 
 static bool several; /* GPUs; on a machine with one, all replicas share it */
@@ -391,6 +420,15 @@ static void worlds(void)
             world got = run_world((world_kind)kind, lists[several][2]);
             for (int r = 0; r < 4; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][2], r);
         }
+    }
+}
+
+static void processes(void)
+{
+    static const world_kind kinds[] = { UNEVEN, SHARDS, SYNC_NORM };
+    for (int k = 0; k < 3; k++) {
+        uint64_t want = run_processes(kinds[k], "cpu,cpu", "cpu,cpu"), got = run_processes(kinds[k], several ? "cuda:0,cuda:1" : "cuda:0,cuda:0", several ? "cuda:2,cuda:3" : "cuda:0,cpu");
+        CHECK(want == got, "kind %d: other parameters than on the CPU", kinds[k]);
     }
 }
 
@@ -496,6 +534,7 @@ int main(int argc, char **argv)
         several = !dl_failed(last);
         dl_destroy(last);
         RUN(worlds);
+        RUN(processes);
         RUN(parallel);
     }
     if (wants("nets")) {
