@@ -656,7 +656,7 @@ DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *cou
    replica, which gets the parameters at each call. batch_norm keeps the statistics of the context's chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
-    const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: the context's */
+    const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: ctx's */
     int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
@@ -1011,8 +1011,8 @@ typedef struct dl_backend {
     bool (*launch)(void *device, const dl_device_launch *launch);
     /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
-    /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is begun
-       here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
+    /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
+       begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
     bool (*mark)(void *device, int which);
     bool (*follow)(void *device, const void *other, int which);
     bool (*copy)(void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes);
@@ -10961,7 +10961,7 @@ typedef struct dl__world {
     int *counts;             /* replicas of each process */
     double seconds;          /* 0: for ever */
     bool failed;
-    bool there;              /* all replicas are here, each on a device: gradients go from one to the other, see dl__reduce_there */
+    bool there;              /* all replicas are in this process, each on a device: see dl__reduce_there */
     char error[DLTRAIN_ERROR_MAX];
     dl__channel channel[DL__CHANNELS];
     dl_comm *comm;           /* of each replica here */
@@ -11841,7 +11841,8 @@ static bool dl__finish_buckets(dl_comm *c)
 static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
 
 #if DL__DEVICES
-/* This replica's slice of a bucket: from all to here, summed in the order of dl__tree, and back to all. `list`: of half as many as replicas. */
+/* This replica's slice of a bucket: from all to here, summed in the order of dl__tree, and back to all. `list` has room for half
+   as many as there are replicas. */
 static bool dl__sum_there(const dl_comm *c, const dl__bucket *b, dl_device_update *list)
 {
     const dl_backend *backend = c->ctx->backend;
@@ -11852,7 +11853,8 @@ static bool dl__sum_there(const dl_comm *c, const dl__bucket *b, dl_device_updat
     at += b->first;
     for (int r = 0; n && r < replicas; r++) {
         const dl_comm *from = (const dl_comm *)slot[r].data;
-        if (!backend->copy(device, c->room + (size_t)r * n, device, from->there + at, from->ctx->device, n * sizeof(dl_real))) return false;
+        dl_real *to = c->room + (size_t)r * n;
+        if (!backend->copy(device, to, device, from->there + at, from->ctx->device, n * sizeof *to)) return false;
     }
     for (int apart = 1; n && apart < replicas; apart *= 2) {
         size_t pairs = 0;
@@ -11884,8 +11886,8 @@ static bool dl__room_there(dl_comm *c)
     return c->room != NULL;
 }
 
-/* All buckets, without the host: each replica begins to read when all have marked the end of their backward pass, and what comes next
-   here waits until all have marked the end of their sums. */
+/* All buckets, without the host: each replica begins to read when all have marked the end of their backward pass, and what comes
+   next here waits until all have marked the end of their sums. */
 static bool dl__reduce_there(dl_comm *c, dl_device_update *list)
 {
     dl_context *ctx = c->ctx;
@@ -11923,7 +11925,11 @@ static bool dl__finish_there(dl_comm *c, dl_real factor)
     bool ok = list && dl__reduce_there(c, list);
     if (ok && factor != 1 && c->buckets) {
         memset(list, 0, (size_t)c->buckets * sizeof *list);
-        for (int i = 0; i < c->buckets; i++) list[i].g = c->there + c->bucket[i].first, list[i].n = c->bucket[i].n, list[i].h[0] = factor;
+        for (int i = 0; i < c->buckets; i++) {
+            list[i].g = c->there + c->bucket[i].first;
+            list[i].n = c->bucket[i].n;
+            list[i].h[0] = factor;
+        }
         ok = ctx->backend->update(ctx->device, "scale", list, (size_t)c->buckets);
     }
     dl__tape_release(ctx, mark);
@@ -13060,8 +13066,8 @@ static bool dl__named_device(dl_context *ctx, const char *devices, int index, bo
     if (!dl__read_device(devices, index, device, threads))
         return dl_fail(ctx, "dl_data_parallel_create: '%s' is no list of devices; 'cpu,cpu:2' is one", devices);
     return !own || !strcmp(device, mine) ||
-        dl_fail(ctx, "dl_data_parallel_create: output device %d of '%s' is '%s', but this context is on '%s'", index, devices, device,
-            mine);
+        dl_fail(ctx, "dl_data_parallel_create: output device %d of '%s' is '%s', but this context is on '%s'", index, devices,
+            device, mine);
 }
 
 static bool dl__make_helper(dl_data_parallel *dp, int number, const char *devices)

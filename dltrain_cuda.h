@@ -1747,7 +1747,8 @@ typedef unsigned long long dl__cuda_address;
     F(cuMemFreeHost, (void *p)) \
     F(cuMemcpyHtoDAsync_v2, (dl__cuda_address to, const void *from, size_t bytes, void *stream)) \
     F(cuMemcpyDtoHAsync_v2, (void *to, dl__cuda_address from, size_t bytes, void *stream)) \
-    F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, size_t bytes, void *stream)) \
+    F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, size_t bytes, \
+        void *stream)) \
     F(cuDeviceCanAccessPeer, (int *can, int device, int peer)) \
     F(cuCtxEnablePeerAccess, (void *peer, unsigned flags)) \
     F(cuMemsetD8Async, (dl__cuda_address to, unsigned char value, size_t bytes, void *stream)) \
@@ -2010,18 +2011,20 @@ static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
     int can = 0, bit = other->ordinal & 63;
     if (other->ordinal == d->ordinal || d->reached >> bit & 1) return;
     d->reached |= (uint64_t)1 << bit;
-    if (!d->driver.cuDeviceCanAccessPeer(&can, d->ordinal, other->ordinal) && can) d->driver.cuCtxEnablePeerAccess(other->context, 0);
+    int code = d->driver.cuDeviceCanAccessPeer(&can, d->ordinal, other->ordinal);
+    if (!code && can) d->driver.cuCtxEnablePeerAccess(other->context, 0); /* if it refuses, copies go the long way */
 }
 
-static bool dl__cuda_copy_over(void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes)
+static bool dl__cuda_copy_over(
+    void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes)
 {
     dl__cuda *d = (dl__cuda *)device;
-    const dl__cuda *there = (const dl__cuda *)to_device, *here = (const dl__cuda *)from_device;
+    const dl__cuda *target = (const dl__cuda *)to_device, *source = (const dl__cuda *)from_device;
+    dl__cuda_address a = (dl__cuda_address)(uintptr_t)to, b = (dl__cuda_address)(uintptr_t)from;
     if (!dl__cuda_enter(d)) return false;
-    dl__cuda_reach(d, there);
-    dl__cuda_reach(d, here);
-    return DL__CUDA_CALL(d, cuMemcpyPeerAsync((dl__cuda_address)(uintptr_t)to, there->context, (dl__cuda_address)(uintptr_t)from,
-        here->context, bytes, d->stream));
+    dl__cuda_reach(d, target);
+    dl__cuda_reach(d, source);
+    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(a, target->context, b, source->context, bytes, d->stream));
 }
 
 /* ---- texts ---- */
