@@ -592,7 +592,8 @@ typedef struct dl_transport {
     void (*abort)(void *user, const char *sentence);
 } dl_transport;
 typedef struct dl_launch_desc {
-    const char *devices;                 /* one replica on each: "cpu,cpu:2", the second with two threads; NULL: "cpu" */
+    const char *devices;                 /* one replica on each: "cuda:0,cuda:1", or "cpu,cpu:2", the second with two threads;
+                                            NULL: config's, or "cpu" */
     int replicas;                        /* so many on the one device; 0: as the devices say */
     const dl_config *config;             /* of every replica, its memory shared out; alloc is called from several threads */
     const dl_transport *transport;       /* to other processes; NULL: there are none */
@@ -655,7 +656,7 @@ DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *cou
    replica, which gets the parameters at each call. batch_norm keeps the statistics of the context's chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
-    const char *devices;                 /* "cpu,cpu,cpu:2": chunks go to them in this order; NULL: "cpu", all there is */
+    const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: ctx's */
     int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
@@ -1008,8 +1009,13 @@ typedef struct dl_backend {
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
     bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
     bool (*launch)(void *device, const dl_device_launch *launch);
-    /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
+    /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
+    /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
+       begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
+    bool (*mark)(void *device, int which);
+    bool (*follow)(void *device, const void *other, int which);
+    bool (*copy)(void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes);
 } dl_backend;
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
@@ -1625,6 +1631,7 @@ typedef struct dl__plan {
     uint8_t *space, *does;          /* of each node; `does` is made of DL__ADDS, ... */
 } dl__plan;
 
+enum { DL__DEVICE_MAX = 32 }; /* characters of a device's name */
 /* Host memory with a twin on the device: the flat buffers, and the state of optimizers. Who writes one makes the other stale. */
 typedef struct dl__twin {
     struct dl__twin *next;
@@ -1687,6 +1694,7 @@ struct dl_context {
 #if DL__DEVICES
     const dl_backend *backend;           /* NULL: the CPU */
     void *device;                        /* the backend's */
+    char device_name[DL__DEVICE_MAX];    /* "cuda:0" */
     dl__twin *twins;
 #endif
     /* a replica's; NULL: a context alone */
@@ -2222,7 +2230,8 @@ enum { /* flags of a node */
 enum { /* flags of operations beside the public ones */
     DL__OP_PERMUTES = 32, DL__OP_CROPS = 64, /* copies, which can be views with strides when their readers follow these */
     DL__OP_COPIES = DL__OP_PERMUTES | DL__OP_CROPS,
-    DL__OP_STRIDED = 128                     /* looks for its inputs by dl__layout_of */
+    DL__OP_STRIDED = 128,                    /* looks for its inputs by dl__layout_of */
+    DL__OP_ON_HOST = 256                     /* on a device, too, it runs on the host, and looks for its inputs by dl__host_in */
 };
 /* Where the value of a node is. MEMORY: at the address `offset`. Flat buffers: `offset` elements in. TILE: in a tile of its group. */
 enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
@@ -2576,6 +2585,12 @@ static const void *dl__host_value(dl_context *ctx, const dl_node *n)
     }
 #endif
     return dl__to_host(ctx, dl__flat(ctx, n->space)) ? dl__address(ctx, n) : NULL;
+}
+
+/* Input k of an operation that runs on the host wherever its context is. NULL after an error. */
+static const void *dl__host_in(const dl_run_args *r, int k)
+{
+    return DL__ON(r->ctx) ? dl__host_value(r->ctx, r->node->in[k]) : r->in[k];
 }
 
 static const void *dl__value(dl_tensor t, const char *who)
@@ -7950,11 +7965,13 @@ DL_API dl_tensor dl_batch_norm_op(
 /* y = the sum of the ranks' x. The loss of every rank depends on it, so its gradient is the sum of theirs. */
 static void dl__world_sum_run(const dl_run_args *r)
 {
-    memcpy(r->out, r->in[0], dl__bytes(r->node));
+    const void *x = dl__host_in(r, 0);
+    if (!x) return;
+    memcpy(r->out, x, dl__bytes(r->node));
     r->ctx->replica->sum(r->ctx, (dl_real *)r->out, r->node->numel);
 }
 static void dl__world_sum_grad(const dl_grad_args *g);
-static const dl_op dl__world_sum_op = { "world_sum", 0, NULL, dl__world_sum_run, dl__world_sum_grad, NULL, NULL };
+static const dl_op dl__world_sum_op = { "world_sum", DL__OP_ON_HOST, NULL, dl__world_sum_run, dl__world_sum_grad, NULL, NULL };
 
 static dl_tensor dl__world_sum(dl_tensor x)
 {
@@ -9727,6 +9744,24 @@ static bool dl__upload_inputs(dl_context *ctx, const dl__plan *plan, uint32_t st
     return true;
 }
 
+/* An operation whose work is the host's: what it reads it fetches, what it makes is sent. */
+static bool dl__run_here(dl_context *ctx, const dl_node *y)
+{
+    dl_run_args a;
+    dl__mark mark = dl__tape_mark(ctx);
+    memset(&a, 0, sizeof a);
+    a.ctx = ctx;
+    a.node = y;
+    a.level = ctx->level;
+    a.n = y->numel;
+    a.out = dl__tape_alloc(ctx, dl__bytes(y), 0);
+    if (!a.out) return false;
+    y->op->run(&a);
+    bool ok = !ctx->failed && ctx->backend->upload(ctx->device, dl_device_address(ctx, y), a.out, dl__bytes(y));
+    dl__tape_release(ctx, mark);
+    return ok;
+}
+
 static bool dl__run_there(dl_context *ctx, uint32_t start, const dl__plan *plan)
 {
     const dl_node *node[DL__GROUP];
@@ -9740,7 +9775,9 @@ static bool dl__run_there(dl_context *ctx, uint32_t start, const dl__plan *plan)
         l.count = (int)plan->launch[i].count;
         l.accumulate = plan->does[plan->order[plan->launch[i].first]] & DL__ADDS;
         for (int k = 0; k < l.count; k++) node[k] = ctx->node[start + plan->order[plan->launch[i].first + (uint32_t)k]];
-        if (!ctx->backend->launch(ctx->device, &l) || ctx->failed) return false;
+        bool here = node[0]->op->flags & DL__OP_ON_HOST;
+        if (!(here ? dl__run_here(ctx, node[0]) : ctx->backend->launch(ctx->device, &l)) || ctx->failed) return false;
+        if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
     }
     return true;
 }
@@ -9891,7 +9928,9 @@ static void dl__open_device(dl_context *ctx, const char *device)
     }
     if (found) {
         const dl_backend *backend = found();
-        if ((ctx->device = backend->open(ctx, device))) ctx->backend = backend;
+        if (!(ctx->device = backend->open(ctx, device))) return;
+        ctx->backend = backend;
+        memcpy(ctx->device_name, device, DL__MIN(strlen(device), sizeof ctx->device_name - 1));
         return;
     }
 #endif
@@ -10886,7 +10925,7 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
    goes over DL__CALLS, the gradients of its communication thread over DL__GRADIENTS. A replica waits for gradients only after a
    call (dl__close) that all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
 enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
-enum { DL__MAX_REPLICAS = 256, DL__DEVICE_MAX = 32 };
+enum { DL__MAX_REPLICAS = 256 };
 typedef enum dl__what {
     DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__SHARES_BUFFERS, DL__LEAVES
 } dl__what;
@@ -10922,6 +10961,7 @@ typedef struct dl__world {
     int *counts;             /* replicas of each process */
     double seconds;          /* 0: for ever */
     bool failed;
+    bool there;              /* all replicas are in this process, each on a device: see dl__reduce_there */
     char error[DLTRAIN_ERROR_MAX];
     dl__channel channel[DL__CHANNELS];
     dl_comm *comm;           /* of each replica here */
@@ -10971,6 +11011,8 @@ struct dl_comm {
     bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
     uint64_t spin[DL__CHANNELS]; /* see dl__spin */
+    dl_real *there, *room;   /* on a device: the gradients; memory for a slice of those of all replicas */
+    size_t room_size;
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -11612,11 +11654,13 @@ static bool dl__room_for_parameters(dl_comm *c)
 }
 
 /* What the buffers are before the shards change them, from number `from` on. */
-static void dl__note_buffers(dl_comm *c, size_t from)
+static bool dl__note_buffers(dl_comm *c, size_t from)
 {
-    const dl_context *ctx = c->ctx;
-    if (ctx->parts && ctx->n_buffers > from)
-        memcpy(c->before + from, ctx->buffers + from, (ctx->n_buffers - from) * sizeof *c->before);
+    dl_context *ctx = c->ctx;
+    if (!ctx->parts || ctx->n_buffers <= from) return true;
+    if (!dl__to_host(ctx, ctx->buffers)) return false;
+    memcpy(c->before + from, ctx->buffers + from, (ctx->n_buffers - from) * sizeof *c->before);
+    return true;
 }
 
 /* Those behind the first n_values and n_buffers; in eager mode there are more with each layer. */
@@ -11626,6 +11670,7 @@ static bool dl__spread_parameters(dl_comm *c)
     int root;
     uint64_t at = dl__microseconds();
     if (!dl__compare_parameters(c, &root) || !dl__room_for_parameters(c)) return false;
+    if (!dl__to_host(ctx, ctx->values) || !dl__to_host(ctx, ctx->buffers)) return false;
     size_t values = c->n_values, buffers = c->n_buffers;
     c->layout = ctx->layout;
     c->n_values = ctx->n_values;
@@ -11634,10 +11679,11 @@ static bool dl__spread_parameters(dl_comm *c)
     if (!dl__spread_what(c, DL__COMPARES, from, (ctx->n_values - values) * sizeof *from, root) ||
         !dl__spread_what(c, DL__COMPARES, buffer, (ctx->n_buffers - buffers) * sizeof *from, root))
         return false;
+    dl__host_wrote(ctx, ctx->values);
+    dl__host_wrote(ctx, ctx->buffers);
     c->stats.replicate.bytes += (ctx->n_values - values + ctx->n_buffers - buffers) * sizeof *from;
     dl__lap(&at, &c->stats.replicate);
-    dl__note_buffers(c, buffers);
-    return true;
+    return dl__note_buffers(c, buffers);
 }
 
 static bool dl__before_run(dl_context *ctx)
@@ -11645,7 +11691,7 @@ static bool dl__before_run(dl_context *ctx)
     dl_comm *c = ctx->comm;
     if (dl__world_failed(c->world)) return dl_fail(ctx, "%s", c->world->error);
     if (ctx->layout != c->layout && !dl__spread_parameters(c)) return false;
-    if (!c->part && !ctx->done) dl__note_buffers(c, 0);
+    if (!c->part && !ctx->done && !dl__note_buffers(c, 0)) return false;
     c->at = dl__microseconds();
     return true;
 }
@@ -11690,15 +11736,21 @@ static dl__bucket *dl__bucket_at(dl_comm *c, size_t offset)
 }
 
 /* What has no gradient here counts as zeros. */
-static void dl__fill_absent(dl_comm *c, const char *pattern, bool all)
+static bool dl__fill_absent(dl_comm *c, const char *pattern, bool all)
 {
     dl_context *ctx = c->ctx;
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
         if (!dl__is_reduced(p, pattern)) continue;
-        if (p->fresh || all) memset(ctx->grads + p->offset, 0, p->numel * sizeof *ctx->grads);
-        else c->has[i] = 1;
+        if (!p->fresh && !all) {
+            c->has[i] = 1;
+            continue;
+        }
+        if (!dl__to_host(ctx, ctx->grads)) return false;
+        memset(ctx->grads + p->offset, 0, p->numel * sizeof *ctx->grads);
+        dl__host_wrote(ctx, ctx->grads);
     }
+    return true;
 }
 
 static bool dl__reduce_bucket(dl_comm *c, const dl__bucket *b)
@@ -11785,6 +11837,119 @@ static bool dl__finish_buckets(dl_comm *c)
     return !dl__world_failed(c->world) || dl_fail(c->ctx, "%s", c->world->error);
 }
 
+/* Do gradients stay on the devices? Not sums of several shards, whose stack is on the host. */
+static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
+
+#if DL__DEVICES
+/* This replica's slice of a bucket: from all to here, summed in the order of dl__tree, and back to all. `list` has room for half
+   as many as there are replicas. */
+static bool dl__sum_there(const dl_comm *c, const dl__bucket *b, dl_device_update *list)
+{
+    const dl_backend *backend = c->ctx->backend;
+    const dl__slot *slot = c->world->channel[DL__GRADIENTS].slot;
+    void *device = c->ctx->device;
+    const int replicas = c->world->replicas;
+    size_t at, n = dl__slice_of(c, b->n, &at);
+    at += b->first;
+    for (int r = 0; n && r < replicas; r++) {
+        const dl_comm *from = (const dl_comm *)slot[r].data;
+        dl_real *to = c->room + (size_t)r * n;
+        if (!backend->copy(device, to, device, from->there + at, from->ctx->device, n * sizeof *to)) return false;
+    }
+    for (int apart = 1; n && apart < replicas; apart *= 2) {
+        size_t pairs = 0;
+        for (int r = 0; r + apart < replicas; r += 2 * apart) {
+            memset(&list[pairs], 0, sizeof *list);
+            list[pairs].p = c->room + (size_t)r * n;
+            list[pairs].g = c->room + (size_t)(r + apart) * n;
+            list[pairs++].n = n;
+        }
+        if (!backend->update(device, "add", list, pairs)) return false;
+    }
+    for (int r = 0; n && r < replicas; r++) {
+        const dl_comm *to = (const dl_comm *)slot[r].data;
+        if (!backend->copy(device, to->there + at, to->ctx->device, c->room, device, n * sizeof(dl_real))) return false;
+    }
+    return true;
+}
+
+/* Room for the replicas' slices of the largest bucket. */
+static bool dl__room_there(dl_comm *c)
+{
+    size_t first, need = 0;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) need = DL__MAX(need, dl__slice_of(c, b->n, &first));
+    need *= (size_t)c->world->replicas * sizeof(dl_real);
+    if (need <= c->room_size) return true;
+    if (c->room) c->ctx->backend->release(c->ctx->device, c->room);
+    c->room = (dl_real *)c->ctx->backend->alloc(c->ctx->device, need);
+    c->room_size = c->room ? need : 0;
+    return c->room != NULL;
+}
+
+/* All buckets, without the host: each replica begins to read when all have marked the end of their backward pass, and what comes
+   next here waits until all have marked the end of their sums. */
+static bool dl__reduce_there(dl_comm *c, dl_device_update *list)
+{
+    dl_context *ctx = c->ctx;
+    const dl__world *w = c->world;
+    const dl_backend *backend = ctx->backend;
+    const dl__slot *slot = w->channel[DL__GRADIENTS].slot;
+    size_t n = 0;
+    uint64_t at = dl__microseconds();
+    c->there = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    if ((c->buckets && !c->there) || !dl__room_there(c) || !backend->mark(ctx->device, 0)) return false;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) n += b->n;
+    dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)c->buckets, n);
+    if (!dl__meet(c, DL__GRADIENTS, &call, c)) return false;
+    bool ok = true;
+    for (int r = 0; r < w->replicas; r++)
+        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 0));
+    for (const dl__bucket *b = c->bucket; ok && b < c->bucket + c->buckets; b++) ok = dl__sum_there(c, b, list);
+    ok = ok && backend->mark(ctx->device, 1);
+    dl__meet(c, DL__GRADIENTS, NULL, NULL);
+    for (int r = 0; r < w->replicas && !dl__world_failed(w); r++)
+        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 1));
+    c->stats.reduce.bytes += n * sizeof(dl_real);
+    c->stats.wait.bytes += n * sizeof(dl_real);
+    dl__lap(&at, &c->stats.reduce);
+    return ok;
+}
+
+/* All buckets, summed and multiplied. */
+static bool dl__finish_there(dl_comm *c, dl_real factor)
+{
+    dl_context *ctx = c->ctx;
+    dl__mark mark = dl__tape_mark(ctx);
+    size_t most = DL__MAX((size_t)c->buckets, (size_t)c->world->replicas);
+    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, most * sizeof *list, 0);
+    bool ok = list && dl__reduce_there(c, list);
+    if (ok && factor != 1 && c->buckets) {
+        memset(list, 0, (size_t)c->buckets * sizeof *list);
+        for (int i = 0; i < c->buckets; i++) {
+            list[i].g = c->there + c->bucket[i].first;
+            list[i].n = c->bucket[i].n;
+            list[i].h[0] = factor;
+        }
+        ok = ctx->backend->update(ctx->device, "scale", list, (size_t)c->buckets);
+    }
+    dl__tape_release(ctx, mark);
+    if (dl__world_failed(c->world)) dl_fail(ctx, "%s", c->world->error);
+    return ok && !ctx->failed;
+}
+#endif
+
+/* The gradients of all ranks, times `factor`. */
+static bool dl__finish(dl_comm *c, dl_real factor)
+{
+#if DL__DEVICES
+    if (dl__stays_there(c)) return dl__finish_there(c, factor);
+#endif
+    if (!dl__finish_buckets(c)) return false;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
+        dl__scale(c->ctx->grads + b->first, b->n, factor);
+    return true;
+}
+
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
@@ -11849,10 +12014,10 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     }
     c->shard_weight = count ? (double)count : 1;
     ctx->weight = counted ? ctx->weight + c->shard_weight : 1;
-    if (reduces || ctx->parts) dl__fill_absent(c, pattern, false);
+    if ((reduces || ctx->parts) && !dl__fill_absent(c, pattern, false)) return false;
     if (!reduces) return true;
     dl__begin_buckets(c, pattern);
-    c->overlaps = !ctx->config.eager;
+    c->overlaps = !ctx->config.eager && !DL__ON(ctx);
     for (uint32_t i = from; i < ctx->nodes; i++)
         if (ctx->node[i]->op == &dl__accumulate_op && ctx->node[i]->numel) dl__bucket_at(c, ctx->node[i]->offset)->waits++;
     if (c->overlaps) dl__post_complete(c);
@@ -11884,6 +12049,9 @@ static bool dl__share_buffers(dl_comm *c)
     dl_context *ctx = c->ctx;
     int root = 0;
     if (!ctx->n_buffers) return true;
+    if (!ctx->parts && c->world->desc.own_buffers) return true;
+    if (!dl__to_host(ctx, ctx->buffers)) return false;
+    dl__host_wrote(ctx, ctx->buffers);
     if (ctx->parts) {
         dl__call call = dl__make_call(c, DL__CALLS, DL__SHARES_BUFFERS, 0, ctx->n_buffers);
         if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->change, ctx->n_buffers, DL_COMM_SUM))) return false;
@@ -11891,7 +12059,6 @@ static bool dl__share_buffers(dl_comm *c)
             ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
         return true;
     }
-    if (c->world->desc.own_buffers) return true;
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
     c->stats.replicate.bytes += ctx->n_buffers * sizeof(dl_real);
     return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
@@ -11908,15 +12075,17 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
     mine.leaving = leaving;
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
+    if (!dl__stays_there(c)) {
+        if (!dl__to_host(ctx, ctx->grads)) return false;
+        dl__host_wrote(ctx, ctx->grads);
+    }
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
     ctx->reduced = ctx->weight = 0;
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    if (!dl__finish_buckets(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
-        dl__scale(ctx->grads + b->first, b->n, factor);
+    if (!dl__finish(c, factor) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;
@@ -11924,42 +12093,49 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
 }
 
 /* What this shard made of the buffers, added to what the shards before it did, as far as they are its like. */
-static void dl__add_buffers(dl_comm *c, double weight)
+static bool dl__add_buffers(dl_comm *c, double weight)
 {
     dl_context *ctx = c->ctx;
+    if (!dl__to_host(ctx, ctx->buffers)) return false;
+    dl__host_wrote(ctx, ctx->buffers);
     for (size_t i = 0; i < ctx->n_buffers; i++) {
         c->change[i] = (ctx->buffers[i] - c->before[i]) * (dl_real)weight;
         ctx->buffers[i] = c->before[i];
     }
     for (int level = 0; c->part >> level & 1; level++)
         DL__CALL(ctx->level, add_to, (c->change, c->buffer_stack[level], ctx->n_buffers));
+    return true;
 }
 
 /* Gradients and buffers of a shard that is not the step's last go to the stack. */
-static void dl__push_part(dl_comm *c, const char *pattern, double weight)
+static bool dl__push_part(dl_comm *c, const char *pattern, double weight)
 {
     dl_context *ctx = c->ctx;
     int level = 0;
-    dl__add_buffers(c, weight);
+    if (!dl__add_buffers(c, weight) || !dl__to_host(ctx, ctx->grads)) return false;
     dl__make_buckets(c, pattern);
-    for (; c->part >> level & 1; level++)
-        for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++)
-            DL__CALL(ctx->level, add_to, (ctx->grads + b->first, c->stack[level] + b->first, b->n));
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++)
-        memcpy(c->stack[level] + b->first, ctx->grads + b->first, b->n * sizeof(dl_real));
+    while (c->part >> level & 1) level++;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) {
+        dl_real *sum = c->stack[level] + b->first;
+        memcpy(sum, ctx->grads + b->first, b->n * sizeof *sum);
+        for (int i = 0; i < level; i++) DL__CALL(ctx->level, add_to, (sum, c->stack[i] + b->first, b->n));
+    }
     if (ctx->n_buffers) memcpy(c->buffer_stack[level], c->change, ctx->n_buffers * sizeof(dl_real));
     for (int i = 0; i < ctx->params; i++)
         if (dl__is_reduced(&ctx->param[i], pattern)) ctx->param[i].fresh = true;
     c->part++;
+    return true;
 }
 
 static bool dl__after_backward(dl_context *ctx, const char *pattern)
 {
     dl_comm *c = ctx->comm;
     c->backward = UINT32_MAX;
-    if (ctx->parts && !dl__reduces(ctx)) return dl__push_part(c, pattern, c->shard_weight), true;
+    if (ctx->parts && !dl__reduces(ctx)) return dl__push_part(c, pattern, c->shard_weight);
     if (!dl__reduces(ctx)) return true;
-    if (ctx->parts) dl__add_buffers(c, c->shard_weight);
+    if (!dl__stays_there(c) && !dl__to_host(ctx, ctx->grads)) return false; /* which waits for a device */
+    dl__lap(&c->at, &c->stats.backward);
+    if (ctx->parts && !dl__add_buffers(c, c->shard_weight)) return false;
     return dl__close(c, pattern, false) || !ctx->failed;
 }
 
@@ -11972,14 +12148,14 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     if (!leaving && !ctx->parts && ctx->no_sync) return true;
     if (ctx->params ? !dl__lay_out_grads(ctx) || !dl__before_run(ctx) : !dl__spread_parameters(c)) return false;
     if (!dl__begin_part(ctx, pattern)) return false;
-    if (!c->part) dl__note_buffers(c, 0);
+    if (!c->part && !dl__note_buffers(c, 0)) return false;
     for (;;) {
-        dl__fill_absent(c, pattern, ctx->parts != 0);
+        if (!dl__fill_absent(c, pattern, ctx->parts != 0)) return false;
         if (!ctx->parts || dl__reduces(ctx)) break;
-        dl__push_part(c, pattern, 0);
+        if (!dl__push_part(c, pattern, 0)) return false;
         if (!leaving) return true;
     }
-    if (ctx->parts) dl__add_buffers(c, 0);
+    if (ctx->parts && !dl__add_buffers(c, 0)) return false;
     dl__begin_buckets(c, pattern);
     return dl__close(c, pattern, leaving);
 }
@@ -12059,6 +12235,9 @@ static void dl__join_world(dl_comm *c)
 static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
+#if DL__DEVICES
+    if (c->room) c->ctx->backend->release(c->ctx->device, c->room); /* and all that was begun has ended */
+#endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
     dl__lock(c->world);
@@ -12225,6 +12404,7 @@ static void dl__launch_world(dl__world *w, int named)
     for (int i = 0; i < DL__CHANNELS; i++) pthread_cond_init(&w->channel[i].changed, NULL);
 #endif
     bool ok = dl__find_ranks(w);
+    w->there = !w->desc.transport && w->replicas > 1;
     for (int i = 0; ok && i < w->replicas; i++) {
         dl_comm *c = &w->comm[i];
         c->world = w;
@@ -12234,6 +12414,7 @@ static void dl__launch_world(dl__world *w, int named)
         if (!dl__read_device(w->desc.devices, named == 1 ? 0 : i, c->device, &c->threads))
             ok = dl__fail_locked(w, "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads",
                 w->desc.devices);
+        w->there = w->there && strcmp(c->device, "cpu") != 0;
     }
     if (ok) dl__run_replicas(w);
     else dl__spread(w);
@@ -12255,7 +12436,7 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
     memset(&w, 0, sizeof w);
     if (desc) w.desc = *desc;
     if (w.desc.config) w.config = *w.desc.config;
-    if (!w.desc.devices) w.desc.devices = "cpu";
+    if (!w.desc.devices) w.desc.devices = w.config.device ? w.config.device : "cpu";
     if (!w.desc.first_bucket) w.desc.first_bucket = (size_t)1 << 20;
     if (!w.desc.bucket) w.desc.bucket = (size_t)25 << 20;
     w.seconds = w.desc.deadline_seconds == 0 ? 600 : w.desc.deadline_seconds < 0 ? 0 : w.desc.deadline_seconds;
@@ -12296,6 +12477,7 @@ typedef struct dl__helper {
     size_t first, n;
     float share;             /* of the batch */
     dl_tensor y;             /* the output, or the loss */
+    const void *out;         /* the output's values */
     dl_real *dy;             /* its gradient, copied */
     size_t dy_size;
     double loss;
@@ -12380,10 +12562,12 @@ static dl_phase dl__helper_copy(dl__helper *h, bool buffers)
     dl_context *ctx = h->ctx;
     dl_phase copied = { 0, 0 };
     uint64_t at = dl__microseconds();
+    const dl_real *values = buffers ? dp->ctx->buffers : dp->ctx->values; /* on the host: see dl__helpers_start */
+    dl_real *to = buffers ? ctx->buffers : ctx->values;
+    if (!dl__to_host(ctx, to)) return copied;
+    dl__host_wrote(ctx, to);
     for (int i = 0; i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i], *from = &dp->ctx->param[dp->map[i]];
-        const dl_real *values = buffers ? dp->ctx->buffers : dp->ctx->values;
-        dl_real *to = buffers ? ctx->buffers : ctx->values;
         if (!p->numel || p->buffer != buffers) continue;
         memcpy(to + p->offset, values + from->offset, p->numel * sizeof *to);
         copied.bytes += p->numel * sizeof *to;
@@ -12401,16 +12585,19 @@ static void dl__helper_work(dl__helper *h, dl__duty duty)
     if (duty == DL__RECORD) dl__helper_record(h);
     if (ctx->failed || duty == DL__RECORD) return;
     if (duty != DL__BACKWARD) h->copied = dl__helper_copy(h, false);
-    if (duty == DL__FORWARD) dl_data(dl_keep(h->y));
+    if (duty == DL__FORWARD) h->out = dl_data(dl_keep(h->y));
     else dl_zero_grad(ctx);
     if (duty == DL__BACKWARD) {
         dl_tensor dy = dl_borrow(ctx, DL_F32, dl_shape_of(h->y), h->dy);
         dl_backward(dl_sum(dl_mul(h->y, dy)));
     }
     if (duty == DL__BOTH && dl_backward_ex(h->y, &d)) h->loss = dl_item(h->y);
-    for (int i = 0; duty != DL__FORWARD && !ctx->failed && i < ctx->params; i++)
-        if (!ctx->param[i].buffer && ctx->param[i].fresh)
-            memset(ctx->grads + ctx->param[i].offset, 0, ctx->param[i].numel * sizeof *ctx->grads);
+    if (duty == DL__FORWARD || ctx->failed || !dl__to_host(ctx, ctx->grads)) return;
+    for (int i = 0; i < ctx->params; i++) {
+        if (ctx->param[i].buffer || !ctx->param[i].fresh) continue;
+        memset(ctx->grads + ctx->param[i].offset, 0, ctx->param[i].numel * sizeof *ctx->grads);
+        dl__host_wrote(ctx, ctx->grads);
+    }
 }
 
 #ifndef DLTRAIN_NO_THREADS
@@ -12437,7 +12624,9 @@ static void *dl__helper_main(void *argument)
 /* Sets the replicas to work; dl__helpers_wait waits for them, and has their errors. */
 static void dl__helpers_start(dl_data_parallel *dp, dl__duty duty)
 {
-    for (int i = 0; i < dp->used && (duty == DL__FORWARD || duty == DL__BOTH); i++) {
+    bool forward = duty == DL__FORWARD || duty == DL__BOTH;
+    if (forward && dl__to_host(dp->ctx, dp->ctx->values)) dl__to_host(dp->ctx, dp->ctx->buffers);
+    for (int i = 0; i < dp->used && forward; i++) {
         dl_phase copied = dl__helper_copy(&dp->helper[i], true);
         dp->stats.replicate.seconds += copied.seconds;
         dp->stats.replicate.bytes += copied.bytes;
@@ -12574,12 +12763,13 @@ static void dl__assemble_run(const dl_run_args *r)
     dl_data_parallel *dp = dl__parent_of(r->node);
     size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
     dl_real *y = (dl_real *)r->out;
+    const void *own = dp->own ? dl__host_in(r, 0) : NULL;
     bool ok = dl__helpers_wait(dp);
     dl__lap(&dp->at, &dp->stats.forward);
-    if (dp->own) memcpy(y + dp->first * row, r->in[0], dp->own * row * sizeof *y);
+    if (own) memcpy(y + dp->first * row, own, dp->own * row * sizeof *y);
     for (int i = 0; ok && i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
-        memcpy(y + h->first * row, dl__address(h->ctx, h->ctx->node[h->y.node]), h->n * row * sizeof *y);
+        memcpy(y + h->first * row, h->out, h->n * row * sizeof *y);
         dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
     dl__lap(&dp->at, &dp->stats.gather);
@@ -12590,11 +12780,13 @@ static void dl__send_back_run(const dl_run_args *r)
     dl_data_parallel *dp = dl__parent_of(r->node);
     const dl_node *dy = r->node->in[0];
     size_t row = dy->numel / (size_t)dy->dim[0];
+    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
+    if (!from) return;
     *(dl_real *)r->out = 0;
     dl__lap(&dp->at, &dp->stats.forward); /* the loss */
     for (int i = 0; i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
-        memcpy(h->dy, (const dl_real *)r->in[0] + h->first * row, h->n * row * sizeof *h->dy);
+        memcpy(h->dy, from + h->first * row, h->n * row * sizeof *h->dy);
         dp->stats.gather.bytes += h->n * row * sizeof *h->dy;
     }
     dl__lap(&dp->at, &dp->stats.gather);
@@ -12625,10 +12817,10 @@ static void dl__stamp_run(const dl_run_args *r)
 
 static void dl__assemble_grad(const dl_grad_args *g);
 static void dl__portal_grad(const dl_grad_args *g);
-static const dl_op dl__assemble_op = { "data_parallel", 0, NULL, dl__assemble_run, dl__assemble_grad, NULL, NULL };
-static const dl_op dl__send_back_op = { "data_parallel_send_back", 0, NULL, dl__send_back_run, NULL, NULL, NULL };
-static const dl_op dl__collect_op = { "data_parallel_collect", 0, NULL, dl__collect_run, NULL, NULL, NULL };
-static const dl_op dl__stamp_op = { "data_parallel_stamp", 0, NULL, dl__stamp_run, NULL, NULL, NULL };
+static const dl_op dl__assemble_op = { "data_parallel", DL__OP_ON_HOST, NULL, dl__assemble_run, dl__assemble_grad, NULL, NULL };
+static const dl_op dl__send_back_op = { "data_parallel_send_back", DL__OP_ON_HOST, NULL, dl__send_back_run, NULL, NULL, NULL };
+static const dl_op dl__collect_op = { "data_parallel_collect", DL__OP_ON_HOST, NULL, dl__collect_run, NULL, NULL, NULL };
+static const dl_op dl__stamp_op = { "data_parallel_stamp", DL__OP_ON_HOST, NULL, dl__stamp_run, NULL, NULL, NULL };
 static const dl_op dl__portal_op = { "data_parallel_portal", 0, NULL, NULL, dl__portal_grad, NULL, NULL };
 
 static dl_tensor dl__parallel_node(
@@ -12771,6 +12963,8 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
 static void dl__add_gradients(dl_data_parallel *dp, const dl__helper *h)
 {
     dl_context *ctx = dp->ctx;
+    if (!dl__to_host(ctx, ctx->grads)) return;
+    dl__host_wrote(ctx, ctx->grads);
     for (int i = 0; i < h->ctx->params; i++) {
         const dl__param *p = &h->ctx->param[i];
         dl__param *to = &ctx->param[dp->map[i]];
@@ -12862,6 +13056,20 @@ static void dl__data_parallel_stop(void *user)
     for (int i = 0; i < dp->helpers; i++) dl_destroy(dp->helper[i].ctx);
 }
 
+/* Number `index` of the list, which on the output device is the context's own. */
+static bool dl__named_device(dl_context *ctx, const char *devices, int index, bool own, char *device, int *threads)
+{
+    const char *mine = "cpu";
+#if DL__DEVICES
+    if (DL__ON(ctx)) mine = ctx->device_name;
+#endif
+    if (!dl__read_device(devices, index, device, threads))
+        return dl_fail(ctx, "dl_data_parallel_create: '%s' is no list of devices; 'cpu,cpu:2' is one", devices);
+    return !own || !strcmp(device, mine) ||
+        dl_fail(ctx, "dl_data_parallel_create: output device %d of '%s' is '%s', but this context is on '%s'", index, devices,
+            device, mine);
+}
+
 static bool dl__make_helper(dl_data_parallel *dp, int number, const char *devices)
 {
     dl__helper *h = &dp->helper[number];
@@ -12869,8 +13077,7 @@ static bool dl__make_helper(dl_data_parallel *dp, int number, const char *device
     dl_context *ctx = dp->ctx;
     dl_config config = ctx->config;
     int threads = 0;
-    if (!dl__read_device(devices, index, h->device, &threads))
-        return dl_fail(ctx, "dl_data_parallel_create: '%s' is no list of devices; 'cpu,cpu:2' is one", devices);
+    if (!dl__named_device(ctx, devices, index, false, h->device, &threads)) return false;
     config.memory = NULL;
     config.memory_size = 0;
     config.log = NULL;
@@ -12898,11 +13105,13 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     if (!desc || (!desc->model && !desc->model_with))
         return dl_fail(ctx, "dl_data_parallel_create: there is no model"), (dl_data_parallel *)NULL;
     const char *devices = desc->devices ? desc->devices : "cpu";
-    int n = dl__count_devices(devices) - 1;
+    char own[DL__DEVICE_MAX];
+    int n = dl__count_devices(devices) - 1, threads = 0;
     if (ctx->replica)
         return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
     if (desc->output < 0 || desc->output > n)
         return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
+    if (desc->devices && !dl__named_device(ctx, devices, desc->output, true, own, &threads)) return NULL;
     dl_data_parallel *dp = (dl_data_parallel *)dl__alloc(ctx, sizeof *dp, 8);
     if (!dp) return NULL;
     dp->ctx = ctx;

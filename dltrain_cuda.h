@@ -232,7 +232,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1202 \"dltrain.h\"\n",
+    "#line 1218 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -320,7 +320,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2145 \"dltrain.h\"\n",
+    "#line 2167 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -345,7 +345,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3048 \"dltrain.h\"\n",
+    "#line 3077 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -417,7 +417,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3525 \"dltrain.h\"\n",
+    "#line 3554 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -1584,6 +1584,13 @@ static const char *const dl__cuda_update_cu[] = {
     "    }\n",
     "}\n",
     "\n",
+    "// Gradients of replicas\n",
+    "extern \"C\" __global__ void update_add(const Update *list)\n",
+    "{\n",
+    "    Update u = list[blockIdx.y];\n",
+    "    EACH(i) u.p[i] = E_ADD(u.p[i], u.g[i]);\n",
+    "}\n",
+    "\n",
     "extern \"C\" __global__ void update_scale(const Update *list)\n",
     "{\n",
     "    Update u = list[blockIdx.y];\n",
@@ -1741,10 +1748,15 @@ typedef unsigned long long dl__cuda_address;
     F(cuMemFreeHost, (void *p)) \
     F(cuMemcpyHtoDAsync_v2, (dl__cuda_address to, const void *from, size_t bytes, void *stream)) \
     F(cuMemcpyDtoHAsync_v2, (void *to, dl__cuda_address from, size_t bytes, void *stream)) \
+    F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, size_t bytes, \
+        void *stream)) \
+    F(cuDeviceCanAccessPeer, (int *can, int device, int peer)) \
+    F(cuCtxEnablePeerAccess, (void *peer, unsigned flags)) \
     F(cuMemsetD8Async, (dl__cuda_address to, unsigned char value, size_t bytes, void *stream)) \
     F(cuStreamCreate, (void **stream, unsigned flags)) \
     F(cuStreamDestroy_v2, (void *stream)) \
     F(cuStreamSynchronize, (void *stream)) \
+    F(cuStreamWaitEvent, (void *stream, void *event, unsigned flags)) \
     F(cuEventCreate, (void **event, unsigned flags)) \
     F(cuEventRecord, (void *event, void *stream)) \
     F(cuEventSynchronize, (void *event)) \
@@ -1797,7 +1809,8 @@ typedef struct dl__cuda {
     dl__cuda_driver driver;
     dl__cuda_nvrtc nvrtc;
     int ordinal, arch;
-    void *context, *stream;
+    void *context, *stream, *mark[2];
+    uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
     int chunks, chunk_at;
     size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
@@ -1996,6 +2009,41 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     if (!p) return false;
     memcpy(to, p, bytes);
     return true;
+}
+
+/* ---- between GPUs ---- */
+static bool dl__cuda_mark(void *device, int which)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->mark[which], d->stream));
+}
+
+static bool dl__cuda_follow(void *device, const void *other, int which)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->mark[which], 0));
+}
+
+/* Where one GPU can read the other's memory the copy is direct; elsewhere the driver takes it through the host. */
+static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
+{
+    int can = 0, bit = other->ordinal & 63;
+    if (other->ordinal == d->ordinal || d->reached >> bit & 1) return;
+    d->reached |= (uint64_t)1 << bit;
+    int code = d->driver.cuDeviceCanAccessPeer(&can, d->ordinal, other->ordinal);
+    if (!code && can) d->driver.cuCtxEnablePeerAccess(other->context, 0); /* if it refuses, copies go the long way */
+}
+
+static bool dl__cuda_copy_over(
+    void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    const dl__cuda *target = (const dl__cuda *)to_device, *source = (const dl__cuda *)from_device;
+    dl__cuda_address a = (dl__cuda_address)(uintptr_t)to, b = (dl__cuda_address)(uintptr_t)from;
+    if (!dl__cuda_enter(d)) return false;
+    dl__cuda_reach(d, target);
+    dl__cuda_reach(d, source);
+    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(a, target->context, b, source->context, bytes, d->stream));
 }
 
 /* ---- texts ---- */
@@ -3211,7 +3259,7 @@ static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumula
     return true;
 }
 
-/* ---- all operations that are not elementwise. NULL: no kernel yet ---- */
+/* ---- all operations that are not elementwise; those of replicas run on the host ---- */
 static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_node *y, bool accumulate); } dl__cuda_operations[] = {
     { "permute", dl__cuda_permute },
     { "slice", dl__cuda_slice },
@@ -3246,11 +3294,7 @@ static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_nod
     { "segment_inverse", dl__cuda_segment_inverse },
     { "segment_argmax", dl__cuda_segment_argmax },
     { "targets", dl__cuda_targets },
-    { "target_weights", dl__cuda_target_weights },
-    { "world_sum", NULL },
-    { "data_parallel", NULL },
-    { "data_parallel_send_back", NULL },
-    { "data_parallel_collect", NULL }
+    { "target_weights", dl__cuda_target_weights }
 };
 
 static bool dl__cuda_launch(void *device, const dl_device_launch *l)
@@ -3262,14 +3306,14 @@ static bool dl__cuda_launch(void *device, const dl_device_launch *l)
     if (!dl__cuda_enter(d)) return false;
     if (y->op->flags & DL_OP_ELEMENTWISE) return dl__cuda_elementwise(d, l);
     while (i < n && strcmp(dl__cuda_operations[i].name, y->op->name)) i++;
-    if (i == n || !dl__cuda_operations[i].launch) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
+    if (i == n) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
     return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
 }
 
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
-        { "scale", "update_scale" }, { "clamp", "update_clamp" } };
+        { "scale", "update_scale" }, { "clamp", "update_clamp" }, { "add", "update_add" } };
     dl__cuda *d = (dl__cuda *)device;
     size_t k = 0, most = 0;
     if (!dl__cuda_enter(d)) return false;
@@ -3300,6 +3344,8 @@ static void dl__cuda_close(void *device)
             if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
             if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
         }
+        for (int k = 0; k < 2; k++)
+            if (d->mark[k]) d->driver.cuEventDestroy_v2(d->mark[k]);
         for (dl__cuda_module *m = d->modules, *next; m; m = next) {
             next = m->next;
             d->driver.cuModuleUnload(m->module);
@@ -3349,6 +3395,8 @@ static bool dl__cuda_open_device(dl__cuda *d)
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
     for (int k = 0; k < DL__CUDA_STAGES; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
+    for (int k = 0; k < 2; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->mark[k], 2))) return false;
     return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ && (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
 }
@@ -3367,7 +3415,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update };
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_mark, dl__cuda_follow,
+        dl__cuda_copy_over };
     return &backend;
 }
 

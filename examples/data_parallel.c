@@ -1,15 +1,19 @@
 /* DataParallel: one program learns digits on several devices. Each batch is cut in chunks; the model, written for one device, is unchanged.
 
-       cc -O2 examples/data_parallel.c -o data_parallel -lm -pthread && ./data_parallel --devices cpu,cpu */
+       cc -O2 examples/data_parallel.c -o data_parallel -lm -pthread && ./data_parallel --devices cpu,cpu
+       ./data_parallel --devices cuda:0,cuda:1 */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
+#ifdef __linux__ /* cuda:0, ... */
+#include "../dltrain_cuda.h"
+#endif
 
 #include <stdlib.h>
 #include <string.h>
 
 static const char *usage =
     "usage: data_parallel [options]\n"
-    "  --devices LIST  each gets a chunk of every batch (cpu,cpu); cpu:2 is one with two threads\n"
+    "  --devices LIST  each gets a chunk of every batch (cpu,cpu); cpu:2 is one with two threads, cuda:0 the first GPU\n"
     "  --output K      device of this program's context, which has parameters, outputs and loss: 0 is the first (0)\n"
     "  --loss WHERE    each: loss and gradient on every device (default); output: gather, then the loss on that device\n"
     "  --epochs N      (10)\n"
@@ -47,6 +51,14 @@ static dl_dataset *digits(dl_context *ctx, const char *dir, const char *part)
     return dl_open_idx(ctx, images, labels);
 }
 
+/* Number k of the list, for a context. */
+static const char *device(const char *list, int k)
+{
+    static char name[32];
+    for (; k && list; k--) list = strchr(list, ',') ? strchr(list, ',') + 1 : NULL;
+    return list && !strncmp(list, "cuda", 4) && sscanf(list, "%31[^,]", name) ? name : "cpu";
+}
+
 int main(int argc, char **argv)
 {
     const char *devices = "cpu,cpu", *where = "each", *dir = "examples/data";
@@ -65,7 +77,7 @@ int main(int argc, char **argv)
     bool each = !strcmp(where, "each");
     if (!each && strcmp(where, "output")) return fprintf(stderr, "data_parallel: --loss is each or output, not '%s'\n", where), 2;
 
-    dl_context *ctx = dl_create(&(dl_config){ .seed = 1, .threads = 1 });
+    dl_context *ctx = dl_create(&(dl_config){ .seed = 1, .threads = 1, .device = device(devices, output) });
     dl_loader *train = dl_loader_create(digits(ctx, dir, "train"), &(dl_loader_desc){ .batch = (size_t)batch, .shuffle = true });
     dl_loader *test = dl_loader_create(digits(ctx, dir, "test"), &(dl_loader_desc){ .batch = 100 });
     dl_optimizer *opt = dl_adam(ctx, &(dl_adam_desc){ .lr = 2e-3f });

@@ -2,11 +2,15 @@
    both at once.
 
        cc -O2 examples/ddp.c -o ddp -lm -pthread && ./ddp 50 10 --world 2
+       ./ddp 50 10 --devices cuda:0,cuda:1
        mpicc -O2 -DDLTRAIN_MPI examples/ddp.c -o ddp -lm -pthread && mpirun -np 4 ./ddp 50 10
 
    On a cluster: sbatch examples/ddp.slurm. With --invariant the parameters are the same, bit for bit, for every number of ranks. */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
+#ifdef __linux__ /* --devices cuda:0,cuda:1 */
+#include "../dltrain_cuda.h"
+#endif
 #ifdef DLTRAIN_MPI
 #include "../dltrain_mpi.h"
 #endif
@@ -18,7 +22,7 @@ enum { SAMPLES = 2048, WIDTH = 20 };
 
 typedef struct options {
     int epochs, save_every, batch, world, invariant, threads;
-    const char *snapshot, *digits;
+    const char *snapshot, *digits, *devices;
     float lr;
     double deadline;
 } options;
@@ -28,6 +32,7 @@ static const char *usage =
     "  --batch_size N    samples of a batch of each rank; with --invariant of all ranks together (32)\n"
     "  --snapshot FILE   written every SAVE_EVERY epochs, and where training goes on when it is there (snapshot.safetensors)\n"
     "  --world N         replicas in this process, a thread each (1); with mpirun: in each process\n"
+    "  --devices LIST    a replica on each of them: cuda:0,cuda:1 (cpu)\n"
     "  --invariant S     the same bits for every number of ranks that divides S, a power of two\n"
     "  --digits DIR      learn the digits in DIR, such as examples/data, instead of 2048 samples of noise\n"
     "  --lr X            learning rate of SGD (0.001; digits: 0.05)\n"
@@ -45,6 +50,7 @@ static bool parse(int argc, char **argv, options *o)
             value = argv[i];
             if (!strcmp(name, "--snapshot")) { o->snapshot = value; continue; }
             if (!strcmp(name, "--digits")) { o->digits = value; continue; }
+            if (!strcmp(name, "--devices")) { o->devices = value; continue; }
             if (!strcmp(name, "--lr") || !strcmp(name, "--deadline")) {
                 double v = strtod(value, &end);
                 if (*end || !(v > 0)) return fprintf(stderr, "ddp: %s needs a number above 0, not '%s'\n", name, value), false;
@@ -190,11 +196,12 @@ static bool started_otherwise(void)
 
 int main(int argc, char **argv)
 {
-    options o = { .batch = 32, .world = 1, .threads = 1, .snapshot = "snapshot.safetensors", .deadline = 60 };
+    options o = { .batch = 32, .threads = 1, .snapshot = "snapshot.safetensors", .deadline = 60 };
     char error[1024] = "";
     if (!parse(argc, argv, &o)) return 2;
     if (started_otherwise()) return 2;
     dl_launch_desc desc = {
+        .devices = o.devices,
         .replicas = o.world,
         .config = &(dl_config){ .seed = 1, .threads = o.threads },
         .deadline_seconds = o.deadline,

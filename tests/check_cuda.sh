@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # dltrain_cuda.h on a simulated GPU (tests/cudasim): what it computes, against the CPU, bit for bit; what it says when things are missing
 # or fail; its kernels, for every architecture that NVRTC knows. Without NVRTC, which compiles them, all of it is skipped. This shows
-# nothing of speed. check_cuda.sh [PART...]: kernels linking bits schedules digits failures cache planted gpu-check
+# nothing of speed. check_cuda.sh [PART...]: kernels linking bits schedules digits worlds failures cache planted gpu-check
 cd "$(dirname "$0")/.." || exit 1
 dir=$PWD/build/cuda
 mkdir -p "$dir"
@@ -54,7 +54,7 @@ if wants linking; then
 fi
 
 build check tests/cuda_check.c || exit
-if wants bits; then report bits sim "$dir/check" 'cudasim sm_80'; fi
+if wants bits; then CUDASIM_DEVICES=4 report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
     for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
     CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide optimizers nets ops
@@ -117,12 +117,36 @@ END
     else echo "ok cuda: baking for a GPU that NVRTC does not know"; fi
 fi
 
-# Sentences for what is missing, and for calls that fail: each from optimizers, which do all that training does.
-says() { # NAME WORDS VARIABLE=VALUE...: with these it fails by an error of these words, and neither hangs nor crashes
+# Several GPUs: other schedules, with the order of streams checked; and the examples
+if wants worlds; then
+    for seed in 2 3; do CUDASIM_DEVICES=4 CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "worlds-$seed" sim "$dir/check" '*' worlds; done
+    report one-GPU-for-all sim "$dir/check" '*' worlds
+    CUDASIM_DEVICES=4 CUDASIM_PEER=0 report worlds-out-of-reach sim "$dir/check" '*' worlds
+    CUDASIM_DEVICES=4 CUDASIM_FAIL=peer*:1 report worlds-that-refuse sim "$dir/check" '*' worlds
+    gpus=cuda:0,cuda:1,cuda:2,cuda:3 options="1 1 --batch_size 64 --invariant 4 --digits examples/data --snapshot"
+    if build ddp examples/ddp.c; then
+        rm -f "$dir"/*.run*
+        on_cpu=$("$dir/ddp" $options "$dir/cpu.run" | grep checksum)
+        log=$(CUDASIM_DEVICES=4 sim "$dir/ddp" $options "$dir/gpu.run" --devices $gpus 2>&1)
+        if [ -n "$on_cpu" ] && grep -qF "$on_cpu" <<< "$log"; then echo "ok cuda: ddp.c trains to the same bits on four GPUs as on one CPU"
+        else echo "not ok cuda: ddp.c on $gpus: $(tail -1 <<< "$log") instead of $on_cpu"; fi
+    fi
+    if build data_parallel examples/data_parallel.c; then
+        for how in each "output --output 3"; do
+            "$dir/data_parallel" --epochs 1 --loss $how --devices cpu,cpu,cpu,cpu > "$dir/cpu.lines" 2>&1
+            CUDASIM_DEVICES=4 sim "$dir/data_parallel" --epochs 1 --loss $how --devices $gpus > "$dir/gpu.lines" 2>&1
+            if [ "$(sed 's/ on cpu.*//' "$dir/cpu.lines")" = "$(sed 's/ on cuda.*//' "$dir/gpu.lines")" ]; then echo "ok cuda: data_parallel.c --loss $how says the same on four GPUs as on four CPUs"
+            else echo "not ok cuda: data_parallel.c --loss $how on $gpus: $(tail -1 "$dir/gpu.lines")"; fi
+        done
+    fi
+fi
+
+# Sentences for what is missing, and for calls that fail: each from optimizers, which do all that training does, or from $part.
+says() { # NAME WORDS VARIABLE=VALUE...: with these it fails by an error of these words, and neither hangs, crashes nor leaks
     local log status
-    log=$(timeout 60 env LD_LIBRARY_PATH="$PWD/build/cudasim" DLTRAIN_CUDA_CACHE="$dir/cache" "${@:3}" "$dir/check" '*' optimizers 2>&1)
+    log=$(timeout 60 env LD_LIBRARY_PATH="$PWD/build/cudasim" DLTRAIN_CUDA_CACHE="$dir/cache" "${@:3}" "$dir/check" '*' ${part-optimizers} 2>&1)
     status=$?
-    if [ $status -lt 100 ] && [ $status != 0 ] && grep -q "$2" <<< "$log"; then echo "ok cuda: $1"
+    if [ $status -lt 100 ] && [ $status != 0 ] && grep -q "$2" <<< "$log" && ! grep -q '^cudasim:' <<< "$log"; then echo "ok cuda: $1"
     else echo "not ok cuda: $1: exit status $status: $(grep -v '^ok' <<< "$log" | tail -2 | tr '\n' ' ' | cut -c1-400)"; fi
 }
 if wants failures; then
@@ -165,6 +189,9 @@ END
     for what in hostalloc:1 launch:1 launch:7 copy:1 copy:5 sync:1 module:3 stream:1 event:2 context:1 lost:1 lost:9; do
         says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=${what/:/*:}"
     done
+    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:12; do # at many places of a step
+        part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
+    done
 fi
 
 # The cache: eight programs at once on an empty one, damaged files, a folder that cannot be written
@@ -199,6 +226,10 @@ planted() { # NAME KERNEL SED-SCRIPT PART
 if wants planted; then
     planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
     planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
+    export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
+    planted "a missing wait before the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return !which ? true : /' worlds
+    planted "a missing wait behind the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return which ? true : /' worlds
+    unset CUDASIM_DEVICES CUDASIM_ORDER
 fi
 
 # tools/gpu_check.sh: refuses without a real GPU; on the simulated one, when asked, its report says so, and failures are failures

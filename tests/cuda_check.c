@@ -1,11 +1,13 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers snapshots errors nets ops subsets */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers snapshots errors nets worlds
+       ops subsets */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
 #undef main
 #include "../dltrain_cuda.h"
 #include "nets.h"
+#include "loopback.h"
 
 static dl_context *cpu, *gpu;
 
@@ -301,6 +303,172 @@ static void wide_layer(void)
     for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
 }
 
+/* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
+enum { WORLD_STEPS = 20 };
+typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, SYNC_NORM, EAGER, WORLDS } world_kind;
+typedef struct world { world_kind kind; uint64_t hash[4]; char error[512]; } world;
+
+static dl_tensor world_net(dl_tensor x)
+{
+    x = dl_relu(dl_batch_norm(dl_conv2d(x, "conv", &(dl_conv2d_desc){ .out_channels = 3, .kernel = 3, .padding = 1 }), "bn", NULL));
+    return dl_linear(dl_dropout(dl_flatten(x, 1), 0.25f), "fc", 5);
+}
+static dl_tensor world_input(dl_context *c, int step, int part, dl_index n, dl_tensor *target)
+{
+    float x[8 * 2 * 16];
+    int32_t y[8];
+    for (int i = 0; i < (int)n * 32; i++) x[i] = (float)((i * 37 + step * 11 + part * 53) % 101) / 50 - 1;
+    for (int i = 0; i < (int)n; i++) y[i] = (i * 3 + step + part) % 5;
+    *target = dl_input(c, DL_I32, DL_SHAPE(n), y);
+    return dl_input(c, DL_F32, DL_SHAPE(n, 2, 4, 4), x);
+}
+static dl_tensor world_loss(dl_context *c, const world *w, int step, int part, dl_index n)
+{
+    dl_tensor y, x = world_input(c, step, part, n, &y);
+    if (w->kind == SYNC_NORM) x = dl_batch_norm(x, "bn0", &(dl_norm_desc){ .sync = true });
+    dl_tensor z = world_net(x), more = w->kind == ABSENT ? dl_linear(dl_flatten(x, 1), "more", 5) : z;
+    return dl_cross_entropy(w->kind == ABSENT && step % 3 == part ? dl_add(z, more) : z, y);
+}
+
+static uint64_t hash_of_parameters(dl_context *c)
+{
+    uint64_t h = 14695981039346656037u;
+    dl_param_info p;
+    for (int i = 0; i < dl_param_count(c) && dl_param_get(c, i, &p); i++)
+        for (size_t k = 0; k < p.numel * sizeof *p.value; k++) h = (h ^ ((const unsigned char *)p.value)[k]) * 1099511628211u;
+    return h;
+}
+
+static void world_steps(dl_context *c, dl_comm *comm, void *user)
+{
+    world *w = (world *)user;
+    int rank = dl_comm_rank(comm), size = dl_comm_size(comm), micro = w->kind == NO_SYNC ? 3 : w->kind == SHARDS ? 4 / size : 1;
+    dl_optimizer *o = dl_adam(c, &(dl_adam_desc){ .lr = 0.01f });
+    dl_accumulator *acc = dl_accumulator_create(o, &(dl_accumulator_desc){ .steps = w->kind == UNEQUAL ? 2 : 1, .clip_norm = 0.5f });
+    bool more = true;
+    for (int step = 0; step < WORLD_STEPS && !dl_failed(c); step++) {
+        if (w->kind == UNEVEN || w->kind == UNEQUAL) {
+            int n = (step + rank) % 3 ? 2 + 2 * rank : 0; /* and now and then none */
+            dl_accumulate(acc, n ? world_loss(c, w, step, rank, n) : none, (size_t)n);
+            continue;
+        }
+        if (w->kind == JOINS && !(more = more && step < WORLD_STEPS - 4 * rank)) {
+            if (!dl_join(c)) break;
+        }
+        for (int m = 0; more && m < micro; m++) {
+            dl_no_sync(c, w->kind == NO_SYNC && m + 1 < micro);
+            dl_backward(world_loss(c, w, step, rank * micro + m, 3));
+        }
+        dl_step(o);
+    }
+    if (w->kind == UNEQUAL) dl_accumulator_flush(acc);
+    w->hash[rank] = hash_of_parameters(c);
+}
+
+static bool launch_world(world *w, world_kind kind, const char *devices, const dl_transport *transport)
+{
+    memset(w, 0, sizeof *w);
+    w->kind = kind;
+    dl_launch_desc d = { .devices = devices, .config = &(dl_config){ .seed = 3, .threads = 1, .eager = kind == EAGER }, .deadline_seconds = 60,
+        .first_bucket = 64, .bucket = 256, .invariant_shards = kind == SHARDS ? 4 : 0, .transport = transport, .error = w->error, .error_size = sizeof w->error };
+    return dl_launch(&d, world_steps, w);
+}
+static world run_world(world_kind kind, const char *devices)
+{
+    world w;
+    CHECK(launch_world(&w, kind, devices, NULL), "kind %d on %s: %s", kind, devices, w.error);
+    return w;
+}
+
+/* Two processes of two replicas each */
+typedef struct process { loop_end *end; int rank; world_kind kind; const char *devices; world w; bool ok; } process;
+static void *process_main(void *argument)
+{
+    process *p = (process *)argument;
+    p->ok = launch_world(&p->w, p->kind, p->devices, loop_transport(p->end, p->rank));
+    return NULL;
+}
+static uint64_t run_processes(world_kind kind, const char *first, const char *second)
+{
+    loop l;
+    loop_end end[2];
+    process p[2] = { { .end = end, .rank = 0, .kind = kind, .devices = first }, { .end = end, .rank = 1, .kind = kind, .devices = second } };
+    pthread_t thread;
+    loop_open(&l, end, 2);
+    pthread_create(&thread, NULL, process_main, &p[1]);
+    process_main(&p[0]);
+    pthread_join(thread, NULL);
+    loop_close(&l);
+    for (int k = 0; k < 2; k++) CHECK(p[k].ok, "process %d on %s: %s", k, p[k].devices, p[k].w.error);
+    for (int r = 1; r < 4; r++) CHECK(p[r / 2].w.hash[r] == p[0].w.hash[0], "rank %d has other parameters than rank 0", r);
+    return p[0].w.hash[0];
+}
+
+static bool several; /* GPUs; on a machine with one, all replicas share it */
+static void worlds(void)
+{
+    static const char *const lists[2][3] = { { "cuda:0,cuda:0", "cpu,cuda:0", "cuda:0,cuda:0,cuda:0,cuda:0" },
+        { "cuda:0,cuda:1", "cpu,cuda:1", "cuda:0,cuda:1,cuda:2,cuda:3" } };
+    for (int kind = 0; kind < WORLDS && !test__.bad; kind++) {
+        world want = run_world((world_kind)kind, "cpu,cpu");
+        for (int k = 0; k < 2 && (k == 0 || kind == EVEN || kind == SYNC_NORM); k++) {
+            world got = run_world((world_kind)kind, lists[several][k]);
+            for (int r = 0; r < 2; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][k], r);
+        }
+        if (kind == SHARDS || kind == EVEN) {
+            if (kind == EVEN) want = run_world(EVEN, "cpu,cpu,cpu,cpu");
+            world got = run_world((world_kind)kind, lists[several][2]);
+            for (int r = 0; r < 4; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][2], r);
+        }
+    }
+}
+
+static void processes(void)
+{
+    static const world_kind kinds[] = { UNEVEN, SHARDS, SYNC_NORM };
+    for (int k = 0; k < 3; k++) {
+        uint64_t want = run_processes(kinds[k], "cpu,cpu", "cpu,cpu"), got = run_processes(kinds[k], several ? "cuda:0,cuda:1" : "cuda:0,cuda:0", several ? "cuda:2,cuda:3" : "cuda:0,cpu");
+        CHECK(want == got, "kind %d: other parameters than on the CPU", kinds[k]);
+    }
+}
+
+/* Loss on each device, and on the output's; batches that leave devices without a chunk. */
+static uint64_t train_parallel(const char *device, const char *devices, int output, bool each, double *loss)
+{
+    dl_context *c = open_on(device);
+    dl_optimizer *o = dl_adam(c, NULL);
+    dl_data_parallel *dp = dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = devices, .output = output, .model = world_net });
+    for (int step = 0; step < 10; step++) {
+        dl_tensor y, x = world_input(c, step, 0, 8 - step % 4 * 2, &y);
+        if (each) dl_data_parallel_backward(dp, x, y, loss);
+        else {
+            dl_tensor mean = dl_cross_entropy(dl_data_parallel_forward(dp, x), y);
+            dl_backward(mean);
+            *loss = dl_item(mean);
+        }
+        dl_step(o);
+    }
+    uint64_t h = hash_of_parameters(c);
+    CHECK(!dl_failed(c), "%s: %s", devices, dl_error(c));
+    dl_destroy(c);
+    return h;
+}
+static void parallel(void)
+{
+    static const char *const lists[2] = { "cuda:0,cuda:0,cpu", "cuda:0,cuda:1,cpu" };
+    for (int output = 0; output < 3; output++)
+        for (int each = 0; each < 2; each++) {
+            double want, got;
+            uint64_t h = train_parallel("cpu", "cpu,cpu,cpu", output, each, &want);
+            uint64_t there = train_parallel(output == 2 ? "cpu" : several && output ? "cuda:1" : "cuda:0", lists[several], output, each, &got);
+            CHECK(h == there && want == got, "output %d, each %d: loss %.9g, on the CPU %.9g", output, each, got, want);
+        }
+    dl_context *c = open_on("cuda:0");
+    CHECK(!dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = "cpu,cuda:0", .model = world_net }) &&
+        strstr(dl_error(c), "output device 0 of 'cpu,cuda:0' is 'cpu', but this context is on 'cuda:0'"), "%s", dl_error(c));
+    dl_destroy(c);
+}
+
 static void says(dl_context *c, const char *part)
 {
     CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
@@ -361,6 +529,14 @@ int main(int argc, char **argv)
     if (wants("optimizers")) RUN(optimizers);
     if (wants("snapshots")) RUN(snapshots);
     if (wants("errors")) RUN(errors);
+    if (wants("worlds")) {
+        dl_context *last = open_on("cuda:3");
+        several = !dl_failed(last);
+        dl_destroy(last);
+        RUN(worlds);
+        RUN(processes);
+        RUN(parallel);
+    }
     if (wants("nets")) {
         RUN(mlp);
         RUN(cnn);

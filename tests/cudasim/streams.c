@@ -122,6 +122,8 @@ static int copy_now(work *w, uint32_t id, const view *seen)
             (unsigned long long)w->from, (unsigned long long)w->to);
         return 700;
     }
+    if (from && device_error[from->device]) return device_error[from->device]; /* the other one of a copy between two */
+    if (to && device_error[to->device]) return device_error[to->device];
     if (seen && ((from && !range_ordered(seen, id, from, w->from - from->base, w->size, false)) ||
                  (to && !range_ordered(seen, id, to, w->to - to->base, w->size, true)))) return 719;
     const uint8_t *source = from ? from->data + (w->from - from->base) : w->staged ? w->staged : (const uint8_t *)w->from;

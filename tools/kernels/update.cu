@@ -55,6 +55,13 @@ extern "C" __global__ void update_rmsprop(const Update *list)
     }
 }
 
+// Gradients of replicas
+extern "C" __global__ void update_add(const Update *list)
+{
+    Update u = list[blockIdx.y];
+    EACH(i) u.p[i] = E_ADD(u.p[i], u.g[i]);
+}
+
 extern "C" __global__ void update_scale(const Update *list)
 {
     Update u = list[blockIdx.y];
