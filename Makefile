@@ -21,11 +21,14 @@ build/digits: examples/digits.c dltrain.h dltrain_cuda.h
 	$(CC) $(CFLAGS) examples/digits.c -o $@ $(LDLIBS)
 
 # Quick forms on the digits that are shipped, or on MNIST where DLTRAIN_DATA says.
-examples: build/backprop build/multitask build/mil
+examples: build/backprop build/multitask build/mil build/self_distill build/distill $(if $(wildcard /usr/include/stb/stb_image.h),build/image_folder)
 	build/backprop --out build/backprop
 	build/multitask --quick --out build/multitask
 	build/mil --quick --out build/mil
 	build/mil --quick --experiment labels --poolings mean,noisy-or,noisy-and --out build/mil-labels
+	build/self_distill --seeds 3 --out build/self_distill
+	build/distill --seeds 3 --out build/distill
+	$(if $(filter build/image_folder,$^),build/image_folder --seeds 2 --out build/image_folder,@echo "image_folder: skipped, stb_image.h is not installed (libstb-dev)")
 
 test:
 	@CC="$(CC)" REQUIRE_ALL="$(REQUIRE_ALL)" tests/run $(T)
@@ -84,13 +87,7 @@ build/image_folder: examples/image_folder.c examples/lab.h dltrain.h
 	@mkdir -p build
 	$(CC) $(CFLAGS) $< -o $@ $(LDLIBS)
 
-examples: examples-distillation
-examples-distillation: build/self_distill build/distill $(if $(wildcard /usr/include/stb/stb_image.h),build/image_folder)
-	build/self_distill --seeds 3 --out build/self_distill
-	build/distill --seeds 3 --out build/distill
-	$(if $(filter build/image_folder,$^),build/image_folder --seeds 2 --out build/image_folder,@echo "image_folder: skipped, stb_image.h is not installed (libstb-dev)")
-
 clean:
 	rm -rf build
 
-.PHONY: demo examples examples-distillation test test-cuda test-mpi gpu-check bench bench-gemm bench-parallel cost-model clean
+.PHONY: demo examples test test-cuda test-mpi gpu-check bench bench-gemm bench-parallel cost-model clean
