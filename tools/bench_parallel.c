@@ -249,7 +249,6 @@ int main(int argc, char **argv)
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0); /* as in a container */
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
     setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
-    setenv("OMPI_MCA_btl_vader_max_send_size", "262144", 0); /* see docs/parallel.md */
     char mpi[512];
     snprintf(mpi, sizeof mpi, "%s_mpi", argv[0]);
     bool with_mpi = access(mpi, X_OK) == 0, good = true;
