@@ -657,7 +657,8 @@ DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *cou
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
     const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: ctx's */
-    int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters, and gets the outputs */
+    dl_context *outputs;                 /* unless this one does, on any device, for losses there: the caller's, until ctx's last step */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
@@ -669,6 +670,9 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
+/* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave. Adds to the
+   gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *parallel, dl_tensor loss);
 DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
 DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
 
@@ -12519,6 +12523,9 @@ struct dl_data_parallel {
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+    dl_tensor mine, all;     /* with desc.outputs: the own chunk's output here; all of them there, */
+    dl_real *gathered;       /* as they were copied */
+    size_t gathered_size;
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
@@ -12776,12 +12783,9 @@ static dl_data_parallel *dl__parent_of(const dl_node *n)
     return (dl_data_parallel *)p;
 }
 
-static void dl__assemble_run(const dl_run_args *r)
+/* All outputs, of so many numbers a sample, side by side. */
+static bool dl__gather_outputs(dl_data_parallel *dp, dl_real *y, size_t row, const void *own)
 {
-    dl_data_parallel *dp = dl__parent_of(r->node);
-    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
-    dl_real *y = (dl_real *)r->out;
-    const void *own = dp->own ? dl__host_in(r, 0) : NULL;
     bool ok = dl__helpers_wait(dp);
     dl__lap(&dp->at, &dp->stats.forward);
     if (own) memcpy(y + dp->first * row, own, dp->own * row * sizeof *y);
@@ -12791,16 +12795,19 @@ static void dl__assemble_run(const dl_run_args *r)
         dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
     dl__lap(&dp->at, &dp->stats.gather);
+    return ok;
 }
 
-static void dl__send_back_run(const dl_run_args *r)
+static void dl__assemble_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    const dl_node *dy = r->node->in[0];
-    size_t row = dy->numel / (size_t)dy->dim[0];
-    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
-    if (!from) return;
-    *(dl_real *)r->out = 0;
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
+    dl__gather_outputs(dp, (dl_real *)r->out, row, dp->own ? dl__host_in(r, 0) : NULL);
+}
+
+/* The gradient of all outputs to the replicas, which run back. */
+static void dl__send_back(dl_data_parallel *dp, const dl_real *from, size_t row)
+{
     dl__lap(&dp->at, &dp->stats.forward); /* the loss */
     for (int i = 0; i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
@@ -12809,6 +12816,15 @@ static void dl__send_back_run(const dl_run_args *r)
     }
     dl__lap(&dp->at, &dp->stats.gather);
     dl__helpers_start(dp, DL__BACKWARD);
+}
+
+static void dl__send_back_run(const dl_run_args *r)
+{
+    const dl_node *dy = r->node->in[0];
+    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
+    if (!from) return;
+    *(dl_real *)r->out = 0;
+    dl__send_back(dl__parent_of(r->node), from, dy->numel / (size_t)dy->dim[0]);
 }
 
 static void dl__collect_run(const dl_run_args *r)
@@ -12913,14 +12929,14 @@ static int dl__make_portals(dl_data_parallel *dp, dl_node **portal, int most)
     return portals;
 }
 
-static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
+static bool dl__room_for(dl_context *ctx, dl_real **buffer, size_t *size, size_t numel)
 {
-    if (h->dy_size >= numel) return true;
-    dl_real *dy = (dl_real *)dl__alloc(dp->ctx, numel * sizeof *dy, 0);
-    if (!dy) return false;
-    dl__release(dp->ctx, h->dy);
-    h->dy = dy;
-    h->dy_size = numel;
+    if (*size >= numel) return true;
+    dl_real *room = (dl_real *)dl__alloc(ctx, numel * sizeof *room, 0);
+    if (!room) return false;
+    dl__release(ctx, *buffer);
+    *buffer = room;
+    *size = numel;
     return true;
 }
 
@@ -12944,11 +12960,29 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
         dl__helper *h = &dp->helper[i];
         const dl_node *theirs = h->ctx->node[h->y.node];
         ok = theirs->numel == h->n * row
-            ? dl__room_for_dy(dp, h, theirs->numel)
+            ? dl__room_for(ctx, &h->dy, &h->dy_size, theirs->numel)
             : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
     }
     if (!ok || ctx->failed) dl__helpers_rest(dp);
     return ok && !ctx->failed;
+}
+
+/* With desc.outputs: all outputs, of shape *s, as a tensor of that context. `mine` is the own chunk's; s NULL: there is no other. */
+static dl_tensor dl__show_outputs(dl_data_parallel *dp, dl_tensor mine, const dl_shape *s)
+{
+    dl_context *ctx = dp->ctx, *to = dp->desc.outputs;
+    const dl_shape shape = s ? *s : dl_shape_of(mine);
+    size_t n = 1;
+    for (int i = 0; i < shape.ndim; i++) n *= (size_t)shape.dim[i];
+    const void *own = dp->own ? dl_data(dl_keep(mine)) : NULL;
+    bool ok = !ctx->failed && (s || dl__check_rows(ctx, ctx->node[mine.node], dp->own)) &&
+        dl__room_for(ctx, &dp->gathered, &dp->gathered_size, DL__MAX(n, (size_t)1));
+    if (!ok) dl__helpers_rest(dp);
+    if (!ok || !dl__gather_outputs(dp, dp->gathered, n / (size_t)shape.dim[0], own)) return dl__none();
+    dp->mine = mine;
+    dp->all = dl_variable(to, shape, dp->gathered);
+    if (!dp->all.ctx) dl_fail(ctx, "dl_data_parallel_forward: .outputs: %s", dl_error(to));
+    return dp->all;
 }
 
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
@@ -12965,10 +12999,15 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
     dl__lap(&dp->at, &dp->stats.scatter);
     dp->stats.steps++;
-    if (!dp->used) return dl__run_model(dp, x);
+    if (!dp->used) return dp->desc.outputs ? dl__show_outputs(dp, dl__run_model(dp, x), NULL) : dl__run_model(dp, x);
     dp->with_loss = false;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
+    if (dp->desc.outputs) {
+        dl__helpers_start(dp, DL__FORWARD);
+        if (!dl__own_forward(dp, x, in, &s)) return dl__none();
+        return dl__show_outputs(dp, dp->own ? dl__handle(ctx, in[0]) : dl__none(), &s);
+    }
     int own = dp->own != 0, portals = dl__make_portals(dp, in + own, (int)DL__COUNT_OF(in) - own);
     if (ctx->failed) return dl__none();
     dl__helpers_start(dp, DL__FORWARD);
@@ -13044,6 +13083,32 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     dl__lap(&dp->at, &dp->stats.reduce);
     if (loss) *loss = total;
     return !ctx->failed;
+}
+
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *dp, dl_tensor loss)
+{
+    dl_tensor dy;
+    if (!dp || dp->ctx->failed) return false;
+    dl_context *ctx = dp->ctx, *from = dp->desc.outputs;
+    const char *wrong = !from ? "there is no .outputs: the outputs are ctx's, where dl_backward does it"
+        : loss.ctx && loss.ctx != from ? "the loss is a tensor of another context than .outputs"
+        : !dp->all.ctx ? "dl_data_parallel_forward comes first" : NULL;
+    const dl_real *d = !wrong && dl_grad(loss, &dp->all, 1, &dy) ? (const dl_real *)dl_data(dy) : NULL;
+    if (!wrong && !d) wrong = from->failed ? dl_error(from) : "the loss is no tensor";
+    if (wrong) return dl_fail(ctx, "dl_data_parallel_backward_from: %s", wrong);
+    dl_shape s = dl_shape_of(dp->all);
+    size_t row = dl_numel(dp->all) / (size_t)s.dim[0];
+    dl__send_back(dp, d, row);
+    s.dim[0] = (dl_index)dp->own;
+    if (dp->own) dl_backward(dl_sum(dl_mul(dp->mine, dl_borrow(ctx, DL_F32, s, d + dp->first * row))));
+    else dl_end(ctx);
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.backward);
+    for (int i = 0; i < dp->used && ok; i++) dl__add_gradients(dp, &dp->helper[i]);
+    dl__lap(&dp->at, &dp->stats.reduce);
+    dl_end(from);
+    dp->all = dl__none();
+    return ok && !ctx->failed;
 }
 
 DL_API void dl_data_parallel_stats(const dl_data_parallel *dp, dl_parallel_stats *out)
@@ -13127,6 +13192,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     int n = dl__count_devices(devices) - 1, threads = 0;
     if (ctx->replica)
         return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+    if (desc->outputs == ctx)
+        return dl_fail(ctx, "dl_data_parallel_create: .outputs must be another context than ctx; NULL is ctx"), (dl_data_parallel *)NULL;
     if (desc->output < 0 || desc->output > n)
         return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
     if (desc->devices && !dl__named_device(ctx, devices, desc->output, true, own, &threads)) return NULL;
