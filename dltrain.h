@@ -993,7 +993,8 @@ typedef struct dl_device_update { dl_real *p, *g, *s[3]; size_t n; dl_real h[10]
 #if !defined(DLTRAIN_NO_MALLOC) && !defined(DLTRAIN_NO_STDIO) && !defined(DLTRAIN_NO_THREADS)
 #define DL__DEVICES 1
 typedef struct dl_device_launch {        /* an operation, and elementwise ones on what it has made */
-    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes, but other addresses */
+    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes, but other addresses,
+                                            floats and random counters */
     const dl_node *const *node;          /* in the order of execution; addresses are told by dl_device_address */
     int count;
     bool accumulate;                     /* the first node adds to its output */
@@ -1008,7 +1009,8 @@ typedef struct dl_backend {
     void (*step_reset)(void *device);
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
     bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
-    bool (*launch)(void *device, const dl_device_launch *launch);
+    /* n launches, in this order. The same again, of the same keys and at the same addresses, may be cheaper */
+    bool (*run)(void *device, const dl_device_launch *launch, size_t n);
     /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
     /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
@@ -1645,6 +1647,9 @@ typedef struct dl__twin {
 typedef struct dl__replica {
     void (*failed)(dl_context *ctx);     /* its first error: all ranks hear of it */
     bool (*before_run)(dl_context *ctx); /* are the parameters those of rank 0? */
+    /* counts a launch that comes: does it complete something, of which a replica must hear before the next one? It has begun, on
+       the CPU ended, and all before it */
+    bool (*completes)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
     void (*launched)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
     /* gradients are recorded from node `from` on, and will run; they have run; reduces without any: false when nobody has
        one */
@@ -9762,24 +9767,37 @@ static bool dl__run_here(dl_context *ctx, const dl_node *y)
     return ok;
 }
 
+static const dl_node *dl__head_of(const dl_context *ctx, uint32_t start, const dl__plan *plan, uint32_t launch)
+{
+    return ctx->node[start + plan->order[plan->launch[launch].first]];
+}
+
+/* Launches go to the device in runs, which end where the host or a replica has something to do. */
 static bool dl__run_there(dl_context *ctx, uint32_t start, const dl__plan *plan)
 {
-    const dl_node *node[DL__GROUP];
-    dl_device_launch l;
     if (ctx->values && !dl__there(ctx, ctx->values, ctx->cap_values * sizeof(dl_real), false)) return false;
     if (ctx->grads && !dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true)) return false;
     if (ctx->buffers && !dl__there(ctx, ctx->buffers, ctx->cap_buffers * sizeof(dl_real), true)) return false;
-    for (uint32_t i = 0; i < plan->launches; i++) {
-        l.key = dl__mix(plan->key, i);
-        l.node = node;
-        l.count = (int)plan->launch[i].count;
-        l.accumulate = plan->does[plan->order[plan->launch[i].first]] & DL__ADDS;
-        for (int k = 0; k < l.count; k++) node[k] = ctx->node[start + plan->order[plan->launch[i].first + (uint32_t)k]];
-        bool here = node[0]->op->flags & DL__OP_ON_HOST;
-        if (!(here ? dl__run_here(ctx, node[0]) : ctx->backend->launch(ctx->device, &l)) || ctx->failed) return false;
-        if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
+    dl__mark mark = dl__tape_mark(ctx);
+    dl_device_launch *l = (dl_device_launch *)dl__tape_alloc(ctx, plan->launches * sizeof *l, 0);
+    const dl_node **node = l ? (const dl_node **)dl__tape_alloc(ctx, plan->nodes * sizeof *node, 0) : NULL;
+    bool ok = node != NULL;
+    for (uint32_t i = 0, first = 0; ok && i < plan->launches; i++) {
+        const dl__launch *p = &plan->launch[i];
+        l[i].key = dl__mix(plan->key, i);
+        l[i].node = node;
+        l[i].count = (int)p->count;
+        l[i].accumulate = plan->does[plan->order[p->first]] & DL__ADDS;
+        for (uint32_t k = 0; k < p->count; k++) *node++ = ctx->node[start + plan->order[p->first + k]];
+        bool here = l[i].node[0]->op->flags & DL__OP_ON_HOST, last = i + 1 == plan->launches;
+        bool ends = ctx->replica && ctx->replica->completes(ctx, start, p, plan);
+        if (!here && !last && !ends && !(dl__head_of(ctx, start, plan, i + 1)->op->flags & DL__OP_ON_HOST)) continue;
+        ok = (here ? dl__run_here(ctx, l[i].node[0]) : ctx->backend->run(ctx->device, l + first, i + 1 - first)) && !ctx->failed;
+        if (ok && ctx->replica) ctx->replica->launched(ctx, start, p, plan);
+        first = i + 1;
     }
-    return true;
+    dl__tape_release(ctx, mark);
+    return ok;
 }
 #endif
 
@@ -9865,6 +9883,7 @@ static bool dl__run(dl_context *ctx, bool final)
 #endif
     for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) {
         dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
+        if (ctx->replica) ctx->replica->completes(ctx, start, &plan->launch[i], plan);
         if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
     }
     ctx->running = false;
@@ -11967,15 +11986,27 @@ static void dl__post_complete(dl_comm *c)
     dl__post(c, n);
 }
 
+static bool dl__is_back(const dl_comm *c, uint32_t start, const dl__launch *l, const dl__plan *plan)
+{
+    return start + plan->order[l->first + l->count - 1] >= c->backward;
+}
+
+/* Gradients of a bucket, or the forward pass */
+static bool dl__completes(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
+{
+    dl_comm *c = ctx->comm;
+    bool last = l == plan->launch + plan->launches - 1, all = !last && dl__is_back(c, start, l, plan) != dl__is_back(c, start, l + 1, plan);
+    for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
+        uint32_t at = plan->order[i];
+        if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) all = !--dl__bucket_at(c, plan->offset[at])->waits || all;
+    }
+    return all;
+}
+
 static void dl__launched(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
 {
     dl_comm *c = ctx->comm;
-    bool back = start + plan->order[l->first + l->count - 1] >= c->backward;
-    dl__lap(&c->at, back ? &c->stats.backward : &c->stats.forward);
-    for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
-        uint32_t at = plan->order[i];
-        if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) dl__bucket_at(c, plan->offset[at])->waits--;
-    }
+    dl__lap(&c->at, dl__is_back(c, start, l, plan) ? &c->stats.backward : &c->stats.forward);
     if (c->overlaps && l != plan->launch + plan->launches - 1) dl__post_complete(c); /* the last ones are not worth it */
 }
 
@@ -12204,7 +12235,7 @@ DL_API bool dl_sync(dl_context *ctx)
     return dl__spread_parameters(ctx->comm);
 }
 
-static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__launched, dl__before_backward,
+static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__completes, dl__launched, dl__before_backward,
     dl__after_backward, dl__nothing, dl__before_step, dl__sum_ranks, dl__random_step };
 
 /* A context alone needs none of it: a world of one runs the plain program. */
