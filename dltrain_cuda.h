@@ -1814,7 +1814,7 @@ typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__c
 typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
 typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
-typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready; } dl__cuda_graph; /* ready: to be captured */
+typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
 typedef struct dl__cuda {
     dl_context *ctx;
     char device[32], name[128];
@@ -1837,10 +1837,11 @@ typedef struct dl__cuda {
     bool looked;                 /* since slots were checked */
     dl__cuda_number *numbers;    /* of a run's nodes, as they are sent */
     size_t numbers_room;
-    dl__cuda_address number;     /* there, of the launch at hand */
+    dl__cuda_address numbers_there, number; /* number: of the launch at hand */
     dl__cuda_graph graph[DL__CUDA_GRAPHS];
     uint64_t runs;
     bool no_graphs, settled;     /* settled: nothing was allocated, loaded or staged in this run, which a graph cannot do */
+    bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
     struct { uint64_t key; void *function; } plan[DL__CUDA_PLANS];
@@ -1853,6 +1854,7 @@ static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
     char function[64];
     size_t n = strcspn(call, "(");
     if (!code) return true;
+    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_run */
     if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
     if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
     snprintf(function, sizeof function, "%.*s", (int)n, call);
@@ -3351,7 +3353,8 @@ static bool dl__cuda_launch(dl__cuda *d, const dl_device_launch *l)
     return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
 }
 
-/* ---- runs: a run that comes again with the same key is captured as a graph, which does it from then on ---- */
+/* ---- runs. One that comes again with the same key is captured as a graph, which does it from then on, where a graph can: it needed nothing
+   but launches the first time, and the driver does not refuse ---- */
 static uint64_t dl__cuda_mix(uint64_t h, uint64_t v) { return h = (h ^ v) * 0x9e3779b97f4a7c15u, h ^ h >> 32; }
 
 /* *key: all that launchers can see, but for the numbers of elementwise operations, which kernels read from memory: they go there. */
@@ -3384,13 +3387,14 @@ static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, u
         }
     }
     void *there = dl__cuda_step_alloc(d, nodes * sizeof *d->numbers);
-    d->number = (dl__cuda_address)(uintptr_t)there;
-    *key = dl__cuda_mix(h, d->number);
+    d->numbers_there = (dl__cuda_address)(uintptr_t)there;
+    *key = dl__cuda_mix(h, d->numbers_there);
     return there && dl__cuda_upload(d, there, d->numbers, nodes * sizeof *d->numbers);
 }
 
 static bool dl__cuda_launch_all(dl__cuda *d, const dl_device_launch *l, size_t n)
 {
+    d->number = d->numbers_there;
     for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number))
         if (!dl__cuda_launch(d, &l[i])) return false;
     return true;
@@ -3411,9 +3415,10 @@ static dl__cuda_graph *dl__cuda_graph_of(dl__cuda *d, uint64_t key)
 static bool dl__cuda_capture(dl__cuda *d, const dl_device_launch *l, size_t n, void **exec)
 {
     void *graph = NULL;
-    if (!DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1))) return false; /* whatever other threads do meanwhile */
-    bool ok = dl__cuda_launch_all(d, l, n);
-    ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
+    d->capturing = true;
+    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && dl__cuda_launch_all(d, l, n); /* 1: of this thread */
+    if (begun) ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
+    d->capturing = false;
     ok = ok && DL__CUDA_CALL(d, cuGraphInstantiateWithFlags(exec, graph, 0));
     return (!graph || DL__CUDA_CALL(d, cuGraphDestroy(graph))) && ok;
 }
@@ -3426,13 +3431,17 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
     dl__cuda_graph *g = dl__cuda_graph_of(d, key);
     if (!g) return false;
-    if (!g->exec && !g->ready) {
-        d->settled = true;
+    if (g->ready && !g->exec && !dl__cuda_capture(d, l, n, &g->exec)) {
+        if (!d->refused) return false;
+        d->refused = g->ready = false;
+        g->refused = true;
+    }
+    if (!g->exec) {
+        d->settled = !g->refused;
         bool ok = dl__cuda_launch_all(d, l, n);
         g->ready = d->settled;
         return ok;
     }
-    if (!g->exec && !dl__cuda_capture(d, l, n, &g->exec)) return false;
     d->looked = d->looked || d->slots_used; /* it may have */
     return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
