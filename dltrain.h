@@ -698,6 +698,9 @@ typedef struct dl_augment_desc {
     /* torchvision's ColorJitter, on [0,1]: factors f in [max(0, 1 - b), 1 + b]. v f; v f + (1 - f) mean grey of the image;
        v f + (1 - f) grey of the pixel, for 3 channels. Grey is .299 R + .587 G + .114 B, or the mean of other channels */
     float brightness, contrast, saturation;
+    /* the last of ColorJitter, for 3 channels: the hue of HSV turns by a part of the circle in [-hue, hue], at most 1/2. The
+       largest and the smallest of R, G and B stay as they are; a grey pixel has no hue */
+    float hue;
     float noise;                         /* standard deviation of a normal, added to each value in [0,1], and clamped */
     dl_index cutout;                     /* side of a black square whose centre is any pixel (DeVries and Taylor 2017) */
 } dl_augment_desc;
@@ -826,7 +829,8 @@ DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int 
 #define DL__IMAGES
 /* Image files, decoded as they are needed by the loader's threads: only for a program that includes stb_image.h before
    dltrain.h. PNG alone, since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files; see
-   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels. */
+   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels; a JPEG also for its end.
+   A JPEG whose EXIF asks to be turned is not */
 typedef struct dl_images_desc {
     /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line an image:
        its path, from the folder of the list if it does not begin with '/', then blanks, a tab or a comma, and the number of its
@@ -13321,6 +13325,24 @@ static dl_real dl__grey(const dl_real *x, dl_index channels, size_t plane)
 
 static dl_real dl__clamped(dl_real v, dl_real high) { return v < 0 ? 0 : v > high ? high : v; }
 
+/* x: planes of R, G and B; turn: of the circle, in [-1/2, 1/2]. With hue h in sixths of the circle, M the largest of the three
+   and c its distance from the smallest, a channel is M - c min(1, max(0, min(k, 4 - k))), k = (n + h) mod 6, and n = 5 for R, 3
+   for G, 1 for B. */
+static void dl__distort_hue(dl_real turn, size_t plane, dl_real *x)
+{
+    for (size_t i = 0; i < plane; i++) {
+        dl_real r = x[i], g = x[i + plane], b = x[i + 2 * plane], most = DL__MAX(DL__MAX(r, g), b);
+        dl_real chroma = most - DL__MIN(DL__MIN(r, g), b);
+        if (!(chroma > 0)) continue;
+        dl_real h = most == r ? (g - b) / chroma : most == g ? 2 + (b - r) / chroma : 4 + (r - g) / chroma;
+        for (int c = 0; c < 3; c++) {
+            dl_real k = (dl_real)(5 - 2 * c) + h + 6 * turn; /* from -3 to 13 */
+            k -= k < 0 ? -6 : k >= 12 ? 12 : k >= 6 ? 6 : 0;
+            x[i + (size_t)c * plane] = most - chroma * dl__clamped(DL__MIN(k, 4 - k), 1);
+        }
+    }
+}
+
 static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_real *x, const uint32_t u[4])
 {
     size_t plane = (size_t)(s->dim[1] * s->dim[2]), n = plane * (size_t)s->dim[0];
@@ -13342,6 +13364,7 @@ static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_r
         else
             for (size_t i = 0; i < n; i++) x[i] = dl__clamped(x[i] * f + mean * (1 - f), 255);
     }
+    if (d->hue > 0 && s->dim[0] == 3) dl__distort_hue((dl_real)dl__within(u[3], -(double)d->hue, (double)d->hue), plane, x);
 }
 
 static void dl__distort_cutout(dl_index side, const dl_shape *s, dl_real *x, const uint32_t u[4])
@@ -13386,8 +13409,8 @@ DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_des
         { "flip", (double)desc->flip, 1 }, { "rotation", (double)desc->rotation, 180 }, { "shear", (double)desc->shear, 80 },
         { "scale", (double)desc->scale, 0.99 }, { "brightness", (double)desc->brightness, 100 },
         { "contrast", (double)desc->contrast, 100 }, { "saturation", (double)desc->saturation, 100 },
-        { "noise", (double)desc->noise, 100 }, { "crop", (double)desc->crop, 1 << 20 },
-        { "cutout", (double)desc->cutout, 1 << 20 },
+        { "hue", (double)desc->hue, 0.5 }, { "noise", (double)desc->noise, 100 },
+        { "crop", (double)desc->crop, 1 << 20 }, { "cutout", (double)desc->cutout, 1 << 20 },
     };
     for (size_t i = 0; i < DL__COUNT_OF(range); i++)
         if (!(range[i].value >= 0 && range[i].value <= range[i].most))
@@ -15096,6 +15119,27 @@ static bool dl__images_from_list(dl__images *m)
     return wrong ? dl_fail(m->ctx, "dl_open_images: '%s', line %zu: %s", list, number, wrong) : !m->ctx->failed;
 }
 
+static bool dl__is_jpeg(const uint8_t head[3]) { return head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff; }
+
+/* Is the end of a JPEG there, the marker ff d9 behind the start of its first scan? stb_image makes a picture of much that is cut
+   off. From the start of the file and back to it; true for another kind. */
+static bool dl__jpeg_ends(FILE *f)
+{
+    uint8_t head[3] = { 0 }, size[2];
+    bool jpeg = fread(head, 1, 3, f) == 3 && dl__is_jpeg(head), ends = false;
+    int c = jpeg ? head[2] : EOF, before = 0, marker = 0;
+    while (c != EOF && marker != 0xda) { /* segments: ff, a marker, two bytes of length that count themselves */
+        while (c != EOF && c != 0xff) c = fgetc(f);
+        while (c == 0xff) c = fgetc(f);
+        marker = c;
+        long n = c != EOF && fread(size, 1, 2, f) == 2 ? size[0] << 8 | size[1] : 0;
+        c = n >= 2 && !fseek(f, n - 2, SEEK_CUR) ? fgetc(f) : EOF;
+    }
+    for (; !ends && c != EOF; before = c, c = fgetc(f)) ends = before == 0xff && c == 0xd9;
+    rewind(f);
+    return ends || !jpeg;
+}
+
 /* Opens a file that may be decoded; NULL, and why not. */
 static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *height, dl_index *width, char *why, size_t size)
 {
@@ -15107,17 +15151,18 @@ static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *hei
     if (!f) return snprintf(why, size, "it cannot be opened"), (FILE *)NULL;
     uint64_t bytes = dl__file_size(f), most = m->desc.max_bytes;
     uint32_t side = (uint32_t)m->desc.max_side;
-    bool whole = fread(head, 1, 24, f) == 24, jpeg = head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff;
-    bool readable = !memcmp(head, png, 8);
+    bool whole = fread(head, 1, 24, f) == 24, jpeg = dl__is_jpeg(head), readable = !memcmp(head, png, 8);
+    const char *kinds = "a PNG";
     uint32_t png_w = whole && readable ? dl__big_word(head + 16) : 0, png_h = png_w ? dl__big_word(head + 20) : 0;
 #ifdef DLTRAIN_JPEG
     readable = readable || jpeg;
+    kinds = "a PNG or JPEG";
 #endif
     rewind(f);
     *why = 0;
     if (!readable && jpeg)
         snprintf(why, size, "it is a JPEG, which a stb_image.h before 2.30 does not read safely: see DLTRAIN_JPEG");
-    else if (!readable) snprintf(why, size, "it is not a PNG file");
+    else if (!readable) snprintf(why, size, "it is not %s file", kinds);
     else if (bytes > most) snprintf(why, size, "its %.0f bytes are more than max_bytes, %.0f", (double)bytes, (double)most);
     else if (png_w > side || png_h > side) /* stb_image might call it damaged */
         snprintf(why, size, "it is %u x %u, a side of more than max_side, %u", png_w, png_h, side);
@@ -15171,7 +15216,7 @@ static bool dl__image_decode(const dl__images *m, size_t index, uint8_t *x, char
         fclose(f);
         return false;
     }
-    uint8_t *pixels = stbi_load_from_file(f, &got_w, &got_h, &n, (int)channels);
+    uint8_t *pixels = dl__jpeg_ends(f) ? stbi_load_from_file(f, &got_w, &got_h, &n, (int)channels) : NULL;
     fclose(f);
     bool whole = pixels && got_w == w && got_h == h;
     if (!whole) snprintf(why, size, "it is damaged or cut off, or there is no memory for it");
