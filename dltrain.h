@@ -878,7 +878,8 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
 DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
 DL_API bool dl_snapshot_exists(dl_context *ctx, const char *path, const dl_snapshot_desc *run); /* is there a file, for rank 0? */
 
-/* Curves: named series of points, written as CSV or drawn as SVG. */
+/* Curves: named series of points, written as CSV or drawn as SVG. A chart a series; those whose names agree up to a '/', as
+   "loss/training" and "loss/test", share one. */
 DL_API dl_history *dl_history_create(dl_context *ctx);
 DL_API bool dl_history_add(dl_history *history, const char *series, double x, double y);
 DL_API bool dl_history_csv(const dl_history *history, const char *path);
@@ -14910,9 +14911,9 @@ DL_API bool dl_history_csv(const dl_history *h, const char *path)
     return dl__commit(h->ctx, "history_csv", f, !ferror(f), temporary, path, 1);
 }
 
-static void dl__xml(FILE *f, const char *s)
+static void dl__xml(FILE *f, const char *s, size_t n)
 {
-    for (; s && *s; s++) {
+    for (; s && *s && n--; s++) {
         if (*s == '<') fputs("&lt;", f);
         else if (*s == '>') fputs("&gt;", f);
         else if (*s == '&') fputs("&amp;", f);
@@ -14937,58 +14938,118 @@ static void dl__widen(double a, double *b)
     if (!(*b - a > DL__MAX(least, 1e-300))) *b = a + DL__MAX(least, 1);
 }
 
-/* One panel a series, below each other: scales differ. */
-DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *title)
+enum { DL__SVG_WIDTH = 640, DL__SVG_LEFT = 64, DL__SVG_TOP = 40, DL__SVG_PLOT_WIDTH = 560, DL__SVG_PLOT = 150, DL__SVG_CHART = 200,
+    DL__SVG_ROW = 16, DL__SVG_LETTER = 7 };
+/* What is on the axes, the y of the lower one, and in how many rows the names of the lines stand. */
+typedef struct dl__chart { double x0, x1, y0, y1, base; int rows; } dl__chart;
+
+static bool dl__same_chart(const dl_history *h, int i, int k)
 {
-    static const char *const colour[] = { "#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df" };
-    enum { WIDTH = 640, LEFT = 64, RIGHT = 16, TOP = 40, PLOT = 150, PANEL = 200 };
-    char temporary[1024];
-    if (!h || h->ctx->failed) return false;
-    FILE *f = dl__open_temporary(h->ctx, "history_svg", path, temporary, sizeof temporary);
-    if (!f) return false;
-    fprintf(f,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
-        "font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"24\" "
-        "font-size=\"16\">",
-        WIDTH, TOP + h->n * PANEL + 8, LEFT);
-    dl__xml(f, title);
-    fprintf(f, "</text>\n");
-    for (int i = 0; i < h->n; i++) {
+    const char *a = h->series[i].name, *b = h->series[k].name;
+    size_t n = strcspn(a, "/");
+    return n == strcspn(b, "/") && !strncmp(a, b, n);
+}
+
+/* Of the series `first` and of those after it that share its chart; without the base. False: it is in an earlier one's. */
+static bool dl__chart_of(const dl_history *h, int first, dl__chart *c)
+{
+    double x0 = 0, x1 = 0, y0 = 0, y1 = 0;
+    size_t head = strcspn(h->series[first].name, "/"), seen = 0, letters = head;
+    int lines = 0;
+    for (int i = 0; i < first; i++)
+        if (dl__same_chart(h, i, first)) return false;
+    for (int i = first; i < h->n; i++) {
         const dl__series *s = &h->series[i];
-        double x0 = 0, x1 = 0, y0 = 0, y1 = 0, base = TOP + i * PANEL + 20 + PLOT, plot = WIDTH - LEFT - RIGHT;
-        for (size_t k = 0, seen = 0; k < s->n; k++) {
+        if (!dl__same_chart(h, i, first)) continue;
+        letters += strlen(s->name) - (s->name[head] ? head : 0) + 2, lines++;
+        for (size_t k = 0; k < s->n; k++) {
             double x = s->xy[2 * k], y = s->xy[2 * k + 1];
             if (!dl__drawable(x) || !dl__drawable(y)) continue;
             x0 = seen ? DL__MIN(x0, x) : x, x1 = seen++ ? DL__MAX(x1, x) : x;
             y0 = DL__MIN(y0, y), y1 = DL__MAX(y1, y);
         }
-        dl__widen(x0, &x1);
-        dl__widen(y0, &y1);
-        double xt = dl__tick(x1 - x0), yt = dl__tick(y1 - y0);
-        y1 = yt * ceil(y1 / yt - 1e-3);
-        fprintf(f, "<text x=\"%d\" y=\"%.1f\" fill=\"%s\">", LEFT, base - PLOT - 6, colour[i % 5]);
-        dl__xml(f, s->name);
-        fprintf(f, "</text>\n");
-        for (int k = 0; k < 8; k++) {
-            double t = yt * (ceil(y0 / yt - 1e-3) + k);
-            if (t > y1 + yt * 1e-3) break;
-            double y = base - PLOT * (t - y0) / (y1 - y0);
-            fprintf(f,
-                "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", LEFT,
-                y, plot, LEFT - 6, y + 4, t);
-        }
-        for (int k = 0; k < 8; k++) {
-            double t = xt * (ceil(x0 / xt - 1e-3) + k);
-            if (t > x1 + xt * 1e-3) break;
-            fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n", LEFT + plot * (t - x0) / (x1 - x0),
-                base + 16, t);
-        }
-        fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour[i % 5]);
-        for (size_t k = 0; k < s->n; k++)
-            if (dl__drawable(s->xy[2 * k]) && dl__drawable(s->xy[2 * k + 1]))
-                fprintf(f, "%.1f,%.1f ", LEFT + plot * (s->xy[2 * k] - x0) / (x1 - x0),
-                    base - PLOT * (s->xy[2 * k + 1] - y0) / (y1 - y0));
-        fprintf(f, "\"/>\n");
+    }
+    dl__widen(x0, &x1);
+    dl__widen(y0, &y1);
+    double step = dl__tick(y1 - y0);
+    c->x0 = x0, c->x1 = x1, c->y0 = step * floor(y0 / step + 1e-3), c->y1 = step * ceil(y1 / step - 1e-3), c->base = 0;
+    c->rows = letters * DL__SVG_LETTER <= DL__SVG_PLOT_WIDTH ? 1 : lines + 1;
+    return true;
+}
+
+/* The names of the lines in their colours, behind what they share, side by side or below each other. */
+static void dl__chart_names(FILE *f, const dl_history *h, int first, const dl__chart *c, const char *const *colour)
+{
+    const char *name = h->series[first].name;
+    size_t head = strcspn(name, "/");
+    fprintf(f, "<text x=\"%d\" y=\"%.1f\">", DL__SVG_LEFT, c->base - DL__SVG_PLOT - 6 - DL__SVG_ROW * (c->rows - 1));
+    if (name[head]) dl__xml(f, name, head);
+    for (int i = first, line = 0; i < h->n; i++) {
+        if (!dl__same_chart(h, i, first)) continue;
+        const char *own = strchr(h->series[i].name, '/');
+        if (c->rows > 1) fprintf(f, "<tspan x=\"%d\" dy=\"%d\"", DL__SVG_LEFT, DL__SVG_ROW);
+        else fprintf(f, "<tspan dx=\"%d\"", line || name[head] ? 12 : 0);
+        fprintf(f, " fill=\"%s\">", colour[line++ % 5]);
+        dl__xml(f, own ? own + 1 : h->series[i].name, SIZE_MAX);
+        fprintf(f, "</tspan>");
+    }
+    fprintf(f, "</text>\n");
+}
+
+static void dl__chart_axes(FILE *f, const dl__chart *c)
+{
+    double xt = dl__tick(c->x1 - c->x0), yt = dl__tick(c->y1 - c->y0), plot = DL__SVG_PLOT_WIDTH;
+    for (int k = 0; k < 8; k++) {
+        double t = yt * (ceil(c->y0 / yt - 1e-3) + k);
+        if (t > c->y1 + yt * 1e-3) break;
+        double y = c->base - DL__SVG_PLOT * (t - c->y0) / (c->y1 - c->y0);
+        fprintf(f, "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
+            DL__SVG_LEFT, y, plot, DL__SVG_LEFT - 6, y + 4, t);
+    }
+    for (int k = 0; k < 8; k++) {
+        double t = xt * (ceil(c->x0 / xt - 1e-3) + k);
+        if (t > c->x1 + xt * 1e-3) break;
+        fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n",
+            DL__SVG_LEFT + plot * (t - c->x0) / (c->x1 - c->x0), c->base + 16, t);
+    }
+}
+
+static void dl__chart_line(FILE *f, const dl__chart *c, const dl__series *s, const char *colour)
+{
+    fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour);
+    for (size_t k = 0; k < s->n; k++)
+        if (dl__drawable(s->xy[2 * k]) && dl__drawable(s->xy[2 * k + 1]))
+            fprintf(f, "%.1f,%.1f ", DL__SVG_LEFT + DL__SVG_PLOT_WIDTH * (s->xy[2 * k] - c->x0) / (c->x1 - c->x0),
+                c->base - DL__SVG_PLOT * (s->xy[2 * k + 1] - c->y0) / (c->y1 - c->y0));
+    fprintf(f, "\"/>\n");
+}
+
+DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *title)
+{
+    static const char *const colour[] = { "#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df" };
+    char temporary[1024];
+    int top = DL__SVG_TOP;
+    dl__chart c;
+    if (!h || h->ctx->failed) return false;
+    FILE *f = dl__open_temporary(h->ctx, "history_svg", path, temporary, sizeof temporary);
+    if (!f) return false;
+    for (int i = 0; i < h->n; i++) top += dl__chart_of(h, i, &c) ? DL__SVG_CHART + DL__SVG_ROW * (c.rows - 1) : 0;
+    fprintf(f,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
+        "font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"24\" "
+        "font-size=\"16\">",
+        DL__SVG_WIDTH, top + 8, DL__SVG_LEFT);
+    dl__xml(f, title, SIZE_MAX);
+    fprintf(f, "</text>\n");
+    top = DL__SVG_TOP;
+    for (int i = 0; i < h->n; i++) {
+        if (!dl__chart_of(h, i, &c)) continue;
+        top += DL__SVG_CHART + DL__SVG_ROW * (c.rows - 1);
+        c.base = top - (DL__SVG_CHART - DL__SVG_PLOT - 20);
+        dl__chart_names(f, h, i, &c, colour);
+        dl__chart_axes(f, &c);
+        for (int k = i, line = 0; k < h->n; k++)
+            if (dl__same_chart(h, k, i)) dl__chart_line(f, &c, &h->series[k], colour[line++ % 5]);
     }
     fprintf(f, "</svg>\n");
     return dl__commit(h->ctx, "history_svg", f, !ferror(f), temporary, path, 1);
