@@ -18,7 +18,7 @@ static const char *const pooling_names[POOLINGS] = { "max", "mean", "noisy-or", 
 typedef struct options {
     const char *data, *out, *experiment, *rule, *poolings, *counts, *picture, *csv, *label;
     int test, seeds, first, steps, batch, threads, grid, folds, bag_column, skip;
-    double lr, decay, r, a;
+    double lr, decay, r, a, start;
     bool chosen[POOLINGS], quick, validate;
     int count[COUNTS], n_counts;
 } options;
@@ -40,6 +40,7 @@ static const char *usage =
     "  --decay X         weight decay (0.0001; CSV: 0.005)\n"
     "  --r X             of gm and lse (5)\n"
     "  --a X             of noisy-and (10)\n"
+    "  --start X         the share at which the thresholds of noisy-and start (0.5)\n"
     "  --grid N          canvas: N x N digits (2)\n"
     "  --picture NAME    the pooling whose highest-weighted instances are drawn (attention; noisy-and where there is none)\n"
     "  --csv FILE        instances as lines of numbers; a line of names at the top is passed over\n"
@@ -190,6 +191,13 @@ static dl_tensor embed(dl_tensor x, dl_index *places)
     return dl_reshape(dl_permute(x, last), DL_SHAPE(-1, 96));
 }
 
+/* dl_mil_threshold with another start than 1/2: thresholds are any tensor with values between 0 and 1. */
+static dl_tensor threshold_from(dl_context *ctx, dl_index labels, double start)
+{
+    dl_param_desc d = { .shape = DL_SHAPE(labels), .init = DL_INIT_CONSTANT, .value = (dl_real)log(start / (1 - start)) };
+    return dl_sigmoid(dl_parameter(ctx, "and.threshold", &d));
+}
+
 /* Logits of the bags [S,labels]; *weights [R,...]: how much each instance counts, none for poolings of embeddings but attention. */
 static dl_tensor bag_logits(const options *o, dl_tensor h, dl_tensor offsets, int pooling, dl_index labels, dl_tensor *weights)
 {
@@ -197,7 +205,7 @@ static dl_tensor bag_logits(const options *o, dl_tensor h, dl_tensor offsets, in
     if (pooling < EMBEDDING_MAX) {
         dl_tensor z = dl_linear(h, "instance", labels);
         dl_mil_desc d = { .pooling = (dl_mil_pooling)pooling, .r = (float)o->r, .a = (float)o->a };
-        if (d.pooling == DL_MIL_NOISY_AND) d.threshold = dl_mil_threshold(h.ctx, "and", labels);
+        if (d.pooling == DL_MIL_NOISY_AND) d.threshold = threshold_from(h.ctx, labels, o->start);
         *weights = dl_sigmoid(z);
         return dl_mil_pool(z, offsets, &d);
     }
@@ -677,13 +685,13 @@ static void defaults(options *o)
 int main(int argc, char **argv)
 {
     options o = { .data = getenv("DLTRAIN_DATA"), .out = "mil", .experiment = "bags", .rule = "both", .picture = "attention", .label = "last", .threads = 1,
-        .first = 1, .grid = 2, .folds = 10, .bag_column = 1, .skip = 2, .decay = -1, .r = 5, .a = 10 };
+        .first = 1, .grid = 2, .folds = 10, .bag_column = 1, .skip = 2, .decay = -1, .r = 5, .a = 10, .start = 0.5 };
     const lab_option option[] = { { "--data", 's', &o.data, 0, 0 }, { "--out", 's', &o.out, 0, 0 }, { "--experiment", 's', &o.experiment, 0, 0 },
         { "--rule", 's', &o.rule, 0, 0 }, { "--counts", 's', &o.counts, 0, 0 }, { "--poolings", 's', &o.poolings, 0, 0 }, { "--picture", 's', &o.picture, 0, 0 },
         { "--csv", 's', &o.csv, 0, 0 }, { "--label", 's', &o.label, 0, 0 }, { "--test", 'i', &o.test, 2, 100000 }, { "--seeds", 'i', &o.seeds, 1, SEEDS },
         { "--first", 'i', &o.first, 0, 1e6 }, { "--steps", 'i', &o.steps, 1, 1e6 }, { "--batch", 'i', &o.batch, 1, 1000 }, { "--threads", 'i', &o.threads, 0, 1000 }, { "--grid", 'i', &o.grid, 1, 20 },
         { "--folds", 'i', &o.folds, 2, 1000 }, { "--bag-column", 'i', &o.bag_column, 1, 100000 }, { "--skip", 'i', &o.skip, 0, 100000 },
-        { "--lr", 'd', &o.lr, 1e-9, 10 }, { "--decay", 'd', &o.decay, 0, 1 }, { "--r", 'd', &o.r, 1e-3, 1e3 }, { "--a", 'd', &o.a, 1e-3, 1e3 },
+        { "--lr", 'd', &o.lr, 1e-9, 10 }, { "--decay", 'd', &o.decay, 0, 1 }, { "--r", 'd', &o.r, 1e-3, 1e3 }, { "--a", 'd', &o.a, 1e-3, 1e3 }, { "--start", 'd', &o.start, 1e-4, 0.9999 },
         { "--quick", 'f', &o.quick, 0, 0 }, { "--validate", 'f', &o.validate, 0, 0 } };
     if (!lab_parse("mil", usage, argc, argv, option, (int)(sizeof option / sizeof *option))) return 2;
     if (!one_of("--experiment", o.experiment, "bags,labels,canvas,tiles") || !one_of("--rule", o.rule, "any,share,both")) return 2;
