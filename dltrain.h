@@ -14938,10 +14938,10 @@ static void dl__widen(double a, double *b)
     if (!(*b - a > DL__MAX(least, 1e-300))) *b = a + DL__MAX(least, 1);
 }
 
-enum { DL__SVG_WIDTH = 640, DL__SVG_LEFT = 64, DL__SVG_TOP = 40, DL__SVG_PLOT_WIDTH = 560, DL__SVG_PLOT = 150, DL__SVG_CHART = 200,
-    DL__SVG_ROW = 16, DL__SVG_LETTER = 7 };
+enum { DL__SVG_WIDTH = 640, DL__SVG_LEFT = 64, DL__SVG_TOP = 40, DL__SVG_PLOT_WIDTH = 560, DL__SVG_PLOT = 150,
+    DL__SVG_CHART = 200, DL__SVG_ROW = 16, DL__SVG_LETTER = 7 };
 /* What is on the axes, the y of the lower one, and in how many rows the names of the lines stand. */
-typedef struct dl__chart { double x0, x1, y0, y1, base; int rows; } dl__chart;
+typedef struct dl__chart { double x0, x1, y0, y1, y_step, base; int rows; } dl__chart;
 
 static bool dl__same_chart(const dl_history *h, int i, int k)
 {
@@ -14972,7 +14972,8 @@ static bool dl__chart_of(const dl_history *h, int first, dl__chart *c)
     dl__widen(x0, &x1);
     dl__widen(y0, &y1);
     double step = dl__tick(y1 - y0);
-    c->x0 = x0, c->x1 = x1, c->y0 = step * floor(y0 / step + 1e-3), c->y1 = step * ceil(y1 / step - 1e-3), c->base = 0;
+    c->x0 = x0, c->x1 = x1, c->y0 = step * floor(y0 / step + 1e-3), c->y1 = step * ceil(y1 / step - 1e-3);
+    c->y_step = step, c->base = 0;
     c->rows = letters * DL__SVG_LETTER <= DL__SVG_PLOT_WIDTH ? 1 : lines + 1;
     return true;
 }
@@ -14998,8 +14999,8 @@ static void dl__chart_names(FILE *f, const dl_history *h, int first, const dl__c
 
 static void dl__chart_axes(FILE *f, const dl__chart *c)
 {
-    double xt = dl__tick(c->x1 - c->x0), yt = dl__tick(c->y1 - c->y0), plot = DL__SVG_PLOT_WIDTH;
-    for (int k = 0; k < 8; k++) {
+    double xt = dl__tick(c->x1 - c->x0), yt = c->y_step, plot = DL__SVG_PLOT_WIDTH;
+    for (int k = 0; k < 10; k++) {
         double t = yt * (ceil(c->y0 / yt - 1e-3) + k);
         if (t > c->y1 + yt * 1e-3) break;
         double y = c->base - DL__SVG_PLOT * (t - c->y0) / (c->y1 - c->y0);
