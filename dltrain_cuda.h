@@ -177,6 +177,94 @@ static const char *const dl__cuda_attention_cu[] = {
     "extern \"C\" __global__ void attention_dv(Attention t) { keys_back(t, t.p, t.y, t.dv, t.f); }\n",
     NULL
 };
+static const char *const dl__cuda_clip_cu[] = {
+    "#line 1 \"tools/kernels/clip.cu\"\n",
+    "// Clipping gradients by their norm. Squares are added in double by rule 5, each parameter's alone; these sums are added in order.\n",
+    "struct Update { float *p, *g, *s[3]; uint64_t n; float h[10]; };\n",
+    "enum { WARP = 32 };\n",
+    "#define FULL 0xffffffffu\n",
+    "\n",
+    "static double add_lanes(double low, double high) // the 64 lanes of a warp\n",
+    "{\n",
+    "    double v = __dadd_rn(low, high);\n",
+    "    for (int h = WARP / 2; h; h /= 2) v = __dadd_rn(v, __shfl_down_sync(FULL, v, h));\n",
+    "    return __shfl_sync(FULL, v, 0);\n",
+    "}\n",
+    "\n",
+    "static double *chunks_of(const Update *list, uint64_t k, double *chunk) { return chunk + k + (list[k].g - list[0].g) / DL__CHUNK; }\n",
+    "\n",
+    "// The sums of chunks: a warp each, blockIdx.y is a parameter\n",
+    "extern \"C\" __global__ void clip_chunks(const Update *list, uint64_t count, double *chunk, double *, double *, double)\n",
+    "{\n",
+    "    uint32_t lane = threadIdx.x % WARP;\n",
+    "    for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {\n",
+    "        const float *g = list[k].g;\n",
+    "        uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP, first = unit * DL__CHUNK, n = list[k].n;\n",
+    "        if (first >= n) continue;\n",
+    "        uint32_t end = (uint32_t)(n - first < DL__CHUNK ? n - first : DL__CHUNK);\n",
+    "        double low = 0, high = 0;\n",
+    "#pragma unroll 8\n",
+    "        for (uint32_t i = lane; i < end; i += DL__LANES) {\n",
+    "            double a = g[first + i], b = i + WARP < end ? g[first + i + WARP] : 0;\n",
+    "            low = __dadd_rn(low, __dmul_rn(a, a));\n",
+    "            high = __dadd_rn(high, __dmul_rn(b, b));\n",
+    "        }\n",
+    "        low = add_lanes(low, high);\n",
+    "        if (!lane) chunks_of(list, k, chunk)[unit] = low;\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The sum of n numbers by a warp: n to DL__CHUNK of them, or so many such sums\n",
+    "static double sum_of(const double *x, uint64_t n)\n",
+    "{\n",
+    "    double low = 0, high = 0;\n",
+    "    for (uint64_t i = threadIdx.x % WARP; i < n; i += DL__LANES) {\n",
+    "        low = __dadd_rn(low, x[i]);\n",
+    "        if (i + WARP < n) high = __dadd_rn(high, x[i + WARP]);\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "static double sum_of_sums(const double *x, uint64_t n)\n",
+    "{\n",
+    "    double low = 0, high = 0;\n",
+    "    if (n <= DL__CHUNK) return sum_of(x, n);\n",
+    "    for (uint64_t k = 0; k * DL__CHUNK < n; k++) {\n",
+    "        double v = sum_of(x + k * DL__CHUNK, n - k * DL__CHUNK < DL__CHUNK ? n - k * DL__CHUNK : DL__CHUNK);\n",
+    "        if (k % WARP != threadIdx.x % WARP) continue;\n",
+    "        if (k % DL__LANES < WARP) low = __dadd_rn(low, v);\n",
+    "        else high = __dadd_rn(high, v);\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "\n",
+    "// One block: total, of each parameter by a warp, and norm, which the host may ask for\n",
+    "extern \"C\" __global__ void clip_norm(const Update *list, uint64_t count, double *chunk, double *total, double *norm, double)\n",
+    "{\n",
+    "    for (uint64_t k = threadIdx.x / WARP; k < count; k += blockDim.x / WARP) {\n",
+    "        uint64_t n = list[k].n;\n",
+    "        double v = sum_of_sums(chunks_of(list, k, chunk), (n + DL__CHUNK - 1) / DL__CHUNK);\n",
+    "        if (threadIdx.x % WARP == 0) total[k] = v;\n",
+    "    }\n",
+    "    __syncthreads();\n",
+    "    if (threadIdx.x) return;\n",
+    "    double sum = 0;\n",
+    "#pragma unroll 8\n",
+    "    for (uint64_t k = 0; k < count; k++) sum = __dadd_rn(sum, total[k]);\n",
+    "    *norm = __dsqrt_rn(sum);\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void clip_scale(const Update *list, uint64_t count, const double *norm, double most)\n",
+    "{\n",
+    "    double factor = __ddiv_rn(most, __dadd_rn(*norm, 1e-6));\n",
+    "    float by = (float)factor;\n",
+    "    if (!(factor < 1)) return;\n",
+    "    for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {\n",
+    "        Update u = list[k];\n",
+    "        for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x) u.g[i] = E_MUL(u.g[i], by);\n",
+    "    }\n",
+    "}\n",
+    NULL
+};
 static const char *const dl__cuda_common_cu[] = {
     "#line 1 \"tools/kernels/common.cu\"\n",
     "// What every kernel starts with. Compiled by NVRTC with device functions as the default, no contraction, IEEE division and square root,\n",
@@ -232,7 +320,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1218 \"dltrain.h\"\n",
+    "#line 1221 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -320,7 +408,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2167 \"dltrain.h\"\n",
+    "#line 2171 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -345,7 +433,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3077 \"dltrain.h\"\n",
+    "#line 3081 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -417,7 +505,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3554 \"dltrain.h\"\n",
+    "#line 3558 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -2373,6 +2461,7 @@ static const struct { const char *name; const char *const *part[3]; } dl__cuda_p
     { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
     { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL } },
     { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
+    { "clip", { dl__cuda_clip_cu, NULL, NULL } },
     { "update", { dl__cuda_update_cu, NULL, NULL } }
 };
 
@@ -3331,6 +3420,25 @@ static bool dl__cuda_update(void *device, const char *rule, const dl_device_upda
     return true;
 }
 
+/* See clip.cu. The sums of a parameter's chunks begin at the number of parameters before it and of whole chunks before its gradient. */
+static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
+    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CHUNK;
+    for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
+    if (!dl__cuda_enter(d)) return false;
+    dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
+                     chunk = total + n * sizeof(double);
+    uint64_t count = n;
+    void *args[] = { &list, &count, &chunk, &total, &norm, &max_norm }, *scale[] = { &list, &count, &norm, &max_norm };
+    size_t down = n < 65535 ? n : 65535, blocks = (most + 3) / 4;
+    return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
+        dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, down, 1, 256, 1), scale);
+}
+
 /* ---- opening and closing ---- */
 static void dl__cuda_close(void *device)
 {
@@ -3415,8 +3523,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_mark, dl__cuda_follow,
-        dl__cuda_copy_over };
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_clip, dl__cuda_mark,
+        dl__cuda_follow, dl__cuda_copy_over };
     return &backend;
 }
 

@@ -283,6 +283,7 @@ static void wide_layer(void)
     enum { M = 1030, IN = 20, OUT = 1026 };
     static float x[M * IN];
     uint64_t h[2][3];
+    double norm[2];
     for (int i = 0; i < M * IN; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
     for (int on = 0; on < 2; on++) {
         dl_context *c = open_on(on ? "cuda:0" : NULL);
@@ -293,6 +294,8 @@ static void wide_layer(void)
         }
         dl_param_info p;
         h[on][0] = hash_of(c, y);
+        dl_clip_grad_norm(c, 1e-4, NULL); /* of several chunks */
+        norm[on] = dl_grad_norm(c);
         h[on][1] = h[on][2] = 14695981039346656037u;
         for (int k = 0; k < 2; k++)
             if (dl_param_get(c, k, &p))
@@ -301,6 +304,7 @@ static void wide_layer(void)
         dl_destroy(c);
     }
     for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
+    CHECK(norm[0] == norm[1] && norm[0] > 1e-4, "the norm of the gradients is %.17g, on the CPU %.17g", norm[1], norm[0]);
 }
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
