@@ -519,8 +519,9 @@ DL_API bool dl_optimizer_select(dl_optimizer *opt, const char *pattern); /* this
 /* updates every parameter that has a gradient; the gradients are fresh afterwards */
 DL_API bool dl_step(dl_optimizer *opt);
 DL_API bool dl_zero_grad(dl_context *ctx);               /* forgets all gradients */
-/* the total norm before; NaN after an error */
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+/* Gradients times max_norm / (norm + 1e-6) where that is less than 1: of those whose names match (NULL: of all) and their norm */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+DL_API double dl_grad_norm(dl_context *ctx);             /* what the last dl_clip_grad_norm found; NaN before one and after an error */
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern);
 DL_API bool dl_scale_grad(dl_context *ctx, double factor);
 
@@ -1018,6 +1019,8 @@ typedef struct dl_backend {
     bool (*run)(void *device, const dl_device_launch *launch, size_t n);
     /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
+    /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; norm: in the device's memory, to be written */
+    bool (*clip)(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n);
     /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
        begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
     bool (*mark)(void *device, int which);
@@ -1713,6 +1716,7 @@ struct dl_context {
     bool no_sync;
     int parts;                           /* micro-batches of a step with invariant shards; 0: none */
     double weight, reduced;              /* of what is to be reduced, here; of the last reduction, on all ranks */
+    double grad_norm;                    /* that the last dl_clip_grad_norm found */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -9987,6 +9991,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->config = c;
     ctx->word = sizeof(void *);
     ctx->persistent = dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN; /* and what alignment may take of a block */
+    ctx->grad_norm = dl__nan();
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
@@ -10547,22 +10552,25 @@ DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
 }
 
 #if DL__DEVICES
-/* A pass over the gradients that match, on the device. */
-static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, dl_real h)
+/* A pass over the gradients that match, on the device. rule "clip": max_norm is h. */
+static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, double h)
 {
     size_t n = 0;
     dl__mark mark = dl__tape_mark(ctx);
     dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0);
     dl_real *grads = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    bool clip = !strcmp(rule, "clip");
+    double *norm = clip ? (double *)dl__there(ctx, &ctx->grad_norm, sizeof ctx->grad_norm, true) : NULL;
     for (int i = 0; list && grads && i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
         if (!dl__grad_of(ctx, p) || (pattern && !dl_glob(pattern, p->name))) continue;
         memset(&list[n], 0, sizeof *list);
         list[n].g = grads + p->offset;
         list[n].n = p->numel;
-        list[n++].h[0] = h;
+        list[n++].h[0] = (dl_real)h;
     }
-    if (n) ctx->backend->update(ctx->device, rule, list, n);
+    if (norm) ctx->backend->clip(ctx->device, h, norm, list, n);
+    if (n && !clip) ctx->backend->update(ctx->device, rule, list, n);
     dl__tape_release(ctx, mark);
     return !ctx->failed;
 }
@@ -10586,20 +10594,46 @@ DL_API bool dl_scale_grad(dl_context *ctx, double factor)
     return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor);
 }
 
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
+/* The sum of the squares of x in double, by rule 5; span: what a lane takes at once, 1 or a chunk of chunks of `span` numbers. */
+DL__HOT static double dl__squares(const dl_real *x, size_t n, size_t span)
+{
+    double lane[DL__LANES];
+    size_t i = 0, k = 0;
+    for (int l = 0; l < DL__LANES; l++) lane[l] = 0;
+    for (; span == 1 && i + DL__LANES <= n; i += DL__LANES)
+        for (int l = 0; l < DL__LANES; l++) lane[l] += (double)x[i + (size_t)l] * (double)x[i + (size_t)l];
+    for (; i < n; i += span, k++)
+        lane[k % DL__LANES] += span == 1 ? (double)x[i] * (double)x[i] : dl__squares(x + i, DL__MIN(span, n - i), span / DL__CHUNK);
+    for (int h = DL__LANES / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) lane[l] += lane[l + h];
+    return lane[0];
+}
+
+/* Parameter by parameter, and these sums in order */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
 {
     double sum = 0;
-    if (!ctx || ctx->failed) return dl__nan();
-    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm), dl__nan();
-    if (!dl__matches(ctx, "clip_grad_norm", pattern) || !dl__to_host(ctx, ctx->grads)) return dl__nan();
+    if (!ctx || ctx->failed) return false;
+    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm);
+    if (!dl__matches(ctx, "clip_grad_norm", pattern)) return false;
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "clip", pattern, max_norm);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         const dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
-        if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
-            for (size_t k = 0; k < ctx->param[i].numel; k++) sum += (double)g[k] * (double)g[k];
+        size_t n = ctx->param[i].numel, span = 1;
+        if (!g || (pattern && !dl_glob(pattern, ctx->param[i].name))) continue;
+        while (span < n / DL__CHUNK + (n % DL__CHUNK != 0)) span *= DL__CHUNK;
+        sum += dl__squares(g, n, span);
     }
-    double norm = sqrt(sum), factor = max_norm / (norm + 1e-6);
-    if (factor < 1) dl__scale_grads(ctx, pattern, (dl_real)factor);
-    return norm;
+    ctx->grad_norm = sqrt(sum);
+    double factor = max_norm / (ctx->grad_norm + 1e-6);
+    return factor < 1 ? dl__scale_grads(ctx, pattern, (dl_real)factor) : true;
+}
+
+DL_API double dl_grad_norm(dl_context *ctx)
+{
+    return ctx && !ctx->failed && dl__to_host(ctx, &ctx->grad_norm) ? ctx->grad_norm : dl__nan();
 }
 
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern)
