@@ -1219,43 +1219,110 @@ static const char *const dl__cuda_move_cu[] = {
 static const char *const dl__cuda_normalise_cu[] = {
     "#line 1 \"tools/kernels/normalise.cu\"\n",
     "// Normalisation by groups of numbers, as >>normalisation of dltrain.h: group k of x [outer][channels][inner] is channel k, or, by row,\n",
-    "// row k of x [rows][inner]. The sums come from reduce.cu.\n",
+    "// row k of x [rows][inner]. saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. Sums by chunks are [group][chunk].\n",
+    "static uint64_t chunks_of(const Terms &t) { return (t.n + DL__CHUNK - 1) / DL__CHUNK; }\n",
+    "static uint64_t warp() { return ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP; }\n",
+    "static bool first_lane() { return threadIdx.x % WARP == 0; }\n",
     "\n",
-    "// saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. step 0: of the sums in `sum`; 1: of squares.\n",
-    "extern \"C\" __global__ void norm_moments(float *saved, const float *sum, uint64_t groups, float share, float eps, int step, int keep_var)\n",
+    "// Sums of squares by chunks, and the mean, from the sums by chunks\n",
+    "extern \"C\" __global__ void norm_squares(float *squares, const float *sums, float *saved, Terms t, float share)\n",
     "{\n",
-    "    uint64_t k = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    uint64_t chunks = chunks_of(t), group = warp() / chunks, chunk = warp() % chunks;\n",
+    "    if (group >= t.groups) return;\n",
+    "    float m = E_MUL(warp_sum(SUM, sums + group * chunks, 0, chunks, 0, 0), share);\n",
+    "    float v = chunk_sum(t, group, chunk * DL__CHUNK, [&](uint64_t at) { return term(SQUARES, t.x[at], 0, m, 0); });\n",
+    "    if (first_lane()) squares[warp()] = v;\n",
+    "    if (first_lane() && !chunk) saved[group] = m;\n",
+    "}\n",
+    "extern \"C\" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps, int keep_var)\n",
+    "{\n",
+    "    uint64_t k = warp();\n",
     "    if (k >= groups) return;\n",
-    "    float v = E_MUL(sum[k], share);\n",
-    "    if (!step) {\n",
-    "        saved[k] = v;\n",
-    "        return;\n",
-    "    }\n",
-    "    saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
-    "    if (keep_var) saved[2 * groups + k] = v;\n",
+    "    float v = E_MUL(warp_sum(SUM, squares + k * chunks, 0, chunks, 0, 0), share);\n",
+    "    if (first_lane()) saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
+    "    if (first_lane() && keep_var) saved[2 * groups + k] = v;\n",
     "}\n",
     "\n",
+    "// Which group number i belongs to, and which of w and b is for it\n",
+    "template <class I> static I group_of(I i, I groups, I inner, int by_row, I *j)\n",
+    "{\n",
+    "    I k = by_row ? i / inner : i / inner % groups;\n",
+    "    *j = by_row ? i % inner : k;\n",
+    "    return k;\n",
+    "}\n",
+    "static float normal(float x, float m, float r) { return E_MUL(E_SUB(x, m), r); }\n",
+    "\n",
     "// y = (x - m) r w + b; by row w and b are [inner]\n",
+    "template <class I> static void apply(float *y, const float *x, const float *saved, const float *w, const float *b, I n, I groups, I inner, int by_row)\n",
+    "{\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
+    "        I j, k = group_of(i, groups, inner, by_row, &j);\n",
+    "        y[i] = E_ADD(E_MUL(normal(x[i], saved[k], saved[groups + k]), w ? w[j] : 1), b ? b[j] : 0);\n",
+    "    }\n",
+    "}\n",
     "extern \"C\" __global__ void norm_apply(float *y, const float *x, const float *saved, const float *w, const float *b, uint64_t n, uint64_t groups,\n",
     "    uint64_t inner, int by_row)\n",
     "{\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t k = by_row ? i / inner : i / inner % groups, j = by_row ? i % inner : k;\n",
-    "        float h = E_MUL(E_SUB(x[i], saved[k]), saved[groups + k]);\n",
-    "        y[i] = E_ADD(E_MUL(h, w ? w[j] : 1), b ? b[j] : 0);\n",
-    "    }\n",
+    "    if (n >> 31) apply<uint64_t>(y, x, saved, w, b, n, groups, inner, by_row);\n",
+    "    else apply<uint32_t>(y, x, saved, w, b, (uint32_t)n, (uint32_t)groups, (uint32_t)inner, by_row);\n",
     "}\n",
     "\n",
-    "// dx = k ((g - a) - h b): a and b the means of g and g h, k = w r by channel, r by row\n",
+    "// Rows of no more than a chunk: all at once, a warp a row\n",
+    "extern \"C\" __global__ void norm_rows(float *y, const float *x, float *saved, const float *w, const float *b, uint64_t rows, uint32_t n, float share, float eps)\n",
+    "{\n",
+    "    uint64_t k = warp();\n",
+    "    if (k >= rows) return;\n",
+    "    x += k * n, y += k * n;\n",
+    "    float m = E_MUL(lanes_sum(n, [&](uint32_t i) { return x[i]; }), share);\n",
+    "    float v = E_MUL(lanes_sum(n, [&](uint32_t i) { return term(SQUARES, x[i], 0, m, 0); }), share), r = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
+    "    if (first_lane()) saved[k] = m, saved[rows + k] = r;\n",
+    "    for (uint32_t i = threadIdx.x % WARP; i < n; i += WARP) y[i] = E_ADD(E_MUL(normal(x[i], m, r), w ? w[i] : 1), b ? b[i] : 0);\n",
+    "}\n",
+    "\n",
+    "// dx = k ((g - a) - h b): a and b the means of g and g h, k = w r by channel, r by row, where g is dy w\n",
+    "static float slope(float k, float g, float a, float h, float b) { return E_MUL(k, E_SUB(E_SUB(g, a), E_MUL(h, b))); }\n",
+    "extern \"C\" __global__ void norm_rows_back(float *dx, const float *dy, const float *x, const float *saved, const float *w, uint64_t rows, uint32_t n, float share)\n",
+    "{\n",
+    "    uint64_t k = warp();\n",
+    "    if (k >= rows) return;\n",
+    "    x += k * n, dx += k * n, dy += k * n;\n",
+    "    float m = saved[k], r = saved[rows + k];\n",
+    "    float a = E_MUL(lanes_sum(n, [&](uint32_t i) { return w ? E_MUL(dy[i], w[i]) : dy[i]; }), share);\n",
+    "    float b = E_MUL(lanes_sum(n, [&](uint32_t i) { return term(PRODUCTS, x[i], w ? E_MUL(dy[i], w[i]) : dy[i], m, r); }), share);\n",
+    "    for (uint32_t i = threadIdx.x % WARP; i < n; i += WARP) dx[i] = slope(r, w ? E_MUL(dy[i], w[i]) : dy[i], a, normal(x[i], m, r), b);\n",
+    "}\n",
+    "\n",
+    "// Sums of g and of g h by chunks: part [2][group][chunk]; and of these, sums [2][group]\n",
+    "extern \"C\" __global__ void norm_back_chunks(float *part, const float *saved, Terms t)\n",
+    "{\n",
+    "    uint64_t chunks = chunks_of(t), group = warp() / chunks, first = warp() % chunks * DL__CHUNK;\n",
+    "    if (group >= t.groups) return;\n",
+    "    float m = saved[group], r = saved[t.groups + group];\n",
+    "    float g = chunk_sum(t, group, first, [&](uint64_t at) { return t.z[at]; });\n",
+    "    float h = chunk_sum(t, group, first, [&](uint64_t at) { return term(PRODUCTS, t.x[at], t.z[at], m, r); });\n",
+    "    if (first_lane()) part[warp()] = g, part[t.groups * chunks + warp()] = h;\n",
+    "}\n",
+    "extern \"C\" __global__ void norm_totals(float *sums, const float *part, uint64_t n, uint64_t chunks)\n",
+    "{\n",
+    "    if (warp() >= n) return;\n",
+    "    float v = warp_sum(SUM, part + warp() * chunks, 0, chunks, 0, 0);\n",
+    "    if (first_lane()) sums[warp()] = v;\n",
+    "}\n",
+    "\n",
+    "template <class I> static void back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w, I n, I groups, I inner,\n",
+    "    float share, int by_row)\n",
+    "{\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
+    "        I j, k = group_of(i, groups, inner, by_row, &j);\n",
+    "        float r = saved[groups + k];\n",
+    "        dx[i] = slope(w && !by_row ? E_MUL(w[k], r) : r, g[i], E_MUL(sums[k], share), normal(x[i], saved[k], r), E_MUL(sums[groups + k], share));\n",
+    "    }\n",
+    "}\n",
     "extern \"C\" __global__ void norm_back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w,\n",
     "    uint64_t n, uint64_t groups, uint64_t inner, float share, int by_row)\n",
     "{\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t k = by_row ? i / inner : i / inner % groups;\n",
-    "        float r = saved[groups + k], slope = w && !by_row ? E_MUL(w[k], r) : r, h = E_MUL(E_SUB(x[i], saved[k]), r);\n",
-    "        float a = E_MUL(sums[k], share), b = E_MUL(sums[groups + k], share);\n",
-    "        dx[i] = E_MUL(slope, E_SUB(E_SUB(g[i], a), E_MUL(h, b)));\n",
-    "    }\n",
+    "    if (n >> 31) back<uint64_t>(dx, g, x, saved, sums, w, n, groups, inner, share, by_row);\n",
+    "    else back<uint32_t>(dx, g, x, saved, sums, w, (uint32_t)n, (uint32_t)groups, (uint32_t)inner, share, by_row);\n",
     "}\n",
     "\n",
     "// y = x z; z is repeated every `inner`\n",
@@ -1264,24 +1331,15 @@ static const char *const dl__cuda_normalise_cu[] = {
     "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) y[i] = E_MUL(x[i], z[i % inner]);\n",
     "}\n",
     "\n",
-    "// sums = the gradients of b and of w by row, [2][inner]: blocks of 256 rows are chains, their totals are added in order\n",
-    "extern \"C\" __global__ void norm_weights(float *sums, const float *dy, const float *x, const float *saved, uint64_t rows, uint64_t inner)\n",
+    "// sums = the gradients of b and of w by row, [2][inner]: blockIdx.y is one of them\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) norm_weights(float *sums, float *part, const float *dy, const float *x, const float *saved, uint64_t rows, uint64_t inner)\n",
     "{\n",
-    "    uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (j >= inner) return;\n",
-    "    float db = 0, dw = 0;\n",
-    "    for (uint64_t r0 = 0; r0 < rows; r0 += DL__KB) {\n",
-    "        float b = 0, w = 0;\n",
-    "        for (uint64_t r = r0; r < rows && r < r0 + DL__KB; r++) {\n",
-    "            float g = dy[r * inner + j];\n",
-    "            b = E_ADD(b, g);\n",
-    "            w = E_ADD(w, E_MUL(g, E_MUL(E_SUB(x[r * inner + j], saved[r]), saved[rows + r])));\n",
-    "        }\n",
-    "        db = r0 ? E_ADD(db, b) : b;\n",
-    "        dw = r0 ? E_ADD(dw, w) : w;\n",
-    "    }\n",
-    "    sums[j] = db;\n",
-    "    sums[inner + j] = dw;\n",
+    "    __shared__ Columns s;\n",
+    "    uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;\n",
+    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t c) {\n",
+    "        float g = dy[row * inner + c];\n",
+    "        return which ? E_MUL(g, normal(x[row * inner + c], saved[row], saved[rows + row])) : g;\n",
+    "    });\n",
     "}\n",
     "\n",
     "// buffer = (1 - momentum) buffer + momentum (scale batch)\n",
@@ -1402,52 +1460,38 @@ static const char *const dl__cuda_pool_cu[] = {
 static const char *const dl__cuda_reduce_cu[] = {
     "#line 1 \"tools/kernels/reduce.cu\"\n",
     "// Sums and winners. What a warp sums is in sums.cu.\n",
-    "// out[group * chunks + chunk] (+)= the sum of a chunk of a group's terms. Term i of a group is at group * step + i / run * stride + i % run.\n",
-    "// A warp a chunk; m and r by group.\n",
-    "extern \"C\" __global__ void sum_chunks(float *out, const float *x, const float *z, const float *m, const float *r, uint64_t groups, uint64_t n,\n",
-    "    uint64_t run, uint64_t stride, uint64_t step, int what, int accumulate)\n",
+    "// out[group * chunks + chunk] (+)= the sum of a chunk of a group's terms: a warp a chunk.\n",
+    "extern \"C\" __global__ void sum_chunks(float *out, Terms t, int accumulate)\n",
     "{\n",
-    "    uint64_t chunks = n ? (n + DL__CHUNK - 1) / DL__CHUNK : 1, unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;\n",
-    "    if (unit >= groups * chunks) return;\n",
-    "    uint64_t group = unit / chunks, first = unit % chunks * DL__CHUNK, base = group * step;\n",
-    "    uint32_t lane = threadIdx.x % WARP, end = (uint32_t)(n - first < DL__CHUNK ? n - first : DL__CHUNK);\n",
-    "    float low = 0, high = 0, mean = m ? m[group] : 0, scale = r ? r[group] : 0;\n",
-    "    for (uint32_t i = lane; i < end; i += WARP) {\n",
-    "        uint64_t at = first + i;\n",
-    "        at = base + (run == n ? at : at / run * stride + at % run);\n",
-    "        float v = term(what, x[at], z ? z[at] : 0, mean, scale);\n",
-    "        if (i / WARP % 2) high = E_ADD(high, v);\n",
-    "        else low = E_ADD(low, v);\n",
-    "    }\n",
-    "    float v = add_lanes(low, high);\n",
-    "    if (!lane) out[unit] = accumulate ? E_ADD(out[unit], v) : v;\n",
+    "    uint64_t chunks = t.n ? (t.n + DL__CHUNK - 1) / DL__CHUNK : 1, unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;\n",
+    "    if (unit >= t.groups * chunks) return;\n",
+    "    uint64_t group = unit / chunks;\n",
+    "    float m = t.m ? t.m[group] : 0, r = t.r ? t.r[group] : 0;\n",
+    "    float v = chunk_sum(t, group, unit % chunks * DL__CHUNK, [&](uint64_t at) { return term(t.what, t.x[at], t.z ? t.z[at] : 0, m, r); });\n",
+    "    if (threadIdx.x % WARP == 0) out[unit] = accumulate ? E_ADD(out[unit], v) : v;\n",
     "}\n",
     "\n",
-    "// out[o][c] (+)= sum over rows of x[o][row][c]: blocks of 256 rows are chains, their totals are added in order. threadIdx.y takes a\n",
-    "// block of rows each, of eight that are worked on at a time.\n",
-    "extern \"C\" __global__ void sum_columns(float *out, const float *x, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)\n",
+    "// out[o][c] (+)= sum over rows of x[o][row][c]\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) sum_columns(float *out, float *part, const float *x, uint64_t outer, uint64_t rows, uint64_t inner,\n",
+    "    int accumulate)\n",
     "{\n",
-    "    __shared__ float part[8][32];\n",
-    "    uint64_t c = (uint64_t)blockIdx.x * 32 + threadIdx.x;\n",
+    "    __shared__ Columns s;\n",
+    "    uint64_t blocks = (rows + DL__KB - 1) / DL__KB;\n",
     "    for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {\n",
-    "        float total = 0;\n",
-    "        for (uint64_t r0 = 0; r0 == 0 || r0 < rows; r0 += 8 * DL__KB) {\n",
-    "            uint64_t r = r0 + threadIdx.y * DL__KB, end = rows < r + DL__KB ? rows : r + DL__KB;\n",
-    "            float p = 0;\n",
-    "            if (c < inner)\n",
-    "                for (; r < end; r++) p = E_ADD(p, x[(o * rows + r) * inner + c]);\n",
-    "            part[threadIdx.y][threadIdx.x] = p;\n",
-    "            __syncthreads();\n",
-    "            if (!threadIdx.y)\n",
-    "                for (int k = 0; k < 8 && (k == 0 || r0 + k * DL__KB < rows); k++)\n",
-    "                    total = r0 + k ? E_ADD(total, part[k][threadIdx.x]) : part[k][threadIdx.x];\n",
-    "            __syncthreads();\n",
-    "        }\n",
-    "        if (!threadIdx.y && c < inner) {\n",
-    "            float *y = out + o * inner + c;\n",
-    "            *y = accumulate ? E_ADD(*y, total) : total;\n",
-    "        }\n",
+    "        columns_sum(s, out + o * inner, part ? part + o * blocks * inner : 0, rows, inner, accumulate,\n",
+    "            [&](uint64_t row, uint64_t c) { return x[(o * rows + row) * inner + c]; });\n",
+    "        __syncthreads();\n",
     "    }\n",
+    "}\n",
+    "extern \"C\" __global__ void sum_columns_join(float *out, const float *part, uint64_t outer, uint64_t blocks, uint64_t inner, int accumulate)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= outer * inner) return;\n",
+    "    part += i / inner * blocks * inner + i % inner;\n",
+    "    float total = part[0];\n",
+    "#pragma unroll 8\n",
+    "    for (uint64_t b = 1; b < blocks; b++) total = E_ADD(total, part[b * inner]);\n",
+    "    out[i] = accumulate ? E_ADD(out[i], total) : total;\n",
     "}\n",
     "\n",
     "// The same for rows offset[s] .. offset[s + 1] of x [rows][inner].\n",
@@ -1550,8 +1594,9 @@ static const char *const dl__cuda_sums_cu[] = {
     "enum { WARP = 32, LEVELS = 3 };\n",
     "#define FULL 0xffffffffu\n",
     "\n",
-    "// What is summed: x, (x - m)^2 or z (x - m) r.\n",
+    "// What is summed: x, (x - m)^2 or z (x - m) r, with m and r by group. Term i of group k is at k * step + i / run * stride + i % run.\n",
     "enum { SUM, SQUARES, PRODUCTS };\n",
+    "struct Terms { const float *x, *z, *m, *r; uint64_t groups, n, run, stride, step; int what; };\n",
     "static float term(int what, float x, float z, float m, float r)\n",
     "{\n",
     "    if (what == SUM) return x;\n",
@@ -1565,6 +1610,65 @@ static const char *const dl__cuda_sums_cu[] = {
     "    float v = E_ADD(low, high);\n",
     "    for (int h = WARP / 2; h; h /= 2) v = E_ADD(v, __shfl_down_sync(FULL, v, h));\n",
     "    return __shfl_sync(FULL, v, 0);\n",
+    "}\n",
+    "\n",
+    "// The sum of n <= DL__CHUNK terms f(i), by all of a warp\n",
+    "template <class Term> static float lanes_sum(uint32_t n, Term f)\n",
+    "{\n",
+    "    float low = 0, high = 0;\n",
+    "#pragma unroll 4\n",
+    "    for (uint32_t i = threadIdx.x % WARP; i < n; i += DL__LANES) {\n",
+    "        low = E_ADD(low, f(i));\n",
+    "        if (i + WARP < n) high = E_ADD(high, f(i + WARP));\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "\n",
+    "// The chunk of a group's terms that begins at `first`; f is given where a term is\n",
+    "template <class Term> static float chunk_sum(const Terms &t, uint64_t group, uint64_t first, Term f)\n",
+    "{\n",
+    "    uint32_t n = (uint32_t)(t.n - first < DL__CHUNK ? t.n - first : DL__CHUNK), lane = threadIdx.x % WARP;\n",
+    "    if (t.run >= t.n) return lanes_sum(n, [&](uint32_t i) { return f(group * t.step + first + i); });\n",
+    "    uint64_t in = (first + lane) % t.run, at = group * t.step + (first + lane) / t.run * t.stride + in;\n",
+    "    float sum[2] = { 0, 0 };\n",
+    "#pragma unroll 4\n",
+    "    for (uint32_t i = lane; i < n;) {\n",
+    "#pragma unroll\n",
+    "        for (int half = 0; half < 2; half++, i += WARP) { // lane, and lane + 32 of the rule\n",
+    "            if (i < n) sum[half] = E_ADD(sum[half], f(at));\n",
+    "            at += WARP, in += WARP;\n",
+    "            if (in >= t.run) at += in / t.run * (t.stride - t.run), in %= t.run; // on to the next run: no division at each term\n",
+    "        }\n",
+    "    }\n",
+    "    return add_lanes(sum[0], sum[1]);\n",
+    "}\n",
+    "\n",
+    "// Sums down columns by rule 2, of f(row, column), by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
+    "// four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes\n",
+    "// those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.\n",
+    "enum { COLUMNS = 8, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
+    "struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };\n",
+    "template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)\n",
+    "{\n",
+    "    uint32_t c = threadIdx.x % COLUMNS, k = threadIdx.x / COLUMNS;\n",
+    "    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;\n",
+    "    float total = 0;\n",
+    "    for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {\n",
+    "        uint32_t n = (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN);\n",
+    "#pragma unroll 8\n",
+    "        for (uint32_t r = k; r < n; r += 256 / COLUMNS) s.x[r / DL__KB][r % DL__KB * COLUMNS + c] = column < inner ? f(r0 + r, column) : 0;\n",
+    "        __syncthreads();\n",
+    "        if (k < BLOCKS && (k == 0 || k * DL__KB < n)) {\n",
+    "            float p = 0;\n",
+    "#pragma unroll 8\n",
+    "            for (uint32_t r = 0; r < DL__KB && k * DL__KB + r < n; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
+    "            s.sum[k][c] = p;\n",
+    "            if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;\n",
+    "        }\n",
+    "        __syncthreads();\n",
+    "        for (uint32_t b = 0; k == 0 && b < BLOCKS && (b == 0 || b * DL__KB < n); b++) total = r0 + b ? E_ADD(total, s.sum[b][c]) : s.sum[b][c];\n",
+    "    }\n",
+    "    if (!part && k == 0 && column < inner) out[column] = accumulate ? E_ADD(out[column], total) : total;\n",
     "}\n",
     "\n",
     "// Sums of chunks, and of these: dl__total of dltrain.h.\n",
@@ -1592,17 +1696,11 @@ static const char *const dl__cuda_sums_cu[] = {
     "// The sum of the n terms x[i], by all of a warp.\n",
     "static float warp_sum(int what, const float *x, const float *z, uint64_t n, float m, float r)\n",
     "{\n",
-    "    uint32_t lane = threadIdx.x % WARP;\n",
     "    Total t;\n",
     "    for (int l = 0; l < LEVELS; l++) t.low[l] = t.high[l] = 0, t.n[l] = 0;\n",
     "    for (uint64_t chunk = 0; chunk < n; chunk += DL__CHUNK) {\n",
     "        uint64_t end = n - chunk < DL__CHUNK ? n : chunk + DL__CHUNK;\n",
-    "        float low = 0, high = 0;\n",
-    "        for (uint64_t i = chunk + lane; i < end; i += DL__LANES) {\n",
-    "            low = E_ADD(low, term(what, x[i], z ? z[i] : 0, m, r));\n",
-    "            if (i + WARP < end) high = E_ADD(high, term(what, x[i + WARP], z ? z[i + WARP] : 0, m, r));\n",
-    "        }\n",
-    "        float v = add_lanes(low, high);\n",
+    "        float v = lanes_sum((uint32_t)(end - chunk), [&](uint32_t i) { return term(what, x[chunk + i], z ? z[chunk + i] : 0, m, r); });\n",
     "        if (n <= DL__CHUNK) return v;\n",
     "        carry(&t, 0, v);\n",
     "    }\n",
@@ -2630,7 +2728,7 @@ static void dl__cuda_begin_text(dl__cuda_text *t)
 static const struct { const char *name; const char *const *part[3]; } dl__cuda_parts[] = {
     { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL } },
     { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL } },
-    { "normalise", { dl__cuda_normalise_cu, NULL, NULL } },
+    { "normalise", { dl__cuda_sums_cu, dl__cuda_normalise_cu, NULL } },
     { "move", { dl__cuda_move_cu, NULL, NULL } },
     { "pool", { dl__cuda_pool_cu, NULL, NULL } },
     { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
@@ -2872,15 +2970,16 @@ static bool dl__cuda_elementwise(dl__cuda *d, const dl_device_launch *l)
 static void *dl__cuda_in(dl__cuda *d, const dl_node *y, int k) { return dl_device_address(d->ctx, y->in[k]); }
 static size_t dl__cuda_size(const dl_node *n) { return n->dtype == DL_U8 ? 1 : 4; }
 
-/* What can be summed: see sums.cu. Term i of group k is at k * step + i / run * stride + i % run. */
+/* What can be summed: see sums.cu. */
 enum { DL__CUDA_SUM, DL__CUDA_SQUARES, DL__CUDA_PRODUCTS };
 typedef struct dl__cuda_sums {
-    int what;
     const void *x, *z, *m, *r;
     uint64_t groups, n, run, stride, step;
+    int what;
 } dl__cuda_sums;
-static size_t dl__cuda_chunks(size_t n) { return n ? (n + 4095) / 4096 : 1; }
+static size_t dl__cuda_chunks(size_t n) { return n ? (n + DL__CHUNK - 1) / DL__CHUNK : 1; }
 static size_t dl__cuda_sum_scratch(size_t groups, size_t n) { return 2 * groups * dl__cuda_chunks(n) * sizeof(float) + 512; }
+static dl__cuda_grid dl__cuda_warps(size_t n) { return dl__cuda_flat(n * 32); }
 
 /* out[k] (+)= the sum of group k, by way of scratch where it has more than one chunk. */
 static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumulate, dl__cuda_address scratch)
@@ -2890,8 +2989,8 @@ static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumul
         size_t chunks = dl__cuda_chunks(s.n);
         void *to = chunks == 1 ? out : (void *)(uintptr_t)scratch;
         int add = chunks == 1 && accumulate;
-        void *args[] = { &to, &s.x, &s.z, &s.m, &s.r, &s.groups, &s.n, &s.run, &s.stride, &s.step, &s.what, &add };
-        if (!dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_flat(s.groups * chunks * 32), args)) return false;
+        void *args[] = { &to, &s, &add };
+        if (!dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_warps(s.groups * chunks), args)) return false;
         if (chunks == 1) return true;
         scratch += (s.groups * chunks * sizeof(float) + 255) / 256 * 256; /* the next level's */
         s.x = to;
@@ -2899,6 +2998,25 @@ static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumul
         s.z = s.m = s.r = none;
         s.n = s.run = s.step = chunks;
     }
+}
+
+/* Down columns, of `outer` matrices: how the kernel is cut, and memory for the totals of blocks of rows where there are many; see columns_sum.
+   Once it ran, they are added. */
+typedef struct dl__cuda_columns { void *out; dl__cuda_address part; uint64_t outer, blocks, inner; int accumulate; dl__cuda_grid grid; } dl__cuda_columns;
+static bool dl__cuda_columns_begin(dl__cuda *d, dl__cuda_columns *c, void *out, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)
+{
+    enum { AT_ONCE = 1024 };
+    bool parts = rows > AT_ONCE;
+    memset(c, 0, sizeof *c);
+    c->out = out, c->outer = outer, c->inner = inner, c->accumulate = accumulate;
+    c->blocks = (rows + DL__KB - 1) / DL__KB;
+    c->grid = dl__cuda_grid_of((inner + 7) / 8, outer < 65535 ? outer : 65535, parts ? (rows + AT_ONCE - 1) / AT_ONCE : 1, 256, 1);
+    return !parts || (c->part = dl__cuda_scratch(d, outer * c->blocks * inner * sizeof(float)));
+}
+static bool dl__cuda_columns_end(dl__cuda *d, dl__cuda_columns *c)
+{
+    void *args[] = { &c->out, &c->part, &c->outer, &c->blocks, &c->inner, &c->accumulate };
+    return !c->part || dl__cuda_go(d, "reduce", "sum_columns_join", dl__cuda_flat(c->outer * c->inner), args);
 }
 
 /* i = outer, count, inner, by channel */
@@ -2910,9 +3028,10 @@ static bool dl__cuda_sum_dims(dl__cuda *d, const dl_node *y, bool accumulate)
     int add = accumulate;
     if (!i[3] && i[2] != 1) {
         uint64_t outer = (uint64_t)i[0], rows = (uint64_t)i[1], inner = (uint64_t)i[2];
-        void *args[] = { &out, &x, &outer, &rows, &inner, &add };
-        size_t down = outer < 65535 ? outer : 65535;
-        return dl__cuda_go(d, "reduce", "sum_columns", dl__cuda_grid_of((inner + 31) / 32, down, 1, 32, 8), args);
+        dl__cuda_columns c;
+        void *args[] = { &out, &c.part, &x, &outer, &rows, &inner, &add };
+        return dl__cuda_columns_begin(d, &c, out, outer, rows, inner, add) && dl__cuda_go(d, "reduce", "sum_columns", c.grid, args) &&
+            dl__cuda_columns_end(d, &c);
     }
     dl__cuda_sums s;
     memset(&s, 0, sizeof s);
@@ -3316,33 +3435,33 @@ static dl__cuda_norm dl__cuda_norm_of(const dl_node *y)
 
 static bool dl__cuda_moments_of(dl__cuda *d, dl__cuda_norm *q, void *saved)
 {
-    size_t own = (q->groups * sizeof(float) + 255) / 256 * 256;
-    dl__cuda_address scratch = dl__cuda_scratch(d, own + dl__cuda_sum_scratch(q->groups, q->n));
-    int keep = !q->by_row, step = 0;
-    void *args[] = { &saved, &scratch, &q->groups, &q->share, &q->eps, &step, &keep };
-    if (!scratch) return false;
-    q->sums.what = DL__CUDA_SUM;
-    if (!dl__cuda_sum_to(d, q->sums, (void *)(uintptr_t)scratch, 0, scratch + own) ||
-        !dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_flat(q->groups), args))
-        return false;
-    q->sums.what = DL__CUDA_SQUARES;
-    q->sums.m = saved;
-    step = 1;
-    return dl__cuda_sum_to(d, q->sums, (void *)(uintptr_t)scratch, 0, scratch + own) &&
-        dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_flat(q->groups), args);
+    uint64_t chunks = dl__cuda_chunks(q->n), parts = q->groups * chunks;
+    dl__cuda_address sums = dl__cuda_scratch(d, 2 * parts * sizeof(float)), squares = sums + parts * sizeof(float);
+    int keep = !q->by_row, add = 0;
+    void *first[] = { &sums, &q->sums, &add }, *second[] = { &squares, &sums, &saved, &q->sums, &q->share },
+         *last[] = { &squares, &saved, &q->groups, &chunks, &q->share, &q->eps, &keep };
+    return sums && dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_warps(parts), first) &&
+        dl__cuda_go(d, "normalise", "norm_squares", dl__cuda_warps(parts), second) &&
+        dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_warps(q->groups), last);
 }
 
 static bool dl__cuda_norm_forward(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_norm q = dl__cuda_norm_of(y);
     void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *saved = dl__cuda_in(d, y, 1), *w = NULL, *b = NULL;
+    bool has_moments = y->i[3] & DL__CUDA_HAS_MOMENTS;
     int k = 2;
     (void)accumulate;
     if (y->i[3] & DL__CUDA_SCALED) w = dl__cuda_in(d, y, k++);
     if (y->i[3] & DL__CUDA_SHIFTED) b = dl__cuda_in(d, y, k);
     q.sums.x = x;
     if (!y->numel) return true;
-    if (!(y->i[3] & DL__CUDA_HAS_MOMENTS) && !dl__cuda_moments_of(d, &q, saved)) return false;
+    if (q.by_row && q.n <= DL__CHUNK && !has_moments) {
+        uint32_t n = (uint32_t)q.n;
+        void *args[] = { &out, &x, &saved, &w, &b, &q.groups, &n, &q.share, &q.eps };
+        return dl__cuda_go(d, "normalise", "norm_rows", dl__cuda_warps(q.groups), args);
+    }
+    if (!has_moments && !dl__cuda_moments_of(d, &q, saved)) return false;
     void *args[] = { &out, &x, &saved, &w, &b, &q.numel, &q.groups, &q.inner, &q.by_row };
     return dl__cuda_go(d, "normalise", "norm_apply", dl__cuda_strides(q.numel), args);
 }
@@ -3352,29 +3471,33 @@ static bool dl__cuda_norm_backward(dl__cuda *d, const dl_node *y, void *dx, void
 {
     dl__cuda_norm q = dl__cuda_norm_of(y);
     void *dy = dl__cuda_in(d, y, 0), *x = dl__cuda_in(d, y, 1), *saved = dl__cuda_in(d, y, 2), *g = dy;
-    size_t own = (2 * q.groups * sizeof(float) + 255) / 256 * 256;
-    dl__cuda_address scratch = dl__cuda_scratch(d, own + dl__cuda_sum_scratch(q.groups, q.n));
-    if (!scratch) return false;
     if (q.by_row && sums) {
-        void *args[] = { &sums, &dy, &x, &saved, &q.groups, &q.inner };
-        if (!dl__cuda_go(d, "normalise", "norm_weights", dl__cuda_flat(q.inner), args)) return false;
+        dl__cuda_columns c;
+        void *args[] = { &sums, &c.part, &dy, &x, &saved, &q.groups, &q.inner };
+        if (!dl__cuda_columns_begin(d, &c, sums, 2, q.groups, q.inner, 0) || !dl__cuda_go(d, "normalise", "norm_weights", c.grid, args) ||
+            !dl__cuda_columns_end(d, &c))
+            return false;
     }
     if (q.by_row && !dx) return true;
+    if (q.by_row && q.n <= DL__CHUNK) {
+        uint32_t n = (uint32_t)q.n;
+        void *args[] = { &dx, &dy, &x, &saved, (void *)&w, &q.groups, &n, &q.share };
+        return dl__cuda_go(d, "normalise", "norm_rows_back", dl__cuda_warps(q.groups), args);
+    }
     if (q.by_row && w) {
         void *args[] = { &dx, &dy, &w, &q.numel, &q.inner };
         if (!dl__cuda_go(d, "normalise", "norm_scale", dl__cuda_strides(q.numel), args)) return false;
         g = dx;
     }
+    uint64_t chunks = dl__cuda_chunks(q.n), parts = q.groups * chunks, both = 2 * q.groups;
+    dl__cuda_address part = dl__cuda_scratch(d, (2 * parts + both) * sizeof(float)), scratch = part + 2 * parts * sizeof(float);
     float *total = q.by_row || !sums ? (float *)(uintptr_t)scratch : (float *)sums;
-    q.sums.what = DL__CUDA_SUM;
-    q.sums.x = g;
-    if (!dl__cuda_sum_to(d, q.sums, total, 0, scratch + own)) return false;
-    q.sums.what = DL__CUDA_PRODUCTS;
     q.sums.x = x;
     q.sums.z = g;
-    q.sums.m = saved;
-    q.sums.r = (float *)saved + q.groups;
-    if (!dl__cuda_sum_to(d, q.sums, total + q.groups, 0, scratch + own)) return false;
+    void *first[] = { &part, &saved, &q.sums }, *second[] = { &total, &part, &both, &chunks };
+    if (!part || !dl__cuda_go(d, "normalise", "norm_back_chunks", dl__cuda_warps(parts), first) ||
+        !dl__cuda_go(d, "normalise", "norm_totals", dl__cuda_warps(both), second))
+        return false;
     void *args[] = { &dx, &g, &x, &saved, &total, &w, &q.numel, &q.groups, &q.inner, &q.share, &q.by_row };
     return !dx || dl__cuda_go(d, "normalise", "norm_back", dl__cuda_strides(q.numel), args);
 }
