@@ -1066,13 +1066,13 @@ static const char *const dl__cuda_move_cu[] = {
     "// Copies with strides, and what looks by index. An index out of range is told in *bad, as place << 32 | index of the first.\n",
     "struct Strided { int ndim; uint32_t dim[8]; dl_index from[8], to[8]; };\n",
     "\n",
-    "template <typename T> static void strided(T *y, const T *x, const Strided &s, uint64_t n)\n",
+    "template <typename I, typename T> static void strided(T *y, const T *x, const Strided &s, I n)\n",
     "{\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
     "        dl_index from = 0, to = 0;\n",
-    "        uint64_t left = i;\n",
+    "        I left = i;\n",
     "        for (int d = s.ndim - 1; d >= 0; d--) {\n",
-    "            uint32_t at = (uint32_t)(left % s.dim[d]);\n",
+    "            uint32_t at = (uint32_t)(d ? left % s.dim[d] : left);\n",
     "            left /= s.dim[d];\n",
     "            from += at * s.from[d];\n",
     "            to += at * s.to[d];\n",
@@ -1080,8 +1080,16 @@ static const char *const dl__cuda_move_cu[] = {
     "        y[to] = x[from];\n",
     "    }\n",
     "}\n",
-    "extern \"C\" __global__ void strided_4(uint32_t *y, const uint32_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }\n",
-    "extern \"C\" __global__ void strided_1(uint8_t *y, const uint8_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }\n",
+    "extern \"C\" __global__ void strided_4(uint32_t *y, const uint32_t *x, Strided s, uint64_t n)\n",
+    "{\n",
+    "    if (n >> 31) strided<uint64_t>(y, x, s, n);\n",
+    "    else strided<uint32_t>(y, x, s, (uint32_t)n); // a 64-bit division takes as long as ten\n",
+    "}\n",
+    "extern \"C\" __global__ void strided_1(uint8_t *y, const uint8_t *x, Strided s, uint64_t n)\n",
+    "{\n",
+    "    if (n >> 31) strided<uint64_t>(y, x, s, n);\n",
+    "    else strided<uint32_t>(y, x, s, (uint32_t)n);\n",
+    "}\n",
     "\n",
     "extern \"C\" __global__ void fill_4(uint32_t *y, uint32_t v, uint64_t n)\n",
     "{\n",
@@ -1106,53 +1114,69 @@ static const char *const dl__cuda_move_cu[] = {
     "        if (index[i] != except) in_range(index[i], least, rows, i, bad);\n",
     "}\n",
     "\n",
-    "// y[o][k][i] = x[o][index[k]][i], bytes `size` an element\n",
-    "extern \"C\" __global__ void index_select(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,\n",
-    "    uint32_t size)\n",
+    "// y[o][k][i] = x[o][index[k]][i], or EACH: x[o][index[o][k][i]][i]; bytes `size` an element, 0 for an index of -1\n",
+    "template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, const int *index, I n, uint64_t rows, I inner, I picks, uint32_t size)\n",
     "{\n",
-    "    uint64_t n = outer * picks * inner;\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t c = i % inner, k = i / inner % picks, o = i / inner / picks;\n",
-    "        uint64_t from = (o * rows + (uint32_t)index[k]) * inner + c;\n",
-    "        bool there = (uint32_t)index[k] < rows;\n",
-    "        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;\n",
-    "        else y[i] = there ? x[from] : 0;\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
+    "        I c = i % inner, line = i / inner;\n",
+    "        uint32_t row = (uint32_t)index[EACH ? i : line % picks];\n",
+    "        uint64_t from = (line / picks * rows + row) * inner + c;\n",
+    "        if (size == 4) ((uint32_t *)y)[i] = row < rows ? ((const uint32_t *)x)[from] : 0;\n",
+    "        else y[i] = row < rows ? x[from] : 0;\n",
     "    }\n",
     "}\n",
+    "#define PICK(name, each) \\\n",
+    "    extern \"C\" __global__ void name(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks, uint32_t size) \\\n",
+    "    { \\\n",
+    "        uint64_t n = outer * picks * inner; \\\n",
+    "        if (n >> 31) pick<each>(y, x, index, n, rows, inner, picks, size); \\\n",
+    "        else pick<each>(y, x, index, (uint32_t)n, rows, (uint32_t)inner, (uint32_t)picks, size); \\\n",
+    "    }\n",
+    "PICK(index_select, false)\n",
+    "PICK(gather, true)\n",
     "\n",
-    "// y[o][index[k]][i] += x[o][k][i] in the order of k\n",
+    "// y[o][row][i] = the sum of x[o][k][i] over the k whose index[k] is `row`, in their order: a warp a row and 128 of its numbers\n",
     "extern \"C\" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
     "{\n",
-    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= outer * inner) return;\n",
-    "    uint64_t o = i / inner, c = i % inner;\n",
-    "    float *to = y + o * rows * inner + c;\n",
-    "    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;\n",
-    "    for (uint64_t k = 0; k < picks; k++)\n",
-    "        if ((uint32_t)index[k] < rows) to[index[k] * inner] = E_ADD(to[index[k] * inner], x[(o * picks + k) * inner + c]);\n",
-    "}\n",
-    "\n",
-    "// y[o][k][i] = x[o][index[o][k][i]][i]; 0 for an index of -1\n",
-    "extern \"C\" __global__ void gather(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,\n",
-    "    uint32_t size)\n",
-    "{\n",
-    "    uint64_t n = outer * picks * inner;\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t o = i / inner / picks, from = (o * rows + (uint32_t)index[i]) * inner + i % inner;\n",
-    "        bool there = (uint32_t)index[i] < rows;\n",
-    "        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;\n",
-    "        else y[i] = there ? x[from] : 0;\n",
+    "    uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32, row = unit % rows, o = unit / rows;\n",
+    "    uint32_t lane = threadIdx.x % 32;\n",
+    "    if (o >= outer) return;\n",
+    "    for (uint64_t first = (uint64_t)blockIdx.y * 128 + lane; first - lane < inner; first += (uint64_t)gridDim.y * 128) {\n",
+    "        float sum[4] = { 0, 0, 0, 0 };\n",
+    "        for (uint64_t k0 = 0; k0 < picks; k0 += 32) {\n",
+    "            uint32_t found = __ballot_sync(0xffffffffu, k0 + lane < picks && (uint64_t)index[k0 + lane] == row);\n",
+    "            for (; found; found &= found - 1) {\n",
+    "                const float *from = x + (o * picks + k0 + __popc((found & -found) - 1)) * inner;\n",
+    "#pragma unroll\n",
+    "                for (int j = 0; j < 4; j++)\n",
+    "                    if (first + 32 * j < inner) sum[j] = E_ADD(sum[j], from[first + 32 * j]);\n",
+    "            }\n",
+    "        }\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "            if (first + 32 * j < inner) y[(o * rows + row) * inner + first + 32 * j] = sum[j];\n",
     "    }\n",
     "}\n",
     "\n",
-    "// y[o][index[o][k][i]][i] += x[o][k][i] in the order of k\n",
+    "// y[o][row][i] = the sum of x[o][k][i] over the k whose index[o][k][i] is `row`, in their order. Of few k: a thread a number; of many:\n",
+    "// a thread for all rows, which are 0 before\n",
     "extern \"C\" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
+    "{\n",
+    "    uint64_t n = outer * rows * inner;\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        uint64_t row = i / inner % rows, at = i / inner / rows * picks * inner + i % inner;\n",
+    "        float sum = 0;\n",
+    "        for (uint64_t k = 0; k < picks; k++, at += inner)\n",
+    "            if ((uint64_t)index[at] == row) sum = E_ADD(sum, x[at]);\n",
+    "        y[i] = sum;\n",
+    "    }\n",
+    "}\n",
+    "extern \"C\" __global__ void scatter_add_many(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
     "{\n",
     "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
     "    if (i >= outer * inner) return;\n",
     "    uint64_t o = i / inner, c = i % inner;\n",
     "    float *to = y + o * rows * inner + c;\n",
-    "    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;\n",
     "    for (uint64_t k = 0; k < picks; k++) {\n",
     "        uint64_t from = (o * picks + k) * inner + c;\n",
     "        if ((uint32_t)index[from] < rows) to[index[from] * inner] = E_ADD(to[index[from] * inner], x[from]);\n",
@@ -1353,10 +1377,20 @@ static const char *const dl__cuda_normalise_cu[] = {
 static const char *const dl__cuda_pool_cu[] = {
     "#line 1 \"tools/kernels/pool.cu\"\n",
     "// Pooling of planes. A thread makes one number of the result, from the numbers that it is made of in the order of the rules.\n",
-    "struct Pool { dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups, adaptive; };\n",
-    "struct Window { dl_index y0, y1, x0, x1; };\n",
+    "struct Pool { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups, adaptive; };\n",
+    "// Place `at` of plane i / size: threads of all planes\n",
+    "static bool place(const Pool &q, int size, dl_index *i, dl_index *plane, int *at)\n",
+    "{\n",
+    "    dl_index n = (dl_index)q.n * q.c * size;\n",
+    "    *i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (*i >= n) return false;\n",
+    "    *plane = n >> 31 ? *i / size : (uint32_t)*i / (uint32_t)size; // a 64-bit division takes as long as ten\n",
+    "    *at = (int)(*i - *plane * size);\n",
+    "    return true;\n",
+    "}\n",
+    "struct Window { int y0, y1, x0, x1; };\n",
     "\n",
-    "static Window window(const Pool &q, dl_index oy, dl_index ox) // within the image\n",
+    "static Window window(const Pool &q, int oy, int ox) // within the image\n",
     "{\n",
     "    Window v;\n",
     "    if (q.adaptive) {\n",
@@ -1370,14 +1404,15 @@ static const char *const dl__cuda_pool_cu[] = {
     "}\n",
     "\n",
     "// Where in its plane the greatest of a window is: the first, and a NaN before all.\n",
-    "static dl_index greatest(const Pool &q, const float *x, dl_index oy, dl_index ox)\n",
+    "static int greatest(const Pool &q, const float *x, int oy, int ox)\n",
     "{\n",
     "    Window v = window(q, oy, ox);\n",
-    "    dl_index best = v.y0 * q.w + v.x0;\n",
-    "    for (dl_index iy = v.y0; iy < v.y1; iy++)\n",
-    "        for (dl_index ix = v.x0; ix < v.x1; ix++) {\n",
-    "            float a = x[best], b = x[iy * q.w + ix];\n",
-    "            if (a == a && !(b <= a)) best = iy * q.w + ix;\n",
+    "    int best = v.y0 * q.w + v.x0;\n",
+    "    float a = x[best];\n",
+    "    for (int iy = v.y0; iy < v.y1; iy++)\n",
+    "        for (int ix = v.x0; ix < v.x1; ix++) {\n",
+    "            float b = x[iy * q.w + ix];\n",
+    "            if (a == a && !(b <= a)) best = iy * q.w + ix, a = b;\n",
     "        }\n",
     "    return best;\n",
     "}\n",
@@ -1385,49 +1420,63 @@ static const char *const dl__cuda_pool_cu[] = {
     "// y = v where x is greatest\n",
     "extern \"C\" __global__ void pool_pick(float *y, const float *x, const float *v, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.oh * q.ow;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    dl_index plane = i / size * q.h * q.w;\n",
-    "    y[i] = v[plane + greatest(q, x + plane, i % size / q.ow, i % q.ow)];\n",
+    "    dl_index i, plane;\n",
+    "    int at;\n",
+    "    if (!place(q, q.oh * q.ow, &i, &plane, &at)) return;\n",
+    "    plane *= q.h * q.w;\n",
+    "    y[i] = v[plane + greatest(q, x + plane, at / q.ow, at % q.ow)];\n",
     "}\n",
     "\n",
     "// The windows that hold row or column i, of n: they begin at o * stride - pad and are `kernel` wide\n",
-    "static void holders(dl_index i, dl_index pad, dl_index kernel, dl_index stride, dl_index n, dl_index *first, dl_index *end)\n",
+    "static void holders(int i, int pad, int kernel, int stride, int n, int *first, int *end)\n",
     "{\n",
-    "    dl_index low = i + pad - kernel + 1;\n",
+    "    int low = i + pad - kernel + 1;\n",
     "    *first = low > 0 ? (low + stride - 1) / stride : 0;\n",
     "    *end = (i + pad) / stride + 1 < n ? (i + pad) / stride + 1 : n;\n",
     "}\n",
     "\n",
-    "// dx = the sum of dy over the windows whose greatest this is; windows of 2 x 2 side by side are alone\n",
+    "// dx = the sum of dy over the windows whose greatest this is\n",
     "extern \"C\" __global__ void pool_spread(float *dx, const float *x, const float *dy, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.h * q.w;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    dl_index plane = i / size, at = i % size, oy, ey, first, end;\n",
-    "    bool alone = q.kh == 2 && q.kw == 2 && q.sh == 2 && q.sw == 2 && !q.ph && !q.pw;\n",
+    "    dl_index i, plane;\n",
+    "    int at, oy, ey, first, end;\n",
+    "    if (!place(q, q.h * q.w, &i, &plane, &at)) return;\n",
     "    float sum = 0;\n",
     "    holders(at / q.w, q.ph, q.kh, q.sh, q.oh, &oy, &ey);\n",
     "    holders(at % q.w, q.pw, q.kw, q.sw, q.ow, &first, &end);\n",
     "    for (; oy < ey; oy++)\n",
-    "        for (dl_index ox = first; ox < end; ox++)\n",
-    "            if (greatest(q, x + plane * size, oy, ox) == at) {\n",
-    "                float g = dy[(plane * q.oh + oy) * q.ow + ox];\n",
-    "                sum = alone ? g : E_ADD(sum, g);\n",
-    "            }\n",
+    "        for (int ox = first; ox < end; ox++)\n",
+    "            if (greatest(q, x + plane * q.h * q.w, oy, ox) == at) sum = E_ADD(sum, dy[(plane * q.oh + oy) * q.ow + ox]);\n",
     "    dx[i] = sum;\n",
+    "}\n",
+    "// The same for windows of 2 x 2 side by side, a thread each; where no window is there may be an odd row or column\n",
+    "extern \"C\" __global__ void pool_spread_2x2(float *dx, const float *x, const float *dy, Pool q)\n",
+    "{\n",
+    "    dl_index i, plane;\n",
+    "    int at, wide = (q.w + 1) / 2;\n",
+    "    if (!place(q, (q.h + 1) / 2 * wide, &i, &plane, &at)) return;\n",
+    "    int oy = at / wide, ox = at % wide;\n",
+    "    bool whole = oy < q.oh && ox < q.ow;\n",
+    "    int best = whole ? greatest(q, x + plane * q.h * q.w, oy, ox) : -1;\n",
+    "    float g = whole ? dy[(plane * q.oh + oy) * q.ow + ox] : 0;\n",
+    "#pragma unroll\n",
+    "    for (int k = 0; k < 4; k++) {\n",
+    "        int iy = 2 * oy + k / 2, ix = 2 * ox + k % 2;\n",
+    "        if (iy < q.h && ix < q.w) dx[(plane * q.h + iy) * q.w + ix] = iy * q.w + ix == best ? g : 0;\n",
+    "    }\n",
     "}\n",
     "\n",
     "// The mean of a window, but of one that is the whole plane: that is a sum by rule 5, see pool_share\n",
     "extern \"C\" __global__ void pool_avg(float *y, const float *x, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.oh * q.ow;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    Window v = window(q, i % size / q.ow, i % q.ow);\n",
+    "    dl_index i, plane;\n",
+    "    int at;\n",
+    "    if (!place(q, q.oh * q.ow, &i, &plane, &at)) return;\n",
+    "    Window v = window(q, at / q.ow, at % q.ow);\n",
     "    float sum = 0;\n",
-    "    x += i / size * q.h * q.w;\n",
-    "    for (dl_index iy = v.y0; iy < v.y1; iy++)\n",
-    "        for (dl_index ix = v.x0; ix < v.x1; ix++) sum = E_ADD(sum, x[iy * q.w + ix]);\n",
+    "    x += plane * q.h * q.w;\n",
+    "    for (int iy = v.y0; iy < v.y1; iy++)\n",
+    "        for (int ix = v.x0; ix < v.x1; ix++) sum = E_ADD(sum, x[iy * q.w + ix]);\n",
     "    y[i] = E_DIV(sum, (float)(q.adaptive ? (v.y1 - v.y0) * (v.x1 - v.x0) : q.kh * q.kw));\n",
     "}\n",
     "extern \"C\" __global__ void pool_share(float *y, uint64_t n, float count)\n",
@@ -1438,16 +1487,17 @@ static const char *const dl__cuda_pool_cu[] = {
     "\n",
     "extern \"C\" __global__ void pool_avg_back(float *dx, const float *dy, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.h * q.w;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    dl_index plane = i / size, y = i % size / q.w, x = i % q.w, first = 0, end = q.oh, left = 0, right = q.ow;\n",
+    "    dl_index i, plane;\n",
+    "    int at, first = 0, end = q.oh, left = 0, right = q.ow;\n",
+    "    if (!place(q, q.h * q.w, &i, &plane, &at)) return;\n",
+    "    int y = at / q.w, x = at % q.w;\n",
     "    float sum = 0;\n",
     "    if (!q.adaptive) {\n",
     "        holders(y, q.ph, q.kh, q.sh, q.oh, &first, &end);\n",
     "        holders(x, q.pw, q.kw, q.sw, q.ow, &left, &right);\n",
     "    }\n",
-    "    for (dl_index oy = first; oy < end; oy++)\n",
-    "        for (dl_index ox = left; ox < right; ox++) {\n",
+    "    for (int oy = first; oy < end; oy++)\n",
+    "        for (int ox = left; ox < right; ox++) {\n",
     "            Window v = window(q, oy, ox);\n",
     "            if (y < v.y0 || y >= v.y1 || x < v.x0 || x >= v.x1) continue;\n",
     "            float share = E_DIV(dy[(plane * q.oh + oy) * q.ow + ox], (float)(q.adaptive ? (v.y1 - v.y0) * (v.x1 - v.x0) : q.kh * q.kw));\n",
@@ -3078,8 +3128,15 @@ static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const dl_node *x, const
     uint64_t n = 1;
     size_t size = dl__cuda_size(y);
     char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size, *from = (char *)dl_device_address(d->ctx, x) + x_at * (int64_t)size;
-    s->ndim = y->ndim;
-    for (int k = 0; k < y->ndim; k++) s->dim[k] = (uint32_t)dim[k], n *= (uint64_t)dim[k];
+    s->ndim = 0;
+    for (int k = 0; k < y->ndim; k++) { /* dimensions that follow one another in both are one */
+        int last = s->ndim - 1;
+        n *= (uint64_t)dim[k];
+        if (dim[k] == 1) continue;
+        bool joins = last >= 0 && s->from[last] == s->from[k] * dim[k] && s->to[last] == s->to[k] * dim[k] && s->dim[last] * (uint64_t)dim[k] >> 31 == 0;
+        if (!joins) s->dim[last = s->ndim++] = 1;
+        s->dim[last] *= (uint32_t)dim[k], s->from[last] = s->from[k], s->to[last] = s->to[k];
+    }
     void *args[] = { &to, &from, s, &n };
     return dl__cuda_go(d, "move", size == 4 ? "strided_4" : "strided_1", dl__cuda_strides(n), args);
 }
@@ -3173,9 +3230,15 @@ static bool dl__cuda_indexed(dl__cuda *d, const dl_node *y, const char *kernel, 
     void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *index = dl__cuda_in(d, y, 1);
     uint64_t n = (uint64_t)(each ? i[0] * i[3] * i[2] : i[3]);
     uint32_t size = (uint32_t)dl__cuda_size(y);
-    bool forward = !strcmp(kernel, "gather") || !strcmp(kernel, "index_select");
     void *args[] = { &out, &x, &index, (void *)&i[0], (void *)&i[1], (void *)&i[2], (void *)&i[3], &size };
-    dl__cuda_grid g = forward ? dl__cuda_strides(y->numel) : dl__cuda_flat((size_t)(i[0] * i[2]));
+    dl__cuda_grid g = dl__cuda_strides(y->numel);
+    if (!strcmp(kernel, "index_add")) {
+        g = dl__cuda_warps((size_t)(i[0] * i[1]));
+        g.y = (size_t)(i[2] + 127) / 128 < 65535 ? (size_t)(i[2] + 127) / 128 : 65535;
+    } else if (!strcmp(kernel, "scatter_add_many")) {
+        g = dl__cuda_flat((size_t)(i[0] * i[2]));
+        if (!dl__cuda_fill(d, out, 0, y->numel, sizeof(float))) return false;
+    }
     return dl__cuda_in_range(d, y, index, n, i[5] ? -1 : 0, i[1], 0) && dl__cuda_go(d, "move", kernel, g, args);
 }
 static bool dl__cuda_index_select(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -3189,7 +3252,7 @@ static bool dl__cuda_index_add(dl__cuda *d, const dl_node *y, bool accumulate)
 static bool dl__cuda_gather(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_indexed(d, y, "gather", true); }
 static bool dl__cuda_scatter_add(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    return (void)accumulate, dl__cuda_indexed(d, y, "scatter_add", true);
+    return (void)accumulate, dl__cuda_indexed(d, y, y->i[3] > 64 ? "scatter_add_many" : "scatter_add", true);
 }
 
 static bool dl__cuda_one_hot(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -3374,19 +3437,25 @@ static bool dl__cuda_conv_transpose2d(dl__cuda *d, const dl_node *y, bool accumu
 static bool dl__cuda_conv2d_weight(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'w'); }
 
 /* ---- pooling: i = the geometry, then: adaptive ---- */
-typedef struct dl__cuda_pool { int64_t q[DL__CUDA_GEOMETRY + 1]; } dl__cuda_pool;
+typedef struct dl__cuda_pool { int32_t q[DL__CUDA_GEOMETRY + 1]; } dl__cuda_pool;
 static bool dl__cuda_pooled(dl__cuda *d, const dl_node *y, const char *kernel)
 {
     dl__cuda_pool p;
     void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *v = y->n_in > 1 ? dl__cuda_in(d, y, 1) : NULL;
-    for (int k = 0; k < DL__CUDA_GEOMETRY + 1; k++) p.q[k] = y->i[k];
+    for (int k = 0; k < DL__CUDA_GEOMETRY + 1; k++) {
+        if (y->i[k] >> 30) return dl_fail(d->ctx, "%s: dl_%s: a size of %td is more than its kernel takes", d->device, y->op->name, y->i[k]);
+        p.q[k] = (int32_t)y->i[k];
+    }
     void *two[] = { &out, &x, &v, &p }, *one[] = { &out, &x, &p };
-    return dl__cuda_go(d, "pool", kernel, dl__cuda_flat(y->numel), y->n_in > 1 ? two : one);
+    size_t windows = (size_t)(y->i[0] * y->i[1] * ((y->i[2] + 1) / 2) * ((y->i[3] + 1) / 2)); /* of 2 x 2, a thread each */
+    return dl__cuda_go(d, "pool", kernel, dl__cuda_flat(strcmp(kernel, "pool_spread_2x2") ? y->numel : windows), y->n_in > 1 ? two : one);
 }
 static bool dl__cuda_max_pool2d(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_pooled(d, y, "pool_pick"); }
 static bool dl__cuda_max_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    return (void)accumulate, dl__cuda_pooled(d, y, "pool_spread");
+    const dl_index *q = y->i;
+    bool alone = q[5] == 2 && q[6] == 2 && q[DL__CUDA_SH] == 2 && q[DL__CUDA_SW] == 2 && !q[11] && !q[12]; /* windows of 2 x 2 side by side */
+    return (void)accumulate, dl__cuda_pooled(d, y, alone ? "pool_spread_2x2" : "pool_spread");
 }
 static bool dl__cuda_avg_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
 {
