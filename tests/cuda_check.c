@@ -1,6 +1,6 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide attention optimizers snapshots errors
-       nets worlds graphs ops subsets */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide sums
+       attention optimizers snapshots errors nets worlds graphs ops subsets */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -305,6 +305,36 @@ static void wide_layer(void)
     }
     for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
     CHECK(norm[0] == norm[1] && norm[0] > 1e-4, "the norm of the gradients is %.17g, on the CPU %.17g", norm[1], norm[0]);
+}
+
+/* Sums down many rows, and normalisation by groups of several chunks and in long columns, with all gradients */
+static dl_tensor summed(int which, const dl_tensor *in)
+{
+    if (which < 2) return dl_sum_dims(in[0], &(int){ which }, 1, false);
+    return which < 4 ? dl_batch_norm_op(in[0], in[1], in[2], none, none, 0, 1e-5f) : dl_layer_norm_op(in[0], in[1], in[2], 1e-5f);
+}
+static void sums(void)
+{
+    static const dl_index sizes[][4] = { { 2100, 11 }, { 3, 1500, 7 }, { 7, 3, 30, 23 }, { 4200, 2 }, { 1100, 9 }, { 2, 5000 } }, wide[] = { 1, 1, 3, 2, 9, 5000 };
+    static float x[3 * 1500 * 7];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((i * 2654435761u) >> 20 & 4095) / 1024 - 2;
+    for (int which = 0; which < 6; which++) {
+        uint64_t h[2][4] = { { 0 } };
+        int n = which < 2 ? 1 : 3;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_shape shape = { .ndim = 0 };
+            while (shape.ndim < 4 && sizes[which][shape.ndim]) shape.dim[shape.ndim] = sizes[which][shape.ndim], shape.ndim++;
+            dl_tensor in[3] = { dl_variable(c, shape, x), dl_variable(c, DL_SHAPE(wide[which]), x + 5), dl_variable(c, DL_SHAPE(wide[which]), x + 9) }, d[3];
+            dl_tensor y = dl_keep(summed(which, in));
+            dl_grad(dl_sum(dl_mul(dl_square(y), y)), in, n, d);
+            h[on][3] = hash_of(c, y);
+            for (int k = 0; k < n; k++) h[on][k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "case %d: number %d differs", which, k);
+    }
 }
 
 /* Attention of several tiles of queries, of keys and of columns, of more than one block of 256 and one chunk of 4096: values and gradients */
@@ -711,6 +741,7 @@ int main(int argc, char **argv)
         RUN(wide);
         RUN(wide_layer);
     }
+    if (wants("sums")) RUN(sums);
     if (wants("attention")) RUN(attention);
     if (wants("optimizers")) RUN(optimizers);
     if (wants("snapshots")) RUN(snapshots);
