@@ -1033,6 +1033,7 @@ DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
+enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
 #else
 #define DL__DEVICES 0
 #endif
@@ -8379,6 +8380,11 @@ static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "s
     "segment_logsumexp", "mil_pool", "mil_attention" };
 enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
 
+static bool dl__bad_bag(dl_context *ctx, const char *who, dl_index bag, int offset)
+{
+    return dl_fail(ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, bag, bag, offset);
+}
+
 static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
 {
     dl_index segments = r->node->i[0], rows = r->node->i[1];
@@ -8389,8 +8395,7 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
             return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
                 (int)offset[s], s + 1, (int)offset[s + 1]);
         else if (offset[s + 1] == offset[s] && r->node->i[3] >= DL__WHO_MIL)
-            return dl_fail(r->ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, s, s,
-                (int)offset[s]);
+            return dl__bad_bag(r->ctx, who, s, (int)offset[s]);
     return offset[segments] == rows ||
         dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
@@ -8674,11 +8679,13 @@ static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL,
 static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
 
 #if DL__DEVICES
+typedef char dl__bags_agree[(int)DL_DEVICE_BAGS == (int)DL__WHO_MIL ? 1 : -1];
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *i, size_t place, int value)
 {
     if (op == &dl__one_hot_op) return dl__bad_class(ctx, i, place, value);
     if (op == &dl__targets_op || op == &dl__target_weights_op) return dl__bad_target(ctx, i, place, value);
     if (strncmp(op->name, "segment", 7)) return dl__bad_index(ctx, i, place, value);
+    if (place >> 31) return dl__bad_bag(ctx, dl__segment_who[i[3]], (dl_index)(place & 0x7fffffff), value);
     return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d", dl__segment_who[i[3]], i[1], place, value);
 }
 #endif

@@ -5,6 +5,7 @@
 #define main ops_main
 #include "test_ops.c"
 #undef main
+#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain_cuda.h"
 #include "nets.h"
 #include "loopback.h"
