@@ -11001,8 +11001,8 @@ static const char *const dl__what_text[] = {
     "the end, as its function has returned"
 };
 
-/* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
-typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
+/* What a rank calls; `weight`: of its gradients among those of all ranks. */
+typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; double weight; } dl__call;
 typedef struct dl__slot { dl__call call; void *data; uint64_t round; } dl__slot;
 typedef struct dl__channel {
     int arrived;
@@ -11061,6 +11061,7 @@ struct dl_comm {
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
+    double weight;           /* of its gradients: what ctx->weight was when the backward pass began */
     /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
     int part, levels;
     uint64_t pattern;
@@ -11298,6 +11299,7 @@ static dl__call dl__make_call(dl_comm *c, int channel, dl__what what, uint32_t d
     call.amount = amount;
     call.number = ++c->calls[channel];
     call.step = c->step;
+    call.weight = what == DL__BUCKET ? c->weight : 0;
     if (channel == DL__CALLS) c->doing = (int)what, c->doing_amount = amount;
     return call;
 }
@@ -11391,34 +11393,53 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
+/* What the sum of all gradients is multiplied by; 1 for other sums. `ranks`: of the replicas here, not of all processes. */
+static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
+{
+    double weight = 0;
+    for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
+    for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
+    return weight > 0 ? (dl_real)(1 / weight) : 1;
+}
+
+/* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
+static bool dl__reduce_processes(dl_comm *c, int channel, dl__call call, dl_real *data, size_t n, dl_comm_op op)
+{
+    const dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const bool shards = w->desc.invariant_shards != 0;
+    char *room = shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
+    for (int r = 1; r < w->replicas; r++) call.weight += w->channel[channel].slot[r].call.weight;
+    if (!dl__agree(c, channel, &call) || (shards && !room)) return false;
+    const char *sentence = room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
+                                                     : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+    return !sentence || dl__transport_failed(c, &call, sentence);
+}
+
 static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_real *data, size_t n, dl_comm_op op)
 {
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
     size_t first, mine = dl__slice_of(c, n, &first);
-    bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
-    for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
+    dl_real factor = t ? 1 : dl__factor(w, ch, true);
+    for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
         dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
-        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        dl_real *sum = (dl_real *)ch->slot[0].data + i;
+        if (factor != 1) dl__scale(sum, m, factor);
         for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
-    if (!c->local) {
-        char *room = w->desc.invariant_shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
-        ok = dl__agree(c, channel, call) && (room || !w->desc.invariant_shards);
-        const char *sentence = !ok ? NULL
-            : room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
-                                        : t->all_reduce(t->user, channel, data, n, op, w->seconds);
-        if (sentence) ok = dl__transport_failed(c, call, sentence);
-    }
+    bool ok = c->local || dl__reduce_processes(c, channel, *call, data, n, op);
     dl__meet(c, channel, NULL, NULL);
     if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    factor = dl__factor(w, ch, false);
     dl__meet(c, channel, NULL, NULL);
-    return ok && !(t && dl__world_failed(w));
+    if (factor != 1) dl__scale(data, n, factor);
+    return ok && !dl__world_failed(w);
 }
 
 /* The process of a rank, and its index there. */
@@ -12003,22 +12024,20 @@ static bool dl__finish_there(dl_comm *c, dl_real factor)
 }
 #endif
 
-/* The gradients of all ranks, times `factor`. */
-static bool dl__finish(dl_comm *c, dl_real factor)
+/* The gradients of all ranks, divided by their weight. */
+static bool dl__finish(dl_comm *c)
 {
 #if DL__DEVICES
-    if (dl__stays_there(c)) return dl__finish_there(c, factor);
+    if (dl__stays_there(c)) return dl__finish_there(c, c->ctx->reduced > 0 ? (dl_real)(1 / c->ctx->reduced) : 1);
 #endif
-    if (!dl__finish_buckets(c)) return false;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
-        dl__scale(c->ctx->grads + b->first, b->n, factor);
-    return true;
+    return dl__finish_buckets(c);
 }
 
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
     c->complete = 0;
+    c->weight = c->ctx->weight;
     dl__lock(c->world);
     c->posted = c->done = 0;
     c->finishing = false;
@@ -12161,8 +12180,7 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    if (!dl__finish(c, factor) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;
