@@ -1126,9 +1126,10 @@ enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may 
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
-/* What gcc makes fast at -O3 only. */
+/* Loops over data. Of what -O3 adds only vectors count, and cost a third of its time; loops to be unrolled say DL__UNROLL. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__FAST __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
+#define DL__FAST \
+    __attribute__((optimize("O2", "tree-vectorize", "vect-cost-model=dynamic", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
 #define DL__FAST
 #endif
@@ -4265,7 +4266,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
     }
 #if E_W > 1 /* the fewer instructions beside the multiply-adds, the less a neighbour on the same core disturbs */
     DL__UNROLL for (int i = 0; i < rows; i++) DL__OPAQUE(a[i]);
-    for (; at + 2 <= end; at += 2, b += 2 * step) {
+    for (; rows > DL__THIN && at + 2 <= end; at += 2, b += 2 * step) {
         E_STEP(at[0], b)
         E_STEP(at[1], b + step)
     }
@@ -4282,10 +4283,13 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
 #define E_EACH(value) \
     DL__UNROLL for (int i = 0; i < rows; i++) \
         DL__UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = value;
-    if (p->more) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
-    if (p->bias && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
-    else if (p->bias) { E_EACH(E_ADD(acc[i][v], E_LOAD(p->bias + v * E_W))) }
-    if (p->add) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
+    for (int term = 0; term < 3; term++) { /* the blocks before, the bias, what C holds */
+        const dl_real *from = term == 1 ? p->bias : out;
+        dl_index apart = term == 1 ? 0 : out_row;
+        if (!(term == 0 ? p->more : term == 1 ? p->bias != NULL : p->add)) continue;
+        if (term == 1 && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
+        else { E_EACH(E_ADD(E_LOAD(from + i * apart + v * E_W), acc[i][v])) }
+    }
 #undef E_EACH
     DL__UNROLL for (int i = 0; i < rows; i++)
         DL__UNROLL for (int v = 0; v < vectors; v++) E_STORE(out + i * out_row + v * E_W, acc[i][v]);
@@ -4342,12 +4346,12 @@ DL__HOT E_FN DL__NOINLINE void DL__K(thin)(const dl__panel *p)
 E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
     __m256 a[8], b[8];
-    for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
+    DL__UNROLL for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
         __m128 low = _mm_loadu_ps(src + i * src_row), high = _mm_loadu_ps(src + i * src_row + 4);
         a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(src + (i + 4) * src_row), 1);
         a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(high), _mm_loadu_ps(src + (i + 4) * src_row + 4), 1);
     }
-    for (int h = 0; h < 8; h += 4) {
+    DL__UNROLL for (int h = 0; h < 8; h += 4) {
         __m256 p = _mm256_unpacklo_ps(a[h], a[h + 1]), q = _mm256_unpackhi_ps(a[h], a[h + 1]);
         __m256 r = _mm256_unpacklo_ps(a[h + 2], a[h + 3]), s = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
         b[h] = _mm256_shuffle_ps(p, r, 0x44);
@@ -4355,14 +4359,11 @@ E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_ro
         b[h + 2] = _mm256_shuffle_ps(q, s, 0x44);
         b[h + 3] = _mm256_shuffle_ps(q, s, 0xee);
     }
-    for (int j = 0; j < 8; j++) {
+    DL__UNROLL for (int j = 0; j < 8; j++) {
         if (add) b[j] = _mm256_add_ps(_mm256_loadu_ps(dst + j * dst_row), b[j]);
         _mm256_storeu_ps(dst + j * dst_row, b[j]);
     }
 }
-#elif DL__LEVEL == DL__AVX512
-#define E_TURN 8
-#define E_TURN_BLOCK dl__turn_block_avx2
 #elif DL__LEVEL == DL__NEON
 #define E_TURN 4
 #define E_TURN_BLOCK dl__turn_block_neon
@@ -4374,12 +4375,16 @@ DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_rea
     float32x4x2_t half[2];
     half[0] = vzipq_f32(p.val[0], q.val[0]);
     half[1] = vzipq_f32(p.val[1], q.val[1]);
-    for (int j = 0; j < 4; j++) {
+    DL__UNROLL for (int j = 0; j < 4; j++) {
         float32x4_t x = half[j / 2].val[j % 2];
         vst1q_f32(dst + j * dst_row, add ? vaddq_f32(vld1q_f32(dst + j * dst_row), x) : x);
     }
 }
 #endif
+#if DL__LEVEL == DL__AVX512 /* moving numbers around bounds these: AVX2's are as fast */
+#define dl__turn_avx512 dl__turn_avx2
+#define dl__dots_avx512 dl__dots_avx2
+#else
 DL__HOT E_FN void DL__K(turn)(
     const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
 {
@@ -4448,6 +4453,7 @@ DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
     for (; j + 2 * E_W < p->cols; j += 4 * E_W) DL__K(dots_of)(p, a, j, 4);
     for (; j < p->cols; j += E_W) DL__K(dots_of)(p, a, j, 1);
 }
+#endif
 #endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
