@@ -10,6 +10,7 @@
        NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
+   What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
 #define DLTRAIN_CUDA_H
@@ -232,7 +233,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1218 \"dltrain.h\"\n",
+    "#line 1229 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -320,7 +321,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2167 \"dltrain.h\"\n",
+    "#line 2181 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -345,7 +346,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3077 \"dltrain.h\"\n",
+    "#line 3091 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -417,7 +418,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3554 \"dltrain.h\"\n",
+    "#line 3568 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -1135,6 +1136,9 @@ static const char *const dl__cuda_rows_cu[] = {
     "DL__SCALED_ROWS(ROWS)\n",
     "DL__BINARY_ROWS(ROW2)\n",
     "DL__COMPARE_ROWS(ROW0)\n",
+    "// What may change from step to step without a new kernel or graph: floats and the random counter of a node.\n",
+    "struct Number { float a, b; uint64_t counter; };\n",
+    "\n",
     "E_IN float ew_where(float C, float X, float Z) { return E_SEL(E_NE(C, E_K(0)), X, Z); }\n",
     "\n",
     "// Number i of the random stream `key`, `counter`: four to a Philox block.\n",
@@ -2062,6 +2066,12 @@ typedef unsigned long long dl__cuda_address;
     F(cuModuleGetFunction, (void **function, void *module, const char *name)) \
     F(cuLaunchKernel, (void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, \
         unsigned shared, void *stream, void **args, void **extra)) \
+    F(cuStreamBeginCapture_v2, (void *stream, int mode)) \
+    F(cuStreamEndCapture, (void *stream, void **graph)) \
+    F(cuGraphInstantiateWithFlags, (void **exec, void *graph, unsigned long long flags)) \
+    F(cuGraphLaunch, (void *exec, void *stream)) \
+    F(cuGraphExecDestroy, (void *exec)) \
+    F(cuGraphDestroy, (void *graph)) \
     F(cuGetErrorName, (int code, const char **name)) \
     F(cuGetErrorString, (int code, const char **text))
 #define DL__CUDA_NVRTC(F) \
@@ -2088,7 +2098,8 @@ static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME
 
 enum {
     DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
-    DL__CUDA_SLOTS = 64,         /* looks by index that wait to be checked */
+    DL__CUDA_SLOTS = 64,         /* kinds of looks by index, which are checked together */
+    DL__CUDA_GRAPHS = 32,        /* kept, of runs of launches */
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
     DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
     DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
@@ -2099,6 +2110,8 @@ typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__c
 typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
 typedef enum dl__cuda_precision { DL__CUDA_FP32, DL__CUDA_TF32, DL__CUDA_BF16 } dl__cuda_precision; /* of products */
+typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
+typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
 typedef struct dl__cuda {
     dl_context *ctx;
     char device[32], name[128];
@@ -2119,6 +2132,14 @@ typedef struct dl__cuda {
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
     struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
     int slots_used;
+    bool looked;                 /* since slots were checked */
+    dl__cuda_number *numbers;    /* of a run's nodes, as they are sent */
+    size_t numbers_room;
+    dl__cuda_address numbers_there, number; /* number: of the launch at hand */
+    dl__cuda_graph graph[DL__CUDA_GRAPHS];
+    uint64_t runs;
+    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or staged in this run, which a graph cannot do */
+    bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
     struct { uint64_t key; void *function; } plan[DL__CUDA_PLANS];
@@ -2131,6 +2152,7 @@ static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
     char function[64];
     size_t n = strcspn(call, "(");
     if (!code) return true;
+    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_run */
     if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
     if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
     snprintf(function, sizeof function, "%.*s", (int)n, call);
@@ -2164,6 +2186,7 @@ static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
     dl__cuda_address p = 0;
     size_t left = 0, all = 0;
     char batch[200];
+    d->settled = false;
     int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
@@ -2239,6 +2262,7 @@ static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
 /* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
+    d->settled = false;
     int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
     if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
     d->staging[k].busy = false;
@@ -2283,10 +2307,10 @@ static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t byt
 static bool dl__cuda_check_slots(dl__cuda *d)
 {
     int used = d->slots_used;
-    if (!used) return true;
+    if (!d->looked) return true;
     const char *p = dl__cuda_fetch(d, d->slots, (size_t)used * sizeof(uint64_t));
     if (!p) return false;
-    d->slots_used = 0;
+    d->looked = false;
     for (int i = 0; i < used; i++) {
         uint64_t bad;
         memcpy(&bad, p + (size_t)i * sizeof bad, sizeof bad);
@@ -2307,6 +2331,20 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     if (!p) return false;
     memcpy(to, p, bytes);
     return true;
+}
+
+/* ---- graphs, see dl__cuda_run ---- */
+static bool dl__cuda_forget_graph(dl__cuda *d, dl__cuda_graph *g)
+{
+    void *exec = g->exec;
+    memset(g, 0, sizeof *g);
+    return !exec || DL__CUDA_CALL(d, cuGraphExecDestroy(exec));
+}
+static bool dl__cuda_forget_graphs(dl__cuda *d)
+{
+    bool ok = true;
+    for (int i = 0; i < DL__CUDA_GRAPHS; i++) ok = dl__cuda_forget_graph(d, &d->graph[i]) && ok;
+    return ok;
 }
 
 /* ---- between GPUs ---- */
@@ -2627,6 +2665,7 @@ static void *dl__cuda_load(dl__cuda *d, const dl__cuda_text *t, const char *what
     dl__cuda_hash(t->at, t->size, h);
     for (dl__cuda_module *m = d->modules; m; m = m->next)
         if (m->hash[0] == h[0] && m->hash[1] == h[1]) return m->module;
+    d->settled = false;
     if (!dl__cuda_write_text(d, t, what)) return NULL;
     void *module = NULL;
     const void *baked = dl__cuda_find_baked(d, t);
@@ -2769,7 +2808,6 @@ static int dl__cuda_argument(dl__cuda_group *g, const char *type, const void *va
     dl__cuda_put(g->params, "%s%s a%d", g->args ? ", " : "", type, g->args);
     return g->args++;
 }
-static int dl__cuda_float(dl__cuda_group *g, float v) { return dl__cuda_argument(g, "float", &v, sizeof v); }
 static int dl__cuda_long(dl__cuda_group *g, uint64_t v) { return dl__cuda_argument(g, "uint64_t", &v, sizeof v); }
 static int dl__cuda_pointer(dl__cuda_group *g, const dl_node *x)
 {
@@ -2849,26 +2887,22 @@ static bool dl__cuda_element(dl__cuda_group *g, int k)
     if (dl__cuda_is_row(dl__cuda_unary_rows, name)) dl__cuda_put(t, "ew_%s(%s);\n", name, in[0]);
     else if (dl__cuda_is_row(dl__cuda_binary_rows, name)) dl__cuda_put(t, "ew_%s(%s, %s);\n", name, in[0], in[1]);
     else if (dl__cuda_is_row(dl__cuda_scaled_rows, name)) {
-        int a = dl__cuda_float(g, y->f[0]), b = dl__cuda_float(g, y->f[1]);
-        dl__cuda_put(t, "ew_%s(%s, a%d, a%d);\n", name, in[0], a, b);
+        dl__cuda_put(t, "ew_%s(%s, a1[%d].a, a1[%d].b);\n", name, in[0], k, k);
     } else if (!strcmp(name, "where")) dl__cuda_put(t, "ew_where(%s, %s, %s);\n", in[0], in[1], in[2]);
     else if (!strcmp(name, "expand")) dl__cuda_put(t, "%s;\n", in[0]);
     else if (!strcmp(name, "to_float")) dl__cuda_put(t, "(float)%s;\n", in[0]);
-    else if (!strcmp(name, "full")) dl__cuda_put(t, "a%d;\n", dl__cuda_float(g, y->f[0]));
+    else if (!strcmp(name, "full")) dl__cuda_put(t, "a1[%d].a;\n", k);
     else if (!strcmp(name, "causal")) {
-        int fill = dl__cuda_float(g, y->f[0]), wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]),
-            high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
-        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a%d : %s;\n", wide, wide, high, fill, in[0]);
+        int wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]), high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
+        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
     } else if (!strcmp(name, "accumulate")) {
         if (y->i[1]) dl__cuda_put(t, "E_ADD(a%d[i], %s);\n", dl__cuda_pointer(g, y), in[0]);
         else dl__cuda_put(t, "%s;\n", in[0]);
     } else if (!strcmp(name, "rand") || !strcmp(name, "randn")) {
-        int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)), counter = dl__cuda_long(g, y->counter);
-        dl__cuda_put(t, "ew_%s(a%d, a%d, i);\n", name, key, counter);
+        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
     } else if (!strcmp(name, "dropout")) {
-        int p = dl__cuda_float(g, y->f[0]), scale = dl__cuda_float(g, y->f[1]), key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)),
-            counter = dl__cuda_long(g, y->counter);
-        dl__cuda_put(t, "ew_dropout(%s, a%d, a%d, a%d, a%d, i);\n", in[0], p, scale, key, counter);
+        int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx));
+        dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i);\n", in[0], k, k, key, k);
     } else return dl_fail(g->d->ctx, "%s: dl_%s has no CUDA kernel yet", g->d->device, name);
     if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        a%d[i] = v%d;\n", dl__cuda_pointer(g, y), k);
     return true;
@@ -2880,6 +2914,7 @@ static bool dl__cuda_walk(dl__cuda_group *g)
     g->args = 0;
     g->bytes = 0;
     dl__cuda_long(g, g->l->node[skip]->numel);
+    dl__cuda_argument(g, "const Number *__restrict__", &g->d->number, sizeof g->d->number);
     for (int k = skip; k < g->l->count; k++)
         if (!dl__cuda_element(g, k)) return false;
     return !g->full || dl_fail(g->d->ctx, "%s: a group of operations with too many operands: set dl_config.no_fusion", g->d->device);
@@ -3079,14 +3114,24 @@ static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
 }
 
 /* ---- looks by index; what is out of range becomes an error when a value is read ---- */
+/* The slot of looks as y's: always the same, until there are too many. Graphs know it. */
 static bool dl__cuda_slot(dl__cuda *d, const dl_node *y, dl__cuda_address *slot)
 {
-    if (d->slots_used == DL__CUDA_SLOTS && !dl__cuda_check_slots(d)) return false;
-    *slot = d->slots + (dl__cuda_address)d->slots_used * sizeof(uint64_t);
-    d->slot[d->slots_used].op = y->op;
-    for (int k = 0; k < 6; k++) d->slot[d->slots_used].i[k] = k < y->n_i ? y->i[k] : 0;
-    d->slots_used++;
-    return true;
+    dl_index i[6];
+    int at = 0;
+    for (int k = 0; k < 6; k++) i[k] = k < y->n_i ? y->i[k] : 0;
+    while (at < d->slots_used && (d->slot[at].op != y->op || memcmp(d->slot[at].i, i, sizeof i))) at++;
+    if (at == DL__CUDA_SLOTS) {
+        if (!dl__cuda_check_slots(d) || !dl__cuda_forget_graphs(d)) return false;
+        at = d->slots_used = 0;
+    }
+    if (at == d->slots_used) {
+        d->slot[at].op = y->op;
+        memcpy(d->slot[at].i, i, sizeof i);
+        d->slots_used++;
+    }
+    *slot = d->slots + (dl__cuda_address)at * sizeof(uint64_t);
+    return d->looked = true;
 }
 
 static bool dl__cuda_in_range(dl__cuda *d, const dl_node *y, const void *index, uint64_t n, int64_t least, int64_t rows, int64_t except)
@@ -3650,17 +3695,108 @@ static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_nod
     { "target_weights", dl__cuda_target_weights }
 };
 
-static bool dl__cuda_launch(void *device, const dl_device_launch *l)
+static bool dl__cuda_launch(dl__cuda *d, const dl_device_launch *l)
 {
-    dl__cuda *d = (dl__cuda *)device;
     const dl_node *y = l->node[0];
     const size_t n = sizeof dl__cuda_operations / sizeof *dl__cuda_operations;
     size_t i = 0;
-    if (!dl__cuda_enter(d)) return false;
     if (y->op->flags & DL_OP_ELEMENTWISE) return dl__cuda_elementwise(d, l);
     while (i < n && strcmp(dl__cuda_operations[i].name, y->op->name)) i++;
     if (i == n) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
     return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
+}
+
+/* ---- runs. One that comes again with the same key is captured as a graph, which does it from then on, where a graph can: it needed nothing
+   but launches the first time, and the driver does not refuse ---- */
+static uint64_t dl__cuda_mix(uint64_t h, uint64_t v) { return h = (h ^ v) * 0x9e3779b97f4a7c15u, h ^ h >> 32; }
+
+/* *key: all that launchers can see, but for the numbers of elementwise operations, which kernels read from memory: they go there. */
+static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, uint64_t *key)
+{
+    size_t nodes = 0;
+    uint64_t h = dl__cuda_mix(dl_device_random_key(d->ctx), d->scratch);
+    for (size_t i = 0; i < n; i++) nodes += (size_t)l[i].count;
+    if (nodes > d->numbers_room) {
+        dl__cuda_number *more = (dl__cuda_number *)realloc(d->numbers, nodes * sizeof *more);
+        if (!more) return dl_fail(d->ctx, "out of memory for the numbers of %zu operations", nodes);
+        d->numbers = more;
+        d->numbers_room = nodes;
+    }
+    dl__cuda_number *to = d->numbers;
+    for (size_t i = 0; i < n; i++) {
+        h = dl__cuda_mix(h, l[i].key * 2 + l[i].accumulate);
+        for (int k = 0; k < l[i].count; k++, to++) {
+            const dl_node *y = l[i].node[k];
+            to->a = y->f[0];
+            to->b = y->f[1];
+            to->counter = y->counter;
+            h = dl__cuda_mix(h, (uintptr_t)dl_device_address(d->ctx, y));
+            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_address(d->ctx, y->in[j]) : 0);
+            for (int j = 0; j < 4 && !(y->op->flags & DL_OP_ELEMENTWISE); j += 2) {
+                uint64_t two;
+                memcpy(&two, y->f + j, sizeof two);
+                h = dl__cuda_mix(h, two);
+            }
+        }
+    }
+    void *there = dl__cuda_step_alloc(d, nodes * sizeof *d->numbers);
+    d->numbers_there = (dl__cuda_address)(uintptr_t)there;
+    *key = dl__cuda_mix(h, d->numbers_there);
+    return there && dl__cuda_upload(d, there, d->numbers, nodes * sizeof *d->numbers);
+}
+
+static bool dl__cuda_launch_all(dl__cuda *d, const dl_device_launch *l, size_t n)
+{
+    d->number = d->numbers_there;
+    for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number))
+        if (!dl__cuda_launch(d, &l[i])) return false;
+    return true;
+}
+
+/* The graph of this key, or the place of the one that was not used for longest. NULL after an error. */
+static dl__cuda_graph *dl__cuda_graph_of(dl__cuda *d, uint64_t key)
+{
+    dl__cuda_graph *g = d->graph;
+    for (int i = 0; i < DL__CUDA_GRAPHS && g->key != key; i++)
+        if (d->graph[i].key == key || d->graph[i].used_at < g->used_at) g = &d->graph[i];
+    if (g->key != key && !dl__cuda_forget_graph(d, g)) return NULL;
+    g->key = key;
+    g->used_at = ++d->runs;
+    return g;
+}
+
+static bool dl__cuda_capture(dl__cuda *d, const dl_device_launch *l, size_t n, void **exec)
+{
+    void *graph = NULL;
+    d->capturing = true;
+    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && dl__cuda_launch_all(d, l, n); /* 1: of this thread */
+    if (begun) ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
+    d->capturing = false;
+    ok = ok && DL__CUDA_CALL(d, cuGraphInstantiateWithFlags(exec, graph, 0));
+    return (!graph || DL__CUDA_CALL(d, cuGraphDestroy(graph))) && ok;
+}
+
+static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    uint64_t key = 0;
+    if (!dl__cuda_enter(d) || !dl__cuda_prepare(d, l, n, &key)) return false;
+    if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
+    dl__cuda_graph *g = dl__cuda_graph_of(d, key);
+    if (!g) return false;
+    if (g->ready && !g->exec && !dl__cuda_capture(d, l, n, &g->exec)) {
+        if (!d->refused) return false;
+        d->refused = g->ready = false;
+        g->refused = true;
+    }
+    if (!g->exec) {
+        d->settled = !g->refused;
+        bool ok = dl__cuda_launch_all(d, l, n);
+        g->ready = d->settled;
+        return ok;
+    }
+    d->looked = d->looked || d->slots_used; /* it may have */
+    return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
 
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
@@ -3690,6 +3826,8 @@ static void dl__cuda_close(void *device)
     dl__cuda *d = (dl__cuda *)device;
     if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
         if (d->stream) d->driver.cuStreamSynchronize(d->stream);
+        for (int i = 0; i < DL__CUDA_GRAPHS; i++)
+            if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
@@ -3711,6 +3849,7 @@ static void dl__cuda_close(void *device)
         next = f->next;
         free(f);
     }
+    free(d->numbers);
     /* the libraries stay open: NVIDIA's keep threads */
     free(d);
 }
@@ -3765,6 +3904,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
     if (!d) return dl_fail(ctx, "out of memory: asked for %zu bytes", sizeof *d), (void *)NULL;
     d->ctx = ctx;
     snprintf(d->device, sizeof d->device, "%s", device);
+    const char *graphs = getenv("DLTRAIN_CUDA_GRAPHS");
+    d->no_graphs = graphs && !strcmp(graphs, "0");
     if (dl__cuda_open_device(d)) return d;
     dl__cuda_close(d);
     return NULL;
@@ -3773,7 +3914,7 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_mark, dl__cuda_follow,
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_mark, dl__cuda_follow,
         dl__cuda_copy_over };
     return &backend;
 }
