@@ -189,6 +189,9 @@ typedef struct dl_config {
     bool no_fusion;                                      /* run elementwise operations one by one */
     const char *simd;                                    /* "portable", "avx2", "avx512", "neon"; NULL: as the environment
                                                             variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
+    /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
+       CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
+    const char *matmul_precision;
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -1031,6 +1034,7 @@ DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* 
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
 enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
@@ -5165,6 +5169,7 @@ DL_API dl_tensor dl_to_float(dl_tensor x)
 static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->config.seed, 0x7a6e646f6dull); }
 #if DL__DEVICES
 DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx) { return ctx->config.matmul_precision; }
 #endif
 
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
@@ -9978,6 +9983,15 @@ static void dl__open_device(dl_context *ctx, const char *device)
     dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
 }
 
+static const char *dl__choose_precision(dl_context *ctx, const char *name)
+{
+    static const char *const names[] = { "highest", "tf32", "bf16" };
+    for (int i = 0; i < 3; i++)
+        if (!name || !strcmp(name, names[i])) return names[i];
+    dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
+    return names[0];
+}
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -10008,6 +10022,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
+    ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);

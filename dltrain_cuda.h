@@ -483,7 +483,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1230 \"dltrain.h\"\n",
+    "#line 1234 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -571,7 +571,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2183 \"dltrain.h\"\n",
+    "#line 2187 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -596,7 +596,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3093 \"dltrain.h\"\n",
+    "#line 3097 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -668,7 +668,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3570 \"dltrain.h\"\n",
+    "#line 3574 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -838,108 +838,18 @@ static const char *const dl__cuda_device_cu[] = {
 };
 static const char *const dl__cuda_conv_cu[] = {
     "#line 1 \"tools/kernels/conv.cu\"\n",
-    "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
-    "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
-    "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
-    "struct Conv {\n",
-    "    const float *x, *w, *bias;\n",
-    "    float *y;\n",
-    "    Geometry q;\n",
-    "    int accumulate;\n",
-    "};\n",
-    "\n",
-    "// ---- forward: k = (ky, kx, c); back: x is dy, y is dx, k = (ky, kx, o). Of strides, pixels of dx fall into classes by the taps that reach\n",
-    "// them: a class is a product of its own, and taps that do not reach it are left out ----\n",
-    "struct Slide {\n",
-    "    const Conv &v;\n",
-    "    bool back;\n",
-    "    int group, in, out;             // channels of a group\n",
-    "    int high, wide, out_w, plane;   // of a source image; the class's pixels: in a row, in an image\n",
-    "    int sy, sx, ry, rx;             // pixels of the class are sy and sx apart, from ry and rx on\n",
-    "};\n",
-    "static Slide slide_of(const Conv &v, bool back, int group, int klass)\n",
-    "{\n",
-    "    const Geometry &q = v.q;\n",
-    "    int sy = back ? q.sh : 1, sx = back ? q.sw : 1, ry = klass / sx, rx = klass % sx;\n",
-    "    int rows = ((back ? q.h : q.oh) - ry + sy - 1) / sy, out_w = ((back ? q.w : q.ow) - rx + sx - 1) / sx;\n",
-    "    Slide s = { v, back, group, (back ? q.o : q.c) / q.groups, (back ? q.c : q.o) / q.groups, back ? q.oh : q.h, back ? q.ow : q.w,\n",
-    "        out_w, rows > 0 && out_w > 0 ? rows * out_w : 0, sy, sx, ry, rx };\n",
-    "    return s;\n",
-    "}\n",
-    "\n",
-    "struct SlideWeight { // rows: channels of the result\n",
-    "    const Slide &s;\n",
-    "    bool along;\n",
-    "    const float *row[4];\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        int taps = s.v.q.kh * s.v.q.kw;\n",
-    "        row[i] = s.v.w + (dl_index)s.group * s.in * s.out * taps + (dl_index)r * (s.back ? taps : s.in * taps);\n",
-    "    }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        int taps = s.v.q.kh * s.v.q.kw, tap = (int)k / s.in, c = (int)k % s.in;\n",
-    "        return row[i][(dl_index)c * (s.back ? s.out * taps : taps) + tap];\n",
-    "    }\n",
-    "};\n",
-    "struct SlidePixels { // rows: pixels of the result\n",
-    "    const Slide &s;\n",
-    "    bool along;\n",
-    "    int y, x; // all of a thread's elements are of one pixel\n",
-    "    const float *image;\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        if (i) return;\n",
-    "        int n = (int)r / s.plane, at = (int)r % s.plane;\n",
-    "        y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
-    "        image = s.v.x + ((dl_index)n * s.v.q.groups + s.group) * s.in * s.high * s.wide;\n",
-    "    }\n",
-    "    float get(int, uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = s.v.q;\n",
-    "        int tap = (int)k / s.in, c = (int)k % s.in, ky = tap / q.kw * q.dh, kx = tap % q.kw * q.dw;\n",
-    "        int fy = y * q.sh - q.ph + ky, fx = x * q.sw - q.pw + kx;\n",
-    "        if (s.back) {\n",
-    "            fy = y + q.ph - ky, fx = x + q.pw - kx;\n",
-    "            if (fy < 0 || fx < 0) return 0;\n",
-    "            fy /= q.sh, fx /= q.sw;\n",
-    "        }\n",
-    "        return fy >= 0 && fx >= 0 && fy < s.high && fx < s.wide ? image[((dl_index)c * s.high + fy) * s.wide + fx] : 0;\n",
-    "    }\n",
-    "    bool reaches(uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = s.v.q;\n",
-    "        int tap = (int)k / s.in;\n",
-    "        return (s.ry + q.ph - tap / q.kw * q.dh) % q.sh == 0 && (s.rx + q.pw - tap % q.kw * q.dw) % q.sw == 0;\n",
-    "    }\n",
-    "};\n",
-    "static float *slide_place(const Slide &s, uint32_t row, uint32_t column)\n",
-    "{\n",
-    "    const Geometry &q = s.v.q;\n",
-    "    int n = (int)column / s.plane, at = (int)column % s.plane, y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
-    "    int h = s.back ? q.h : q.oh, w = s.back ? q.w : q.ow;\n",
-    "    return s.v.y + ((((dl_index)n * q.groups + s.group) * s.out + row) * h + y) * w + x;\n",
-    "}\n",
-    "struct SlideOut {\n",
-    "    const Slide &s;\n",
-    "    const Work &w;\n",
-    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, s.group, row, column) = v;\n",
-    "        else finish(slide_place(s, row, column), v, s.v.bias, (dl_index)s.group * s.out + row, s.v.accumulate);\n",
-    "    }\n",
-    "};\n",
+    "// The convolutions of taps.cu, by the tiles of tile.cu.\n",
     "// blockIdx.z is class * groups + group\n",
     "template <bool BACK, bool SOME> static void slide(Pieces<64> &pieces, const Conv &v, const Work &w)\n",
     "{\n",
     "    uint32_t m0, n0;\n",
     "    uint64_t first, end;\n",
-    "    Slide s = slide_of(v, BACK, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
+    "    Slide s = slide_of(v, BACK, SOME, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
     "    uint32_t n = (uint32_t)(v.q.n * s.plane);\n",
     "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
     "    if (n0 >= n) return;\n",
-    "    SlideWeight a = { s, false };\n",
-    "    SlidePixels b = { s, false };\n",
+    "    SlideWeight<4> a = { s, false };\n",
+    "    SlidePixels<1> b = { s, false };\n",
     "    SlideOut c = { s, w };\n",
     "    tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
@@ -959,81 +869,33 @@ static const char *const dl__cuda_conv_cu[] = {
     "    slide<true, true>(pieces, v, w);\n",
     "}\n",
     "\n",
-    "// ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----\n",
-    "struct TapsDy {\n",
-    "    const Conv &v;\n",
-    "    bool along;\n",
-    "    int group, out;\n",
-    "    const float *row[4];\n",
-    "    void begin(int i, uint32_t r) { row[i] = v.w + ((dl_index)group * out + r) * v.q.oh * v.q.ow; }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        int plane = v.q.oh * v.q.ow;\n",
-    "        return row[i][(dl_index)((int)k / plane) * v.q.o * plane + (int)k % plane];\n",
-    "    }\n",
-    "};\n",
-    "struct TapsX {\n",
-    "    const Conv &v;\n",
-    "    bool along;\n",
-    "    int group, in, y[4], x[4];\n",
-    "    const float *plane[4];\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        int taps = v.q.kh * v.q.kw, tap = (int)r % taps;\n",
-    "        y[i] = tap / v.q.kw * v.q.dh - v.q.ph, x[i] = tap % v.q.kw * v.q.dw - v.q.pw;\n",
-    "        plane[i] = v.x + ((dl_index)group * in + (int)r / taps) * v.q.h * v.q.w;\n",
-    "    }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = v.q;\n",
-    "        int size = q.oh * q.ow, at = (int)k % size, fy = at / q.ow * q.sh + y[i], fx = at % q.ow * q.sw + x[i];\n",
-    "        if (fy < 0 || fx < 0 || fy >= q.h || fx >= q.w) return 0;\n",
-    "        return plane[i][((dl_index)((int)k / size) * q.c * q.h + fy) * q.w + fx];\n",
-    "    }\n",
-    "    bool reaches(uint64_t) const { return true; }\n",
-    "};\n",
-    "struct TapsOut {\n",
-    "    const Conv &v;\n",
-    "    const Work &w;\n",
-    "    int group;\n",
-    "    void put(uint32_t row, uint32_t column, float value, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, group, row, column) = value;\n",
-    "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
-    "    }\n",
-    "};\n",
     "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    uint32_t m0, n0;\n",
     "    uint64_t first, end;\n",
     "    int group = (int)blockIdx.z;\n",
-    "    TapsDy a = { v, true, group, (int)w.m };\n",
-    "    TapsX b = { v, true, group, v.q.c / v.q.groups };\n",
+    "    TapsDy<4> a = { v, true, group, (int)w.m };\n",
+    "    TapsX<4> b = { v, true, group, v.q.c / v.q.groups };\n",
     "    TapsOut c = { v, w, group };\n",
     "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
     "    tile<64, 4, false>(pieces, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
-    "extern \"C\" __global__ void conv_weight_join(Conv v, Work w)\n",
+    NULL
+};
+static const char *const dl__cuda_join_cu[] = {
+    "#line 1 \"tools/kernels/join.cu\"\n",
+    "// The totals of parts of k, added in order: what a product does that was cut by k.\n",
+    "extern \"C\" __global__ void join(Work w, float *y, const float *bias, int accumulate)\n",
     "{\n",
     "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i < w.batches * size) finish(v.y + i, work_joined(w, i / size, i % size), 0, 0, v.accumulate);\n",
+    "    if (i < w.batches * size) finish(y + i, work_joined(w, i / size, i % size), bias, (dl_index)(i % w.n), accumulate);\n",
     "}\n",
     NULL
 };
 static const char *const dl__cuda_matmul_cu[] = {
     "#line 1 \"tools/kernels/matmul.cu\"\n",
     "// matmul, by the tiles of tile.cu.\n",
-    "struct MatmulOut {\n",
-    "    const Matmul &q;\n",
-    "    const Work &w;\n",
-    "    uint32_t batch;\n",
-    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, batch, row, column) = v;\n",
-    "        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);\n",
-    "    }\n",
-    "};\n",
     "template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)\n",
     "{\n",
     "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
@@ -1054,11 +916,6 @@ static const char *const dl__cuda_matmul_cu[] = {
     "{\n",
     "    __shared__ __align__(16) Pieces<64> s;\n",
     "    matmul<64, 4>(s, q, w);\n",
-    "}\n",
-    "extern \"C\" __global__ void matmul_join(Matmul q, Work w)\n",
-    "{\n",
-    "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i < w.batches * size) finish(q.c + i, work_joined(w, i / size, i % size), q.bias, (dl_index)(i % w.n), q.accumulate);\n",
     "}\n",
     NULL
 };
@@ -1771,6 +1628,435 @@ static const char *const dl__cuda_sums_cu[] = {
     "}\n",
     NULL
 };
+static const char *const dl__cuda_taps_cu[] = {
+    "#line 1 \"tools/kernels/taps.cu\"\n",
+    "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
+    "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
+    "// A source holds a thread's N rows of a tile: begin(i, row) for its number i, seek(k), then at(i, &p): is there a number, and where?\n",
+    "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
+    "struct Conv {\n",
+    "    const float *x, *w, *bias;\n",
+    "    float *y;\n",
+    "    Geometry q;\n",
+    "    int accumulate;\n",
+    "};\n",
+    "\n",
+    "// ---- forward: k = (ky, kx, c); back: x is dy, y is dx, k = (ky, kx, o). Of strides, pixels of dx fall into classes by the taps that reach\n",
+    "// them: a class is a product of its own, and taps that do not reach it are left out ----\n",
+    "struct Slide {\n",
+    "    const Conv &v;\n",
+    "    bool back, strided;             // strided: of the gradient alone\n",
+    "    int group, in, out;             // channels of a group\n",
+    "    int high, wide, out_w, plane;   // of a source image; the class's pixels: in a row, in an image\n",
+    "    int sy, sx, ry, rx;             // pixels of the class are sy and sx apart, from ry and rx on\n",
+    "};\n",
+    "static Slide slide_of(const Conv &v, bool back, bool strided, int group, int klass)\n",
+    "{\n",
+    "    const Geometry &q = v.q;\n",
+    "    int sy = back ? q.sh : 1, sx = back ? q.sw : 1, ry = klass / sx, rx = klass % sx;\n",
+    "    int rows = ((back ? q.h : q.oh) - ry + sy - 1) / sy, out_w = ((back ? q.w : q.ow) - rx + sx - 1) / sx;\n",
+    "    Slide s = { v, back, strided, group, (back ? q.o : q.c) / q.groups, (back ? q.c : q.o) / q.groups, back ? q.oh : q.h, back ? q.ow : q.w,\n",
+    "        out_w, rows > 0 && out_w > 0 ? rows * out_w : 0, sy, sx, ry, rx };\n",
+    "    return s;\n",
+    "}\n",
+    "\n",
+    "template <class S> static float number(S &s, int i, uint64_t k) // of a source\n",
+    "{\n",
+    "    const float *p;\n",
+    "    s.seek(k);\n",
+    "    return s.at(i, &p) ? *p : 0;\n",
+    "}\n",
+    "\n",
+    "template <int N> struct SlideWeight { // rows: channels of the result\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    const float *row[N];\n",
+    "    dl_index step;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw;\n",
+    "        row[i] = s.v.w + (dl_index)s.group * s.in * s.out * taps + (dl_index)r * (s.back ? taps : s.in * taps);\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw, tap = (int)k / s.in, c = (int)k % s.in;\n",
+    "        step = (dl_index)c * (s.back ? s.out * taps : taps) + tap;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const { return *p = row[i] + step, true; }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "};\n",
+    "template <int N> struct SlidePixels { // rows: pixels of the result; N is 1 where all of a thread's numbers are of one\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    int y[N], x[N], ky, kx;\n",
+    "    const float *image[N];\n",
+    "    dl_index channel;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        if (i >= N) return;\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int n = (int)r / s.plane, at = (int)r % s.plane, fy = s.ry + at / s.out_w * s.sy, fx = s.rx + at % s.out_w * s.sx;\n",
+    "        y[i] = s.back ? fy + q.ph : fy * q.sh - q.ph, x[i] = s.back ? fx + q.pw : fx * q.sw - q.pw;\n",
+    "        image[i] = s.v.x + ((dl_index)n * q.groups + s.group) * s.in * s.high * s.wide;\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in;\n",
+    "        ky = tap / q.kw * q.dh, kx = tap % q.kw * q.dw;\n",
+    "        channel = (dl_index)((int)k % s.in) * s.high * s.wide;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const\n",
+    "    {\n",
+    "        int fy = s.back ? y[i % N] - ky : y[i % N] + ky, fx = s.back ? x[i % N] - kx : x[i % N] + kx;\n",
+    "        if (fy < 0 || fx < 0) return false;\n",
+    "        if (s.strided) fy /= s.v.q.sh, fx /= s.v.q.sw;\n",
+    "        return *p = image[i % N] + channel + (dl_index)fy * s.wide + fx, fy < s.high && fx < s.wide;\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "    // Is step k of the class? And the first that is, from k on\n",
+    "    bool reaches(uint64_t k) const\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in;\n",
+    "        return (s.ry + q.ph - tap / q.kw * q.dh) % q.sh == 0 && (s.rx + q.pw - tap % q.kw * q.dw) % q.sw == 0;\n",
+    "    }\n",
+    "    uint64_t next(uint64_t k, uint64_t end) const\n",
+    "    {\n",
+    "        while (k < end && !reaches(k)) k = (k / s.in + 1) * s.in;\n",
+    "        return k;\n",
+    "    }\n",
+    "};\n",
+    "static float *slide_place(const Slide &s, uint32_t row, uint32_t column)\n",
+    "{\n",
+    "    const Geometry &q = s.v.q;\n",
+    "    int n = (int)column / s.plane, at = (int)column % s.plane, y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
+    "    int h = s.back ? q.h : q.oh, w = s.back ? q.w : q.ow;\n",
+    "    return s.v.y + ((((dl_index)n * q.groups + s.group) * s.out + row) * h + y) * w + x;\n",
+    "}\n",
+    "struct SlideOut {\n",
+    "    const Slide &s;\n",
+    "    const Work &w;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, s.group, row, column) = v;\n",
+    "        else finish(slide_place(s, row, column), v, s.v.bias, (dl_index)s.group * s.out + row, s.v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    "// ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----\n",
+    "template <int N> struct TapsDy {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, out;\n",
+    "    const float *row[N];\n",
+    "    dl_index step;\n",
+    "    void begin(int i, uint32_t r) { row[i] = v.w + ((dl_index)group * out + r) * v.q.oh * v.q.ow; }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        int plane = v.q.oh * v.q.ow;\n",
+    "        step = (dl_index)((int)k / plane) * v.q.o * plane + (int)k % plane;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const { return *p = row[i] + step, true; }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "};\n",
+    "template <int N> struct TapsX {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, in, y[N], x[N], oy, ox;\n",
+    "    const float *plane[N];\n",
+    "    dl_index image;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = v.q.kh * v.q.kw, tap = (int)r % taps;\n",
+    "        y[i] = tap / v.q.kw * v.q.dh - v.q.ph, x[i] = tap % v.q.kw * v.q.dw - v.q.pw;\n",
+    "        plane[i] = v.x + ((dl_index)group * in + (int)r / taps) * v.q.h * v.q.w;\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        const Geometry &q = v.q;\n",
+    "        int size = q.oh * q.ow, at = (int)k % size;\n",
+    "        oy = at / q.ow * q.sh, ox = at % q.ow * q.sw;\n",
+    "        image = (dl_index)((int)k / size) * q.c * q.h * q.w;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const\n",
+    "    {\n",
+    "        int fy = oy + y[i], fx = ox + x[i];\n",
+    "        return *p = plane[i] + image + (dl_index)fy * v.q.w + fx, fy >= 0 && fx >= 0 && fy < v.q.h && fx < v.q.w;\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "struct TapsOut {\n",
+    "    const Conv &v;\n",
+    "    const Work &w;\n",
+    "    int group;\n",
+    "    void put(uint32_t row, uint32_t column, float value, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, group, row, column) = value;\n",
+    "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_cu[] = {
+    "#line 1 \"tools/kernels/tensor.cu\"\n",
+    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16; sums are fp32,\n",
+    "// in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32, in pieces of 16 steps of k,\n",
+    "// several of them on their way at once; they are rounded when they are read from there. A block of 2 W threads computes W x W, a warp\n",
+    "// W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
+    "template <int W> struct Stages {\n",
+    "    enum { N = W == 128 ? 3 : 4 }; // within the 48 KB that need no asking\n",
+    "    float a[N][W * BK], b[N][W * BK];\n",
+    "};\n",
+    "\n",
+    "// Where a number lies in a piece: fours of a row change places, so that neither rows of fours nor fours of rows meet in a bank.\n",
+    "static uint32_t placed(uint32_t row, uint32_t k) { return row * BK + (k / 4 ^ row / 2 % 4) * 4 + k % 4; }\n",
+    "\n",
+    "static uint32_t shared_address(const float *p) { return (uint32_t)__cvta_generic_to_shared(p); }\n",
+    "static void copy_4(float *to, const float *from, bool there) // or 0\n",
+    "{\n",
+    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
+    "}\n",
+    "static void copy_16(float *to, const float *from, uint32_t n) // n of four numbers, then zeros\n",
+    "{\n",
+    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
+    "}\n",
+    "\n",
+    "// A thread's rows are 8, W/8 apart; its step of k is one of the piece.\n",
+    "enum { ROWS = 8 };\n",
+    "static uint32_t own_row() { return threadIdx.x % 8 + threadIdx.x / 128 * 8; }\n",
+    "static uint32_t own_k() { return threadIdx.x / 8 % BK; }\n",
+    "\n",
+    "// Rows of a matrix. by_16: they are contiguous along k, and aligned.\n",
+    "template <int W> struct Matrix {\n",
+    "    const float *base;\n",
+    "    dl_index stride, step;\n",
+    "    bool by_16;\n",
+    "    const float *first, *here;\n",
+    "    void begin(int i, uint32_t r) { if (!i) first = base + r * stride; }\n",
+    "    void seek(uint64_t k) { here = first + k * step; }\n",
+    "    bool at(int i, const float **p) const { return *p = here + i * (W / ROWS) * stride, true; }\n",
+    "};\n",
+    "\n",
+    "// Fetches the piece at k0 of rows r0.. of a source. Nothing of it: zeros.\n",
+    "template <int W, class S> static void fetch(float *to, S &s, uint32_t r0, uint32_t rows, uint64_t k0, uint64_t end, bool counts)\n",
+    "{\n",
+    "    uint64_t k = k0 + own_k();\n",
+    "    counts = counts && k < end;\n",
+    "    if (counts) s.seek(k);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < ROWS; i++) {\n",
+    "        uint32_t row = own_row() + i * (W / ROWS);\n",
+    "        const float *p = 0;\n",
+    "        bool there = counts && r0 + row < rows && s.at(i, &p);\n",
+    "        copy_4(to + placed(row, own_k()), p, there);\n",
+    "    }\n",
+    "}\n",
+    "template <int W> static void fetch(float *to, Matrix<W> &s, uint32_t r0, uint32_t rows, uint64_t k0, uint64_t end, bool)\n",
+    "{\n",
+    "    if (!s.by_16) return fetch<W, Matrix<W> >(to, s, r0, rows, k0, end, true);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 2; i++) {\n",
+    "        uint32_t row = threadIdx.x / 4 + i * (W / 2), chunk = threadIdx.x % 4 * 4;\n",
+    "        uint64_t k = k0 + chunk;\n",
+    "        bool there = r0 + row < rows && k < end;\n",
+    "        copy_16(to + placed(row, chunk), there ? s.base + (r0 + row) * s.stride + k : s.base, !there ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// Four matrices of 8 rows and 4 steps of k: a lane gets the number (row lane / 4, step lane % 4) of each.\n",
+    "static void read_four(uint32_t *r, const float *p)\n",
+    "{\n",
+    "    asm volatile(\"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\"\n",
+    "                 : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(p)) : \"memory\");\n",
+    "}\n",
+    "#if BF16\n",
+    "// An mma takes all 16 steps. Which of them it calls which does not matter to the sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
+    "enum { STEPS = 1 };\n",
+    "static uint32_t rounded(uint32_t low, uint32_t high)\n",
+    "{\n",
+    "    uint32_t r;\n",
+    "    asm(\"cvt.rn.bf16x2.f32 %0, %1, %2;\" : \"=r\"(r) : \"f\"(__uint_as_float(high)), \"f\"(__uint_as_float(low)));\n",
+    "    return r;\n",
+    "}\n",
+    "static void round_a(uint32_t *x, const uint32_t *r) // r: rows 0.., 8.. of fours of k 0, 1, 2, 3\n",
+    "{\n",
+    "    for (int i = 0; i < 4; i++) x[i] = rounded(r[i / 2 * 4 + i % 2], r[i / 2 * 4 + i % 2 + 2]);\n",
+    "}\n",
+    "static void round_b(uint32_t *y, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 2; i++) y[i] = rounded(r[2 * i], r[2 * i + 1]);\n",
+    "}\n",
+    "#define MMA \"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32\"\n",
+    "#else\n",
+    "enum { STEPS = 2 }; // of 8\n",
+    "static uint32_t rounded(uint32_t v)\n",
+    "{\n",
+    "    uint32_t r;\n",
+    "    asm(\"cvt.rna.tf32.f32 %0, %1;\" : \"=r\"(r) : \"f\"(__uint_as_float(v)));\n",
+    "    return r;\n",
+    "}\n",
+    "static void round_a(uint32_t *x, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 8; i++) x[i] = rounded(r[i]);\n",
+    "}\n",
+    "static void round_b(uint32_t *y, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 4; i++) y[i] = rounded(r[i]);\n",
+    "}\n",
+    "#define MMA \"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32\"\n",
+    "#endif\n",
+    "static void multiply_add(float *c, const uint32_t *x, const uint32_t *y)\n",
+    "{\n",
+    "    asm(MMA \" {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\"\n",
+    "        : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3]) : \"r\"(x[0]), \"r\"(x[1]), \"r\"(x[2]), \"r\"(x[3]), \"r\"(y[0]), \"r\"(y[1]));\n",
+    "}\n",
+    "\n",
+    "// The warp's part of a piece: acc[16 rows each][8 columns each]\n",
+    "template <int W> static void multiply(float (*acc)[4][4], const float *a, const float *b)\n",
+    "{\n",
+    "    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, x[W / 32][STEPS * 4], y[STEPS * 2], r[8];\n",
+    "    const float *rows = a + warp / (W / 32) * (W / 2) * BK, *columns = b + warp % (W / 32) * 32 * BK;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++) {\n",
+    "        read_four(r, rows + i * 16 * BK + placed(lane % 16, lane / 16 * 4));\n",
+    "        read_four(r + 4, rows + i * 16 * BK + placed(lane % 16, 8 + lane / 16 * 4));\n",
+    "        round_a(x[i], r);\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int j = 0; j < 4; j++) {\n",
+    "        read_four(r, columns + j * 8 * BK + placed(lane % 8, lane / 8 * 4));\n",
+    "        round_b(y, r);\n",
+    "#pragma unroll\n",
+    "        for (int s = 0; s < STEPS; s++)\n",
+    "#pragma unroll\n",
+    "            for (int i = 0; i < W / 32; i++) multiply_add(acc[i][j], x[i] + 4 * s, y + 2 * s);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The tile from (m0, n0), k from `first`, a multiple of 16, to `end`. SOME: B tells which steps of k count.\n",
+    "template <bool SOME, class B> static uint64_t next_piece(const B &b, uint64_t k, uint64_t end)\n",
+    "{\n",
+    "    if constexpr (SOME) return b.next(k, end) / BK * BK > k ? b.next(k, end) / BK * BK : k;\n",
+    "    return k;\n",
+    "}\n",
+    "template <int W, bool SOME, class A, class B, class C>\n",
+    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "{\n",
+    "    enum { N = Stages<W>::N };\n",
+    "    float acc[W / 32][4][4];\n",
+    "    uint64_t k = next_piece<SOME>(b, first, end);\n",
+    "    int fetched = 0, stage = 0, reading = 0;\n",
+    "    for (int i = 0; i < ROWS; i++) {\n",
+    "        a.begin(i, m0 + own_row() + i * (W / ROWS));\n",
+    "        b.begin(i, n0 + own_row() + i * (W / ROWS));\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "#pragma unroll\n",
+    "            for (int e = 0; e < 4; e++) acc[i][j][e] = 0;\n",
+    "    for (int i = -(N - 1); i < fetched; i++) {\n",
+    "        if (i >= 0) {\n",
+    "            asm volatile(\"cp.async.wait_group %0;\" ::\"n\"(N - 2) : \"memory\");\n",
+    "            __syncthreads(); // the piece is there, and all have read the one before, whose place is free now\n",
+    "        }\n",
+    "        if (k < end) {\n",
+    "            fetch<W>(s.a[stage], a, m0, m, k, end, true);\n",
+    "            if constexpr (SOME) fetch<W>(s.b[stage], b, n0, n, k, end, b.reaches(k + own_k()));\n",
+    "            else fetch<W>(s.b[stage], b, n0, n, k, end, true);\n",
+    "            stage = stage + 1 == N ? 0 : stage + 1;\n",
+    "            fetched++;\n",
+    "            k = next_piece<SOME>(b, k + BK, end);\n",
+    "        }\n",
+    "        asm volatile(\"cp.async.commit_group;\" ::: \"memory\");\n",
+    "        if (i >= 0) {\n",
+    "            multiply<W>(acc, s.a[reading], s.b[reading]);\n",
+    "            reading = reading + 1 == N ? 0 : reading + 1;\n",
+    "        }\n",
+    "    }\n",
+    "    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n",
+    "    uint32_t row = m0 + warp / (W / 32) * (W / 2) + lane / 4, column = n0 + warp % (W / 32) * 32 + lane % 4 * 2;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "#pragma unroll\n",
+    "            for (int e = 0; e < 4; e++) {\n",
+    "                uint32_t y = row + i * 16 + e / 2 * 8, x = column + j * 8 + e % 2;\n",
+    "                if (y < m && x < n) c.put(y, x, acc[i][j][e], part);\n",
+    "            }\n",
+    "    __syncthreads();\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_conv_cu[] = {
+    "#line 1 \"tools/kernels/tensor_conv.cu\"\n",
+    "// The convolutions of taps.cu on tensor cores, as conv.cu.\n",
+    "template <bool BACK, bool SOME> static void tensor_slide(Stages<64> &stages, const Conv &v, const Work &w)\n",
+    "{\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    Slide s = slide_of(v, BACK, SOME, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
+    "    uint32_t n = (uint32_t)(v.q.n * s.plane);\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    if (n0 >= n) return;\n",
+    "    SlideWeight<ROWS> a = { s };\n",
+    "    SlidePixels<ROWS> b = { s };\n",
+    "    SlideOut c = { s, w };\n",
+    "    tensor_tile<64, SOME>(stages, a, b, c, w.m, n, m0, n0, first, end, false);\n",
+    "}\n",
+    "#define TENSOR_SLIDE(name, BACK, SOME) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(128, 1) name(Conv v, Work w) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Stages<64> stages; \\\n",
+    "        tensor_slide<BACK, SOME>(stages, v, w); \\\n",
+    "    }\n",
+    "TENSOR_SLIDE(tensor_forward, false, false)\n",
+    "TENSOR_SLIDE(tensor_back, true, false)\n",
+    "TENSOR_SLIDE(tensor_back_strided, true, true)\n",
+    "\n",
+    "extern \"C\" __global__ void __launch_bounds__(128, 1) tensor_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
+    "{\n",
+    "    __shared__ __align__(16) Stages<64> stages;\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    int group = (int)blockIdx.z;\n",
+    "    TapsDy<ROWS> a = { v, true, group, (int)w.m };\n",
+    "    TapsX<ROWS> b = { v, true, group, v.q.c / v.q.groups };\n",
+    "    TapsOut c = { v, w, group };\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    tensor_tile<64, false>(stages, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_matmul_cu[] = {
+    "#line 1 \"tools/kernels/tensor_matmul.cu\"\n",
+    "// Matrix products on tensor cores. by_16: 1: A, 2: B, see Matrix.\n",
+    "template <int W> static void tensor_matmul(Stages<W> &s, const Matmul &q, const Work &w, int by_16)\n",
+    "{\n",
+    "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
+    "        dl_index at_a, at_b;\n",
+    "        uint32_t m0, n0;\n",
+    "        uint64_t first, end;\n",
+    "        matmul_batch(q, batch, &at_a, &at_b);\n",
+    "        Matrix<W> a = { q.a + at_a, q.a_row, q.a_k, (by_16 & 1) != 0 }, b = { q.b + at_b, q.b_row, q.b_k, (by_16 & 2) != 0 };\n",
+    "        MatmulOut c = { q, w, batch };\n",
+    "        work_tile<W>(w, &m0, &n0, &first, &end);\n",
+    "        tensor_tile<W, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "    }\n",
+    "}\n",
+    "#define TENSOR_MATMUL(W) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(2 * W, 1) tensor_##W(Matmul q, Work w, int by_16) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Stages<W> s; \\\n",
+    "        tensor_matmul<W>(s, q, w, by_16); \\\n",
+    "    }\n",
+    "TENSOR_MATMUL(64)\n",
+    "TENSOR_MATMUL(128)\n",
+    NULL
+};
 static const char *const dl__cuda_tile_cu[] = {
     "#line 1 \"tools/kernels/tile.cu\"\n",
     "// Products: rule 2 of the canonical arithmetic. C[m][n] = sum over k of A[m][k] B[n][k]: chains of fused multiply-adds over blocks of\n",
@@ -1900,7 +2186,7 @@ static const char *const dl__cuda_tile_cu[] = {
     "}\n",
     "\n",
     "// Which part of the work a thread block does: blockIdx.x a tile, blockIdx.y a block of k where these are computed apart (then `partial`\n",
-    "// takes their totals [batch][block][m][n], and the kernels ..._join add them in order), blockIdx.z a batch.\n",
+    "// takes their totals [batch][block][m][n], and join.cu adds them in order), blockIdx.z a batch.\n",
     "struct Work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; };\n",
     "template <int W> static void work_tile(const Work &w, uint32_t *m0, uint32_t *n0, uint64_t *first, uint64_t *end)\n",
     "{\n",
@@ -1922,7 +2208,7 @@ static const char *const dl__cuda_tile_cu[] = {
     "    return total;\n",
     "}\n",
     "\n",
-    "// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----\n",
+    "// ---- matmul, by the tiles above (matmul.cu), by larger ones (warp.cu) or by tensor cores (tensor.cu) ----\n",
     "struct Matmul {\n",
     "    const float *a, *b, *bias;\n",
     "    float *c;\n",
@@ -1940,6 +2226,16 @@ static const char *const dl__cuda_tile_cu[] = {
     "        batch /= q.count[d];\n",
     "    }\n",
     "}\n",
+    "struct MatmulOut {\n",
+    "    const Matmul &q;\n",
+    "    const Work &w;\n",
+    "    uint32_t batch;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, batch, row, column) = v;\n",
+    "        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);\n",
+    "    }\n",
+    "};\n",
     NULL
 };
 static const char *const dl__cuda_update_cu[] = {
@@ -2226,6 +2522,7 @@ enum {
 typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__cuda_text;
 typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
+typedef enum dl__cuda_precision { DL__CUDA_FP32, DL__CUDA_TF32, DL__CUDA_BF16 } dl__cuda_precision; /* of products */
 typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
 typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
 typedef struct dl__cuda {
@@ -2235,6 +2532,7 @@ typedef struct dl__cuda {
     dl__cuda_driver driver;
     dl__cuda_nvrtc nvrtc;
     int ordinal, arch;
+    dl__cuda_precision precision;
     void *context, *stream, *mark[2];
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
@@ -2815,19 +3113,38 @@ static void dl__cuda_begin_text(dl__cuda_text *t)
     dl__cuda_lines(t, dl__cuda_device_cu);
 }
 
-/* What the modules are made of. */
-static const struct { const char *name; const char *const *part[3]; } dl__cuda_parts[] = {
-    { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL } },
-    { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL } },
-    { "normalise", { dl__cuda_sums_cu, dl__cuda_normalise_cu, NULL } },
-    { "move", { dl__cuda_move_cu, NULL, NULL } },
-    { "pool", { dl__cuda_pool_cu, NULL, NULL } },
-    { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
-    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL } },
-    { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
-    { "clip", { dl__cuda_clip_cu, NULL, NULL } },
-    { "update", { dl__cuda_update_cu, NULL, NULL } }
+/* What the modules are made of; `least`: the compute capability that they need, if any. */
+static const char *const dl__cuda_tf32[] = { "#define BF16 0\n", NULL }, *const dl__cuda_bf16[] = { "#define BF16 1\n", NULL };
+static const struct { const char *name; const char *const *part[6]; int least; } dl__cuda_parts[] = {
+    { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL }, 0 },
+    { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL }, 0 },
+    { "normalise", { dl__cuda_sums_cu, dl__cuda_normalise_cu, NULL }, 0 },
+    { "move", { dl__cuda_move_cu, NULL }, 0 },
+    { "pool", { dl__cuda_pool_cu, NULL }, 0 },
+    { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL }, 0 },
+    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL }, 0 },
+    { "conv", { dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_conv_cu, NULL }, 0 },
+    { "join", { dl__cuda_tile_cu, dl__cuda_join_cu, NULL }, 0 },
+    { "matmul_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
+    { "matmul_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
+    { "conv_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "conv_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "clip", { dl__cuda_clip_cu, NULL }, 0 },
+    { "update", { dl__cuda_update_cu, NULL }, 0 }
 };
+enum { DL__CUDA_PARTS = sizeof dl__cuda_parts / sizeof *dl__cuda_parts };
+/* The one of that name; DL__CUDA_PARTS: none. */
+static size_t dl__cuda_part(const char *name)
+{
+    size_t i = 0;
+    while (i < DL__CUDA_PARTS && strcmp(dl__cuda_parts[i].name, name)) i++;
+    return i;
+}
+static void dl__cuda_module_text(dl__cuda_text *t, size_t i)
+{
+    dl__cuda_begin_text(t);
+    for (int k = 0; dl__cuda_parts[i].part[k]; k++) dl__cuda_lines(t, dl__cuda_parts[i].part[k]);
+}
 
 /* A kernel by name; both names are string constants. */
 static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
@@ -2835,10 +3152,7 @@ static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
     dl__cuda_text t;
     for (dl__cuda_function *f = d->functions; f; f = f->next)
         if (!strcmp(f->name, name) && !strcmp(f->module, module)) return f->function;
-    dl__cuda_begin_text(&t);
-    for (size_t i = 0; i < sizeof dl__cuda_parts / sizeof *dl__cuda_parts; i++)
-        for (int k = 0; k < 3 && dl__cuda_parts[i].part[k] && !strcmp(dl__cuda_parts[i].name, module); k++)
-            dl__cuda_lines(&t, dl__cuda_parts[i].part[k]);
+    dl__cuda_module_text(&t, dl__cuda_part(module));
     void *m = dl__cuda_load(d, &t, module), *function = NULL;
     free(t.at);
     if (!m || !DL__CUDA_CALL(d, cuModuleGetFunction(&function, m, name))) return NULL;
@@ -3388,6 +3702,15 @@ static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, 
     return !parts || (w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, m * n * batches * blocks * sizeof(float)));
 }
 
+/* Adds them, where k was cut. */
+static bool dl__cuda_join(dl__cuda *d, dl__cuda_work *w, const dl_node *y, const void *bias, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y);
+    int add = accumulate;
+    void *args[] = { w, &out, &bias, &add };
+    return w->parts == 1 || dl__cuda_go(d, "join", "join", dl__cuda_flat(y->numel), args);
+}
+
 typedef struct dl__cuda_matmul_args {
     const void *a, *b, *bias;
     void *c;
@@ -3397,21 +3720,43 @@ typedef struct dl__cuda_matmul_args {
     int64_t a_batch[8], b_batch[8];
 } dl__cuda_matmul_args;
 
-/* Enough tiles of 128 x 128 to fill a GPU: see warp.cu, which has three of the four kinds of transposition. *done: it was. */
-static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, bool *done)
+/* Are there enough tiles of 128 x 128 to fill a GPU? Then it is cut into these. */
+static bool dl__cuda_cut_wide(dl__cuda_work *w, dl__cuda_grid *g)
 {
     enum { WIDE = 128, ENOUGH = 64 };
-    uint64_t down = (w.m + WIDE - 1) / WIDE, across = (w.n + WIDE - 1) / WIDE;
+    uint64_t down = (w->m + WIDE - 1) / WIDE, across = (w->n + WIDE - 1) / WIDE;
+    if (w->m <= WIDE / 2 || w->n <= WIDE / 2 || down * across * w->batches < ENOUGH) return false;
+    w->across = (uint32_t)across;
+    w->partial = NULL;
+    g->x = down * across;
+    return true;
+}
+
+/* By warp.cu, which has three of the four kinds of transposition. *done: it was. */
+static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, dl__cuda_grid g, bool *done)
+{
     bool along_a = q->a_k == 1, along_b = q->b_k == 1, even = !(w.m % 4 || w.n % 4 || w.k % 4);
     int aligned = even && !(((uintptr_t)q->a | (uintptr_t)q->b) % 16);
-    *done = w.m > WIDE / 2 && w.n > WIDE / 2 && down * across * w.batches >= ENOUGH && (along_a || !along_b);
-    if (!*done) return true;
-    w.across = (uint32_t)across;
-    w.partial = NULL;
+    if (!(*done = (along_a || !along_b) && dl__cuda_cut_wide(&w, &g))) return true;
     if (w.k > DL__CUDA_KB && !(w.partial = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)w.m * w.n * w.batches * sizeof(float)))) return false;
     void *args[] = { (void *)(uintptr_t)q, &w, &aligned };
-    dl__cuda_grid g = dl__cuda_grid_of(down * across, 1, w.batches < 65535 ? w.batches : 65535, 256, 1);
     return dl__cuda_go(d, "warp", along_b ? "matmul_128_kk" : along_a ? "matmul_128_kr" : "matmul_128_rr", g, args);
+}
+
+/* By tensor_matmul.cu: copies of 16 bytes where operands are contiguous along k, and rows and batches aligned. */
+static bool dl__cuda_by_16(const void *base, int64_t row, int64_t k, int dims, const int64_t *batch)
+{
+    bool aligned = k == 1 && (uintptr_t)base % 16 == 0 && row % 4 == 0;
+    for (int i = 0; i < dims; i++) aligned = aligned && batch[i] % 4 == 0;
+    return aligned;
+}
+static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work *w, dl__cuda_grid g)
+{
+    int by_16 = dl__cuda_by_16(q->a, q->a_row, q->a_k, q->batch_dims, q->a_batch) | dl__cuda_by_16(q->b, q->b_row, q->b_k, q->batch_dims, q->b_batch) << 1;
+    bool wide = dl__cuda_cut_wide(w, &g);
+    void *args[] = { (void *)(uintptr_t)q, w, &by_16 };
+    g.bx = wide ? 256 : 128;
+    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "matmul_tf32" : "matmul_bf16", wide ? "tensor_128" : "tensor_64", g, args);
 }
 
 /* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
@@ -3443,15 +3788,23 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
     }
     bool done;
     if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
-    if (!dl__cuda_matmul_wide(d, &q, w, &done) || done) return done;
+    if (d->precision) return dl__cuda_matmul_tensor(d, &q, &w, g) && dl__cuda_join(d, &w, y, q.bias, accumulate);
+    if (!dl__cuda_matmul_wide(d, &q, w, g, &done) || done) return done;
     void *args[] = { &q, &w };
-    return dl__cuda_go(d, "matmul", "matmul_64", g, args) &&
-        (w.parts == 1 || dl__cuda_go(d, "matmul", "matmul_join", dl__cuda_flat(y->numel), args));
+    return dl__cuda_go(d, "matmul", "matmul_64", g, args) && dl__cuda_join(d, &w, y, q.bias, accumulate);
 }
 
 /* i = the geometry: n c h w o kh kw oh ow sh sw ph pw dh dw groups */
 enum { DL__CUDA_GEOMETRY = 16, DL__CUDA_SH = 9, DL__CUDA_SW = 10, DL__CUDA_GROUPS = 15 };
 typedef struct dl__cuda_conv_args { const void *x, *w, *bias; void *y; int32_t q[DL__CUDA_GEOMETRY]; int32_t accumulate; } dl__cuda_conv_args;
+
+/* The kernel of a convolution, in the precision that is wanted. */
+static bool dl__cuda_conv_go(dl__cuda *d, const char *kernel, const char *tensor, dl__cuda_grid g, void **args)
+{
+    if (!d->precision) return dl__cuda_go(d, "conv", kernel, g, args);
+    g.bx = 128;
+    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "conv_tf32" : "conv_bf16", tensor, g, args);
+}
 
 static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char kind)
 {
@@ -3474,11 +3827,11 @@ static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char k
     void *args[] = { &v, &w };
     if (kind == 'w')
         return dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)(in * taps), (uint64_t)(q[0] * q[7] * q[8]), (uint64_t)groups, true, &g) &&
-            dl__cuda_go(d, "conv", "conv_weight", g, args) &&
-            (w.parts == 1 || dl__cuda_go(d, "conv", "conv_weight_join", dl__cuda_flat(y->numel), args));
+            dl__cuda_conv_go(d, "conv_weight", "tensor_weight", g, args) && dl__cuda_join(d, &w, y, NULL, accumulate);
     if (!dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)pixels, (uint64_t)(taps * in), (uint64_t)(groups * classes), false, &g)) return false;
     g.z = w.batches;
-    return dl__cuda_go(d, "conv", kind == 'f' ? "conv_forward" : classes > 1 ? "conv_back_strided" : "conv_back", g, args);
+    if (kind == 'f') return dl__cuda_conv_go(d, "conv_forward", "tensor_forward", g, args);
+    return classes > 1 ? dl__cuda_conv_go(d, "conv_back_strided", "tensor_back_strided", g, args) : dl__cuda_conv_go(d, "conv_back", "tensor_back", g, args);
 }
 static bool dl__cuda_conv2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'f'); }
 static bool dl__cuda_conv_transpose2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'b'); }
@@ -4013,6 +4366,11 @@ static bool dl__cuda_open_device(dl__cuda *d)
         !DL__CUDA_CALL(d, cuDeviceGetAttribute(&major, 75, d->ordinal)) || !DL__CUDA_CALL(d, cuDeviceGetAttribute(&minor, 76, d->ordinal)))
         return false;
     d->arch = 10 * major + minor;
+    const char *precision = dl_device_matmul_precision(d->ctx);
+    d->precision = !strcmp(precision, "tf32") ? DL__CUDA_TF32 : !strcmp(precision, "bf16") ? DL__CUDA_BF16 : DL__CUDA_FP32;
+    if (d->precision && d->arch < 80)
+        return dl_fail(d->ctx, "dl_create: the matmul_precision '%s' needs a GPU of compute capability 8.0 or later; '%s' is %s, of %d.%d", precision,
+            d->device, d->name, major, minor);
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
     for (int k = 0; k < DL__CUDA_STAGES; k++)

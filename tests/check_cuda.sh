@@ -72,9 +72,10 @@ build check tests/cuda_check.c || exit
 if wants bits; then CUDASIM_DEVICES=4 report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
     for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
-    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide optimizers nets ops
+    CUDASIM_SEED=6 report schedule-6 sim "$dir/check" 'cudasim sm_80' tensor-nets
+    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide tensor optimizers nets ops
     CUDASIM_ORDER=1 CUDASIM_SEED=6 report graphs-in-order sim "$dir/check" 'cudasim sm_80' graphs
-    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets
+    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets tensor
     CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
 fi
 
@@ -252,6 +253,8 @@ planted() { # NAME KERNEL SED-SCRIPT PART
 if wants planted; then
     planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
     planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
+    planted "a missing barrier on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/__syncthreads();//' tensor
+    planted "a missing wait for copies on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/cp.async.wait_group %0;//' tensor
     export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
     planted "a missing wait before the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return !which ? true : /' worlds
     planted "a missing wait behind the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return which ? true : /' worlds
@@ -288,12 +291,13 @@ if wants gpu-check; then
 ^examples/digits.c, 1 epochs: the same checkpoint
 ^W1c cuda:0 dltrain [0-9]+ samples/s
 ^1T +200 +130 +70 NN +1 +[0-9]+\.[0-9]{2}$
+^W1 to W4 and matrix products with matmul_precision bf16$
 ^everything is right$'
     simulated "a GPU that fails" 1 '^FAILED: not ok reading
 ^FAILED: examples/digits.c: another checkpoint
 ^FAILED: tools/bench.c gives no figures
 ^FAILED: tools/bench_gemm.c
-^[1-9] failures$' 'CUDASIM_FAIL=launch*:3'
+^[0-9]+ failures$' 'CUDASIM_FAIL=launch*:3'
 fi
 
 if wants kernels; then
