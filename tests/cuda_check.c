@@ -1,10 +1,11 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers snapshots errors nets worlds
-       graphs ops subsets */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide sums
+       attention optimizers snapshots errors nets worlds graphs ops subsets */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
 #undef main
+#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain_cuda.h"
 #include "nets.h"
 #include "loopback.h"
@@ -283,6 +284,7 @@ static void wide_layer(void)
     enum { M = 1030, IN = 20, OUT = 1026 };
     static float x[M * IN];
     uint64_t h[2][3];
+    double norm[2];
     for (int i = 0; i < M * IN; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
     for (int on = 0; on < 2; on++) {
         dl_context *c = open_on(on ? "cuda:0" : NULL);
@@ -293,6 +295,8 @@ static void wide_layer(void)
         }
         dl_param_info p;
         h[on][0] = hash_of(c, y);
+        dl_clip_grad_norm(c, 1e-4, NULL); /* of several chunks */
+        norm[on] = dl_grad_norm(c);
         h[on][1] = h[on][2] = 14695981039346656037u;
         for (int k = 0; k < 2; k++)
             if (dl_param_get(c, k, &p))
@@ -301,6 +305,62 @@ static void wide_layer(void)
         dl_destroy(c);
     }
     for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
+    CHECK(norm[0] == norm[1] && norm[0] > 1e-4, "the norm of the gradients is %.17g, on the CPU %.17g", norm[1], norm[0]);
+}
+
+/* Sums down many rows, and normalisation by groups of several chunks and in long columns, with all gradients */
+static dl_tensor summed(int which, const dl_tensor *in)
+{
+    if (which < 2) return dl_sum_dims(in[0], &(int){ which }, 1, false);
+    return which < 4 ? dl_batch_norm_op(in[0], in[1], in[2], none, none, 0, 1e-5f) : dl_layer_norm_op(in[0], in[1], in[2], 1e-5f);
+}
+static void sums(void)
+{
+    static const dl_index sizes[][4] = { { 2100, 11 }, { 3, 1500, 7 }, { 7, 3, 30, 23 }, { 4200, 2 }, { 1100, 9 }, { 2, 5000 } }, wide[] = { 1, 1, 3, 2, 9, 5000 };
+    static float x[3 * 1500 * 7];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((i * 2654435761u) >> 20 & 4095) / 1024 - 2;
+    for (int which = 0; which < 6; which++) {
+        uint64_t h[2][4] = { { 0 } };
+        int n = which < 2 ? 1 : 3;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_shape shape = { .ndim = 0 };
+            while (shape.ndim < 4 && sizes[which][shape.ndim]) shape.dim[shape.ndim] = sizes[which][shape.ndim], shape.ndim++;
+            dl_tensor in[3] = { dl_variable(c, shape, x), dl_variable(c, DL_SHAPE(wide[which]), x + 5), dl_variable(c, DL_SHAPE(wide[which]), x + 9) }, d[3];
+            dl_tensor y = dl_keep(summed(which, in));
+            dl_grad(dl_sum(dl_mul(dl_square(y), y)), in, n, d);
+            h[on][3] = hash_of(c, y);
+            for (int k = 0; k < n; k++) h[on][k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "case %d: number %d differs", which, k);
+    }
+}
+
+/* Attention of several tiles of queries, of keys and of columns, of more than one block of 256 and one chunk of 4096: values and gradients */
+static void attention(void)
+{
+    static const struct { dl_index batch, l, s, e, f; bool causal; } sizes[] = { { 2, 70, 75, 5, 67, true }, { 1, 270, 200, 17, 3, false },
+        { 1, 140, 300, 66, 2, true }, { 1, 300, 300, 3, 2, true }, { 1, 3, 4200, 3, 2, false } };
+    static float x[3][4200 * 3 + 140 * 66 + 300 * 66];
+    for (int k = 0; k < 3; k++)
+        for (size_t i = 0; i < sizeof x[k] / sizeof **x; i++) x[k][i] = (float)((i * 2654435761u + (size_t)k) >> 20 & 4095) / 1024 - 2;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint64_t h[2][4];
+        dl_index b = sizes[i].batch, l = sizes[i].l, s = sizes[i].s, e = sizes[i].e, f = sizes[i].f;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor in[3] = { dl_variable(c, DL_SHAPE(b, l, e), x[0]), dl_variable(c, DL_SHAPE(b, s, e), x[1]), dl_variable(c, DL_SHAPE(b, s, f), x[2]) }, d[3];
+            dl_tensor y = dl_keep(dl_scaled_dot_product_attention(in[0], in[1], in[2], &(dl_attention_desc){ .causal = sizes[i].causal }));
+            dl_grad(dl_sum(dl_square(y)), in, 3, d);
+            h[on][0] = hash_of(c, y);
+            for (int k = 0; k < 3; k++) h[on][1 + k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "sizes %d: the %s", (int)i, k ? k == 1 ? "gradient of q" : k == 2 ? "gradient of k" : "gradient of v" : "values");
+    }
 }
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
@@ -709,6 +769,8 @@ int main(int argc, char **argv)
         RUN(wide);
         RUN(wide_layer);
     }
+    if (wants("sums")) RUN(sums);
+    if (wants("attention")) RUN(attention);
     if (wants("optimizers")) RUN(optimizers);
     if (wants("snapshots")) RUN(snapshots);
     if (wants("errors")) RUN(errors);
