@@ -3378,7 +3378,8 @@ typedef struct dl__cuda_sums {
     uint64_t groups, n, run, stride, step;
     int what;
 } dl__cuda_sums;
-static size_t dl__cuda_chunks(size_t n) { return n ? (n + DL__CHUNK - 1) / DL__CHUNK : 1; }
+enum { DL__CUDA_CHUNK = 4096, DL__CUDA_KB = 256 }; /* DL__CHUNK and DL__KB of dltrain.h, whose implementation may be elsewhere */
+static size_t dl__cuda_chunks(size_t n) { return n ? (n + DL__CUDA_CHUNK - 1) / DL__CUDA_CHUNK : 1; }
 static size_t dl__cuda_sum_scratch(size_t groups, size_t n) { return 2 * groups * dl__cuda_chunks(n) * sizeof(float) + 512; }
 static dl__cuda_grid dl__cuda_warps(size_t n) { return dl__cuda_flat(n * 32); }
 
@@ -3410,7 +3411,7 @@ static bool dl__cuda_columns_begin(dl__cuda *d, dl__cuda_columns *c, void *out, 
     bool parts = rows > AT_ONCE;
     memset(c, 0, sizeof *c);
     c->out = out, c->outer = outer, c->inner = inner, c->accumulate = accumulate;
-    c->blocks = (rows + DL__KB - 1) / DL__KB;
+    c->blocks = (rows + DL__CUDA_KB - 1) / DL__CUDA_KB;
     c->grid = dl__cuda_grid_of((inner + 7) / 8, outer < 65535 ? outer : 65535, parts ? (rows + AT_ONCE - 1) / AT_ONCE : 1, 256, 1);
     return !parts || (c->part = dl__cuda_scratch(d, outer * c->blocks * inner * sizeof(float)));
 }
@@ -3685,7 +3686,7 @@ static bool dl__cuda_segment_inverse(dl__cuda *d, const dl_node *y, bool accumul
 
 /* ---- products: see tile.cu ---- */
 typedef struct dl__cuda_work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; } dl__cuda_work;
-enum { DL__CUDA_TILE = 64, DL__CUDA_KB = 256 };
+enum { DL__CUDA_TILE = 64 };
 
 /* How a product is cut: where its tiles are few and k is long, blocks of k are computed apart and added in order afterwards. */
 static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, uint64_t k, uint64_t batches, bool may_part, dl__cuda_grid *g)
@@ -3926,7 +3927,7 @@ static bool dl__cuda_norm_forward(dl__cuda *d, const dl_node *y, bool accumulate
     if (y->i[3] & DL__CUDA_SHIFTED) b = dl__cuda_in(d, y, k);
     q.sums.x = x;
     if (!y->numel) return true;
-    if (q.by_row && q.n <= DL__CHUNK && !has_moments) {
+    if (q.by_row && q.n <= DL__CUDA_CHUNK && !has_moments) {
         uint32_t n = (uint32_t)q.n;
         void *args[] = { &out, &x, &saved, &w, &b, &q.groups, &n, &q.share, &q.eps };
         return dl__cuda_go(d, "normalise", "norm_rows", dl__cuda_warps(q.groups), args);
@@ -3949,7 +3950,7 @@ static bool dl__cuda_norm_backward(dl__cuda *d, const dl_node *y, void *dx, void
             return false;
     }
     if (q.by_row && !dx) return true;
-    if (q.by_row && q.n <= DL__CHUNK) {
+    if (q.by_row && q.n <= DL__CUDA_CHUNK) {
         uint32_t n = (uint32_t)q.n;
         void *args[] = { &dx, &dy, &x, &saved, (void *)&w, &q.groups, &n, &q.share };
         return dl__cuda_go(d, "normalise", "norm_rows_back", dl__cuda_warps(q.groups), args);
@@ -4074,7 +4075,7 @@ static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl
         t->mask.column = wide[nd - 1];
         for (int b = 0; b < nd - 2; b++) t->mask.batch[b] = wide[b];
     }
-    size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
+    size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CUDA_CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
     t->top = (float *)(uintptr_t)dl__cuda_scratch(d, (3 + chunks) * rows * sizeof(float));
     t->sum = t->top + rows;
     t->slope = t->sum + rows;
@@ -4289,7 +4290,7 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
 {
     dl__cuda *d = (dl__cuda *)device;
     size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
-    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CHUNK;
+    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
     for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
     if (!dl__cuda_enter(d)) return false;
     dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
