@@ -749,12 +749,13 @@ static int count_made(void **exec, void *graph, unsigned long long flags) { retu
 static int count_ended(void *exec) { return calls.ended++, real.cuGraphExecDestroy(exec); }
 static dl_context *open_counted(bool graphs)
 {
+    if (!graphs) setenv("DLTRAIN_CUDA_GRAPHS", "0", 1);
     dl_context *c = open_on("cuda:0");
+    unsetenv("DLTRAIN_CUDA_GRAPHS");
     dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
     memset(&calls, 0, sizeof calls);
     if (!d) return c;
     real = d->driver;
-    d->no_graphs = !graphs;
     d->driver.cuLaunchKernel = count_kernel;
     d->driver.cuGraphLaunch = count_graph;
     d->driver.cuGraphInstantiateWithFlags = count_made;
