@@ -10,6 +10,7 @@
        NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
+   What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
 #define DLTRAIN_CUDA_H
@@ -471,7 +472,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1221 \"dltrain.h\"\n",
+    "#line 1234 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -559,7 +560,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2171 \"dltrain.h\"\n",
+    "#line 2187 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -584,7 +585,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3081 \"dltrain.h\"\n",
+    "#line 3097 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -656,7 +657,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3558 \"dltrain.h\"\n",
+    "#line 3574 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -826,108 +827,18 @@ static const char *const dl__cuda_device_cu[] = {
 };
 static const char *const dl__cuda_conv_cu[] = {
     "#line 1 \"tools/kernels/conv.cu\"\n",
-    "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
-    "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
-    "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
-    "struct Conv {\n",
-    "    const float *x, *w, *bias;\n",
-    "    float *y;\n",
-    "    Geometry q;\n",
-    "    int accumulate;\n",
-    "};\n",
-    "\n",
-    "// ---- forward: k = (ky, kx, c); back: x is dy, y is dx, k = (ky, kx, o). Of strides, pixels of dx fall into classes by the taps that reach\n",
-    "// them: a class is a product of its own, and taps that do not reach it are left out ----\n",
-    "struct Slide {\n",
-    "    const Conv &v;\n",
-    "    bool back;\n",
-    "    int group, in, out;             // channels of a group\n",
-    "    int high, wide, out_w, plane;   // of a source image; the class's pixels: in a row, in an image\n",
-    "    int sy, sx, ry, rx;             // pixels of the class are sy and sx apart, from ry and rx on\n",
-    "};\n",
-    "static Slide slide_of(const Conv &v, bool back, int group, int klass)\n",
-    "{\n",
-    "    const Geometry &q = v.q;\n",
-    "    int sy = back ? q.sh : 1, sx = back ? q.sw : 1, ry = klass / sx, rx = klass % sx;\n",
-    "    int rows = ((back ? q.h : q.oh) - ry + sy - 1) / sy, out_w = ((back ? q.w : q.ow) - rx + sx - 1) / sx;\n",
-    "    Slide s = { v, back, group, (back ? q.o : q.c) / q.groups, (back ? q.c : q.o) / q.groups, back ? q.oh : q.h, back ? q.ow : q.w,\n",
-    "        out_w, rows > 0 && out_w > 0 ? rows * out_w : 0, sy, sx, ry, rx };\n",
-    "    return s;\n",
-    "}\n",
-    "\n",
-    "struct SlideWeight { // rows: channels of the result\n",
-    "    const Slide &s;\n",
-    "    bool along;\n",
-    "    const float *row[4];\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        int taps = s.v.q.kh * s.v.q.kw;\n",
-    "        row[i] = s.v.w + (dl_index)s.group * s.in * s.out * taps + (dl_index)r * (s.back ? taps : s.in * taps);\n",
-    "    }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        int taps = s.v.q.kh * s.v.q.kw, tap = (int)k / s.in, c = (int)k % s.in;\n",
-    "        return row[i][(dl_index)c * (s.back ? s.out * taps : taps) + tap];\n",
-    "    }\n",
-    "};\n",
-    "struct SlidePixels { // rows: pixels of the result\n",
-    "    const Slide &s;\n",
-    "    bool along;\n",
-    "    int y, x; // all of a thread's elements are of one pixel\n",
-    "    const float *image;\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        if (i) return;\n",
-    "        int n = (int)r / s.plane, at = (int)r % s.plane;\n",
-    "        y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
-    "        image = s.v.x + ((dl_index)n * s.v.q.groups + s.group) * s.in * s.high * s.wide;\n",
-    "    }\n",
-    "    float get(int, uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = s.v.q;\n",
-    "        int tap = (int)k / s.in, c = (int)k % s.in, ky = tap / q.kw * q.dh, kx = tap % q.kw * q.dw;\n",
-    "        int fy = y * q.sh - q.ph + ky, fx = x * q.sw - q.pw + kx;\n",
-    "        if (s.back) {\n",
-    "            fy = y + q.ph - ky, fx = x + q.pw - kx;\n",
-    "            if (fy < 0 || fx < 0) return 0;\n",
-    "            fy /= q.sh, fx /= q.sw;\n",
-    "        }\n",
-    "        return fy >= 0 && fx >= 0 && fy < s.high && fx < s.wide ? image[((dl_index)c * s.high + fy) * s.wide + fx] : 0;\n",
-    "    }\n",
-    "    bool reaches(uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = s.v.q;\n",
-    "        int tap = (int)k / s.in;\n",
-    "        return (s.ry + q.ph - tap / q.kw * q.dh) % q.sh == 0 && (s.rx + q.pw - tap % q.kw * q.dw) % q.sw == 0;\n",
-    "    }\n",
-    "};\n",
-    "static float *slide_place(const Slide &s, uint32_t row, uint32_t column)\n",
-    "{\n",
-    "    const Geometry &q = s.v.q;\n",
-    "    int n = (int)column / s.plane, at = (int)column % s.plane, y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
-    "    int h = s.back ? q.h : q.oh, w = s.back ? q.w : q.ow;\n",
-    "    return s.v.y + ((((dl_index)n * q.groups + s.group) * s.out + row) * h + y) * w + x;\n",
-    "}\n",
-    "struct SlideOut {\n",
-    "    const Slide &s;\n",
-    "    const Work &w;\n",
-    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, s.group, row, column) = v;\n",
-    "        else finish(slide_place(s, row, column), v, s.v.bias, (dl_index)s.group * s.out + row, s.v.accumulate);\n",
-    "    }\n",
-    "};\n",
+    "// The convolutions of taps.cu, by the tiles of tile.cu.\n",
     "// blockIdx.z is class * groups + group\n",
     "template <bool BACK, bool SOME> static void slide(Pieces<64> &pieces, const Conv &v, const Work &w)\n",
     "{\n",
     "    uint32_t m0, n0;\n",
     "    uint64_t first, end;\n",
-    "    Slide s = slide_of(v, BACK, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
+    "    Slide s = slide_of(v, BACK, SOME, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
     "    uint32_t n = (uint32_t)(v.q.n * s.plane);\n",
     "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
     "    if (n0 >= n) return;\n",
-    "    SlideWeight a = { s, false };\n",
-    "    SlidePixels b = { s, false };\n",
+    "    SlideWeight<4> a = { s, false };\n",
+    "    SlidePixels<1> b = { s, false };\n",
     "    SlideOut c = { s, w };\n",
     "    tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
@@ -947,65 +858,27 @@ static const char *const dl__cuda_conv_cu[] = {
     "    slide<true, true>(pieces, v, w);\n",
     "}\n",
     "\n",
-    "// ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----\n",
-    "struct TapsDy {\n",
-    "    const Conv &v;\n",
-    "    bool along;\n",
-    "    int group, out;\n",
-    "    const float *row[4];\n",
-    "    void begin(int i, uint32_t r) { row[i] = v.w + ((dl_index)group * out + r) * v.q.oh * v.q.ow; }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        int plane = v.q.oh * v.q.ow;\n",
-    "        return row[i][(dl_index)((int)k / plane) * v.q.o * plane + (int)k % plane];\n",
-    "    }\n",
-    "};\n",
-    "struct TapsX {\n",
-    "    const Conv &v;\n",
-    "    bool along;\n",
-    "    int group, in, y[4], x[4];\n",
-    "    const float *plane[4];\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        int taps = v.q.kh * v.q.kw, tap = (int)r % taps;\n",
-    "        y[i] = tap / v.q.kw * v.q.dh - v.q.ph, x[i] = tap % v.q.kw * v.q.dw - v.q.pw;\n",
-    "        plane[i] = v.x + ((dl_index)group * in + (int)r / taps) * v.q.h * v.q.w;\n",
-    "    }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = v.q;\n",
-    "        int size = q.oh * q.ow, at = (int)k % size, fy = at / q.ow * q.sh + y[i], fx = at % q.ow * q.sw + x[i];\n",
-    "        if (fy < 0 || fx < 0 || fy >= q.h || fx >= q.w) return 0;\n",
-    "        return plane[i][((dl_index)((int)k / size) * q.c * q.h + fy) * q.w + fx];\n",
-    "    }\n",
-    "    bool reaches(uint64_t) const { return true; }\n",
-    "};\n",
-    "struct TapsOut {\n",
-    "    const Conv &v;\n",
-    "    const Work &w;\n",
-    "    int group;\n",
-    "    void put(uint32_t row, uint32_t column, float value, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, group, row, column) = value;\n",
-    "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
-    "    }\n",
-    "};\n",
     "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    uint32_t m0, n0;\n",
     "    uint64_t first, end;\n",
     "    int group = (int)blockIdx.z;\n",
-    "    TapsDy a = { v, true, group, (int)w.m };\n",
-    "    TapsX b = { v, true, group, v.q.c / v.q.groups };\n",
+    "    TapsDy<4> a = { v, true, group, (int)w.m };\n",
+    "    TapsX<4> b = { v, true, group, v.q.c / v.q.groups };\n",
     "    TapsOut c = { v, w, group };\n",
     "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
     "    tile<64, 4, false>(pieces, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
-    "extern \"C\" __global__ void conv_weight_join(Conv v, Work w)\n",
+    NULL
+};
+static const char *const dl__cuda_join_cu[] = {
+    "#line 1 \"tools/kernels/join.cu\"\n",
+    "// The totals of parts of k, added in order: what a product does that was cut by k.\n",
+    "extern \"C\" __global__ void join(Work w, float *y, const float *bias, int accumulate)\n",
     "{\n",
     "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i < w.batches * size) finish(v.y + i, work_joined(w, i / size, i % size), 0, 0, v.accumulate);\n",
+    "    if (i < w.batches * size) finish(y + i, work_joined(w, i / size, i % size), bias, (dl_index)(i % w.n), accumulate);\n",
     "}\n",
     NULL
 };
@@ -1019,16 +892,6 @@ static const char *const dl__cuda_matmul_cu[] = {
     "    void begin(int i, uint32_t r) { row[i] = base + r * stride; }\n",
     "    float get(int i, uint64_t k) const { return row[i][k * step]; }\n",
     "    bool reaches(uint64_t) const { return true; }\n",
-    "};\n",
-    "struct MatmulOut {\n",
-    "    const Matmul &q;\n",
-    "    const Work &w;\n",
-    "    uint32_t batch;\n",
-    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, batch, row, column) = v;\n",
-    "        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);\n",
-    "    }\n",
     "};\n",
     "template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)\n",
     "{\n",
@@ -1050,11 +913,6 @@ static const char *const dl__cuda_matmul_cu[] = {
     "{\n",
     "    __shared__ __align__(16) Pieces<64> s;\n",
     "    matmul<64, 4>(s, q, w);\n",
-    "}\n",
-    "extern \"C\" __global__ void matmul_join(Matmul q, Work w)\n",
-    "{\n",
-    "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i < w.batches * size) finish(q.c + i, work_joined(w, i / size, i % size), q.bias, (dl_index)(i % w.n), q.accumulate);\n",
     "}\n",
     NULL
 };
@@ -1198,12 +1056,14 @@ static const char *const dl__cuda_move_cu[] = {
     "}\n",
     "\n",
     "// Segments of rows, offset[s] .. offset[s + 1] each\n",
-    "// Do the offsets rise from 0 to rows? The first that does not is told as place << 32 | offset.\n",
-    "extern \"C\" __global__ void check_offsets(const int *offset, uint64_t segments, dl_index rows, uint64_t *bad)\n",
+    "// Do the offsets rise from 0 to rows? The first that does not is told as place << 32 | offset. In no bag may be nothing: place 2^31 + bag.\n",
+    "extern \"C\" __global__ void check_offsets(const int *offset, uint64_t segments, dl_index rows, int bags, uint64_t *bad)\n",
     "{\n",
     "    for (uint64_t s = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; s <= segments; s += (uint64_t)gridDim.x * blockDim.x)\n",
     "        if ((s == 0 && offset[0] != 0) || (s && offset[s] < offset[s - 1]) || (s == segments && offset[s] != rows))\n",
     "            atomicMin(bad, s << 32 | (uint32_t)offset[s]);\n",
+    "        else if (bags && s && offset[s] == offset[s - 1])\n",
+    "            atomicMin(bad, (s - 1) << 32 | 1ull << 63 | (uint32_t)offset[s]);\n",
     "}\n",
     "extern \"C\" __global__ void segment_spread(float *y, const float *x, const int *offset, uint64_t segments, uint64_t rows, uint64_t inner)\n",
     "{\n",
@@ -1611,6 +1471,9 @@ static const char *const dl__cuda_rows_cu[] = {
     "DL__SCALED_ROWS(ROWS)\n",
     "DL__BINARY_ROWS(ROW2)\n",
     "DL__COMPARE_ROWS(ROW0)\n",
+    "// What may change from step to step without a new kernel or graph: floats and the random counter of a node.\n",
+    "struct Number { float a, b; uint64_t counter; };\n",
+    "\n",
     "E_IN float ew_where(float C, float X, float Z) { return E_SEL(E_NE(C, E_K(0)), X, Z); }\n",
     "\n",
     "// Number i of the random stream `key`, `counter`: four to a Philox block.\n",
@@ -1762,6 +1625,435 @@ static const char *const dl__cuda_sums_cu[] = {
     "}\n",
     NULL
 };
+static const char *const dl__cuda_taps_cu[] = {
+    "#line 1 \"tools/kernels/taps.cu\"\n",
+    "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
+    "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
+    "// A source holds a thread's N rows of a tile: begin(i, row) for its number i, seek(k), then at(i, &p): is there a number, and where?\n",
+    "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
+    "struct Conv {\n",
+    "    const float *x, *w, *bias;\n",
+    "    float *y;\n",
+    "    Geometry q;\n",
+    "    int accumulate;\n",
+    "};\n",
+    "\n",
+    "// ---- forward: k = (ky, kx, c); back: x is dy, y is dx, k = (ky, kx, o). Of strides, pixels of dx fall into classes by the taps that reach\n",
+    "// them: a class is a product of its own, and taps that do not reach it are left out ----\n",
+    "struct Slide {\n",
+    "    const Conv &v;\n",
+    "    bool back, strided;             // strided: of the gradient alone\n",
+    "    int group, in, out;             // channels of a group\n",
+    "    int high, wide, out_w, plane;   // of a source image; the class's pixels: in a row, in an image\n",
+    "    int sy, sx, ry, rx;             // pixels of the class are sy and sx apart, from ry and rx on\n",
+    "};\n",
+    "static Slide slide_of(const Conv &v, bool back, bool strided, int group, int klass)\n",
+    "{\n",
+    "    const Geometry &q = v.q;\n",
+    "    int sy = back ? q.sh : 1, sx = back ? q.sw : 1, ry = klass / sx, rx = klass % sx;\n",
+    "    int rows = ((back ? q.h : q.oh) - ry + sy - 1) / sy, out_w = ((back ? q.w : q.ow) - rx + sx - 1) / sx;\n",
+    "    Slide s = { v, back, strided, group, (back ? q.o : q.c) / q.groups, (back ? q.c : q.o) / q.groups, back ? q.oh : q.h, back ? q.ow : q.w,\n",
+    "        out_w, rows > 0 && out_w > 0 ? rows * out_w : 0, sy, sx, ry, rx };\n",
+    "    return s;\n",
+    "}\n",
+    "\n",
+    "template <class S> static float number(S &s, int i, uint64_t k) // of a source\n",
+    "{\n",
+    "    const float *p;\n",
+    "    s.seek(k);\n",
+    "    return s.at(i, &p) ? *p : 0;\n",
+    "}\n",
+    "\n",
+    "template <int N> struct SlideWeight { // rows: channels of the result\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    const float *row[N];\n",
+    "    dl_index step;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw;\n",
+    "        row[i] = s.v.w + (dl_index)s.group * s.in * s.out * taps + (dl_index)r * (s.back ? taps : s.in * taps);\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw, tap = (int)k / s.in, c = (int)k % s.in;\n",
+    "        step = (dl_index)c * (s.back ? s.out * taps : taps) + tap;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const { return *p = row[i] + step, true; }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "};\n",
+    "template <int N> struct SlidePixels { // rows: pixels of the result; N is 1 where all of a thread's numbers are of one\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    int y[N], x[N], ky, kx;\n",
+    "    const float *image[N];\n",
+    "    dl_index channel;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        if (i >= N) return;\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int n = (int)r / s.plane, at = (int)r % s.plane, fy = s.ry + at / s.out_w * s.sy, fx = s.rx + at % s.out_w * s.sx;\n",
+    "        y[i] = s.back ? fy + q.ph : fy * q.sh - q.ph, x[i] = s.back ? fx + q.pw : fx * q.sw - q.pw;\n",
+    "        image[i] = s.v.x + ((dl_index)n * q.groups + s.group) * s.in * s.high * s.wide;\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in;\n",
+    "        ky = tap / q.kw * q.dh, kx = tap % q.kw * q.dw;\n",
+    "        channel = (dl_index)((int)k % s.in) * s.high * s.wide;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const\n",
+    "    {\n",
+    "        int fy = s.back ? y[i % N] - ky : y[i % N] + ky, fx = s.back ? x[i % N] - kx : x[i % N] + kx;\n",
+    "        if (fy < 0 || fx < 0) return false;\n",
+    "        if (s.strided) fy /= s.v.q.sh, fx /= s.v.q.sw;\n",
+    "        return *p = image[i % N] + channel + (dl_index)fy * s.wide + fx, fy < s.high && fx < s.wide;\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "    // Is step k of the class? And the first that is, from k on\n",
+    "    bool reaches(uint64_t k) const\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in;\n",
+    "        return (s.ry + q.ph - tap / q.kw * q.dh) % q.sh == 0 && (s.rx + q.pw - tap % q.kw * q.dw) % q.sw == 0;\n",
+    "    }\n",
+    "    uint64_t next(uint64_t k, uint64_t end) const\n",
+    "    {\n",
+    "        while (k < end && !reaches(k)) k = (k / s.in + 1) * s.in;\n",
+    "        return k;\n",
+    "    }\n",
+    "};\n",
+    "static float *slide_place(const Slide &s, uint32_t row, uint32_t column)\n",
+    "{\n",
+    "    const Geometry &q = s.v.q;\n",
+    "    int n = (int)column / s.plane, at = (int)column % s.plane, y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
+    "    int h = s.back ? q.h : q.oh, w = s.back ? q.w : q.ow;\n",
+    "    return s.v.y + ((((dl_index)n * q.groups + s.group) * s.out + row) * h + y) * w + x;\n",
+    "}\n",
+    "struct SlideOut {\n",
+    "    const Slide &s;\n",
+    "    const Work &w;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, s.group, row, column) = v;\n",
+    "        else finish(slide_place(s, row, column), v, s.v.bias, (dl_index)s.group * s.out + row, s.v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    "// ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----\n",
+    "template <int N> struct TapsDy {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, out;\n",
+    "    const float *row[N];\n",
+    "    dl_index step;\n",
+    "    void begin(int i, uint32_t r) { row[i] = v.w + ((dl_index)group * out + r) * v.q.oh * v.q.ow; }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        int plane = v.q.oh * v.q.ow;\n",
+    "        step = (dl_index)((int)k / plane) * v.q.o * plane + (int)k % plane;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const { return *p = row[i] + step, true; }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "};\n",
+    "template <int N> struct TapsX {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, in, y[N], x[N], oy, ox;\n",
+    "    const float *plane[N];\n",
+    "    dl_index image;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = v.q.kh * v.q.kw, tap = (int)r % taps;\n",
+    "        y[i] = tap / v.q.kw * v.q.dh - v.q.ph, x[i] = tap % v.q.kw * v.q.dw - v.q.pw;\n",
+    "        plane[i] = v.x + ((dl_index)group * in + (int)r / taps) * v.q.h * v.q.w;\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        const Geometry &q = v.q;\n",
+    "        int size = q.oh * q.ow, at = (int)k % size;\n",
+    "        oy = at / q.ow * q.sh, ox = at % q.ow * q.sw;\n",
+    "        image = (dl_index)((int)k / size) * q.c * q.h * q.w;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const\n",
+    "    {\n",
+    "        int fy = oy + y[i], fx = ox + x[i];\n",
+    "        return *p = plane[i] + image + (dl_index)fy * v.q.w + fx, fy >= 0 && fx >= 0 && fy < v.q.h && fx < v.q.w;\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "struct TapsOut {\n",
+    "    const Conv &v;\n",
+    "    const Work &w;\n",
+    "    int group;\n",
+    "    void put(uint32_t row, uint32_t column, float value, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, group, row, column) = value;\n",
+    "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_cu[] = {
+    "#line 1 \"tools/kernels/tensor.cu\"\n",
+    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16; sums are fp32,\n",
+    "// in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32, in pieces of 16 steps of k,\n",
+    "// several of them on their way at once; they are rounded when they are read from there. A block of 2 W threads computes W x W, a warp\n",
+    "// W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
+    "template <int W> struct Stages {\n",
+    "    enum { N = W == 128 ? 3 : 4 }; // within the 48 KB that need no asking\n",
+    "    float a[N][W * BK], b[N][W * BK];\n",
+    "};\n",
+    "\n",
+    "// Where a number lies in a piece: fours of a row change places, so that neither rows of fours nor fours of rows meet in a bank.\n",
+    "static uint32_t placed(uint32_t row, uint32_t k) { return row * BK + (k / 4 ^ row / 2 % 4) * 4 + k % 4; }\n",
+    "\n",
+    "static uint32_t shared_address(const float *p) { return (uint32_t)__cvta_generic_to_shared(p); }\n",
+    "static void copy_4(float *to, const float *from, bool there) // or 0\n",
+    "{\n",
+    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
+    "}\n",
+    "static void copy_16(float *to, const float *from, uint32_t n) // n of four numbers, then zeros\n",
+    "{\n",
+    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
+    "}\n",
+    "\n",
+    "// A thread's rows are 8, W/8 apart; its step of k is one of the piece.\n",
+    "enum { ROWS = 8 };\n",
+    "static uint32_t own_row() { return threadIdx.x % 8 + threadIdx.x / 128 * 8; }\n",
+    "static uint32_t own_k() { return threadIdx.x / 8 % BK; }\n",
+    "\n",
+    "// Rows of a matrix. by_16: they are contiguous along k, and aligned.\n",
+    "template <int W> struct Matrix {\n",
+    "    const float *base;\n",
+    "    dl_index stride, step;\n",
+    "    bool by_16;\n",
+    "    const float *first, *here;\n",
+    "    void begin(int i, uint32_t r) { if (!i) first = base + r * stride; }\n",
+    "    void seek(uint64_t k) { here = first + k * step; }\n",
+    "    bool at(int i, const float **p) const { return *p = here + i * (W / ROWS) * stride, true; }\n",
+    "};\n",
+    "\n",
+    "// Fetches the piece at k0 of rows r0.. of a source. Nothing of it: zeros.\n",
+    "template <int W, class S> static void fetch(float *to, S &s, uint32_t r0, uint32_t rows, uint64_t k0, uint64_t end, bool counts)\n",
+    "{\n",
+    "    uint64_t k = k0 + own_k();\n",
+    "    counts = counts && k < end;\n",
+    "    if (counts) s.seek(k);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < ROWS; i++) {\n",
+    "        uint32_t row = own_row() + i * (W / ROWS);\n",
+    "        const float *p = 0;\n",
+    "        bool there = counts && r0 + row < rows && s.at(i, &p);\n",
+    "        copy_4(to + placed(row, own_k()), p, there);\n",
+    "    }\n",
+    "}\n",
+    "template <int W> static void fetch(float *to, Matrix<W> &s, uint32_t r0, uint32_t rows, uint64_t k0, uint64_t end, bool)\n",
+    "{\n",
+    "    if (!s.by_16) return fetch<W, Matrix<W> >(to, s, r0, rows, k0, end, true);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 2; i++) {\n",
+    "        uint32_t row = threadIdx.x / 4 + i * (W / 2), chunk = threadIdx.x % 4 * 4;\n",
+    "        uint64_t k = k0 + chunk;\n",
+    "        bool there = r0 + row < rows && k < end;\n",
+    "        copy_16(to + placed(row, chunk), there ? s.base + (r0 + row) * s.stride + k : s.base, !there ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// Four matrices of 8 rows and 4 steps of k: a lane gets the number (row lane / 4, step lane % 4) of each.\n",
+    "static void read_four(uint32_t *r, const float *p)\n",
+    "{\n",
+    "    asm volatile(\"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\"\n",
+    "                 : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(p)) : \"memory\");\n",
+    "}\n",
+    "#if BF16\n",
+    "// An mma takes all 16 steps. Which of them it calls which does not matter to the sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
+    "enum { STEPS = 1 };\n",
+    "static uint32_t rounded(uint32_t low, uint32_t high)\n",
+    "{\n",
+    "    uint32_t r;\n",
+    "    asm(\"cvt.rn.bf16x2.f32 %0, %1, %2;\" : \"=r\"(r) : \"f\"(__uint_as_float(high)), \"f\"(__uint_as_float(low)));\n",
+    "    return r;\n",
+    "}\n",
+    "static void round_a(uint32_t *x, const uint32_t *r) // r: rows 0.., 8.. of fours of k 0, 1, 2, 3\n",
+    "{\n",
+    "    for (int i = 0; i < 4; i++) x[i] = rounded(r[i / 2 * 4 + i % 2], r[i / 2 * 4 + i % 2 + 2]);\n",
+    "}\n",
+    "static void round_b(uint32_t *y, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 2; i++) y[i] = rounded(r[2 * i], r[2 * i + 1]);\n",
+    "}\n",
+    "#define MMA \"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32\"\n",
+    "#else\n",
+    "enum { STEPS = 2 }; // of 8\n",
+    "static uint32_t rounded(uint32_t v)\n",
+    "{\n",
+    "    uint32_t r;\n",
+    "    asm(\"cvt.rna.tf32.f32 %0, %1;\" : \"=r\"(r) : \"f\"(__uint_as_float(v)));\n",
+    "    return r;\n",
+    "}\n",
+    "static void round_a(uint32_t *x, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 8; i++) x[i] = rounded(r[i]);\n",
+    "}\n",
+    "static void round_b(uint32_t *y, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 4; i++) y[i] = rounded(r[i]);\n",
+    "}\n",
+    "#define MMA \"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32\"\n",
+    "#endif\n",
+    "static void multiply_add(float *c, const uint32_t *x, const uint32_t *y)\n",
+    "{\n",
+    "    asm(MMA \" {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\"\n",
+    "        : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3]) : \"r\"(x[0]), \"r\"(x[1]), \"r\"(x[2]), \"r\"(x[3]), \"r\"(y[0]), \"r\"(y[1]));\n",
+    "}\n",
+    "\n",
+    "// The warp's part of a piece: acc[16 rows each][8 columns each]\n",
+    "template <int W> static void multiply(float (*acc)[4][4], const float *a, const float *b)\n",
+    "{\n",
+    "    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, x[W / 32][STEPS * 4], y[STEPS * 2], r[8];\n",
+    "    const float *rows = a + warp / (W / 32) * (W / 2) * BK, *columns = b + warp % (W / 32) * 32 * BK;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++) {\n",
+    "        read_four(r, rows + i * 16 * BK + placed(lane % 16, lane / 16 * 4));\n",
+    "        read_four(r + 4, rows + i * 16 * BK + placed(lane % 16, 8 + lane / 16 * 4));\n",
+    "        round_a(x[i], r);\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int j = 0; j < 4; j++) {\n",
+    "        read_four(r, columns + j * 8 * BK + placed(lane % 8, lane / 8 * 4));\n",
+    "        round_b(y, r);\n",
+    "#pragma unroll\n",
+    "        for (int s = 0; s < STEPS; s++)\n",
+    "#pragma unroll\n",
+    "            for (int i = 0; i < W / 32; i++) multiply_add(acc[i][j], x[i] + 4 * s, y + 2 * s);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The tile from (m0, n0), k from `first`, a multiple of 16, to `end`. SOME: B tells which steps of k count.\n",
+    "template <bool SOME, class B> static uint64_t next_piece(const B &b, uint64_t k, uint64_t end)\n",
+    "{\n",
+    "    if constexpr (SOME) return b.next(k, end) / BK * BK > k ? b.next(k, end) / BK * BK : k;\n",
+    "    return k;\n",
+    "}\n",
+    "template <int W, bool SOME, class A, class B, class C>\n",
+    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "{\n",
+    "    enum { N = Stages<W>::N };\n",
+    "    float acc[W / 32][4][4];\n",
+    "    uint64_t k = next_piece<SOME>(b, first, end);\n",
+    "    int fetched = 0, stage = 0, reading = 0;\n",
+    "    for (int i = 0; i < ROWS; i++) {\n",
+    "        a.begin(i, m0 + own_row() + i * (W / ROWS));\n",
+    "        b.begin(i, n0 + own_row() + i * (W / ROWS));\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "#pragma unroll\n",
+    "            for (int e = 0; e < 4; e++) acc[i][j][e] = 0;\n",
+    "    for (int i = -(N - 1); i < fetched; i++) {\n",
+    "        if (i >= 0) {\n",
+    "            asm volatile(\"cp.async.wait_group %0;\" ::\"n\"(N - 2) : \"memory\");\n",
+    "            __syncthreads(); // the piece is there, and all have read the one before, whose place is free now\n",
+    "        }\n",
+    "        if (k < end) {\n",
+    "            fetch<W>(s.a[stage], a, m0, m, k, end, true);\n",
+    "            if constexpr (SOME) fetch<W>(s.b[stage], b, n0, n, k, end, b.reaches(k + own_k()));\n",
+    "            else fetch<W>(s.b[stage], b, n0, n, k, end, true);\n",
+    "            stage = stage + 1 == N ? 0 : stage + 1;\n",
+    "            fetched++;\n",
+    "            k = next_piece<SOME>(b, k + BK, end);\n",
+    "        }\n",
+    "        asm volatile(\"cp.async.commit_group;\" ::: \"memory\");\n",
+    "        if (i >= 0) {\n",
+    "            multiply<W>(acc, s.a[reading], s.b[reading]);\n",
+    "            reading = reading + 1 == N ? 0 : reading + 1;\n",
+    "        }\n",
+    "    }\n",
+    "    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n",
+    "    uint32_t row = m0 + warp / (W / 32) * (W / 2) + lane / 4, column = n0 + warp % (W / 32) * 32 + lane % 4 * 2;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "#pragma unroll\n",
+    "            for (int e = 0; e < 4; e++) {\n",
+    "                uint32_t y = row + i * 16 + e / 2 * 8, x = column + j * 8 + e % 2;\n",
+    "                if (y < m && x < n) c.put(y, x, acc[i][j][e], part);\n",
+    "            }\n",
+    "    __syncthreads();\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_conv_cu[] = {
+    "#line 1 \"tools/kernels/tensor_conv.cu\"\n",
+    "// The convolutions of taps.cu on tensor cores, as conv.cu.\n",
+    "template <bool BACK, bool SOME> static void tensor_slide(Stages<64> &stages, const Conv &v, const Work &w)\n",
+    "{\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    Slide s = slide_of(v, BACK, SOME, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
+    "    uint32_t n = (uint32_t)(v.q.n * s.plane);\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    if (n0 >= n) return;\n",
+    "    SlideWeight<ROWS> a = { s };\n",
+    "    SlidePixels<ROWS> b = { s };\n",
+    "    SlideOut c = { s, w };\n",
+    "    tensor_tile<64, SOME>(stages, a, b, c, w.m, n, m0, n0, first, end, false);\n",
+    "}\n",
+    "#define TENSOR_SLIDE(name, BACK, SOME) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(128, 1) name(Conv v, Work w) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Stages<64> stages; \\\n",
+    "        tensor_slide<BACK, SOME>(stages, v, w); \\\n",
+    "    }\n",
+    "TENSOR_SLIDE(tensor_forward, false, false)\n",
+    "TENSOR_SLIDE(tensor_back, true, false)\n",
+    "TENSOR_SLIDE(tensor_back_strided, true, true)\n",
+    "\n",
+    "extern \"C\" __global__ void __launch_bounds__(128, 1) tensor_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
+    "{\n",
+    "    __shared__ __align__(16) Stages<64> stages;\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    int group = (int)blockIdx.z;\n",
+    "    TapsDy<ROWS> a = { v, true, group, (int)w.m };\n",
+    "    TapsX<ROWS> b = { v, true, group, v.q.c / v.q.groups };\n",
+    "    TapsOut c = { v, w, group };\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    tensor_tile<64, false>(stages, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_matmul_cu[] = {
+    "#line 1 \"tools/kernels/tensor_matmul.cu\"\n",
+    "// Matrix products on tensor cores. by_16: 1: A, 2: B, see Matrix.\n",
+    "template <int W> static void tensor_matmul(Stages<W> &s, const Matmul &q, const Work &w, int by_16)\n",
+    "{\n",
+    "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
+    "        dl_index at_a, at_b;\n",
+    "        uint32_t m0, n0;\n",
+    "        uint64_t first, end;\n",
+    "        matmul_batch(q, batch, &at_a, &at_b);\n",
+    "        Matrix<W> a = { q.a + at_a, q.a_row, q.a_k, (by_16 & 1) != 0 }, b = { q.b + at_b, q.b_row, q.b_k, (by_16 & 2) != 0 };\n",
+    "        MatmulOut c = { q, w, batch };\n",
+    "        work_tile<W>(w, &m0, &n0, &first, &end);\n",
+    "        tensor_tile<W, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "    }\n",
+    "}\n",
+    "#define TENSOR_MATMUL(W) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(2 * W, 1) tensor_##W(Matmul q, Work w, int by_16) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Stages<W> s; \\\n",
+    "        tensor_matmul<W>(s, q, w, by_16); \\\n",
+    "    }\n",
+    "TENSOR_MATMUL(64)\n",
+    "TENSOR_MATMUL(128)\n",
+    NULL
+};
 static const char *const dl__cuda_tile_cu[] = {
     "#line 1 \"tools/kernels/tile.cu\"\n",
     "// Products: rule 2 of the canonical arithmetic. C[m][n] = sum over k of A[m][k] B[n][k]: chains of fused multiply-adds over blocks of\n",
@@ -1878,7 +2170,7 @@ static const char *const dl__cuda_tile_cu[] = {
     "}\n",
     "\n",
     "// Which part of the work a thread block does: blockIdx.x a tile, blockIdx.y a block of k where these are computed apart (then `partial`\n",
-    "// takes their totals [batch][block][m][n], and the kernels ..._join add them in order), blockIdx.z a batch.\n",
+    "// takes their totals [batch][block][m][n], and join.cu adds them in order), blockIdx.z a batch.\n",
     "struct Work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; };\n",
     "template <int W> static void work_tile(const Work &w, uint32_t *m0, uint32_t *n0, uint64_t *first, uint64_t *end)\n",
     "{\n",
@@ -1900,7 +2192,7 @@ static const char *const dl__cuda_tile_cu[] = {
     "    return total;\n",
     "}\n",
     "\n",
-    "// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----\n",
+    "// ---- matmul, by the tiles above (matmul.cu), by larger ones (warp.cu) or by tensor cores (tensor.cu) ----\n",
     "struct Matmul {\n",
     "    const float *a, *b, *bias;\n",
     "    float *c;\n",
@@ -1918,6 +2210,16 @@ static const char *const dl__cuda_tile_cu[] = {
     "        batch /= q.count[d];\n",
     "    }\n",
     "}\n",
+    "struct MatmulOut {\n",
+    "    const Matmul &q;\n",
+    "    const Work &w;\n",
+    "    uint32_t batch;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, batch, row, column) = v;\n",
+    "        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);\n",
+    "    }\n",
+    "};\n",
     NULL
 };
 static const char *const dl__cuda_update_cu[] = {
@@ -2161,6 +2463,12 @@ typedef unsigned long long dl__cuda_address;
     F(cuModuleGetFunction, (void **function, void *module, const char *name)) \
     F(cuLaunchKernel, (void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, \
         unsigned shared, void *stream, void **args, void **extra)) \
+    F(cuStreamBeginCapture_v2, (void *stream, int mode)) \
+    F(cuStreamEndCapture, (void *stream, void **graph)) \
+    F(cuGraphInstantiateWithFlags, (void **exec, void *graph, unsigned long long flags)) \
+    F(cuGraphLaunch, (void *exec, void *stream)) \
+    F(cuGraphExecDestroy, (void *exec)) \
+    F(cuGraphDestroy, (void *graph)) \
     F(cuGetErrorName, (int code, const char **name)) \
     F(cuGetErrorString, (int code, const char **text))
 #define DL__CUDA_NVRTC(F) \
@@ -2187,7 +2495,8 @@ static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME
 
 enum {
     DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
-    DL__CUDA_SLOTS = 64,         /* looks by index that wait to be checked */
+    DL__CUDA_SLOTS = 64,         /* kinds of looks by index, which are checked together */
+    DL__CUDA_GRAPHS = 32,        /* kept, of runs of launches */
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
     DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
     DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
@@ -2197,6 +2506,9 @@ enum {
 typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__cuda_text;
 typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
+typedef enum dl__cuda_precision { DL__CUDA_FP32, DL__CUDA_TF32, DL__CUDA_BF16 } dl__cuda_precision; /* of products */
+typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
+typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
 typedef struct dl__cuda {
     dl_context *ctx;
     char device[32], name[128];
@@ -2204,6 +2516,7 @@ typedef struct dl__cuda {
     dl__cuda_driver driver;
     dl__cuda_nvrtc nvrtc;
     int ordinal, arch;
+    dl__cuda_precision precision;
     void *context, *stream, *mark[2];
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
@@ -2216,6 +2529,14 @@ typedef struct dl__cuda {
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
     struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
     int slots_used;
+    bool looked;                 /* since slots were checked */
+    dl__cuda_number *numbers;    /* of a run's nodes, as they are sent */
+    size_t numbers_room;
+    dl__cuda_address numbers_there, number; /* number: of the launch at hand */
+    dl__cuda_graph graph[DL__CUDA_GRAPHS];
+    uint64_t runs;
+    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or staged in this run, which a graph cannot do */
+    bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
     struct { uint64_t key; void *function; } plan[DL__CUDA_PLANS];
@@ -2228,6 +2549,7 @@ static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
     char function[64];
     size_t n = strcspn(call, "(");
     if (!code) return true;
+    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_run */
     if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
     if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
     snprintf(function, sizeof function, "%.*s", (int)n, call);
@@ -2261,6 +2583,7 @@ static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
     dl__cuda_address p = 0;
     size_t left = 0, all = 0;
     char batch[200];
+    d->settled = false;
     int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
@@ -2336,6 +2659,7 @@ static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
 /* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
+    d->settled = false;
     int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
     if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
     d->staging[k].busy = false;
@@ -2380,10 +2704,10 @@ static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t byt
 static bool dl__cuda_check_slots(dl__cuda *d)
 {
     int used = d->slots_used;
-    if (!used) return true;
+    if (!d->looked) return true;
     const char *p = dl__cuda_fetch(d, d->slots, (size_t)used * sizeof(uint64_t));
     if (!p) return false;
-    d->slots_used = 0;
+    d->looked = false;
     for (int i = 0; i < used; i++) {
         uint64_t bad;
         memcpy(&bad, p + (size_t)i * sizeof bad, sizeof bad);
@@ -2404,6 +2728,20 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     if (!p) return false;
     memcpy(to, p, bytes);
     return true;
+}
+
+/* ---- graphs, see dl__cuda_run ---- */
+static bool dl__cuda_forget_graph(dl__cuda *d, dl__cuda_graph *g)
+{
+    void *exec = g->exec;
+    memset(g, 0, sizeof *g);
+    return !exec || DL__CUDA_CALL(d, cuGraphExecDestroy(exec));
+}
+static bool dl__cuda_forget_graphs(dl__cuda *d)
+{
+    bool ok = true;
+    for (int i = 0; i < DL__CUDA_GRAPHS; i++) ok = dl__cuda_forget_graph(d, &d->graph[i]) && ok;
+    return ok;
 }
 
 /* ---- between GPUs ---- */
@@ -2724,6 +3062,7 @@ static void *dl__cuda_load(dl__cuda *d, const dl__cuda_text *t, const char *what
     dl__cuda_hash(t->at, t->size, h);
     for (dl__cuda_module *m = d->modules; m; m = m->next)
         if (m->hash[0] == h[0] && m->hash[1] == h[1]) return m->module;
+    d->settled = false;
     if (!dl__cuda_write_text(d, t, what)) return NULL;
     void *module = NULL;
     const void *baked = dl__cuda_find_baked(d, t);
@@ -2758,19 +3097,38 @@ static void dl__cuda_begin_text(dl__cuda_text *t)
     dl__cuda_lines(t, dl__cuda_device_cu);
 }
 
-/* What the modules are made of. */
-static const struct { const char *name; const char *const *part[3]; } dl__cuda_parts[] = {
-    { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL } },
-    { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL } },
-    { "normalise", { dl__cuda_sums_cu, dl__cuda_normalise_cu, NULL } },
-    { "move", { dl__cuda_move_cu, NULL, NULL } },
-    { "pool", { dl__cuda_pool_cu, NULL, NULL } },
-    { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
-    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL } },
-    { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
-    { "clip", { dl__cuda_clip_cu, NULL, NULL } },
-    { "update", { dl__cuda_update_cu, NULL, NULL } }
+/* What the modules are made of; `least`: the compute capability that they need, if any. */
+static const char *const dl__cuda_tf32[] = { "#define BF16 0\n", NULL }, *const dl__cuda_bf16[] = { "#define BF16 1\n", NULL };
+static const struct { const char *name; const char *const *part[6]; int least; } dl__cuda_parts[] = {
+    { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL }, 0 },
+    { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL }, 0 },
+    { "normalise", { dl__cuda_sums_cu, dl__cuda_normalise_cu, NULL }, 0 },
+    { "move", { dl__cuda_move_cu, NULL }, 0 },
+    { "pool", { dl__cuda_pool_cu, NULL }, 0 },
+    { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL }, 0 },
+    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL }, 0 },
+    { "conv", { dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_conv_cu, NULL }, 0 },
+    { "join", { dl__cuda_tile_cu, dl__cuda_join_cu, NULL }, 0 },
+    { "matmul_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
+    { "matmul_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
+    { "conv_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "conv_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "clip", { dl__cuda_clip_cu, NULL }, 0 },
+    { "update", { dl__cuda_update_cu, NULL }, 0 }
 };
+enum { DL__CUDA_PARTS = sizeof dl__cuda_parts / sizeof *dl__cuda_parts };
+/* The one of that name; DL__CUDA_PARTS: none. */
+static size_t dl__cuda_part(const char *name)
+{
+    size_t i = 0;
+    while (i < DL__CUDA_PARTS && strcmp(dl__cuda_parts[i].name, name)) i++;
+    return i;
+}
+static void dl__cuda_module_text(dl__cuda_text *t, size_t i)
+{
+    dl__cuda_begin_text(t);
+    for (int k = 0; dl__cuda_parts[i].part[k]; k++) dl__cuda_lines(t, dl__cuda_parts[i].part[k]);
+}
 
 /* A kernel by name; both names are string constants. */
 static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
@@ -2778,10 +3136,7 @@ static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
     dl__cuda_text t;
     for (dl__cuda_function *f = d->functions; f; f = f->next)
         if (!strcmp(f->name, name) && !strcmp(f->module, module)) return f->function;
-    dl__cuda_begin_text(&t);
-    for (size_t i = 0; i < sizeof dl__cuda_parts / sizeof *dl__cuda_parts; i++)
-        for (int k = 0; k < 3 && dl__cuda_parts[i].part[k] && !strcmp(dl__cuda_parts[i].name, module); k++)
-            dl__cuda_lines(&t, dl__cuda_parts[i].part[k]);
+    dl__cuda_module_text(&t, dl__cuda_part(module));
     void *m = dl__cuda_load(d, &t, module), *function = NULL;
     free(t.at);
     if (!m || !DL__CUDA_CALL(d, cuModuleGetFunction(&function, m, name))) return NULL;
@@ -2851,7 +3206,6 @@ static int dl__cuda_argument(dl__cuda_group *g, const char *type, const void *va
     dl__cuda_put(g->params, "%s%s a%d", g->args ? ", " : "", type, g->args);
     return g->args++;
 }
-static int dl__cuda_float(dl__cuda_group *g, float v) { return dl__cuda_argument(g, "float", &v, sizeof v); }
 static int dl__cuda_long(dl__cuda_group *g, uint64_t v) { return dl__cuda_argument(g, "uint64_t", &v, sizeof v); }
 static int dl__cuda_pointer(dl__cuda_group *g, const dl_node *x)
 {
@@ -2931,26 +3285,22 @@ static bool dl__cuda_element(dl__cuda_group *g, int k)
     if (dl__cuda_is_row(dl__cuda_unary_rows, name)) dl__cuda_put(t, "ew_%s(%s);\n", name, in[0]);
     else if (dl__cuda_is_row(dl__cuda_binary_rows, name)) dl__cuda_put(t, "ew_%s(%s, %s);\n", name, in[0], in[1]);
     else if (dl__cuda_is_row(dl__cuda_scaled_rows, name)) {
-        int a = dl__cuda_float(g, y->f[0]), b = dl__cuda_float(g, y->f[1]);
-        dl__cuda_put(t, "ew_%s(%s, a%d, a%d);\n", name, in[0], a, b);
+        dl__cuda_put(t, "ew_%s(%s, a1[%d].a, a1[%d].b);\n", name, in[0], k, k);
     } else if (!strcmp(name, "where")) dl__cuda_put(t, "ew_where(%s, %s, %s);\n", in[0], in[1], in[2]);
     else if (!strcmp(name, "expand")) dl__cuda_put(t, "%s;\n", in[0]);
     else if (!strcmp(name, "to_float")) dl__cuda_put(t, "(float)%s;\n", in[0]);
-    else if (!strcmp(name, "full")) dl__cuda_put(t, "a%d;\n", dl__cuda_float(g, y->f[0]));
+    else if (!strcmp(name, "full")) dl__cuda_put(t, "a1[%d].a;\n", k);
     else if (!strcmp(name, "causal")) {
-        int fill = dl__cuda_float(g, y->f[0]), wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]),
-            high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
-        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a%d : %s;\n", wide, wide, high, fill, in[0]);
+        int wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]), high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
+        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
     } else if (!strcmp(name, "accumulate")) {
         if (y->i[1]) dl__cuda_put(t, "E_ADD(a%d[i], %s);\n", dl__cuda_pointer(g, y), in[0]);
         else dl__cuda_put(t, "%s;\n", in[0]);
     } else if (!strcmp(name, "rand") || !strcmp(name, "randn")) {
-        int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)), counter = dl__cuda_long(g, y->counter);
-        dl__cuda_put(t, "ew_%s(a%d, a%d, i);\n", name, key, counter);
+        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
     } else if (!strcmp(name, "dropout")) {
-        int p = dl__cuda_float(g, y->f[0]), scale = dl__cuda_float(g, y->f[1]), key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)),
-            counter = dl__cuda_long(g, y->counter);
-        dl__cuda_put(t, "ew_dropout(%s, a%d, a%d, a%d, a%d, i);\n", in[0], p, scale, key, counter);
+        int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx));
+        dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i);\n", in[0], k, k, key, k);
     } else return dl_fail(g->d->ctx, "%s: dl_%s has no CUDA kernel yet", g->d->device, name);
     if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        a%d[i] = v%d;\n", dl__cuda_pointer(g, y), k);
     return true;
@@ -2962,6 +3312,7 @@ static bool dl__cuda_walk(dl__cuda_group *g)
     g->args = 0;
     g->bytes = 0;
     dl__cuda_long(g, g->l->node[skip]->numel);
+    dl__cuda_argument(g, "const Number *__restrict__", &g->d->number, sizeof g->d->number);
     for (int k = skip; k < g->l->count; k++)
         if (!dl__cuda_element(g, k)) return false;
     return !g->full || dl_fail(g->d->ctx, "%s: a group of operations with too many operands: set dl_config.no_fusion", g->d->device);
@@ -3011,7 +3362,8 @@ typedef struct dl__cuda_sums {
     uint64_t groups, n, run, stride, step;
     int what;
 } dl__cuda_sums;
-static size_t dl__cuda_chunks(size_t n) { return n ? (n + DL__CHUNK - 1) / DL__CHUNK : 1; }
+enum { DL__CUDA_CHUNK = 4096, DL__CUDA_KB = 256 }; /* DL__CHUNK and DL__KB of dltrain.h, whose implementation may be elsewhere */
+static size_t dl__cuda_chunks(size_t n) { return n ? (n + DL__CUDA_CHUNK - 1) / DL__CUDA_CHUNK : 1; }
 static size_t dl__cuda_sum_scratch(size_t groups, size_t n) { return 2 * groups * dl__cuda_chunks(n) * sizeof(float) + 512; }
 static dl__cuda_grid dl__cuda_warps(size_t n) { return dl__cuda_flat(n * 32); }
 
@@ -3043,7 +3395,7 @@ static bool dl__cuda_columns_begin(dl__cuda *d, dl__cuda_columns *c, void *out, 
     bool parts = rows > AT_ONCE;
     memset(c, 0, sizeof *c);
     c->out = out, c->outer = outer, c->inner = inner, c->accumulate = accumulate;
-    c->blocks = (rows + DL__KB - 1) / DL__KB;
+    c->blocks = (rows + DL__CUDA_KB - 1) / DL__CUDA_KB;
     c->grid = dl__cuda_grid_of((inner + 7) / 8, outer < 65535 ? outer : 65535, parts ? (rows + AT_ONCE - 1) / AT_ONCE : 1, 256, 1);
     return !parts || (c->part = dl__cuda_scratch(d, outer * c->blocks * inner * sizeof(float)));
 }
@@ -3189,14 +3541,24 @@ static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
 }
 
 /* ---- looks by index; what is out of range becomes an error when a value is read ---- */
+/* The slot of looks as y's: always the same, until there are too many. Graphs know it. */
 static bool dl__cuda_slot(dl__cuda *d, const dl_node *y, dl__cuda_address *slot)
 {
-    if (d->slots_used == DL__CUDA_SLOTS && !dl__cuda_check_slots(d)) return false;
-    *slot = d->slots + (dl__cuda_address)d->slots_used * sizeof(uint64_t);
-    d->slot[d->slots_used].op = y->op;
-    for (int k = 0; k < 6; k++) d->slot[d->slots_used].i[k] = k < y->n_i ? y->i[k] : 0;
-    d->slots_used++;
-    return true;
+    dl_index i[6];
+    int at = 0;
+    for (int k = 0; k < 6; k++) i[k] = k < y->n_i ? y->i[k] : 0;
+    while (at < d->slots_used && (d->slot[at].op != y->op || memcmp(d->slot[at].i, i, sizeof i))) at++;
+    if (at == DL__CUDA_SLOTS) {
+        if (!dl__cuda_check_slots(d) || !dl__cuda_forget_graphs(d)) return false;
+        at = d->slots_used = 0;
+    }
+    if (at == d->slots_used) {
+        d->slot[at].op = y->op;
+        memcpy(d->slot[at].i, i, sizeof i);
+        d->slots_used++;
+    }
+    *slot = d->slots + (dl__cuda_address)at * sizeof(uint64_t);
+    return d->looked = true;
 }
 
 static bool dl__cuda_in_range(dl__cuda *d, const dl_node *y, const void *index, uint64_t n, int64_t least, int64_t rows, int64_t except)
@@ -3273,7 +3635,8 @@ static bool dl__cuda_offsets_fit(dl__cuda *d, const dl_node *y, const void *offs
 {
     dl__cuda_address slot;
     if (!dl__cuda_slot(d, y, &slot)) return false;
-    void *args[] = { &offset, (void *)&y->i[0], (void *)&y->i[1], &slot };
+    int bags = y->i[3] >= DL_DEVICE_BAGS;
+    void *args[] = { &offset, (void *)&y->i[0], (void *)&y->i[1], &bags, &slot };
     return dl__cuda_go(d, "move", "check_offsets", dl__cuda_strides((size_t)y->i[0] + 1), args) && dl__cuda_check_slots(d);
 }
 
@@ -3307,7 +3670,7 @@ static bool dl__cuda_segment_inverse(dl__cuda *d, const dl_node *y, bool accumul
 
 /* ---- products: see tile.cu ---- */
 typedef struct dl__cuda_work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; } dl__cuda_work;
-enum { DL__CUDA_TILE = 64, DL__CUDA_KB = 256 };
+enum { DL__CUDA_TILE = 64 };
 
 /* How a product is cut: where its tiles are few and k is long, blocks of k are computed apart and added in order afterwards. */
 static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, uint64_t k, uint64_t batches, bool may_part, dl__cuda_grid *g)
@@ -3324,6 +3687,15 @@ static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, 
     return !parts || (w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, m * n * batches * blocks * sizeof(float)));
 }
 
+/* Adds them, where k was cut. */
+static bool dl__cuda_join(dl__cuda *d, dl__cuda_work *w, const dl_node *y, const void *bias, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y);
+    int add = accumulate;
+    void *args[] = { w, &out, &bias, &add };
+    return w->parts == 1 || dl__cuda_go(d, "join", "join", dl__cuda_flat(y->numel), args);
+}
+
 typedef struct dl__cuda_matmul_args {
     const void *a, *b, *bias;
     void *c;
@@ -3333,21 +3705,43 @@ typedef struct dl__cuda_matmul_args {
     int64_t a_batch[8], b_batch[8];
 } dl__cuda_matmul_args;
 
-/* Enough tiles of 128 x 128 to fill a GPU: see warp.cu, which has three of the four kinds of transposition. *done: it was. */
-static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, bool *done)
+/* Are there enough tiles of 128 x 128 to fill a GPU? Then it is cut into these. */
+static bool dl__cuda_cut_wide(dl__cuda_work *w, dl__cuda_grid *g)
 {
     enum { WIDE = 128, ENOUGH = 64 };
-    uint64_t down = (w.m + WIDE - 1) / WIDE, across = (w.n + WIDE - 1) / WIDE;
+    uint64_t down = (w->m + WIDE - 1) / WIDE, across = (w->n + WIDE - 1) / WIDE;
+    if (w->m <= WIDE / 2 || w->n <= WIDE / 2 || down * across * w->batches < ENOUGH) return false;
+    w->across = (uint32_t)across;
+    w->partial = NULL;
+    g->x = down * across;
+    return true;
+}
+
+/* By warp.cu, which has three of the four kinds of transposition. *done: it was. */
+static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, dl__cuda_grid g, bool *done)
+{
     bool along_a = q->a_k == 1, along_b = q->b_k == 1, even = !(w.m % 4 || w.n % 4 || w.k % 4);
     int aligned = even && !(((uintptr_t)q->a | (uintptr_t)q->b) % 16);
-    *done = w.m > WIDE / 2 && w.n > WIDE / 2 && down * across * w.batches >= ENOUGH && (along_a || !along_b);
-    if (!*done) return true;
-    w.across = (uint32_t)across;
-    w.partial = NULL;
+    if (!(*done = (along_a || !along_b) && dl__cuda_cut_wide(&w, &g))) return true;
     if (w.k > DL__CUDA_KB && !(w.partial = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)w.m * w.n * w.batches * sizeof(float)))) return false;
     void *args[] = { (void *)(uintptr_t)q, &w, &aligned };
-    dl__cuda_grid g = dl__cuda_grid_of(down * across, 1, w.batches < 65535 ? w.batches : 65535, 256, 1);
     return dl__cuda_go(d, "warp", along_b ? "matmul_128_kk" : along_a ? "matmul_128_kr" : "matmul_128_rr", g, args);
+}
+
+/* By tensor_matmul.cu: copies of 16 bytes where operands are contiguous along k, and rows and batches aligned. */
+static bool dl__cuda_by_16(const void *base, int64_t row, int64_t k, int dims, const int64_t *batch)
+{
+    bool aligned = k == 1 && (uintptr_t)base % 16 == 0 && row % 4 == 0;
+    for (int i = 0; i < dims; i++) aligned = aligned && batch[i] % 4 == 0;
+    return aligned;
+}
+static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work *w, dl__cuda_grid g)
+{
+    int by_16 = dl__cuda_by_16(q->a, q->a_row, q->a_k, q->batch_dims, q->a_batch) | dl__cuda_by_16(q->b, q->b_row, q->b_k, q->batch_dims, q->b_batch) << 1;
+    bool wide = dl__cuda_cut_wide(w, &g);
+    void *args[] = { (void *)(uintptr_t)q, w, &by_16 };
+    g.bx = wide ? 256 : 128;
+    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "matmul_tf32" : "matmul_bf16", wide ? "tensor_128" : "tensor_64", g, args);
 }
 
 /* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
@@ -3379,15 +3773,23 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
     }
     bool done;
     if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
-    if (!dl__cuda_matmul_wide(d, &q, w, &done) || done) return done;
+    if (d->precision) return dl__cuda_matmul_tensor(d, &q, &w, g) && dl__cuda_join(d, &w, y, q.bias, accumulate);
+    if (!dl__cuda_matmul_wide(d, &q, w, g, &done) || done) return done;
     void *args[] = { &q, &w };
-    return dl__cuda_go(d, "matmul", "matmul_64", g, args) &&
-        (w.parts == 1 || dl__cuda_go(d, "matmul", "matmul_join", dl__cuda_flat(y->numel), args));
+    return dl__cuda_go(d, "matmul", "matmul_64", g, args) && dl__cuda_join(d, &w, y, q.bias, accumulate);
 }
 
 /* i = the geometry: n c h w o kh kw oh ow sh sw ph pw dh dw groups */
 enum { DL__CUDA_GEOMETRY = 16, DL__CUDA_SH = 9, DL__CUDA_SW = 10, DL__CUDA_GROUPS = 15 };
 typedef struct dl__cuda_conv_args { const void *x, *w, *bias; void *y; int32_t q[DL__CUDA_GEOMETRY]; int32_t accumulate; } dl__cuda_conv_args;
+
+/* The kernel of a convolution, in the precision that is wanted. */
+static bool dl__cuda_conv_go(dl__cuda *d, const char *kernel, const char *tensor, dl__cuda_grid g, void **args)
+{
+    if (!d->precision) return dl__cuda_go(d, "conv", kernel, g, args);
+    g.bx = 128;
+    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "conv_tf32" : "conv_bf16", tensor, g, args);
+}
 
 static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char kind)
 {
@@ -3410,11 +3812,11 @@ static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char k
     void *args[] = { &v, &w };
     if (kind == 'w')
         return dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)(in * taps), (uint64_t)(q[0] * q[7] * q[8]), (uint64_t)groups, true, &g) &&
-            dl__cuda_go(d, "conv", "conv_weight", g, args) &&
-            (w.parts == 1 || dl__cuda_go(d, "conv", "conv_weight_join", dl__cuda_flat(y->numel), args));
+            dl__cuda_conv_go(d, "conv_weight", "tensor_weight", g, args) && dl__cuda_join(d, &w, y, NULL, accumulate);
     if (!dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)pixels, (uint64_t)(taps * in), (uint64_t)(groups * classes), false, &g)) return false;
     g.z = w.batches;
-    return dl__cuda_go(d, "conv", kind == 'f' ? "conv_forward" : classes > 1 ? "conv_back_strided" : "conv_back", g, args);
+    if (kind == 'f') return dl__cuda_conv_go(d, "conv_forward", "tensor_forward", g, args);
+    return classes > 1 ? dl__cuda_conv_go(d, "conv_back_strided", "tensor_back_strided", g, args) : dl__cuda_conv_go(d, "conv_back", "tensor_back", g, args);
 }
 static bool dl__cuda_conv2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'f'); }
 static bool dl__cuda_conv_transpose2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'b'); }
@@ -3509,7 +3911,7 @@ static bool dl__cuda_norm_forward(dl__cuda *d, const dl_node *y, bool accumulate
     if (y->i[3] & DL__CUDA_SHIFTED) b = dl__cuda_in(d, y, k);
     q.sums.x = x;
     if (!y->numel) return true;
-    if (q.by_row && q.n <= DL__CHUNK && !has_moments) {
+    if (q.by_row && q.n <= DL__CUDA_CHUNK && !has_moments) {
         uint32_t n = (uint32_t)q.n;
         void *args[] = { &out, &x, &saved, &w, &b, &q.groups, &n, &q.share, &q.eps };
         return dl__cuda_go(d, "normalise", "norm_rows", dl__cuda_warps(q.groups), args);
@@ -3532,7 +3934,7 @@ static bool dl__cuda_norm_backward(dl__cuda *d, const dl_node *y, void *dx, void
             return false;
     }
     if (q.by_row && !dx) return true;
-    if (q.by_row && q.n <= DL__CHUNK) {
+    if (q.by_row && q.n <= DL__CUDA_CHUNK) {
         uint32_t n = (uint32_t)q.n;
         void *args[] = { &dx, &dy, &x, &saved, (void *)&w, &q.groups, &n, &q.share };
         return dl__cuda_go(d, "normalise", "norm_rows_back", dl__cuda_warps(q.groups), args);
@@ -3657,7 +4059,7 @@ static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl
         t->mask.column = wide[nd - 1];
         for (int b = 0; b < nd - 2; b++) t->mask.batch[b] = wide[b];
     }
-    size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
+    size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CUDA_CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
     t->top = (float *)(uintptr_t)dl__cuda_scratch(d, (3 + chunks) * rows * sizeof(float));
     t->sum = t->top + rows;
     t->slope = t->sum + rows;
@@ -3742,17 +4144,108 @@ static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_nod
     { "target_weights", dl__cuda_target_weights }
 };
 
-static bool dl__cuda_launch(void *device, const dl_device_launch *l)
+static bool dl__cuda_launch(dl__cuda *d, const dl_device_launch *l)
 {
-    dl__cuda *d = (dl__cuda *)device;
     const dl_node *y = l->node[0];
     const size_t n = sizeof dl__cuda_operations / sizeof *dl__cuda_operations;
     size_t i = 0;
-    if (!dl__cuda_enter(d)) return false;
     if (y->op->flags & DL_OP_ELEMENTWISE) return dl__cuda_elementwise(d, l);
     while (i < n && strcmp(dl__cuda_operations[i].name, y->op->name)) i++;
     if (i == n) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
     return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
+}
+
+/* ---- runs. One that comes again with the same key is captured as a graph, which does it from then on, where a graph can: it needed nothing
+   but launches the first time, and the driver does not refuse ---- */
+static uint64_t dl__cuda_mix(uint64_t h, uint64_t v) { return h = (h ^ v) * 0x9e3779b97f4a7c15u, h ^ h >> 32; }
+
+/* *key: all that launchers can see, but for the numbers of elementwise operations, which kernels read from memory: they go there. */
+static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, uint64_t *key)
+{
+    size_t nodes = 0;
+    uint64_t h = dl__cuda_mix(dl_device_random_key(d->ctx), d->scratch);
+    for (size_t i = 0; i < n; i++) nodes += (size_t)l[i].count;
+    if (nodes > d->numbers_room) {
+        dl__cuda_number *more = (dl__cuda_number *)realloc(d->numbers, nodes * sizeof *more);
+        if (!more) return dl_fail(d->ctx, "out of memory for the numbers of %zu operations", nodes);
+        d->numbers = more;
+        d->numbers_room = nodes;
+    }
+    dl__cuda_number *to = d->numbers;
+    for (size_t i = 0; i < n; i++) {
+        h = dl__cuda_mix(h, l[i].key * 2 + l[i].accumulate);
+        for (int k = 0; k < l[i].count; k++, to++) {
+            const dl_node *y = l[i].node[k];
+            to->a = y->f[0];
+            to->b = y->f[1];
+            to->counter = y->counter;
+            h = dl__cuda_mix(h, (uintptr_t)dl_device_address(d->ctx, y));
+            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_address(d->ctx, y->in[j]) : 0);
+            for (int j = 0; j < 4 && !(y->op->flags & DL_OP_ELEMENTWISE); j += 2) {
+                uint64_t two;
+                memcpy(&two, y->f + j, sizeof two);
+                h = dl__cuda_mix(h, two);
+            }
+        }
+    }
+    void *there = dl__cuda_step_alloc(d, nodes * sizeof *d->numbers);
+    d->numbers_there = (dl__cuda_address)(uintptr_t)there;
+    *key = dl__cuda_mix(h, d->numbers_there);
+    return there && dl__cuda_upload(d, there, d->numbers, nodes * sizeof *d->numbers);
+}
+
+static bool dl__cuda_launch_all(dl__cuda *d, const dl_device_launch *l, size_t n)
+{
+    d->number = d->numbers_there;
+    for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number))
+        if (!dl__cuda_launch(d, &l[i])) return false;
+    return true;
+}
+
+/* The graph of this key, or the place of the one that was not used for longest. NULL after an error. */
+static dl__cuda_graph *dl__cuda_graph_of(dl__cuda *d, uint64_t key)
+{
+    dl__cuda_graph *g = d->graph;
+    for (int i = 0; i < DL__CUDA_GRAPHS && g->key != key; i++)
+        if (d->graph[i].key == key || d->graph[i].used_at < g->used_at) g = &d->graph[i];
+    if (g->key != key && !dl__cuda_forget_graph(d, g)) return NULL;
+    g->key = key;
+    g->used_at = ++d->runs;
+    return g;
+}
+
+static bool dl__cuda_capture(dl__cuda *d, const dl_device_launch *l, size_t n, void **exec)
+{
+    void *graph = NULL;
+    d->capturing = true;
+    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && dl__cuda_launch_all(d, l, n); /* 1: of this thread */
+    if (begun) ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
+    d->capturing = false;
+    ok = ok && DL__CUDA_CALL(d, cuGraphInstantiateWithFlags(exec, graph, 0));
+    return (!graph || DL__CUDA_CALL(d, cuGraphDestroy(graph))) && ok;
+}
+
+static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    uint64_t key = 0;
+    if (!dl__cuda_enter(d) || !dl__cuda_prepare(d, l, n, &key)) return false;
+    if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
+    dl__cuda_graph *g = dl__cuda_graph_of(d, key);
+    if (!g) return false;
+    if (g->ready && !g->exec && !dl__cuda_capture(d, l, n, &g->exec)) {
+        if (!d->refused) return false;
+        d->refused = g->ready = false;
+        g->refused = true;
+    }
+    if (!g->exec) {
+        d->settled = !g->refused;
+        bool ok = dl__cuda_launch_all(d, l, n);
+        g->ready = d->settled;
+        return ok;
+    }
+    d->looked = d->looked || d->slots_used; /* it may have */
+    return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
 
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
@@ -3781,7 +4274,7 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
 {
     dl__cuda *d = (dl__cuda *)device;
     size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
-    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CHUNK;
+    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
     for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
     if (!dl__cuda_enter(d)) return false;
     dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
@@ -3801,6 +4294,8 @@ static void dl__cuda_close(void *device)
     dl__cuda *d = (dl__cuda *)device;
     if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
         if (d->stream) d->driver.cuStreamSynchronize(d->stream);
+        for (int i = 0; i < DL__CUDA_GRAPHS; i++)
+            if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
@@ -3822,6 +4317,7 @@ static void dl__cuda_close(void *device)
         next = f->next;
         free(f);
     }
+    free(d->numbers);
     /* the libraries stay open: NVIDIA's keep threads */
     free(d);
 }
@@ -3855,6 +4351,11 @@ static bool dl__cuda_open_device(dl__cuda *d)
         !DL__CUDA_CALL(d, cuDeviceGetAttribute(&major, 75, d->ordinal)) || !DL__CUDA_CALL(d, cuDeviceGetAttribute(&minor, 76, d->ordinal)))
         return false;
     d->arch = 10 * major + minor;
+    const char *precision = dl_device_matmul_precision(d->ctx);
+    d->precision = !strcmp(precision, "tf32") ? DL__CUDA_TF32 : !strcmp(precision, "bf16") ? DL__CUDA_BF16 : DL__CUDA_FP32;
+    if (d->precision && d->arch < 80)
+        return dl_fail(d->ctx, "dl_create: the matmul_precision '%s' needs a GPU of compute capability 8.0 or later; '%s' is %s, of %d.%d", precision,
+            d->device, d->name, major, minor);
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
     for (int k = 0; k < DL__CUDA_STAGES; k++)
@@ -3871,6 +4372,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
     if (!d) return dl_fail(ctx, "out of memory: asked for %zu bytes", sizeof *d), (void *)NULL;
     d->ctx = ctx;
     snprintf(d->device, sizeof d->device, "%s", device);
+    const char *graphs = getenv("DLTRAIN_CUDA_GRAPHS");
+    d->no_graphs = graphs && !strcmp(graphs, "0");
     if (dl__cuda_open_device(d)) return d;
     dl__cuda_close(d);
     return NULL;
@@ -3879,7 +4382,7 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_clip, dl__cuda_mark,
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip, dl__cuda_mark,
         dl__cuda_follow, dl__cuda_copy_over };
     return &backend;
 }

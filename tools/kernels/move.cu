@@ -136,12 +136,14 @@ extern "C" __global__ void target_weights(float *y, const int *x, const float *w
 }
 
 // Segments of rows, offset[s] .. offset[s + 1] each
-// Do the offsets rise from 0 to rows? The first that does not is told as place << 32 | offset.
-extern "C" __global__ void check_offsets(const int *offset, uint64_t segments, dl_index rows, uint64_t *bad)
+// Do the offsets rise from 0 to rows? The first that does not is told as place << 32 | offset. In no bag may be nothing: place 2^31 + bag.
+extern "C" __global__ void check_offsets(const int *offset, uint64_t segments, dl_index rows, int bags, uint64_t *bad)
 {
     for (uint64_t s = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; s <= segments; s += (uint64_t)gridDim.x * blockDim.x)
         if ((s == 0 && offset[0] != 0) || (s && offset[s] < offset[s - 1]) || (s == segments && offset[s] != rows))
             atomicMin(bad, s << 32 | (uint32_t)offset[s]);
+        else if (bags && s && offset[s] == offset[s - 1])
+            atomicMin(bad, (s - 1) << 32 | 1ull << 63 | (uint32_t)offset[s]);
 }
 extern "C" __global__ void segment_spread(float *y, const float *x, const int *offset, uint64_t segments, uint64_t rows, uint64_t inner)
 {
