@@ -523,8 +523,9 @@ DL_API bool dl_optimizer_select(dl_optimizer *opt, const char *pattern); /* this
 /* updates every parameter that has a gradient; the gradients are fresh afterwards */
 DL_API bool dl_step(dl_optimizer *opt);
 DL_API bool dl_zero_grad(dl_context *ctx);               /* forgets all gradients */
-/* the total norm before; NaN after an error */
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+/* Gradients times max_norm / (norm + 1e-6) where that is less than 1: of those whose names match (NULL: of all) and their norm */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+DL_API double dl_grad_norm(dl_context *ctx);             /* what the last dl_clip_grad_norm found; NaN before one and after an error */
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern);
 DL_API bool dl_scale_grad(dl_context *ctx, double factor);
 
@@ -1022,6 +1023,8 @@ typedef struct dl_backend {
     bool (*run)(void *device, const dl_device_launch *launch, size_t n);
     /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
+    /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; norm: in the device's memory, to be written */
+    bool (*clip)(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n);
     /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
        begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
     bool (*mark)(void *device, int which);
@@ -1036,6 +1039,7 @@ DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highes
 DL_API const char *dl_device_blas(const dl_context *ctx);             /* "own" or "cublas": dl_config.blas */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
+enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
 #else
 #define DL__DEVICES 0
 #endif
@@ -1128,9 +1132,10 @@ DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_in
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
-/* What gcc makes fast at -O3 only. */
+/* Loops over data. Of what -O3 adds only vectors count, and cost a third of its time; loops to be unrolled say DL__UNROLL. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__FAST __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
+#define DL__FAST \
+    __attribute__((optimize("O2", "tree-vectorize", "vect-cost-model=dynamic", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
 #define DL__FAST
 #endif
@@ -1719,6 +1724,7 @@ struct dl_context {
     bool no_sync;
     int parts;                           /* micro-batches of a step with invariant shards; 0: none */
     double weight, reduced;              /* of what is to be reduced, here; of the last reduction, on all ranks */
+    double grad_norm;                    /* that the last dl_clip_grad_norm found */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -4266,7 +4272,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
     }
 #if E_W > 1 /* the fewer instructions beside the multiply-adds, the less a neighbour on the same core disturbs */
     DL__UNROLL for (int i = 0; i < rows; i++) DL__OPAQUE(a[i]);
-    for (; at + 2 <= end; at += 2, b += 2 * step) {
+    for (; rows > DL__THIN && at + 2 <= end; at += 2, b += 2 * step) {
         E_STEP(at[0], b)
         E_STEP(at[1], b + step)
     }
@@ -4283,10 +4289,13 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
 #define E_EACH(value) \
     DL__UNROLL for (int i = 0; i < rows; i++) \
         DL__UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = value;
-    if (p->more) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
-    if (p->bias && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
-    else if (p->bias) { E_EACH(E_ADD(acc[i][v], E_LOAD(p->bias + v * E_W))) }
-    if (p->add) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
+    for (int term = 0; term < 3; term++) { /* the blocks before, the bias, what C holds */
+        const dl_real *from = term == 1 ? p->bias : out;
+        dl_index apart = term == 1 ? 0 : out_row;
+        if (!(term == 0 ? p->more : term == 1 ? p->bias != NULL : p->add)) continue;
+        if (term == 1 && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
+        else { E_EACH(E_ADD(E_LOAD(from + i * apart + v * E_W), acc[i][v])) }
+    }
 #undef E_EACH
     DL__UNROLL for (int i = 0; i < rows; i++)
         DL__UNROLL for (int v = 0; v < vectors; v++) E_STORE(out + i * out_row + v * E_W, acc[i][v]);
@@ -4343,12 +4352,12 @@ DL__HOT E_FN DL__NOINLINE void DL__K(thin)(const dl__panel *p)
 E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
     __m256 a[8], b[8];
-    for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
+    DL__UNROLL for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
         __m128 low = _mm_loadu_ps(src + i * src_row), high = _mm_loadu_ps(src + i * src_row + 4);
         a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(src + (i + 4) * src_row), 1);
         a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(high), _mm_loadu_ps(src + (i + 4) * src_row + 4), 1);
     }
-    for (int h = 0; h < 8; h += 4) {
+    DL__UNROLL for (int h = 0; h < 8; h += 4) {
         __m256 p = _mm256_unpacklo_ps(a[h], a[h + 1]), q = _mm256_unpackhi_ps(a[h], a[h + 1]);
         __m256 r = _mm256_unpacklo_ps(a[h + 2], a[h + 3]), s = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
         b[h] = _mm256_shuffle_ps(p, r, 0x44);
@@ -4356,14 +4365,11 @@ E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_ro
         b[h + 2] = _mm256_shuffle_ps(q, s, 0x44);
         b[h + 3] = _mm256_shuffle_ps(q, s, 0xee);
     }
-    for (int j = 0; j < 8; j++) {
+    DL__UNROLL for (int j = 0; j < 8; j++) {
         if (add) b[j] = _mm256_add_ps(_mm256_loadu_ps(dst + j * dst_row), b[j]);
         _mm256_storeu_ps(dst + j * dst_row, b[j]);
     }
 }
-#elif DL__LEVEL == DL__AVX512
-#define E_TURN 8
-#define E_TURN_BLOCK dl__turn_block_avx2
 #elif DL__LEVEL == DL__NEON
 #define E_TURN 4
 #define E_TURN_BLOCK dl__turn_block_neon
@@ -4375,12 +4381,16 @@ DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_rea
     float32x4x2_t half[2];
     half[0] = vzipq_f32(p.val[0], q.val[0]);
     half[1] = vzipq_f32(p.val[1], q.val[1]);
-    for (int j = 0; j < 4; j++) {
+    DL__UNROLL for (int j = 0; j < 4; j++) {
         float32x4_t x = half[j / 2].val[j % 2];
         vst1q_f32(dst + j * dst_row, add ? vaddq_f32(vld1q_f32(dst + j * dst_row), x) : x);
     }
 }
 #endif
+#if DL__LEVEL == DL__AVX512 /* moving numbers around bounds these: AVX2's are as fast */
+#define dl__turn_avx512 dl__turn_avx2
+#define dl__dots_avx512 dl__dots_avx2
+#else
 DL__HOT E_FN void DL__K(turn)(
     const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
 {
@@ -4449,6 +4459,7 @@ DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
     for (; j + 2 * E_W < p->cols; j += 4 * E_W) DL__K(dots_of)(p, a, j, 4);
     for (; j < p->cols; j += E_W) DL__K(dots_of)(p, a, j, 1);
 }
+#endif
 #endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
@@ -8383,6 +8394,11 @@ static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "s
     "segment_logsumexp", "mil_pool", "mil_attention" };
 enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
 
+static bool dl__bad_bag(dl_context *ctx, const char *who, dl_index bag, int offset)
+{
+    return dl_fail(ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, bag, bag, offset);
+}
+
 static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
 {
     dl_index segments = r->node->i[0], rows = r->node->i[1];
@@ -8393,8 +8409,7 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
             return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
                 (int)offset[s], s + 1, (int)offset[s + 1]);
         else if (offset[s + 1] == offset[s] && r->node->i[3] >= DL__WHO_MIL)
-            return dl_fail(r->ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, s, s,
-                (int)offset[s]);
+            return dl__bad_bag(r->ctx, who, s, (int)offset[s]);
     return offset[segments] == rows ||
         dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
@@ -8678,11 +8693,13 @@ static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL,
 static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
 
 #if DL__DEVICES
+typedef char dl__bags_agree[(int)DL_DEVICE_BAGS == (int)DL__WHO_MIL ? 1 : -1];
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *i, size_t place, int value)
 {
     if (op == &dl__one_hot_op) return dl__bad_class(ctx, i, place, value);
     if (op == &dl__targets_op || op == &dl__target_weights_op) return dl__bad_target(ctx, i, place, value);
     if (strncmp(op->name, "segment", 7)) return dl__bad_index(ctx, i, place, value);
+    if (place >> 31) return dl__bad_bag(ctx, dl__segment_who[i[3]], (dl_index)(place & 0x7fffffff), value);
     return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d", dl__segment_who[i[3]], i[1], place, value);
 }
 #endif
@@ -10011,6 +10028,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->config = c;
     ctx->word = sizeof(void *);
     ctx->persistent = dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN; /* and what alignment may take of a block */
+    ctx->grad_norm = dl__nan();
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
@@ -10573,22 +10591,25 @@ DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
 }
 
 #if DL__DEVICES
-/* A pass over the gradients that match, on the device. */
-static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, dl_real h)
+/* A pass over the gradients that match, on the device. rule "clip": max_norm is h. */
+static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, double h)
 {
     size_t n = 0;
     dl__mark mark = dl__tape_mark(ctx);
     dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0);
     dl_real *grads = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    bool clip = !strcmp(rule, "clip");
+    double *norm = clip ? (double *)dl__there(ctx, &ctx->grad_norm, sizeof ctx->grad_norm, true) : NULL;
     for (int i = 0; list && grads && i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
         if (!dl__grad_of(ctx, p) || (pattern && !dl_glob(pattern, p->name))) continue;
         memset(&list[n], 0, sizeof *list);
         list[n].g = grads + p->offset;
         list[n].n = p->numel;
-        list[n++].h[0] = h;
+        list[n++].h[0] = (dl_real)h;
     }
-    if (n) ctx->backend->update(ctx->device, rule, list, n);
+    if (norm) ctx->backend->clip(ctx->device, h, norm, list, n);
+    if (n && !clip) ctx->backend->update(ctx->device, rule, list, n);
     dl__tape_release(ctx, mark);
     return !ctx->failed;
 }
@@ -10612,20 +10633,46 @@ DL_API bool dl_scale_grad(dl_context *ctx, double factor)
     return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor);
 }
 
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
+/* The sum of the squares of x in double, by rule 5; span: what a lane takes at once, 1 or a chunk of chunks of `span` numbers. */
+DL__HOT static double dl__squares(const dl_real *x, size_t n, size_t span)
+{
+    double lane[DL__LANES];
+    size_t i = 0, k = 0;
+    for (int l = 0; l < DL__LANES; l++) lane[l] = 0;
+    for (; span == 1 && i + DL__LANES <= n; i += DL__LANES)
+        for (int l = 0; l < DL__LANES; l++) lane[l] += (double)x[i + (size_t)l] * (double)x[i + (size_t)l];
+    for (; i < n; i += span, k++)
+        lane[k % DL__LANES] += span == 1 ? (double)x[i] * (double)x[i] : dl__squares(x + i, DL__MIN(span, n - i), span / DL__CHUNK);
+    for (int h = DL__LANES / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) lane[l] += lane[l + h];
+    return lane[0];
+}
+
+/* Parameter by parameter, and these sums in order */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
 {
     double sum = 0;
-    if (!ctx || ctx->failed) return dl__nan();
-    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm), dl__nan();
-    if (!dl__matches(ctx, "clip_grad_norm", pattern) || !dl__to_host(ctx, ctx->grads)) return dl__nan();
+    if (!ctx || ctx->failed) return false;
+    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm);
+    if (!dl__matches(ctx, "clip_grad_norm", pattern)) return false;
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "clip", pattern, max_norm);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         const dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
-        if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
-            for (size_t k = 0; k < ctx->param[i].numel; k++) sum += (double)g[k] * (double)g[k];
+        size_t n = ctx->param[i].numel, span = 1;
+        if (!g || (pattern && !dl_glob(pattern, ctx->param[i].name))) continue;
+        while (span < n / DL__CHUNK + (n % DL__CHUNK != 0)) span *= DL__CHUNK;
+        sum += dl__squares(g, n, span);
     }
-    double norm = sqrt(sum), factor = max_norm / (norm + 1e-6);
-    if (factor < 1) dl__scale_grads(ctx, pattern, (dl_real)factor);
-    return norm;
+    ctx->grad_norm = sqrt(sum);
+    double factor = max_norm / (ctx->grad_norm + 1e-6);
+    return factor < 1 ? dl__scale_grads(ctx, pattern, (dl_real)factor) : true;
+}
+
+DL_API double dl_grad_norm(dl_context *ctx)
+{
+    return ctx && !ctx->failed && dl__to_host(ctx, &ctx->grad_norm) ? ctx->grad_norm : dl__nan();
 }
 
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern)
@@ -10986,8 +11033,8 @@ static const char *const dl__what_text[] = {
     "the end, as its function has returned"
 };
 
-/* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
-typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
+/* What a rank calls; `weight`: of its gradients among those of all ranks. */
+typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; double weight; } dl__call;
 typedef struct dl__slot { dl__call call; void *data; uint64_t round; } dl__slot;
 typedef struct dl__channel {
     int arrived;
@@ -11046,6 +11093,7 @@ struct dl_comm {
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
+    double weight;           /* of its gradients: what ctx->weight was when the backward pass began */
     /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
     int part, levels;
     uint64_t pattern;
@@ -11283,6 +11331,7 @@ static dl__call dl__make_call(dl_comm *c, int channel, dl__what what, uint32_t d
     call.amount = amount;
     call.number = ++c->calls[channel];
     call.step = c->step;
+    call.weight = what == DL__BUCKET ? c->weight : 0;
     if (channel == DL__CALLS) c->doing = (int)what, c->doing_amount = amount;
     return call;
 }
@@ -11376,34 +11425,53 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
+/* What the sum of all gradients is multiplied by; 1 for other sums. `ranks`: of the replicas here, not of all processes. */
+static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
+{
+    double weight = 0;
+    for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
+    for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
+    return weight > 0 ? (dl_real)(1 / weight) : 1;
+}
+
+/* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
+static bool dl__reduce_processes(dl_comm *c, int channel, dl__call call, dl_real *data, size_t n, dl_comm_op op)
+{
+    const dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const bool shards = w->desc.invariant_shards != 0;
+    char *room = shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
+    for (int r = 1; r < w->replicas; r++) call.weight += w->channel[channel].slot[r].call.weight;
+    if (!dl__agree(c, channel, &call) || (shards && !room)) return false;
+    const char *sentence = room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
+                                                     : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+    return !sentence || dl__transport_failed(c, &call, sentence);
+}
+
 static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_real *data, size_t n, dl_comm_op op)
 {
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
     size_t first, mine = dl__slice_of(c, n, &first);
-    bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
-    for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
+    dl_real factor = t ? 1 : dl__factor(w, ch, true);
+    for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
         dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
-        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        dl_real *sum = (dl_real *)ch->slot[0].data + i;
+        if (factor != 1) dl__scale(sum, m, factor);
         for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
-    if (!c->local) {
-        char *room = w->desc.invariant_shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
-        ok = dl__agree(c, channel, call) && (room || !w->desc.invariant_shards);
-        const char *sentence = !ok ? NULL
-            : room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
-                                        : t->all_reduce(t->user, channel, data, n, op, w->seconds);
-        if (sentence) ok = dl__transport_failed(c, call, sentence);
-    }
+    bool ok = c->local || dl__reduce_processes(c, channel, *call, data, n, op);
     dl__meet(c, channel, NULL, NULL);
     if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    factor = dl__factor(w, ch, false);
     dl__meet(c, channel, NULL, NULL);
-    return ok && !(t && dl__world_failed(w));
+    if (factor != 1) dl__scale(data, n, factor);
+    return ok && !dl__world_failed(w);
 }
 
 /* The process of a rank, and its index there. */
@@ -11988,22 +12056,20 @@ static bool dl__finish_there(dl_comm *c, dl_real factor)
 }
 #endif
 
-/* The gradients of all ranks, times `factor`. */
-static bool dl__finish(dl_comm *c, dl_real factor)
+/* The gradients of all ranks, divided by their weight. */
+static bool dl__finish(dl_comm *c)
 {
 #if DL__DEVICES
-    if (dl__stays_there(c)) return dl__finish_there(c, factor);
+    if (dl__stays_there(c)) return dl__finish_there(c, c->ctx->reduced > 0 ? (dl_real)(1 / c->ctx->reduced) : 1);
 #endif
-    if (!dl__finish_buckets(c)) return false;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
-        dl__scale(c->ctx->grads + b->first, b->n, factor);
-    return true;
+    return dl__finish_buckets(c);
 }
 
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
     c->complete = 0;
+    c->weight = c->ctx->weight;
     dl__lock(c->world);
     c->posted = c->done = 0;
     c->finishing = false;
@@ -12146,8 +12212,7 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    if (!dl__finish(c, factor) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;

@@ -1,10 +1,12 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide tensor tensor-nets cublas
-       optimizers snapshots errors worlds nets graphs ops subsets; tensor, tensor-nets and cublas only come near the CPU's bits */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide tensor
+       tensor-nets cublas sums attention optimizers snapshots errors nets worlds graphs ops subsets; tensor, tensor-nets and
+       cublas only come near the CPU's bits */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
 #undef main
+#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain_cuda.h"
 #include "nets.h"
 #include "loopback.h"
@@ -283,6 +285,7 @@ static void wide_layer(void)
     enum { M = 1030, IN = 20, OUT = 1026 };
     static float x[M * IN];
     uint64_t h[2][3];
+    double norm[2];
     for (int i = 0; i < M * IN; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
     for (int on = 0; on < 2; on++) {
         dl_context *c = open_on(on ? "cuda:0" : NULL);
@@ -293,6 +296,8 @@ static void wide_layer(void)
         }
         dl_param_info p;
         h[on][0] = hash_of(c, y);
+        dl_clip_grad_norm(c, 1e-4, NULL); /* of several chunks */
+        norm[on] = dl_grad_norm(c);
         h[on][1] = h[on][2] = 14695981039346656037u;
         for (int k = 0; k < 2; k++)
             if (dl_param_get(c, k, &p))
@@ -301,6 +306,62 @@ static void wide_layer(void)
         dl_destroy(c);
     }
     for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
+    CHECK(norm[0] == norm[1] && norm[0] > 1e-4, "the norm of the gradients is %.17g, on the CPU %.17g", norm[1], norm[0]);
+}
+
+/* Sums down many rows, and normalisation by groups of several chunks and in long columns, with all gradients */
+static dl_tensor summed(int which, const dl_tensor *in)
+{
+    if (which < 2) return dl_sum_dims(in[0], &(int){ which }, 1, false);
+    return which < 4 ? dl_batch_norm_op(in[0], in[1], in[2], none, none, 0, 1e-5f) : dl_layer_norm_op(in[0], in[1], in[2], 1e-5f);
+}
+static void sums(void)
+{
+    static const dl_index sizes[][4] = { { 2100, 11 }, { 3, 1500, 7 }, { 7, 3, 30, 23 }, { 4200, 2 }, { 1100, 9 }, { 2, 5000 } }, wide[] = { 1, 1, 3, 2, 9, 5000 };
+    static float x[3 * 1500 * 7];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((i * 2654435761u) >> 20 & 4095) / 1024 - 2;
+    for (int which = 0; which < 6; which++) {
+        uint64_t h[2][4] = { { 0 } };
+        int n = which < 2 ? 1 : 3;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_shape shape = { .ndim = 0 };
+            while (shape.ndim < 4 && sizes[which][shape.ndim]) shape.dim[shape.ndim] = sizes[which][shape.ndim], shape.ndim++;
+            dl_tensor in[3] = { dl_variable(c, shape, x), dl_variable(c, DL_SHAPE(wide[which]), x + 5), dl_variable(c, DL_SHAPE(wide[which]), x + 9) }, d[3];
+            dl_tensor y = dl_keep(summed(which, in));
+            dl_grad(dl_sum(dl_mul(dl_square(y), y)), in, n, d);
+            h[on][3] = hash_of(c, y);
+            for (int k = 0; k < n; k++) h[on][k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "case %d: number %d differs", which, k);
+    }
+}
+
+/* Attention of several tiles of queries, of keys and of columns, of more than one block of 256 and one chunk of 4096: values and gradients */
+static void attention(void)
+{
+    static const struct { dl_index batch, l, s, e, f; bool causal; } sizes[] = { { 2, 70, 75, 5, 67, true }, { 1, 270, 200, 17, 3, false },
+        { 1, 140, 300, 66, 2, true }, { 1, 300, 300, 3, 2, true }, { 1, 3, 4200, 3, 2, false } };
+    static float x[3][4200 * 3 + 140 * 66 + 300 * 66];
+    for (int k = 0; k < 3; k++)
+        for (size_t i = 0; i < sizeof x[k] / sizeof **x; i++) x[k][i] = (float)((i * 2654435761u + (size_t)k) >> 20 & 4095) / 1024 - 2;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint64_t h[2][4];
+        dl_index b = sizes[i].batch, l = sizes[i].l, s = sizes[i].s, e = sizes[i].e, f = sizes[i].f;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor in[3] = { dl_variable(c, DL_SHAPE(b, l, e), x[0]), dl_variable(c, DL_SHAPE(b, s, e), x[1]), dl_variable(c, DL_SHAPE(b, s, f), x[2]) }, d[3];
+            dl_tensor y = dl_keep(dl_scaled_dot_product_attention(in[0], in[1], in[2], &(dl_attention_desc){ .causal = sizes[i].causal }));
+            dl_grad(dl_sum(dl_square(y)), in, 3, d);
+            h[on][0] = hash_of(c, y);
+            for (int k = 0; k < 3; k++) h[on][1 + k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "sizes %d: the %s", (int)i, k ? k == 1 ? "gradient of q" : k == 2 ? "gradient of k" : "gradient of v" : "values");
+    }
 }
 
 /* ---- dl_config.matmul_precision: products and their gradients on tensor cores. What is wanted is exact but for the order of sums: the CPU's
@@ -733,7 +794,8 @@ static dl_tensor graph_loss(dl_context *c, int step, dl_index n)
     return dl_mul_scalar(dl_cross_entropy(dl_linear(h, "out", 4), to), 1 + (float)step / 8);
 }
 
-/* Schedules and set_lr, groups, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches. */
+/* Schedules and set_lr, groups, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches, memory that
+   moves as it grows. */
 static uint64_t train_varied(dl_context *c)
 {
     dl_optimizer *o = dl_adamw(c, &(dl_adam_desc){ .lr = 0.01f });
@@ -749,6 +811,7 @@ static uint64_t train_varied(dl_context *c)
         else dl_accumulate(acc, loss, (size_t)n);
         if (step % 2) sum += dl_item(loss);
         if (step == 12) dl_set_lr(o, 0.005);
+        if (step == 8) sum += dl_item(dl_sum(dl_keep(dl_tanh(dl_full(c, DL_SHAPE(300000), 1)))));
         if (step % 3 == 0) {
             bool training = dl_train(c, false), recording = dl_set_grad(c, false);
             sum += dl_item(graph_loss(c, 100 + step, 5));
@@ -797,24 +860,29 @@ static void graphs_replace_kernels(void)
 
 /* Many kinds of steps keep few graphs; so many kinds of looks by index that slots are dealt anew; an index that is wrong in a replay;
    offsets, which the host checks in mid-step. */
+static void look(dl_context *c, dl_index rows, int32_t index)
+{
+    static const float x[80];
+    dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(rows), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ 1, index }));
+    dl_keep(dl_mul_scalar(dl_tanh(dl_sum(t)), 2));
+    dl_end(c);
+}
 static void graphs_are_bounded(void)
 {
-    static const float x[80] = { 1, 2, 3 };
+    static const float x[3] = { 1, 2, 3 };
     dl_context *c = open_counted(true);
     for (int k = 0; k < 3 * 70; k++) {
-        dl_index rows = 5 + k / 3;
-        dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(rows), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ k % 5, 1 }));
-        dl_keep(t = dl_mul_scalar(dl_tanh(dl_sum(t)), 2));
-        dl_end(c);
+        look(c, 5 + k / 3, k % 5);
+        look(c, 3, k % 3);
         CHECK(calls.made - calls.ended <= DL__CUDA_GRAPHS, "%d graphs are kept", calls.made - calls.ended);
     }
-    CHECK(calls.made > 60, "only %d graphs made", calls.made);
-    for (int k = 0; k < 5; k++) {
-        dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(3), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ 1, k == 4 ? 7 : 0 }));
-        dl_tensor s = dl_sum(dl_tanh(t));
-        if (k < 4) dl_end(c);
-        else dl_item(s);
+    CHECK(calls.made > 70 && calls.graphs > 270, "only %d graphs made, %d launched", calls.made, calls.graphs);
+    for (int k = 0; k < 2; k++) { /* reading finds what was wrong since the last time */
+        CHECK(!dl_failed(c) && dl_item(dl_full(c, DL_SHAPE(1), 4)) == 4, "%s", dl_error(c));
+        dl_end(c);
+        look(c, 3, k ? 7 : 0);
     }
+    dl_item(dl_full(c, DL_SHAPE(1), 4));
     CHECK(strstr(dl_error(c), "dl_index_select: index 7 at position 1 is out of range for 3 rows"), "%s", dl_error(c));
     dl_clear_error(c);
     int made = calls.made;
@@ -824,6 +892,26 @@ static void graphs_are_bounded(void)
         dl_end(c);
     }
     CHECK(made == calls.made, "a step during which the host waits was captured");
+    dl_destroy(c);
+}
+
+/* A number that a kernel is given by value has a graph of its own, and so has scratch memory that moved. */
+static void graphs_know_arguments(void)
+{
+    static const float x[2] = { 1, 2 };
+    dl_context *c = open_counted(true);
+    for (int k = 0; k < 8; k++) {
+        dl_tensor t = dl_pad(dl_input(c, DL_F32, DL_SHAPE(2), x), (dl_index[]){ 1, 1 }, 2, (float)(k % 2));
+        CHECK(dl_item(dl_sum(dl_mul_scalar(t, (float)k))) == k * (3 + k % 2 * 2), "step %d: %s", k, dl_error(c));
+        dl_end(c);
+    }
+    CHECK(calls.made == 2 && calls.graphs == 5, "%d graphs made, %d launched", calls.made, calls.graphs);
+    for (int k = 0; k < 10; k++) {
+        int n = k == 5 ? 100000 : 5000;
+        CHECK(dl_item(dl_sum(dl_full(c, DL_SHAPE(n), 1))) == n, "step %d: %s", k, dl_error(c));
+        dl_end(c);
+    }
+    CHECK(calls.made == 4, "%d graphs made", calls.made);
     dl_destroy(c);
 }
 
@@ -912,6 +1000,8 @@ int main(int argc, char **argv)
         RUN(wide);
         RUN(wide_layer);
     }
+    if (wants("sums")) RUN(sums);
+    if (wants("attention")) RUN(attention);
     dl_context *with_tf32 = open_with("cuda:0", "tf32", NULL), *with_cublas = open_with("cuda:0", NULL, "cublas");
     tensors = !dl_failed(with_tf32);
     if (wants("cublas")) {
@@ -942,6 +1032,7 @@ int main(int argc, char **argv)
         RUN(graphs_replace_kernels);
         RUN(graphs_alike);
         RUN(graphs_are_bounded);
+        RUN(graphs_know_arguments);
         RUN(graphs_refused);
     }
     if (wants("nets")) {

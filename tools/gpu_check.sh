@@ -24,7 +24,7 @@ build() { # NAME FILE: unless it is built from these sources
     local sources
     sources="${CC:-cc} $flags $(cat "$2" ./*.h tools/*.h tests/*.[hc] | cksum)"
     [ "$(cat "$dir/$1.sources" 2> /dev/null)" = "$sources" ] && [ -x "$dir/$1" ] && return
-    ${CC:-cc} $flags "$2" -o "$dir/$1" -lm -pthread -ldl > "$dir/$1.build" 2>&1 || { fail "$2 does not build: $(head -1 "$dir/$1.build")"; return 1; }
+    ${CC:-cc} $flags -DDLTRAIN_IMPLEMENTATION= "$2" -o "$dir/$1" -lm -pthread -ldl > "$dir/$1.build" 2>&1 || { fail "$2 does not build: $(head -1 "$dir/$1.build")"; return 1; }
     echo "$sources" > "$dir/$1.sources"
 }
 within() { # SECONDS COMMAND...: as long at most, and never past the deadline
