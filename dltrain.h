@@ -192,6 +192,7 @@ typedef struct dl_config {
     /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
        CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
     const char *matmul_precision;
+    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas": NVIDIA's (docs/cuda.md) */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -1035,6 +1036,7 @@ DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* 
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
 DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
+DL_API const char *dl_device_blas(const dl_context *ctx);             /* "own" or "cublas": dl_config.blas */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
 enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
@@ -5170,6 +5172,7 @@ static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->conf
 #if DL__DEVICES
 DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
 DL_API const char *dl_device_matmul_precision(const dl_context *ctx) { return ctx->config.matmul_precision; }
+DL_API const char *dl_device_blas(const dl_context *ctx) { return ctx->config.blas; }
 #endif
 
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
@@ -9991,6 +9994,13 @@ static const char *dl__choose_precision(dl_context *ctx, const char *name)
     dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
     return names[0];
 }
+static const char *dl__choose_blas(dl_context *ctx, const char *name)
+{
+    if (!name || !strcmp(name, "own")) return "own";
+    if (!strcmp(name, "cublas")) return "cublas";
+    dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
+    return "own";
+}
 
 DL_API dl_context *dl_create(const dl_config *config)
 {
@@ -10023,6 +10033,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
     ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
+    ctx->config.blas = dl__choose_blas(ctx, c.blas);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);

@@ -10,6 +10,7 @@
        NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
+       cuBLAS          if dl_config.blas asks for it: libcublas.so.13, .12 or none, or DLTRAIN_CUBLAS
    What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
@@ -472,7 +473,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1234 \"dltrain.h\"\n",
+    "#line 1236 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -560,7 +561,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2187 \"dltrain.h\"\n",
+    "#line 2189 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -585,7 +586,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3097 \"dltrain.h\"\n",
+    "#line 3099 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -657,7 +658,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3574 \"dltrain.h\"\n",
+    "#line 3576 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -2484,12 +2485,22 @@ typedef unsigned long long dl__cuda_address;
     F(nvrtcGetPTXSize, (void *program, size_t *size)) \
     F(nvrtcGetPTX, (void *program, char *image)) \
     F(nvrtcDestroyProgram, (void **program))
+#define DL__CUDA_CUBLAS(F) \
+    F(cublasCreate_v2, (void **handle)) \
+    F(cublasDestroy_v2, (void *handle)) \
+    F(cublasSetStream_v2, (void *handle, void *stream)) \
+    F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
+    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda, \
+        long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, void *c, int type_c, int ldc, \
+        long long stride_c, int batches, int compute, int algorithm))
 #define DL__CUDA_POINTER(name, args) int (*name) args;
 typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
 typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
+typedef struct dl__cuda_cublas { DL__CUDA_CUBLAS(DL__CUDA_POINTER) } dl__cuda_cublas;
 #define DL__CUDA_NAME(name, args) #name,
 static const char *const dl__cuda_driver_names[] = { DL__CUDA_DRIVER(DL__CUDA_NAME) };
 static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME) };
+static const char *const dl__cuda_cublas_names[] = { DL__CUDA_CUBLAS(DL__CUDA_NAME) };
 #undef DL__CUDA_NAME
 #undef DL__CUDA_POINTER
 
@@ -2517,6 +2528,10 @@ typedef struct dl__cuda {
     dl__cuda_nvrtc nvrtc;
     int ordinal, arch;
     dl__cuda_precision precision;
+    dl__cuda_cublas cublas;
+    const char *(*cublas_text)(int code);
+    void *blas;                  /* cuBLAS's handle, where it is asked for */
+    dl__cuda_address blas_workspace;
     void *context, *stream, *mark[2];
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
@@ -2976,23 +2991,52 @@ static bool dl__cuda_write_text(dl__cuda *d, const dl__cuda_text *t, const char 
     return ok || dl_fail(d->ctx, "%s: DLTRAIN_CUDA_TEXTS: '%s' cannot be written: %s", d->device, path, strerror(errno));
 }
 
+/* The library that the environment variable names, or else the first of n that is there. */
+static void *dl__cuda_open_library(const char *variable, const char *const *usual, int n)
+{
+    const char *own = getenv(variable);
+    void *library = NULL;
+    if (own && *own) return dlopen(own, RTLD_NOW | RTLD_LOCAL);
+    for (int i = 0; i < n && !library; i++) library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
+    return library;
+}
+
 /* ---- compiling ---- */
 static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
 {
     char baked[700];
     static const char *const usual[] = { "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so" };
-    const char *own = getenv("DLTRAIN_NVRTC");
     if (d->nvrtc_library) return true;
-    if (own && *own) d->nvrtc_library = dlopen(own, RTLD_NOW | RTLD_LOCAL);
-    for (size_t i = 0; (!own || !*own) && i < sizeof usual / sizeof *usual && !d->nvrtc_library; i++)
-        d->nvrtc_library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
-    if (!d->nvrtc_library) {
+    if (!(d->nvrtc_library = dl__cuda_open_library("DLTRAIN_NVRTC", usual, 3))) {
         const char *why = dlerror();
         return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it%s", d->device,
             why ? why : "", dl__cuda_tell_baked(d, what, baked, sizeof baked));
     }
     return dl__cuda_look_up(d, d->nvrtc_library, &d->nvrtc, dl__cuda_nvrtc_names,
         sizeof dl__cuda_nvrtc_names / sizeof *dl__cuda_nvrtc_names, "NVRTC");
+}
+
+static bool dl__cuda_check_cublas(dl__cuda *d, int code, const char *call)
+{
+    const char *text = code && d->cublas_text ? d->cublas_text(code) : "";
+    return !code || dl_fail(d->ctx, "%s: %s says %d: %s", d->device, call, code, text ? text : "");
+}
+/* Opens cuBLAS and gives it a workspace, which graphs need. */
+static bool dl__cuda_open_cublas(dl__cuda *d)
+{
+    static const char *const usual[] = { "libcublas.so.13", "libcublas.so.12", "libcublas.so" };
+    size_t bytes = (size_t)(d->arch >= 90 ? 32 : 4) << 20; /* what NVIDIA advises */
+    void *library = dl__cuda_open_library("DLTRAIN_CUBLAS", usual, 3);
+    if (!library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
+    }
+    *(void **)&d->cublas_text = dlsym(library, "cublasGetStatusString");
+    return dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names, sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") &&
+        dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") &&
+        dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") &&
+        (d->blas_workspace = dl__cuda_allocate(d, bytes)) &&
+        dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, (void *)(uintptr_t)d->blas_workspace, bytes), "cublasSetWorkspace");
 }
 
 /* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
@@ -3687,13 +3731,13 @@ static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, 
     return !parts || (w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, m * n * batches * blocks * sizeof(float)));
 }
 
-/* Adds them, where k was cut. */
+/* Adds them, where k was cut; bias and what is there, too. */
 static bool dl__cuda_join(dl__cuda *d, dl__cuda_work *w, const dl_node *y, const void *bias, bool accumulate)
 {
     void *out = dl_device_address(d->ctx, y);
     int add = accumulate;
     void *args[] = { w, &out, &bias, &add };
-    return w->parts == 1 || dl__cuda_go(d, "join", "join", dl__cuda_flat(y->numel), args);
+    return !w->partial || dl__cuda_go(d, "join", "join", dl__cuda_flat(y->numel), args);
 }
 
 typedef struct dl__cuda_matmul_args {
@@ -3744,6 +3788,48 @@ static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, d
     return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "matmul_tf32" : "matmul_bf16", wide ? "tensor_128" : "tensor_64", g, args);
 }
 
+/* By cuBLAS, whose matrices lie column by column: c' [N,M] = b' a'. */
+typedef struct dl__cuda_blas_matrix { int transposed, ld; long long step; } dl__cuda_blas_matrix;
+/* Of `rows` x `columns`; one step down, one to the right. Where there is one column alone, ld is not used but must not be less than rows. */
+static dl__cuda_blas_matrix dl__cuda_blas_matrix_of(int64_t rows, int64_t columns, int64_t down, int64_t right)
+{
+    dl__cuda_blas_matrix x;
+    int64_t least = down == 1 ? rows : columns, ld = down == 1 ? right : down;
+    x.transposed = down != 1;
+    x.ld = (int)(ld > least ? ld : least);
+    x.step = 0;
+    return x;
+}
+static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work *w, const dl_node *y)
+{
+    static const int compute[] = { 69, 77, 75 }; /* CUBLAS_COMPUTE_32F_PEDANTIC, _FAST_TF32, _FAST_16BF */
+    const float one = 1, zero = 0;
+    int m = (int)w->m, n = (int)w->n, k = (int)w->k, dims = q->batch_dims;
+    dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row), b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
+    int64_t together = 1; /* batches that are evenly apart: one call */
+    for (; dims > 0 && (together == 1 || (q->a_batch[dims - 1] == a.step * together && q->b_batch[dims - 1] == b.step * together)); dims--) {
+        if (together == 1) a.step = q->a_batch[dims - 1], b.step = q->b_batch[dims - 1];
+        together *= q->count[dims - 1];
+    }
+    bool more = q->bias || q->accumulate; /* is done with the product, which has memory of its own */
+    w->parts = 1;
+    w->partial = NULL;
+    if (more && !(w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, y->numel * sizeof(float)))) return false;
+    float *to = more ? w->partial : (float *)q->c;
+    for (int64_t i = 0; i < (int64_t)w->batches / together; i++, to += together * m * n) {
+        const float *from_a = (const float *)q->a, *from_b = (const float *)q->b;
+        int64_t rest = i;
+        for (int t = dims - 1; t >= 0; t--) {
+            from_a += rest % q->count[t] * q->a_batch[t], from_b += rest % q->count[t] * q->b_batch[t];
+            rest /= q->count[t];
+        }
+        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step, from_a, 0, a.ld, a.step,
+            &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
+        if (!dl__cuda_check_cublas(d, code, "cublasGemmStridedBatchedEx")) return false;
+    }
+    return dl__cuda_join(d, w, y, q->bias, q->accumulate != 0);
+}
+
 /* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
 static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -3773,6 +3859,7 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
     }
     bool done;
     if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
+    if (d->blas && k) return dl__cuda_matmul_cublas(d, &q, &w, y);
     if (d->precision) return dl__cuda_matmul_tensor(d, &q, &w, g) && dl__cuda_join(d, &w, y, q.bias, accumulate);
     if (!dl__cuda_matmul_wide(d, &q, w, g, &done) || done) return done;
     void *args[] = { &q, &w };
@@ -4297,6 +4384,8 @@ static void dl__cuda_close(void *device)
         for (int i = 0; i < DL__CUDA_GRAPHS; i++)
             if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
+        if (d->blas) d->cublas.cublasDestroy_v2(d->blas);
+        if (d->blas_workspace) d->driver.cuMemFree_v2(d->blas_workspace);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
         for (int k = 0; k < DL__CUDA_STAGES; k++) {
@@ -4362,7 +4451,9 @@ static bool dl__cuda_open_device(dl__cuda *d)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
     for (int k = 0; k < 2; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->mark[k], 2))) return false;
-    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ && (d->slots = dl__cuda_allocate(d, bytes)) &&
+    if (!DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1))) return false; /* waits for no other */
+    if (!strcmp(dl_device_blas(d->ctx), "cublas") && !dl__cuda_open_cublas(d)) return false;
+    return (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
 }
 
