@@ -192,7 +192,7 @@ typedef struct dl_config {
     /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
        CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
     const char *matmul_precision;
-    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas": NVIDIA's (docs/cuda.md) */
+    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas" (docs/cuda.md) */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);

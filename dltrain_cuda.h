@@ -1633,7 +1633,7 @@ static const char *const dl__cuda_taps_cu[] = {
     "#line 1 \"tools/kernels/taps.cu\"\n",
     "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
     "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
-    "// A source holds a thread's N rows of a tile: begin(i, row) for its number i, seek(k), then at(i, &p): is there a number, and where?\n",
+    "// A source holds N rows of a tile, a thread's: begin(i, row) for number i, seek(k), then at(i, &p): is there a number, and where?\n",
     "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
     "struct Conv {\n",
     "    const float *x, *w, *bias;\n",
@@ -1801,10 +1801,10 @@ static const char *const dl__cuda_taps_cu[] = {
 };
 static const char *const dl__cuda_tensor_cu[] = {
     "#line 1 \"tools/kernels/tensor.cu\"\n",
-    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16; sums are fp32,\n",
-    "// in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32, in pieces of 16 steps of k,\n",
-    "// several of them on their way at once; they are rounded when they are read from there. A block of 2 W threads computes W x W, a warp\n",
-    "// W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
+    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16;\n",
+    "// sums are fp32, in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32,\n",
+    "// in pieces of 16 steps of k, several of them on their way at once; they are rounded when they are read from there. A block of\n",
+    "// 2 W threads computes W x W, a warp W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
     "template <int W> struct Stages {\n",
     "    enum { N = W == 128 ? 3 : 4 }; // within the 48 KB that need no asking\n",
     "    float a[N][W * BK], b[N][W * BK];\n",
@@ -1816,11 +1816,13 @@ static const char *const dl__cuda_tensor_cu[] = {
     "static uint32_t shared_address(const float *p) { return (uint32_t)__cvta_generic_to_shared(p); }\n",
     "static void copy_4(float *to, const float *from, bool there) // or 0\n",
     "{\n",
-    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
+    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
     "}\n",
     "static void copy_16(float *to, const float *from, uint32_t n) // n of four numbers, then zeros\n",
     "{\n",
-    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
+    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
     "}\n",
     "\n",
     "// A thread's rows are 8, W/8 apart; its step of k is one of the piece.\n",
@@ -1860,8 +1862,8 @@ static const char *const dl__cuda_tensor_cu[] = {
     "    for (int i = 0; i < 2; i++) {\n",
     "        uint32_t row = threadIdx.x / 4 + i * (W / 2), chunk = threadIdx.x % 4 * 4;\n",
     "        uint64_t k = k0 + chunk;\n",
-    "        bool there = r0 + row < rows && k < end;\n",
-    "        copy_16(to + placed(row, chunk), there ? s.base + (r0 + row) * s.stride + k : s.base, !there ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4);\n",
+    "        uint32_t n = r0 + row >= rows || k >= end ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4;\n",
+    "        copy_16(to + placed(row, chunk), n ? s.base + (r0 + row) * s.stride + k : s.base, n);\n",
     "    }\n",
     "}\n",
     "\n",
@@ -1872,7 +1874,7 @@ static const char *const dl__cuda_tensor_cu[] = {
     "                 : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(p)) : \"memory\");\n",
     "}\n",
     "#if BF16\n",
-    "// An mma takes all 16 steps. Which of them it calls which does not matter to the sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
+    "// An mma takes all 16 steps. What it calls which of them does not matter to a sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
     "enum { STEPS = 1 };\n",
     "static uint32_t rounded(uint32_t low, uint32_t high)\n",
     "{\n",
@@ -1938,11 +1940,15 @@ static const char *const dl__cuda_tensor_cu[] = {
     "// The tile from (m0, n0), k from `first`, a multiple of 16, to `end`. SOME: B tells which steps of k count.\n",
     "template <bool SOME, class B> static uint64_t next_piece(const B &b, uint64_t k, uint64_t end)\n",
     "{\n",
-    "    if constexpr (SOME) return b.next(k, end) / BK * BK > k ? b.next(k, end) / BK * BK : k;\n",
+    "    if constexpr (SOME) {\n",
+    "        uint64_t next = b.next(k, end) / BK * BK;\n",
+    "        return next > k ? next : k;\n",
+    "    }\n",
     "    return k;\n",
     "}\n",
     "template <int W, bool SOME, class A, class B, class C>\n",
-    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,\n",
+    "    uint64_t first, uint64_t end, bool part)\n",
     "{\n",
     "    enum { N = Stages<W>::N };\n",
     "    float acc[W / 32][4][4];\n",
@@ -2506,9 +2512,9 @@ typedef unsigned long long dl__cuda_address;
     F(cublasDestroy_v2, (void *handle)) \
     F(cublasSetStream_v2, (void *handle, void *stream)) \
     F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
-    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda, \
-        long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, void *c, int type_c, int ldc, \
-        long long stride_c, int batches, int compute, int algorithm))
+    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, \
+        int type_a, int lda, long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, \
+        void *c, int type_c, int ldc, long long stride_c, int batches, int compute, int algorithm))
 #define DL__CUDA_POINTER(name, args) int (*name) args;
 typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
 typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
@@ -3048,11 +3054,13 @@ static bool dl__cuda_open_cublas(dl__cuda *d)
         return dl_fail(d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
     }
     *(void **)&d->cublas_text = dlsym(library, "cublasGetStatusString");
-    return dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names, sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") &&
-        dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") &&
-        dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") &&
-        (d->blas_workspace = dl__cuda_allocate(d, bytes)) &&
-        dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, (void *)(uintptr_t)d->blas_workspace, bytes), "cublasSetWorkspace");
+    if (!dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names,
+            sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") ||
+        !(d->blas_workspace = dl__cuda_allocate(d, bytes))) return false;
+    void *workspace = (void *)(uintptr_t)d->blas_workspace;
+    return dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, workspace, bytes), "cublasSetWorkspace");
 }
 
 /* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
@@ -3806,7 +3814,7 @@ static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, d
 
 /* By cuBLAS, whose matrices lie column by column: c' [N,M] = b' a'. */
 typedef struct dl__cuda_blas_matrix { int transposed, ld; long long step; } dl__cuda_blas_matrix;
-/* Of `rows` x `columns`; one step down, one to the right. Where there is one column alone, ld is not used but must not be less than rows. */
+/* Of `rows` x `columns`, with a step down and one to the right. ld may not be less than what lies together, even where it is not used. */
 static dl__cuda_blas_matrix dl__cuda_blas_matrix_of(int64_t rows, int64_t columns, int64_t down, int64_t right)
 {
     dl__cuda_blas_matrix x;
@@ -3823,8 +3831,10 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
     int m = (int)w->m, n = (int)w->n, k = (int)w->k, dims = q->batch_dims;
     dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row), b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
     int64_t together = 1; /* batches that are evenly apart: one call */
-    for (; dims > 0 && (together == 1 || (q->a_batch[dims - 1] == a.step * together && q->b_batch[dims - 1] == b.step * together)); dims--) {
-        if (together == 1) a.step = q->a_batch[dims - 1], b.step = q->b_batch[dims - 1];
+    for (; dims > 0; dims--) {
+        int64_t step_a = q->a_batch[dims - 1], step_b = q->b_batch[dims - 1];
+        if (together == 1) a.step = step_a, b.step = step_b;
+        else if (step_a != a.step * together || step_b != b.step * together) break;
         together *= q->count[dims - 1];
     }
     bool more = q->bias || q->accumulate; /* is done with the product, which has memory of its own */
@@ -3839,8 +3849,8 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
             from_a += rest % q->count[t] * q->a_batch[t], from_b += rest % q->count[t] * q->b_batch[t];
             rest /= q->count[t];
         }
-        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step, from_a, 0, a.ld, a.step,
-            &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
+        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step,
+            from_a, 0, a.ld, a.step, &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
         if (!dl__cuda_check_cublas(d, code, "cublasGemmStridedBatchedEx")) return false;
     }
     return dl__cuda_join(d, w, y, q->bias, q->accumulate != 0);
