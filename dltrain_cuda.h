@@ -232,7 +232,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1218 \"dltrain.h\"\n",
+    "#line 1222 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -320,7 +320,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2167 \"dltrain.h\"\n",
+    "#line 2171 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -345,7 +345,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3077 \"dltrain.h\"\n",
+    "#line 3081 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -417,7 +417,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3554 \"dltrain.h\"\n",
+    "#line 3558 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -1584,11 +1584,12 @@ static const char *const dl__cuda_update_cu[] = {
     "    }\n",
     "}\n",
     "\n",
-    "// Gradients of replicas\n",
-    "extern \"C\" __global__ void update_add(const Update *list)\n",
+    "// Gradients of replicas: x [parts][n], of which the first becomes the sum, in the order of dl__tree\n",
+    "extern \"C\" __global__ void sum_parts(float *x, int parts, uint64_t n)\n",
     "{\n",
-    "    Update u = list[blockIdx.y];\n",
-    "    EACH(i) u.p[i] = E_ADD(u.p[i], u.g[i]);\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "        for (int apart = 1; apart < parts; apart *= 2)\n",
+    "            for (int r = 0; r + apart < parts; r += 2 * apart) x[r * n + i] = E_ADD(x[r * n + i], x[(r + apart) * n + i]);\n",
     "}\n",
     "\n",
     "extern \"C\" __global__ void update_scale(const Update *list)\n",
@@ -1748,6 +1749,7 @@ typedef unsigned long long dl__cuda_address;
     F(cuMemFreeHost, (void *p)) \
     F(cuMemcpyHtoDAsync_v2, (dl__cuda_address to, const void *from, size_t bytes, void *stream)) \
     F(cuMemcpyDtoHAsync_v2, (void *to, dl__cuda_address from, size_t bytes, void *stream)) \
+    F(cuMemcpyDtoDAsync_v2, (dl__cuda_address to, dl__cuda_address from, size_t bytes, void *stream)) \
     F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, size_t bytes, \
         void *stream)) \
     F(cuDeviceCanAccessPeer, (int *can, int device, int peer)) \
@@ -1796,6 +1798,7 @@ enum {
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
     DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
     DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
+    DL__CUDA_BUCKETS = 8,        /* events for as many buckets of gradients; those that share one wait for the last */
     DL__CUDA_FILES = 2048,       /* kept in the cache folder */
     DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
 };
@@ -1809,13 +1812,16 @@ typedef struct dl__cuda {
     dl__cuda_driver driver;
     dl__cuda_nvrtc nvrtc;
     int ordinal, arch;
-    void *context, *stream, *mark[2];
+    void *context, *stream;
+    void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
+    bool running;                /* there may be launches since `ran` */
+    void *sums, *summed, *ready[DL__CUDA_BUCKETS]; /* the stream of sums between GPUs; its end; see dl__cuda_reduce */
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
     int chunks, chunk_at;
     size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
-    dl__cuda_address scratch;
-    size_t scratch_size;
+    dl__cuda_address scratch, arrival, room; /* of the operation at hand; of an input on its way; of sums between GPUs */
+    size_t scratch_size, arrival_size, room_size;
     struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
     int staging_at;
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
@@ -1927,16 +1933,17 @@ static void dl__cuda_step_reset(void *device)
     if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
 }
 
-/* Memory of one operation, until the next. */
-static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
+/* Memory that grows, without what was in it. The driver waits for work before it frees. */
+static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *size, size_t bytes)
 {
-    if (bytes <= d->scratch_size) return d->scratch;
-    if (d->scratch && !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return 0;
-    if (d->scratch && !DL__CUDA_CALL(d, cuMemFree_v2(d->scratch))) return 0;
-    d->scratch_size = 0;
-    if ((d->scratch = dl__cuda_allocate(d, bytes))) d->scratch_size = bytes;
-    return d->scratch;
+    if (bytes <= *size) return *p;
+    if (*p && !DL__CUDA_CALL(d, cuMemFree_v2(*p))) return 0;
+    *size = 0;
+    if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
+    return *p;
 }
+/* Memory of one operation, until the next. */
+static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes) { return dl__cuda_room(d, &d->scratch, &d->scratch_size, bytes); }
 
 /* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
@@ -1957,26 +1964,64 @@ static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
     return d->staging[k].at;
 }
 
-static bool dl__cuda_upload(void *device, void *to, const void *from, size_t bytes)
+/* By way of pinned memory; *event: when it has arrived. */
+static bool dl__cuda_send(dl__cuda *d, dl__cuda_address to, const void *from, size_t bytes, void *stream, void **event)
 {
-    dl__cuda *d = (dl__cuda *)device;
     int k;
-    if (!bytes) return true;
-    if (!dl__cuda_enter(d)) return false;
     char *stage = dl__cuda_stage(d, bytes, &k);
     if (!stage) return false;
     memcpy(stage, from, bytes);
-    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2((dl__cuda_address)(uintptr_t)to, stage, bytes, d->stream))) return false;
+    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2(to, stage, bytes, stream))) return false;
     d->staging[k].busy = true;
-    return DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->stream));
+    *event = d->staging[k].event;
+    return DL__CUDA_CALL(d, cuEventRecord(*event, stream));
 }
 
-/* Copies to pinned memory and waits. */
+static bool dl__cuda_is_value(const dl__cuda *d, dl__cuda_address p)
+{
+    int i = 0;
+    while (i < d->chunks && !(p >= d->chunk[i].at && p - d->chunk[i].at < d->chunk[i].size)) i++;
+    return i < d->chunks;
+}
+
+static bool dl__cuda_upload(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    dl__cuda_address at = (dl__cuda_address)(uintptr_t)to;
+    void *event;
+    d->running = d->running || dl__cuda_is_value(d, at);
+    return !bytes || (dl__cuda_enter(d) && dl__cuda_send(d, at, from, bytes, d->stream, &event));
+}
+
+/* It crosses while the last step still runs, to a place of its own; from there it is copied in the order of launches. */
+static bool dl__cuda_input(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    void *arrived;
+    if (!dl__cuda_enter(d) || !dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
+    d->running = true;
+    return DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->taken, 0)) &&
+        dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&
+        DL__CUDA_CALL(d, cuMemcpyDtoDAsync_v2((dl__cuda_address)(uintptr_t)to, d->arrival, bytes, d->stream)) &&
+        DL__CUDA_CALL(d, cuEventRecord(d->taken, d->stream));
+}
+
+static bool dl__cuda_note(dl__cuda *d) { return !d->running || DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)); }
+/* What begins now are no launches: values need not wait for it. */
+static bool dl__cuda_end_run(dl__cuda *d)
+{
+    bool ok = dl__cuda_note(d);
+    d->running = false;
+    return ok;
+}
+
+/* Copies to pinned memory what launches have made, and waits. */
 static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t bytes)
 {
     int k;
     char *stage = dl__cuda_stage(d, bytes, &k);
-    if (!stage || !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->stream)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream)))
+    if (!stage || !dl__cuda_note(d) || !DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->ran, 0)) ||
+        !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->copies)))
         return NULL;
     return stage;
 }
@@ -2005,6 +2050,7 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     dl__cuda *d = (dl__cuda *)device;
     if (!bytes) return true;
     if (!dl__cuda_enter(d) || !dl__cuda_check_slots(d)) return false;
+    d->running = d->running || !dl__cuda_is_value(d, (dl__cuda_address)(uintptr_t)from);
     const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from, bytes);
     if (!p) return false;
     memcpy(to, p, bytes);
@@ -2012,18 +2058,6 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
 }
 
 /* ---- between GPUs ---- */
-static bool dl__cuda_mark(void *device, int which)
-{
-    dl__cuda *d = (dl__cuda *)device;
-    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->mark[which], d->stream));
-}
-
-static bool dl__cuda_follow(void *device, const void *other, int which)
-{
-    dl__cuda *d = (dl__cuda *)device;
-    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->mark[which], 0));
-}
-
 /* Where one GPU can read the other's memory the copy is direct; elsewhere the driver takes it through the host. */
 static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
 {
@@ -2034,16 +2068,31 @@ static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
     if (!code && can) d->driver.cuCtxEnablePeerAccess(other->context, 0); /* if it refuses, copies go the long way */
 }
 
-static bool dl__cuda_copy_over(
-    void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes)
+static bool dl__cuda_copy_over(dl__cuda *d, const dl__cuda *target, dl__cuda_address to, const dl__cuda *source,
+    dl__cuda_address from, size_t bytes)
 {
-    dl__cuda *d = (dl__cuda *)device;
-    const dl__cuda *target = (const dl__cuda *)to_device, *source = (const dl__cuda *)from_device;
-    dl__cuda_address a = (dl__cuda_address)(uintptr_t)to, b = (dl__cuda_address)(uintptr_t)from;
-    if (!dl__cuda_enter(d)) return false;
     dl__cuda_reach(d, target);
     dl__cuda_reach(d, source);
-    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(a, target->context, b, source->context, bytes, d->stream));
+    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(to, target->context, from, source->context, bytes, d->sums));
+}
+
+static bool dl__cuda_ready(void *device, int bucket)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->ready[bucket % DL__CUDA_BUCKETS], d->stream));
+}
+
+static bool dl__cuda_summed(void *device)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->summed, d->sums));
+}
+
+static bool dl__cuda_join(void *device, const void *other)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && dl__cuda_end_run(d) &&
+        DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->summed, 0));
 }
 
 /* ---- texts ---- */
@@ -3304,6 +3353,7 @@ static bool dl__cuda_launch(void *device, const dl_device_launch *l)
     const size_t n = sizeof dl__cuda_operations / sizeof *dl__cuda_operations;
     size_t i = 0;
     if (!dl__cuda_enter(d)) return false;
+    d->running = true;
     if (y->op->flags & DL_OP_ELEMENTWISE) return dl__cuda_elementwise(d, l);
     while (i < n && strcmp(dl__cuda_operations[i].name, y->op->name)) i++;
     if (i == n) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
@@ -3313,10 +3363,10 @@ static bool dl__cuda_launch(void *device, const dl_device_launch *l)
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
-        { "scale", "update_scale" }, { "clamp", "update_clamp" }, { "add", "update_add" } };
+        { "scale", "update_scale" }, { "clamp", "update_clamp" } };
     dl__cuda *d = (dl__cuda *)device;
     size_t k = 0, most = 0;
-    if (!dl__cuda_enter(d)) return false;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
     while (strcmp(rules[k][0], rule)) k++;
     for (size_t at = 0, some; at < n; at += some) {
         some = n - at < 65535 ? n - at : 65535;
@@ -3331,27 +3381,59 @@ static bool dl__cuda_update(void *device, const char *rule, const dl_device_upda
     return true;
 }
 
+/* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
+   `ready`; an event that has been recorded again since, for a later bucket or anew, is later than that. */
+static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t per = (n + (size_t)parts * 16 - 1) / ((size_t)parts * 16) * 16, first = per * (size_t)own;
+    uint64_t slice = first >= n ? 0 : n - first < per ? n - first : per;
+    if (!dl__cuda_enter(d)) return false;
+    for (int r = 0; r < parts; r++)
+        if (!DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, ((dl__cuda *)part[r].device)->ready[bucket % DL__CUDA_BUCKETS], 0))) return false;
+    if (!slice) return true;
+    size_t bytes = (size_t)slice * sizeof(float);
+    dl__cuda_address room = dl__cuda_room(d, &d->room, &d->room_size, (size_t)parts * bytes);
+    void *sum = dl__cuda_kernel(d, "update", "sum_parts"), *args[] = { &room, &parts, &slice };
+    if (!room || !sum) return false;
+    for (int r = 0; r < parts; r++)
+        if (!dl__cuda_copy_over(d, d, room + (size_t)r * bytes, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), bytes))
+            return false;
+    unsigned blocks = slice < 256 * 1024 ? (unsigned)((slice + 255) / 256) : 1024;
+    if (!DL__CUDA_CALL(d, cuLaunchKernel(sum, blocks, 1, 1, 256, 1, 1, 0, d->sums, args, NULL))) return false;
+    for (int r = 0; r < parts; r++)
+        if (!dl__cuda_copy_over(d, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), d, room, bytes)) return false;
+    return true;
+}
+
 /* ---- opening and closing ---- */
 static void dl__cuda_close(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
     if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
-        if (d->stream) d->driver.cuStreamSynchronize(d->stream);
+        void *const streams[] = { d->stream, d->copies, d->sums }, *const events[] = { d->taken, d->ran, d->summed };
+        for (int k = 0; k < 3; k++)
+            if (streams[k]) d->driver.cuStreamSynchronize(streams[k]);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
+        if (d->arrival) d->driver.cuMemFree_v2(d->arrival);
+        if (d->room) d->driver.cuMemFree_v2(d->room);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
         for (int k = 0; k < DL__CUDA_STAGES; k++) {
             if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
             if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
         }
-        for (int k = 0; k < 2; k++)
-            if (d->mark[k]) d->driver.cuEventDestroy_v2(d->mark[k]);
+        for (int k = 0; k < DL__CUDA_BUCKETS; k++)
+            if (d->ready[k]) d->driver.cuEventDestroy_v2(d->ready[k]);
+        for (int k = 0; k < 3; k++)
+            if (events[k]) d->driver.cuEventDestroy_v2(events[k]);
         for (dl__cuda_module *m = d->modules, *next; m; m = next) {
             next = m->next;
             d->driver.cuModuleUnload(m->module);
             free(m);
         }
-        if (d->stream) d->driver.cuStreamDestroy_v2(d->stream);
+        for (int k = 0; k < 3; k++)
+            if (streams[k]) d->driver.cuStreamDestroy_v2(streams[k]);
         d->driver.cuDevicePrimaryCtxRelease_v2(d->ordinal);
     }
     for (dl__cuda_function *f = d->functions, *next; f; f = next) {
@@ -3395,9 +3477,12 @@ static bool dl__cuda_open_device(dl__cuda *d)
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
     for (int k = 0; k < DL__CUDA_STAGES; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
-    for (int k = 0; k < 2; k++)
-        if (!DL__CUDA_CALL(d, cuEventCreate(&d->mark[k], 2))) return false;
-    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ && (d->slots = dl__cuda_allocate(d, bytes)) &&
+    for (int k = 0; k < DL__CUDA_BUCKETS; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->ready[k], 2))) return false;
+    void **const streams[] = { &d->stream, &d->copies, &d->sums }, **const events[] = { &d->taken, &d->ran, &d->summed };
+    for (int k = 0; k < 3; k++) /* streams that wait for no other */
+        if (!DL__CUDA_CALL(d, cuStreamCreate(streams[k], 1)) || !DL__CUDA_CALL(d, cuEventCreate(events[k], 2))) return false;
+    return (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
 }
 
@@ -3415,8 +3500,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_mark, dl__cuda_follow,
-        dl__cuda_copy_over };
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_ready, dl__cuda_reduce,
+        dl__cuda_summed, dl__cuda_join };
     return &backend;
 }
 
