@@ -10,6 +10,7 @@
        NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
+   What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
 #define DLTRAIN_CUDA_H
@@ -55,18 +56,29 @@ static const char *const dl__cuda_binary_rows[] = { "add", "sub", "mul", "div", 
     "minimum", "bce", "relu_back", "gelu_back", "eq", "ne", "lt", "le", "gt", "ge", NULL };
 static const char *const dl__cuda_attention_cu[] = {
     "#line 1 \"tools/kernels/attention.cu\"\n",
-    "// Attention: y [L,F] = softmax(scale q k' + mask) v, and its gradients. Rows of scores and of probabilities are written down,\n",
-    "// [batch][L][S] each; a causal row counts products with probabilities of 0 up to the end of its block of `block` queries, as on the CPU.\n",
+    "// Attention: y [L,F] = softmax(scale q k' + mask) v, and its gradients, by tiles of 64 queries and 64 keys, 4 x 4 scores a thread. Scores are\n",
+    "// computed wherever they are needed and never written down: once for the greatest of a row, once for the sum of exponentials, once to be\n",
+    "// used. A causal row counts products with probabilities of 0 up to the end of its block of `block` queries, as on the CPU.\n",
     "struct Matrix { float *base; dl_index row, column, batch[8]; }; // a number lies at base + batch + i * row + j * column\n",
     "struct Attention {\n",
-    "    dl_index l, s, e, f;\n",
-    "    int batch_dims, causal;\n",
-    "    dl_index block, batches;\n",
+    "    int l, s, e, f, batch_dims, causal, block;\n",
+    "    dl_index batches;\n",
     "    uint32_t batch[8];\n",
     "    float scale;\n",
-    "    Matrix q, k, v, mask, y, dq, dk, dv; // without a base: none\n",
-    "    float *p, *dp;\n",
+    "    Matrix q, k, v, mask, y, dq, dk, dv; // without a base: none; in the gradient y is dy\n",
+    "    float *top, *sum, *slope;            // of each query: the greatest score, the sum of exponentials, the sum of p dp\n",
+    "    float *chunk;                        // where S is more than a chunk: sums of chunks, of each query\n",
     "};\n",
+    "enum { SIDE = 64, PAD = SIDE + 4 };\n",
+    "#define FULL 0xffffffffu\n",
+    "// One tile of rows that are read 128 bits at a time takes the place of the pieces that scores are made of\n",
+    "struct Tiles {\n",
+    "    union { Pieces<SIDE> pieces; float rows[SIDE][PAD]; };\n",
+    "    float p[SIDE][PAD]; // probabilities or their gradients: a column of the tile is a row here\n",
+    "};\n",
+    "#define CELLS(i, j) \\\n",
+    "    _Pragma(\"unroll\") for (int i = 0; i < 4; i++) \\\n",
+    "        _Pragma(\"unroll\") for (int j = 0; j < 4; j++)\n",
     "\n",
     "static float *matrix_at(const Attention &t, const Matrix &m, dl_index batch)\n",
     "{\n",
@@ -77,104 +89,343 @@ static const char *const dl__cuda_attention_cu[] = {
     "    }\n",
     "    return p;\n",
     "}\n",
-    "static dl_index least(dl_index a, dl_index b) { return a < b ? a : b; }\n",
-    "static dl_index seen(const Attention &t, dl_index l) { return t.causal ? least(t.s, l + 1) : t.s; } // keys of a row\n",
-    "static dl_index counted(const Attention &t, dl_index l) // keys of its block of queries\n",
+    "static int seen(const Attention &t, int l) { return l >= t.l ? 0 : t.causal ? min(t.s, l + 1) : t.s; } // keys of a row\n",
+    "static int counted(const Attention &t, int l) // keys of its block of queries; four rows of a thread are of one block\n",
     "{\n",
-    "    dl_index in_part = l % DL__KB, end = l - in_part + (in_part / t.block + 1) * t.block;\n",
-    "    return seen(t, least(least(end, l - in_part + DL__KB), t.l) - 1);\n",
+    "    return seen(t, min((l / t.block + 1) * t.block, t.l) - 1);\n",
     "}\n",
     "\n",
-    "// a chain over k < n, in blocks of 256, of x[k * dx] y[k * dy]\n",
-    "static float dot(const float *x, dl_index dx, const float *y, dl_index dy, dl_index n)\n",
+    "struct View { const float *at; dl_index row, column; };\n",
+    "static View view_of(const Attention &t, const Matrix &m, dl_index batch)\n",
     "{\n",
-    "    float total = 0;\n",
-    "    for (dl_index k0 = 0; k0 == 0 || k0 < n; k0 += DL__KB) {\n",
-    "        float p = 0;\n",
+    "    View v = { m.base ? matrix_at(t, m, batch) : 0, m.row, m.column };\n",
+    "    return v;\n",
+    "}\n",
+    "struct Batch { View q, k, v, dy, mask; dl_index first; }; // first: the number of its first query among all\n",
+    "static Batch batch_of(const Attention &t, dl_index batch)\n",
+    "{\n",
+    "    Batch b = { view_of(t, t.q, batch), view_of(t, t.k, batch), view_of(t, t.v, batch), view_of(t, t.y, batch), view_of(t, t.mask, batch), batch * t.l };\n",
+    "    return b;\n",
+    "}\n",
+    "static int across() { return (int)threadIdx.x % 16 * 4; } // the first of a thread's columns of a tile, and of its rows\n",
+    "static int down() { return (int)threadIdx.x / 16 * 4; }\n",
+    "\n",
+    "// Which keys the queries of a thread see. KEYS: rows of the tile are keys, its columns queries\n",
+    "template <bool KEYS> struct Seen {\n",
+    "    int end[4];\n",
+    "    Seen(const Attention &t, int l0)\n",
+    "    {\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 4; i++) end[i] = seen(t, l0 + (KEYS ? across() : down()) + i);\n",
+    "    }\n",
+    "    bool has(int j0, int i, int j) const { return j0 + (KEYS ? down() + i : across() + j) < end[KEYS ? j : i]; }\n",
+    "};\n",
+    "\n",
+    "// x = the scores of queries, from l0 on, and keys, from j0 on; or the gradients of probabilities, which are products of dy and v\n",
+    "template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*x)[4])\n",
+    "{\n",
+    "    Rows queries, keys;\n",
+    "    const View &q = back ? b.dy : b.q, &k = back ? b.v : b.k;\n",
+    "    rows_of(&queries, q.at, q.row, q.column);\n",
+    "    rows_of(&keys, k.at, k.row, k.column);\n",
+    "    tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l), (uint32_t)(KEYS ? t.l : t.s),\n",
+    "        (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);\n",
+    "    __syncthreads();\n",
+    "    if (back) return;\n",
+    "    CELLS(i, j) {\n",
+    "        x[i][j] = E_MUL(x[i][j], t.scale);\n",
+    "        if (b.mask.at && sees.has(j0, i, j)) {\n",
+    "            int l = l0 + (KEYS ? across() + j : down() + i), key = j0 + (KEYS ? down() + i : across() + j);\n",
+    "            x[i][j] = E_ADD(x[i][j], b.mask.at[l * b.mask.row + key * b.mask.column]);\n",
+    "        }\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The 64 lanes of rule 5 are the columns of a tile: those of each row added pairwise, for all of it; empty again\n",
+    "static void add_lanes(float (*lane)[4], float *sum)\n",
+    "{\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++) {\n",
+    "#pragma unroll\n",
+    "        for (int h = 8; h; h /= 2)\n",
+    "#pragma unroll\n",
+    "            for (int j = 0; j < 4; j++) lane[i][j] = E_ADD(lane[i][j], __shfl_down_sync(FULL, lane[i][j], h, 16));\n",
+    "        sum[i] = __shfl_sync(FULL, E_ADD(E_ADD(lane[i][0], lane[i][2]), E_ADD(lane[i][1], lane[i][3])), 0, 16);\n",
+    "        lane[i][0] = lane[i][1] = lane[i][2] = lane[i][3] = 0;\n",
+    "    }\n",
+    "}\n",
+    "// That when a chunk of keys ends, at `end`, or all; the sums of several chunks are added likewise\n",
+    "static void end_tile(const Attention &t, const Batch &b, int l0, int end, int keys, float (*lane)[4], float *sum)\n",
+    "{\n",
+    "    int chunks = (t.s + DL__CHUNK - 1) / DL__CHUNK, l = l0 + down();\n",
+    "    float *to = t.chunk + (b.first + l) * chunks;\n",
+    "    if (end % DL__CHUNK && end < keys) return;\n",
+    "    add_lanes(lane, sum);\n",
+    "    if (keys <= DL__CHUNK) return;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++)\n",
+    "        if (across() == 0 && l + i < t.l) to[i * chunks + (end - 1) / DL__CHUNK] = sum[i];\n",
+    "    if (end < keys) return;\n",
+    "    __syncthreads();\n",
+    "    CELLS(i, j)\n",
+    "        for (int k = across() + j; l + i < t.l && k * DL__CHUNK < keys; k += DL__LANES) lane[i][j] = E_ADD(lane[i][j], to[i * chunks + k]);\n",
+    "    add_lanes(lane, sum);\n",
+    "    __syncthreads();\n",
+    "}\n",
+    "\n",
+    "// s.p = x, then s.rows = 64 rows of m, from row r0 and column c0 on: for accumulate\n",
+    "static void put_down(Tiles &s, float (*x)[4], const View &m, int r0, int rows, int c0, int columns)\n",
+    "{\n",
+    "#pragma unroll\n",
+    "    for (int j = 0; j < 4; j++) *(float4 *)&s.p[across() + j][down()] = make_float4(x[0][j], x[1][j], x[2][j], x[3][j]);\n",
+    "#pragma unroll 4\n",
+    "    for (int e = (int)threadIdx.x; e < SIDE * SIDE; e += THREADS) {\n",
+    "        int r = m.column == 1 ? e / SIDE : e % SIDE, c = m.column == 1 ? e % SIDE : e / SIDE;\n",
+    "        s.rows[r][c] = r0 + r < rows && c0 + c < columns ? m.at[(r0 + r) * m.row + (c0 + c) * m.column] : 0;\n",
+    "    }\n",
+    "    __syncthreads();\n",
+    "}\n",
+    "// acc += s.p' s.rows, of steps from `first` to `last`; its chain, of n steps, may have ended at `end`\n",
+    "static void accumulate(const Tiles &s, int first, int last, int end, int n, float (*acc)[4], float (*total)[4])\n",
+    "{\n",
+    "#pragma unroll 4\n",
+    "    for (int k = max(first, 0); k < min(last, SIDE); k++) {\n",
+    "        float x[4], y[4];\n",
+    "        *(float4 *)x = *(const float4 *)&s.p[k][down()];\n",
+    "        *(float4 *)y = *(const float4 *)&s.rows[k][across()];\n",
+    "        CELLS(i, j) acc[i][j] = __fmaf_rn(x[i], y[j], acc[i][j]);\n",
+    "    }\n",
+    "    if (end % DL__KB == 0 || end >= n)\n",
+    "        CELLS(i, j) {\n",
+    "            total[i][j] = end <= DL__KB ? acc[i][j] : E_ADD(total[i][j], acc[i][j]);\n",
+    "            acc[i][j] = 0;\n",
+    "        }\n",
+    "    __syncthreads();\n",
+    "}\n",
+    "static void write(const Attention &t, const Matrix &m, dl_index batch, int r0, int rows, int c0, int columns, float (*x)[4])\n",
+    "{\n",
+    "    float *to = matrix_at(t, m, batch);\n",
+    "    CELLS(i, j) {\n",
+    "        int r = r0 + down() + i, c = c0 + across() + j;\n",
+    "        if (r < rows && c < columns) to[r * m.row + c * m.column] = x[i][j];\n",
+    "    }\n",
+    "}\n",
+    "#define KERNEL(name) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(256, 1) attention_##name(Attention t) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Tiles s; \\\n",
+    "        for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \\\n",
+    "    }\n",
+    "\n",
+    "// y, a tile of queries and of columns; or, for the gradients, what they need of each query\n",
+    "template <bool BACK> static void softmax_times(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)\n",
+    "{\n",
+    "    Batch b = batch_of(t, batch);\n",
+    "    Seen<false> sees(t, l0);\n",
+    "    int keys = counted(t, min(l0 + SIDE, t.l) - 1), mine = counted(t, min(l0 + down(), t.l - 1));\n",
+    "    float top[4], sum[4], slope[4], x[4][4], lane[4][4], total[4][4];\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++) top[i] = -HUGE_VALF, sum[i] = slope[i] = 0;\n",
+    "    CELLS(i, j) lane[i][j] = total[i][j] = 0;\n",
     "#pragma unroll 1\n",
-    "        for (dl_index k = k0; k < n && k < k0 + DL__KB; k++) p = __fmaf_rn(x[k * dx], y[k * dy], p);\n",
-    "        total = k0 ? E_ADD(total, p) : p;\n",
-    "    }\n",
-    "    return total;\n",
-    "}\n",
-    "\n",
-    "// p: a warp a query\n",
-    "extern \"C\" __global__ void attention_probabilities(Attention t)\n",
-    "{\n",
-    "    dl_index row = ((dl_index)blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;\n",
-    "    if (row >= t.batches * t.l) return;\n",
-    "    dl_index batch = row / t.l, l = row % t.l, n = seen(t, l);\n",
-    "    const float *q = matrix_at(t, t.q, batch) + l * t.q.row, *k = matrix_at(t, t.k, batch);\n",
-    "    const float *mask = t.mask.base ? matrix_at(t, t.mask, batch) + l * t.mask.row : 0;\n",
-    "    float *p = t.p + row * t.s, top = -HUGE_VALF;\n",
-    "    for (dl_index j = lane; j < n; j += WARP) {\n",
-    "        float x = E_MUL(dot(q, t.q.column, k + j * t.k.row, t.k.column, t.e), t.scale);\n",
-    "        if (mask) x = E_ADD(x, mask[j * t.mask.column]);\n",
-    "        p[j] = x;\n",
-    "        top = x > top ? x : top;\n",
-    "    }\n",
-    "    for (int h = WARP / 2; h; h /= 2) {\n",
-    "        float b = __shfl_xor_sync(FULL, top, h);\n",
-    "        top = b > top ? b : top;\n",
-    "    }\n",
-    "    for (dl_index j = lane; j < n; j += WARP) p[j] = E_EXP(E_SUB(p[j], top));\n",
-    "    float sum = warp_sum(SUM, p, 0, (uint64_t)n, 0, 0);\n",
-    "    for (dl_index j = lane; j < t.s; j += WARP) p[j] = j < n ? E_DIV(p[j], sum) : 0;\n",
-    "}\n",
-    "\n",
-    "// y = p v\n",
-    "extern \"C\" __global__ void attention_values(Attention t)\n",
-    "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= t.batches * t.l * t.f) return;\n",
-    "    dl_index f = i % t.f, l = i / t.f % t.l, batch = i / t.f / t.l;\n",
-    "    float *y = matrix_at(t, t.y, batch) + l * t.y.row + f * t.y.column;\n",
-    "    *y = dot(t.p + (batch * t.l + l) * t.s, 1, matrix_at(t, t.v, batch) + f * t.v.column, t.v.row, counted(t, l));\n",
-    "}\n",
-    "\n",
-    "// dp: the gradient of the scores, p (dy v' - sum(p (dy v'))) scale; a warp a query\n",
-    "extern \"C\" __global__ void attention_scores_back(Attention t)\n",
-    "{\n",
-    "    dl_index row = ((dl_index)blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;\n",
-    "    if (row >= t.batches * t.l) return;\n",
-    "    dl_index batch = row / t.l, l = row % t.l, n = seen(t, l);\n",
-    "    const float *dy = matrix_at(t, t.y, batch) + l * t.y.row, *v = matrix_at(t, t.v, batch), *p = t.p + row * t.s;\n",
-    "    float *dp = t.dp + row * t.s;\n",
-    "    for (dl_index j = lane; j < n; j += WARP) dp[j] = dot(dy, t.y.column, v + j * t.v.row, t.v.column, t.f);\n",
-    "    float sum = warp_sum(PRODUCTS, dp, p, (uint64_t)n, 0, 1);\n",
-    "    for (dl_index j = lane; j < t.s; j += WARP) dp[j] = j < n ? E_MUL(E_MUL(p[j], E_SUB(dp[j], sum)), t.scale) : 0;\n",
-    "}\n",
-    "\n",
-    "// dq = dp k\n",
-    "extern \"C\" __global__ void attention_dq(Attention t)\n",
-    "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= t.batches * t.l * t.e) return;\n",
-    "    dl_index e = i % t.e, l = i / t.e % t.l, batch = i / t.e / t.l;\n",
-    "    float *y = matrix_at(t, t.dq, batch) + l * t.dq.row + e * t.dq.column;\n",
-    "    *y = dot(t.dp + (batch * t.l + l) * t.s, 1, matrix_at(t, t.k, batch) + e * t.k.column, t.k.row, counted(t, l));\n",
-    "}\n",
-    "\n",
-    "// to [s][width] = m' from: the queries of blocks that count key j, in chains of 256\n",
-    "static void keys_back(const Attention &t, const float *m, const Matrix &from, const Matrix &to, dl_index width)\n",
-    "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= t.batches * t.s * width) return;\n",
-    "    dl_index c = i % width, j = i / width % t.s, batch = i / width / t.s;\n",
-    "    const float *x = matrix_at(t, from, batch) + c * from.column;\n",
-    "    float total = 0;\n",
-    "    m += batch * t.l * t.s + j;\n",
-    "    for (dl_index l0 = 0; l0 < t.l; l0 += DL__KB) {\n",
-    "        float p = 0;\n",
+    "    for (int pass = 0; pass < 3; pass++) { // the greatest of a row, the sum of exponentials, what comes of probabilities\n",
     "#pragma unroll 1\n",
-    "        for (dl_index l = l0; l < t.l && l < l0 + DL__KB; l++)\n",
-    "            if (j < counted(t, l)) p = __fmaf_rn(m[l * t.s], x[l * from.row], p);\n",
-    "        total = l0 ? E_ADD(total, p) : p;\n",
+    "        for (int j0 = 0; j0 < keys; j0 += SIDE) {\n",
+    "            float p[4][4];\n",
+    "#pragma unroll 1\n",
+    "            for (int back = 0; back <= (BACK && pass == 2); back++) {\n",
+    "                products<false>(s, t, b, back, sees, l0, j0, x);\n",
+    "                CELLS(i, j) if (!back) p[i][j] = x[i][j];\n",
+    "            }\n",
+    "            if (!pass) {\n",
+    "                CELLS(i, j) if (sees.has(j0, i, j) && x[i][j] > top[i]) top[i] = x[i][j];\n",
+    "                continue;\n",
+    "            }\n",
+    "            CELLS(i, j) p[i][j] = sees.has(j0, i, j) ? E_EXP(E_SUB(p[i][j], top[i])) : 0;\n",
+    "            if (pass == 2) CELLS(i, j) p[i][j] = E_DIV(p[i][j], sum[i]);\n",
+    "            if (pass == 2 && !BACK) {\n",
+    "                put_down(s, p, b.v, j0, t.s, c0, t.f);\n",
+    "                accumulate(s, 0, mine - j0, j0 + SIDE, keys, lane, total);\n",
+    "                continue;\n",
+    "            }\n",
+    "            CELLS(i, j) lane[i][j] = E_ADD(lane[i][j], BACK && pass == 2 ? E_MUL(p[i][j], x[i][j]) : p[i][j]);\n",
+    "            end_tile(t, b, l0, j0 + SIDE, keys, lane, slope);\n",
+    "        }\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 4; i++) {\n",
+    "            if (pass == 1) sum[i] = slope[i];\n",
+    "#pragma unroll\n",
+    "            for (int h = 8; h; h /= 2) {\n",
+    "                float other = __shfl_xor_sync(FULL, top[i], h, 16);\n",
+    "                top[i] = other > top[i] ? other : top[i];\n",
+    "            }\n",
+    "        }\n",
     "    }\n",
-    "    matrix_at(t, to, batch)[j * to.row + c * to.column] = total;\n",
+    "    if (!BACK) write(t, t.y, batch, l0, t.l, c0, t.f, total);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++)\n",
+    "        if (BACK && !across() && l0 + down() + i < t.l) {\n",
+    "            dl_index l = b.first + l0 + down() + i;\n",
+    "            t.top[l] = top[i], t.sum[l] = sum[i], t.slope[l] = slope[i];\n",
+    "        }\n",
     "}\n",
-    "extern \"C\" __global__ void attention_dk(Attention t) { keys_back(t, t.dp, t.q, t.dk, t.e); }\n",
-    "extern \"C\" __global__ void attention_dv(Attention t) { keys_back(t, t.p, t.y, t.dv, t.f); }\n",
+    "static void forward(Tiles &s, const Attention &t, dl_index batch, int l0, int c0) { softmax_times<false>(s, t, batch, l0, c0); }\n",
+    "static void rows(Tiles &s, const Attention &t, dl_index batch, int l0, int c0) { softmax_times<true>(s, t, batch, l0, c0); }\n",
+    "KERNEL(forward)\n",
+    "KERNEL(rows)\n",
+    "\n",
+    "// A tile of products becomes probabilities p, or, of p and its gradients, the gradients of scores\n",
+    "template <bool KEYS> static void finish_tile(const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*p)[4], float (*x)[4])\n",
+    "{\n",
+    "    float top[4], sum[4], slope[4];\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++) {\n",
+    "        dl_index l = b.first + min(l0 + (KEYS ? across() : down()) + i, t.l - 1);\n",
+    "        top[i] = t.top[l], sum[i] = t.sum[l], slope[i] = t.slope[l];\n",
+    "    }\n",
+    "    CELLS(i, j) {\n",
+    "        int l = KEYS ? j : i;\n",
+    "        bool has = sees.has(j0, i, j);\n",
+    "        if (!back) p[i][j] = has ? E_DIV(E_EXP(E_SUB(x[i][j], top[l])), sum[l]) : 0;\n",
+    "        else x[i][j] = has ? E_MUL(E_MUL(p[i][j], E_SUB(x[i][j], slope[l])), t.scale) : 0;\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// dq = ds k\n",
+    "static void dq(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)\n",
+    "{\n",
+    "    Batch b = batch_of(t, batch);\n",
+    "    Seen<false> sees(t, l0);\n",
+    "    int keys = counted(t, min(l0 + SIDE, t.l) - 1), mine = counted(t, min(l0 + down(), t.l - 1));\n",
+    "    float p[4][4], x[4][4], acc[4][4], total[4][4];\n",
+    "    CELLS(i, j) acc[i][j] = total[i][j] = 0;\n",
+    "    for (int j0 = 0; j0 < keys; j0 += SIDE) {\n",
+    "#pragma unroll 1\n",
+    "        for (int back = 0; back < 2; back++) {\n",
+    "            products<false>(s, t, b, back, sees, l0, j0, x);\n",
+    "            finish_tile<false>(t, b, back, sees, l0, j0, p, x);\n",
+    "        }\n",
+    "        put_down(s, x, b.k, j0, t.s, c0, t.e);\n",
+    "        accumulate(s, 0, mine - j0, j0 + SIDE, keys, acc, total);\n",
+    "    }\n",
+    "    write(t, t.dq, batch, l0, t.l, c0, t.e, total);\n",
+    "}\n",
+    "KERNEL(dq)\n",
+    "\n",
+    "// dk = ds' q, dv = p' dy, those that are wanted: of the queries whose block counts a key\n",
+    "static void dkv(Tiles &s, const Attention &t, dl_index batch, int j0, int c0)\n",
+    "{\n",
+    "    Batch b = batch_of(t, batch);\n",
+    "    int mine = t.causal ? (j0 + down()) / t.block * t.block : 0;\n",
+    "    float p[4][4], x[4][4], dk[4][4], dk_total[4][4], dv[4][4], dv_total[4][4];\n",
+    "    CELLS(i, j) dk[i][j] = dk_total[i][j] = dv[i][j] = dv_total[i][j] = 0;\n",
+    "    for (int l0 = t.causal ? j0 : 0; l0 < t.l; l0 += SIDE) {\n",
+    "        Seen<true> sees(t, l0);\n",
+    "#pragma unroll 1\n",
+    "        for (int back = 0; back <= (t.dk.base != 0); back++) {\n",
+    "            products<true>(s, t, b, back, sees, l0, j0, x);\n",
+    "            finish_tile<true>(t, b, back, sees, l0, j0, p, x);\n",
+    "            if (back) {\n",
+    "                put_down(s, x, b.q, l0, t.l, c0, t.e);\n",
+    "                accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dk, dk_total);\n",
+    "            } else if (t.dv.base) {\n",
+    "                put_down(s, p, b.dy, l0, t.l, c0, t.f);\n",
+    "                accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dv, dv_total);\n",
+    "            }\n",
+    "        }\n",
+    "    }\n",
+    "    if (t.dv.base) write(t, t.dv, batch, j0, t.s, c0, t.f, dv_total);\n",
+    "    if (t.dk.base) write(t, t.dk, batch, j0, t.s, c0, t.e, dk_total);\n",
+    "}\n",
+    "KERNEL(dkv)\n",
+    NULL
+};
+static const char *const dl__cuda_clip_cu[] = {
+    "#line 1 \"tools/kernels/clip.cu\"\n",
+    "// Clipping gradients by their norm. Squares are added in double by rule 5, each parameter's alone; these sums are added in order.\n",
+    "struct Update { float *p, *g, *s[3]; uint64_t n; float h[10]; };\n",
+    "enum { WARP = 32 };\n",
+    "#define FULL 0xffffffffu\n",
+    "\n",
+    "static double add_lanes(double low, double high) // the 64 lanes of a warp\n",
+    "{\n",
+    "    double v = __dadd_rn(low, high);\n",
+    "    for (int h = WARP / 2; h; h /= 2) v = __dadd_rn(v, __shfl_down_sync(FULL, v, h));\n",
+    "    return __shfl_sync(FULL, v, 0);\n",
+    "}\n",
+    "\n",
+    "static double *chunks_of(const Update *list, uint64_t k, double *chunk) { return chunk + k + (list[k].g - list[0].g) / DL__CHUNK; }\n",
+    "\n",
+    "// The sums of chunks: a warp each, blockIdx.y is a parameter\n",
+    "extern \"C\" __global__ void clip_chunks(const Update *list, uint64_t count, double *chunk, double *, double *, double)\n",
+    "{\n",
+    "    uint32_t lane = threadIdx.x % WARP;\n",
+    "    for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {\n",
+    "        const float *g = list[k].g;\n",
+    "        uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP, first = unit * DL__CHUNK, n = list[k].n;\n",
+    "        if (first >= n) continue;\n",
+    "        uint32_t end = (uint32_t)(n - first < DL__CHUNK ? n - first : DL__CHUNK);\n",
+    "        double low = 0, high = 0;\n",
+    "#pragma unroll 8\n",
+    "        for (uint32_t i = lane; i < end; i += DL__LANES) {\n",
+    "            double a = g[first + i], b = i + WARP < end ? g[first + i + WARP] : 0;\n",
+    "            low = __dadd_rn(low, __dmul_rn(a, a));\n",
+    "            high = __dadd_rn(high, __dmul_rn(b, b));\n",
+    "        }\n",
+    "        low = add_lanes(low, high);\n",
+    "        if (!lane) chunks_of(list, k, chunk)[unit] = low;\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The sum of n numbers by a warp: n to DL__CHUNK of them, or so many such sums\n",
+    "static double sum_of(const double *x, uint64_t n)\n",
+    "{\n",
+    "    double low = 0, high = 0;\n",
+    "    for (uint64_t i = threadIdx.x % WARP; i < n; i += DL__LANES) {\n",
+    "        low = __dadd_rn(low, x[i]);\n",
+    "        if (i + WARP < n) high = __dadd_rn(high, x[i + WARP]);\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "static double sum_of_sums(const double *x, uint64_t n)\n",
+    "{\n",
+    "    double low = 0, high = 0;\n",
+    "    if (n <= DL__CHUNK) return sum_of(x, n);\n",
+    "    for (uint64_t k = 0; k * DL__CHUNK < n; k++) {\n",
+    "        double v = sum_of(x + k * DL__CHUNK, n - k * DL__CHUNK < DL__CHUNK ? n - k * DL__CHUNK : DL__CHUNK);\n",
+    "        if (k % WARP != threadIdx.x % WARP) continue;\n",
+    "        if (k % DL__LANES < WARP) low = __dadd_rn(low, v);\n",
+    "        else high = __dadd_rn(high, v);\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "\n",
+    "// One block: total, of each parameter by a warp, and norm, which the host may ask for\n",
+    "extern \"C\" __global__ void clip_norm(const Update *list, uint64_t count, double *chunk, double *total, double *norm, double)\n",
+    "{\n",
+    "    for (uint64_t k = threadIdx.x / WARP; k < count; k += blockDim.x / WARP) {\n",
+    "        uint64_t n = list[k].n;\n",
+    "        double v = sum_of_sums(chunks_of(list, k, chunk), (n + DL__CHUNK - 1) / DL__CHUNK);\n",
+    "        if (threadIdx.x % WARP == 0) total[k] = v;\n",
+    "    }\n",
+    "    __syncthreads();\n",
+    "    if (threadIdx.x) return;\n",
+    "    double sum = 0;\n",
+    "#pragma unroll 8\n",
+    "    for (uint64_t k = 0; k < count; k++) sum = __dadd_rn(sum, total[k]);\n",
+    "    *norm = __dsqrt_rn(sum);\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void clip_scale(const Update *list, uint64_t count, const double *norm, double most)\n",
+    "{\n",
+    "    double factor = __ddiv_rn(most, __dadd_rn(*norm, 1e-6));\n",
+    "    float by = (float)factor;\n",
+    "    if (!(factor < 1)) return;\n",
+    "    for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {\n",
+    "        Update u = list[k];\n",
+    "        for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x) u.g[i] = E_MUL(u.g[i], by);\n",
+    "    }\n",
+    "}\n",
     NULL
 };
 static const char *const dl__cuda_common_cu[] = {
@@ -232,7 +483,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1222 \"dltrain.h\"\n",
+    "#line 1234 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -320,7 +571,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2171 \"dltrain.h\"\n",
+    "#line 2187 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -345,7 +596,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3081 \"dltrain.h\"\n",
+    "#line 3097 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -417,7 +668,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3558 \"dltrain.h\"\n",
+    "#line 3574 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -773,14 +1024,6 @@ static const char *const dl__cuda_conv_cu[] = {
 static const char *const dl__cuda_matmul_cu[] = {
     "#line 1 \"tools/kernels/matmul.cu\"\n",
     "// matmul, by the tiles of tile.cu.\n",
-    "struct Rows { // rows of a matrix\n",
-    "    const float *base, *row[8];\n",
-    "    dl_index stride, step;\n",
-    "    bool along;\n",
-    "    void begin(int i, uint32_t r) { row[i] = base + r * stride; }\n",
-    "    float get(int i, uint64_t k) const { return row[i][k * step]; }\n",
-    "    bool reaches(uint64_t) const { return true; }\n",
-    "};\n",
     "struct MatmulOut {\n",
     "    const Matmul &q;\n",
     "    const Work &w;\n",
@@ -799,8 +1042,8 @@ static const char *const dl__cuda_matmul_cu[] = {
     "        uint64_t first, end;\n",
     "        matmul_batch(q, batch, &at_a, &at_b);\n",
     "        Rows a, b;\n",
-    "        a.base = q.a + at_a, a.stride = q.a_row, a.step = q.a_k, a.along = q.a_k == 1;\n",
-    "        b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;\n",
+    "        rows_of(&a, q.a + at_a, q.a_row, q.a_k);\n",
+    "        rows_of(&b, q.b + at_b, q.b_row, q.b_k);\n",
     "        MatmulOut c = { q, w, batch };\n",
     "        work_tile<W>(w, &m0, &n0, &first, &end);\n",
     "        tile<W, T, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
@@ -1278,6 +1521,9 @@ static const char *const dl__cuda_rows_cu[] = {
     "DL__SCALED_ROWS(ROWS)\n",
     "DL__BINARY_ROWS(ROW2)\n",
     "DL__COMPARE_ROWS(ROW0)\n",
+    "// What may change from step to step without a new kernel or graph: floats and the random counter of a node.\n",
+    "struct Number { float a, b; uint64_t counter; };\n",
+    "\n",
     "E_IN float ew_where(float C, float X, float Z) { return E_SEL(E_NE(C, E_K(0)), X, Z); }\n",
     "\n",
     "// Number i of the random stream `key`, `counter`: four to a Philox block.\n",
@@ -1402,12 +1648,12 @@ static const char *const dl__cuda_tile_cu[] = {
     "// The pieces, of which one is multiplied while the next comes. use: which steps of k count.\n",
     "template <int W> struct Pieces { float a[2][BK][W + 4], b[2][BK][W + 4]; bool use[2][BK]; };\n",
     "\n",
-    "// A tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.\n",
-    "template <int W, int T, bool SOME, class A, class B, class C>\n",
-    "static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "// The totals of a tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.\n",
+    "template <int W, int T, bool SOME, class A, class B> static void tile_totals(Pieces<W> &s, A &a, B &b, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,\n",
+    "    uint64_t first, uint64_t end, float (*total)[T])\n",
     "{\n",
     "    enum { EACH = W * BK / THREADS };\n",
-    "    float acc[T][T], total[T][T], next_a[EACH], next_b[EACH];\n",
+    "    float acc[T][T], next_a[EACH], next_b[EACH];\n",
     "    int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);\n",
     "    bool reached[EACH];\n",
     "    for (int i = 0; i < EACH; i++) {\n",
@@ -1466,6 +1712,14 @@ static const char *const dl__cuda_tile_cu[] = {
     "        }\n",
     "        __syncthreads();\n",
     "    }\n",
+    "}\n",
+    "\n",
+    "template <int W, int T, bool SOME, class A, class B, class C>\n",
+    "static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "{\n",
+    "    float total[T][T];\n",
+    "    int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);\n",
+    "    tile_totals<W, T, SOME>(s, a, b, m, n, m0, n0, first, end, total);\n",
     "#pragma unroll\n",
     "    for (int i = 0; i < T; i++)\n",
     "#pragma unroll\n",
@@ -1473,6 +1727,19 @@ static const char *const dl__cuda_tile_cu[] = {
     "            uint32_t row = m0 + place<W, T>(ty, i), column = n0 + place<W, T>(tx, j);\n",
     "            if (row < m && column < n) c.put(row, column, total[i][j], part);\n",
     "        }\n",
+    "}\n",
+    "\n",
+    "struct Rows { // a source: rows of a matrix\n",
+    "    const float *base, *row[8];\n",
+    "    dl_index stride, step;\n",
+    "    bool along;\n",
+    "    void begin(int i, uint32_t r) { row[i] = base + r * stride; }\n",
+    "    float get(int i, uint64_t k) const { return row[i][k * step]; }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "static void rows_of(Rows *r, const float *base, dl_index stride, dl_index step)\n",
+    "{\n",
+    "    r->base = base, r->stride = stride, r->step = step, r->along = step == 1;\n",
     "}\n",
     "\n",
     "// What is done with a total: alpha is 1, plus bias, plus what is there.\n",
@@ -1768,6 +2035,12 @@ typedef unsigned long long dl__cuda_address;
     F(cuModuleGetFunction, (void **function, void *module, const char *name)) \
     F(cuLaunchKernel, (void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, \
         unsigned shared, void *stream, void **args, void **extra)) \
+    F(cuStreamBeginCapture_v2, (void *stream, int mode)) \
+    F(cuStreamEndCapture, (void *stream, void **graph)) \
+    F(cuGraphInstantiateWithFlags, (void **exec, void *graph, unsigned long long flags)) \
+    F(cuGraphLaunch, (void *exec, void *stream)) \
+    F(cuGraphExecDestroy, (void *exec)) \
+    F(cuGraphDestroy, (void *graph)) \
     F(cuGetErrorName, (int code, const char **name)) \
     F(cuGetErrorString, (int code, const char **text))
 #define DL__CUDA_NVRTC(F) \
@@ -1794,7 +2067,8 @@ static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME
 
 enum {
     DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
-    DL__CUDA_SLOTS = 64,         /* looks by index that wait to be checked */
+    DL__CUDA_SLOTS = 64,         /* kinds of looks by index, which are checked together */
+    DL__CUDA_GRAPHS = 32,        /* kept, of runs of launches */
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
     DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
     DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
@@ -1805,6 +2079,8 @@ enum {
 typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__cuda_text;
 typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
+typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
+typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
 typedef struct dl__cuda {
     dl_context *ctx;
     char device[32], name[128];
@@ -1827,6 +2103,14 @@ typedef struct dl__cuda {
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
     struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
     int slots_used;
+    bool looked;                 /* since slots were checked */
+    dl__cuda_number *numbers;    /* of a run's nodes, as they are sent */
+    size_t numbers_room;
+    dl__cuda_address numbers_there, number; /* number: of the launch at hand */
+    dl__cuda_graph graph[DL__CUDA_GRAPHS];
+    uint64_t runs;
+    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or staged in this run, which a graph cannot do */
+    bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
     struct { uint64_t key; void *function; } plan[DL__CUDA_PLANS];
@@ -1839,6 +2123,7 @@ static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
     char function[64];
     size_t n = strcspn(call, "(");
     if (!code) return true;
+    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_run */
     if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
     if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
     snprintf(function, sizeof function, "%.*s", (int)n, call);
@@ -1872,6 +2157,7 @@ static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
     dl__cuda_address p = 0;
     size_t left = 0, all = 0;
     char batch[200];
+    d->settled = false;
     int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
@@ -1948,6 +2234,7 @@ static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes) { return dl_
 /* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
+    d->settled = false;
     int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
     if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
     d->staging[k].busy = false;
@@ -2030,10 +2317,10 @@ static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t byt
 static bool dl__cuda_check_slots(dl__cuda *d)
 {
     int used = d->slots_used;
-    if (!used) return true;
+    if (!d->looked) return true;
     const char *p = dl__cuda_fetch(d, d->slots, (size_t)used * sizeof(uint64_t));
     if (!p) return false;
-    d->slots_used = 0;
+    d->looked = false;
     for (int i = 0; i < used; i++) {
         uint64_t bad;
         memcpy(&bad, p + (size_t)i * sizeof bad, sizeof bad);
@@ -2055,6 +2342,20 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     if (!p) return false;
     memcpy(to, p, bytes);
     return true;
+}
+
+/* ---- graphs, see dl__cuda_run ---- */
+static bool dl__cuda_forget_graph(dl__cuda *d, dl__cuda_graph *g)
+{
+    void *exec = g->exec;
+    memset(g, 0, sizeof *g);
+    return !exec || DL__CUDA_CALL(d, cuGraphExecDestroy(exec));
+}
+static bool dl__cuda_forget_graphs(dl__cuda *d)
+{
+    bool ok = true;
+    for (int i = 0; i < DL__CUDA_GRAPHS; i++) ok = dl__cuda_forget_graph(d, &d->graph[i]) && ok;
+    return ok;
 }
 
 /* ---- between GPUs ---- */
@@ -2378,6 +2679,7 @@ static void *dl__cuda_load(dl__cuda *d, const dl__cuda_text *t, const char *what
     dl__cuda_hash(t->at, t->size, h);
     for (dl__cuda_module *m = d->modules; m; m = m->next)
         if (m->hash[0] == h[0] && m->hash[1] == h[1]) return m->module;
+    d->settled = false;
     if (!dl__cuda_write_text(d, t, what)) return NULL;
     void *module = NULL;
     const void *baked = dl__cuda_find_baked(d, t);
@@ -2415,13 +2717,14 @@ static void dl__cuda_begin_text(dl__cuda_text *t)
 /* What the modules are made of. */
 static const struct { const char *name; const char *const *part[3]; } dl__cuda_parts[] = {
     { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL } },
-    { "attention", { dl__cuda_sums_cu, dl__cuda_attention_cu, NULL } },
+    { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL } },
     { "normalise", { dl__cuda_normalise_cu, NULL, NULL } },
     { "move", { dl__cuda_move_cu, NULL, NULL } },
     { "pool", { dl__cuda_pool_cu, NULL, NULL } },
     { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
     { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL } },
     { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
+    { "clip", { dl__cuda_clip_cu, NULL, NULL } },
     { "update", { dl__cuda_update_cu, NULL, NULL } }
 };
 
@@ -2504,7 +2807,6 @@ static int dl__cuda_argument(dl__cuda_group *g, const char *type, const void *va
     dl__cuda_put(g->params, "%s%s a%d", g->args ? ", " : "", type, g->args);
     return g->args++;
 }
-static int dl__cuda_float(dl__cuda_group *g, float v) { return dl__cuda_argument(g, "float", &v, sizeof v); }
 static int dl__cuda_long(dl__cuda_group *g, uint64_t v) { return dl__cuda_argument(g, "uint64_t", &v, sizeof v); }
 static int dl__cuda_pointer(dl__cuda_group *g, const dl_node *x)
 {
@@ -2584,26 +2886,22 @@ static bool dl__cuda_element(dl__cuda_group *g, int k)
     if (dl__cuda_is_row(dl__cuda_unary_rows, name)) dl__cuda_put(t, "ew_%s(%s);\n", name, in[0]);
     else if (dl__cuda_is_row(dl__cuda_binary_rows, name)) dl__cuda_put(t, "ew_%s(%s, %s);\n", name, in[0], in[1]);
     else if (dl__cuda_is_row(dl__cuda_scaled_rows, name)) {
-        int a = dl__cuda_float(g, y->f[0]), b = dl__cuda_float(g, y->f[1]);
-        dl__cuda_put(t, "ew_%s(%s, a%d, a%d);\n", name, in[0], a, b);
+        dl__cuda_put(t, "ew_%s(%s, a1[%d].a, a1[%d].b);\n", name, in[0], k, k);
     } else if (!strcmp(name, "where")) dl__cuda_put(t, "ew_where(%s, %s, %s);\n", in[0], in[1], in[2]);
     else if (!strcmp(name, "expand")) dl__cuda_put(t, "%s;\n", in[0]);
     else if (!strcmp(name, "to_float")) dl__cuda_put(t, "(float)%s;\n", in[0]);
-    else if (!strcmp(name, "full")) dl__cuda_put(t, "a%d;\n", dl__cuda_float(g, y->f[0]));
+    else if (!strcmp(name, "full")) dl__cuda_put(t, "a1[%d].a;\n", k);
     else if (!strcmp(name, "causal")) {
-        int fill = dl__cuda_float(g, y->f[0]), wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]),
-            high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
-        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a%d : %s;\n", wide, wide, high, fill, in[0]);
+        int wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]), high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
+        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
     } else if (!strcmp(name, "accumulate")) {
         if (y->i[1]) dl__cuda_put(t, "E_ADD(a%d[i], %s);\n", dl__cuda_pointer(g, y), in[0]);
         else dl__cuda_put(t, "%s;\n", in[0]);
     } else if (!strcmp(name, "rand") || !strcmp(name, "randn")) {
-        int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)), counter = dl__cuda_long(g, y->counter);
-        dl__cuda_put(t, "ew_%s(a%d, a%d, i);\n", name, key, counter);
+        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
     } else if (!strcmp(name, "dropout")) {
-        int p = dl__cuda_float(g, y->f[0]), scale = dl__cuda_float(g, y->f[1]), key = dl__cuda_long(g, dl_device_random_key(g->d->ctx)),
-            counter = dl__cuda_long(g, y->counter);
-        dl__cuda_put(t, "ew_dropout(%s, a%d, a%d, a%d, a%d, i);\n", in[0], p, scale, key, counter);
+        int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx));
+        dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i);\n", in[0], k, k, key, k);
     } else return dl_fail(g->d->ctx, "%s: dl_%s has no CUDA kernel yet", g->d->device, name);
     if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        a%d[i] = v%d;\n", dl__cuda_pointer(g, y), k);
     return true;
@@ -2615,6 +2913,7 @@ static bool dl__cuda_walk(dl__cuda_group *g)
     g->args = 0;
     g->bytes = 0;
     dl__cuda_long(g, g->l->node[skip]->numel);
+    dl__cuda_argument(g, "const Number *__restrict__", &g->d->number, sizeof g->d->number);
     for (int k = skip; k < g->l->count; k++)
         if (!dl__cuda_element(g, k)) return false;
     return !g->full || dl_fail(g->d->ctx, "%s: a group of operations with too many operands: set dl_config.no_fusion", g->d->device);
@@ -2814,14 +3113,24 @@ static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
 }
 
 /* ---- looks by index; what is out of range becomes an error when a value is read ---- */
+/* The slot of looks as y's: always the same, until there are too many. Graphs know it. */
 static bool dl__cuda_slot(dl__cuda *d, const dl_node *y, dl__cuda_address *slot)
 {
-    if (d->slots_used == DL__CUDA_SLOTS && !dl__cuda_check_slots(d)) return false;
-    *slot = d->slots + (dl__cuda_address)d->slots_used * sizeof(uint64_t);
-    d->slot[d->slots_used].op = y->op;
-    for (int k = 0; k < 6; k++) d->slot[d->slots_used].i[k] = k < y->n_i ? y->i[k] : 0;
-    d->slots_used++;
-    return true;
+    dl_index i[6];
+    int at = 0;
+    for (int k = 0; k < 6; k++) i[k] = k < y->n_i ? y->i[k] : 0;
+    while (at < d->slots_used && (d->slot[at].op != y->op || memcmp(d->slot[at].i, i, sizeof i))) at++;
+    if (at == DL__CUDA_SLOTS) {
+        if (!dl__cuda_check_slots(d) || !dl__cuda_forget_graphs(d)) return false;
+        at = d->slots_used = 0;
+    }
+    if (at == d->slots_used) {
+        d->slot[at].op = y->op;
+        memcpy(d->slot[at].i, i, sizeof i);
+        d->slots_used++;
+    }
+    *slot = d->slots + (dl__cuda_address)at * sizeof(uint64_t);
+    return d->looked = true;
 }
 
 static bool dl__cuda_in_range(dl__cuda *d, const dl_node *y, const void *index, uint64_t n, int64_t least, int64_t rows, int64_t except)
@@ -3195,13 +3504,12 @@ static bool dl__cuda_running(dl__cuda *d, const dl_node *y, bool accumulate)
 /* ---- attention: in q, k, v, mask or none; its gradient: q, k, v, dy, mask or none. Orders are those of dl_permute, see dltrain.h ---- */
 typedef struct dl__cuda_matrix { void *base; int64_t row, column, batch[8]; } dl__cuda_matrix;
 typedef struct dl__cuda_attention_args {
-    int64_t l, s, e, f;
-    int32_t batch_dims, causal;
-    int64_t block, batches;
+    int32_t l, s, e, f, batch_dims, causal, block;
+    int64_t batches;
     uint32_t batch[8];
     float scale;
     dl__cuda_matrix q, k, v, mask, y, dq, dk, dv;
-    float *p, *dp;
+    float *top, *sum, *slope, *chunk;
 } dl__cuda_attention_args;
 
 /* x lies in memory with dimension t as dimension order[t]; NULL: as it comes. */
@@ -3236,19 +3544,21 @@ static dl__cuda_matrix dl__cuda_in_memory(void *base, const dl_node *x, const dl
     return m;
 }
 
-static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, int matrices, dl__cuda_attention_args *t)
+static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl__cuda_attention_args *t)
 {
     const dl_node *q = y->in[0], *k = y->in[1], *v = y->in[2];
     int nd = q->ndim;
     memset(t, 0, sizeof *t);
-    t->l = q->dim[nd - 2], t->e = q->dim[nd - 1], t->s = k->dim[nd - 2], t->f = v->dim[nd - 1];
+    if ((q->dim[nd - 2] | q->dim[nd - 1] | k->dim[nd - 2] | v->dim[nd - 1]) >> 30)
+        return dl_fail(d->ctx, "%s: dl_scaled_dot_product_attention: a size of 2^30 or more is more than its kernels take", d->device);
+    t->l = (int32_t)q->dim[nd - 2], t->e = (int32_t)q->dim[nd - 1], t->s = (int32_t)k->dim[nd - 2], t->f = (int32_t)v->dim[nd - 1];
     t->batch_dims = nd - 2;
     t->batches = 1;
     for (int b = 0; b < nd - 2; b++) t->batch[b] = (uint32_t)q->dim[b], t->batches *= q->dim[b];
     t->causal = y->i[0] != 0;
     t->scale = y->f[0];
     t->block = t->causal ? 32 : 64; /* dl__attention_rows of dltrain.h */
-    while (t->block > 8 && t->block * t->s > 65536) t->block /= 2;
+    while (t->block > 8 && (int64_t)t->block * t->s > 65536) t->block /= 2;
     t->q = dl__cuda_ordered(dl__cuda_in(d, y, 0), q, NULL);
     t->k = dl__cuda_ordered(dl__cuda_in(d, y, 1), k, NULL);
     t->v = dl__cuda_ordered(dl__cuda_in(d, y, 2), v, NULL);
@@ -3265,47 +3575,51 @@ static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, in
         t->mask.column = wide[nd - 1];
         for (int b = 0; b < nd - 2; b++) t->mask.batch[b] = wide[b];
     }
-    size_t size = (size_t)(t->batches * t->l * t->s);
-    t->p = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)matrices * size * sizeof(float));
-    t->dp = t->p + size;
+    size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
+    t->top = (float *)(uintptr_t)dl__cuda_scratch(d, (3 + chunks) * rows * sizeof(float));
+    t->sum = t->top + rows;
+    t->slope = t->sum + rows;
+    t->chunk = t->slope + rows;
+    return t->top != NULL;
+}
+
+/* Tiles of `rows` by `columns`, see attention.cu. */
+static bool dl__cuda_attend(dl__cuda *d, const char *kernel, dl__cuda_attention_args *t, int64_t rows, int64_t columns)
+{
     void *args[] = { t };
-    return t->p && dl__cuda_go(d, "attention", "attention_probabilities", dl__cuda_flat((size_t)(t->batches * t->l) * 32), args);
+    size_t down = (size_t)(rows + 63) / 64, across = (size_t)(columns + 63) / 64, batches = (size_t)t->batches;
+    return dl__cuda_go(d, "attention", kernel, dl__cuda_grid_of(down, across, batches < 65535 ? batches : 65535, 256, 1), args);
 }
 
 static bool dl__cuda_attention(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_attention_args t;
     (void)accumulate;
-    if (!dl__cuda_attention_begin(d, y, 3, 1, &t)) return false;
+    if (!dl__cuda_attention_begin(d, y, 3, &t)) return false;
     t.y = dl__cuda_in_memory(dl_device_address(d->ctx, y), y, y->i + 1);
-    void *args[] = { &t };
-    return dl__cuda_go(d, "attention", "attention_values", dl__cuda_flat(y->numel), args);
+    return dl__cuda_attend(d, "attention_forward", &t, t.l, t.f);
 }
 
 /* i = causal, which are wanted, orders of the memory of dy, dq, dk, dv */
 static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    static const char *const kernel[] = { "attention_dq", "attention_dk", "attention_dv" };
     dl__cuda_attention_args t;
     int nd = y->in[0]->ndim;
     const dl_index *order = y->i + 2;
     float *at = (float *)dl_device_address(d->ctx, y);
     (void)accumulate;
-    if (!dl__cuda_attention_begin(d, y, 4, 2, &t)) return false;
+    if (!dl__cuda_attention_begin(d, y, 4, &t)) return false;
     dl__cuda_matrix *to[] = { &t.dq, &t.dk, &t.dv };
-    t.y = dl__cuda_ordered(dl__cuda_in(d, y, 3), y->in[3], NULL);
-    const dl_node *dy = y->in[3];
-    t.y = dl__cuda_in_memory(dl__cuda_in(d, y, 3), dy, order);
+    t.y = dl__cuda_in_memory(dl__cuda_in(d, y, 3), y->in[3], order);
     for (int k = 0; k < 3; k++)
         if (y->i[1] >> k & 1) {
             *to[k] = dl__cuda_ordered(at, y->in[k], order + (k + 1) * nd);
             at += y->in[k]->numel;
         }
-    void *args[] = { &t };
-    if (y->i[1] & 3 && !dl__cuda_go(d, "attention", "attention_scores_back", dl__cuda_flat((size_t)(t.batches * t.l) * 32), args)) return false;
-    for (int k = 0; k < 3; k++)
-        if (y->i[1] >> k & 1 && !dl__cuda_go(d, "attention", kernel[k], dl__cuda_flat(y->in[k]->numel), args)) return false;
-    return true;
+    bool dq = y->i[1] & 1, dk = y->i[1] & 2, dv = y->i[1] & 4;
+    int64_t wide = !dk || (dv && t.f > t.e) ? t.f : t.e;
+    return dl__cuda_attend(d, "attention_rows", &t, t.l, 1) && (!dq || dl__cuda_attend(d, "attention_dq", &t, t.l, t.e)) &&
+        (!(dk || dv) || dl__cuda_attend(d, "attention_dkv", &t, t.s, wide));
 }
 
 /* ---- all operations that are not elementwise; those of replicas run on the host ---- */
@@ -3346,18 +3660,109 @@ static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_nod
     { "target_weights", dl__cuda_target_weights }
 };
 
-static bool dl__cuda_launch(void *device, const dl_device_launch *l)
+static bool dl__cuda_launch(dl__cuda *d, const dl_device_launch *l)
 {
-    dl__cuda *d = (dl__cuda *)device;
     const dl_node *y = l->node[0];
     const size_t n = sizeof dl__cuda_operations / sizeof *dl__cuda_operations;
     size_t i = 0;
-    if (!dl__cuda_enter(d)) return false;
-    d->running = true;
     if (y->op->flags & DL_OP_ELEMENTWISE) return dl__cuda_elementwise(d, l);
     while (i < n && strcmp(dl__cuda_operations[i].name, y->op->name)) i++;
     if (i == n) return dl_fail(d->ctx, "%s: dl_%s has no CUDA kernel yet", d->device, y->op->name);
     return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
+}
+
+/* ---- runs. One that comes again with the same key is captured as a graph, which does it from then on, where a graph can: it needed nothing
+   but launches the first time, and the driver does not refuse ---- */
+static uint64_t dl__cuda_mix(uint64_t h, uint64_t v) { return h = (h ^ v) * 0x9e3779b97f4a7c15u, h ^ h >> 32; }
+
+/* *key: all that launchers can see, but for the numbers of elementwise operations, which kernels read from memory: they go there. */
+static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, uint64_t *key)
+{
+    size_t nodes = 0;
+    uint64_t h = dl__cuda_mix(dl_device_random_key(d->ctx), d->scratch);
+    for (size_t i = 0; i < n; i++) nodes += (size_t)l[i].count;
+    if (nodes > d->numbers_room) {
+        dl__cuda_number *more = (dl__cuda_number *)realloc(d->numbers, nodes * sizeof *more);
+        if (!more) return dl_fail(d->ctx, "out of memory for the numbers of %zu operations", nodes);
+        d->numbers = more;
+        d->numbers_room = nodes;
+    }
+    dl__cuda_number *to = d->numbers;
+    for (size_t i = 0; i < n; i++) {
+        h = dl__cuda_mix(h, l[i].key * 2 + l[i].accumulate);
+        for (int k = 0; k < l[i].count; k++, to++) {
+            const dl_node *y = l[i].node[k];
+            to->a = y->f[0];
+            to->b = y->f[1];
+            to->counter = y->counter;
+            h = dl__cuda_mix(h, (uintptr_t)dl_device_address(d->ctx, y));
+            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_address(d->ctx, y->in[j]) : 0);
+            for (int j = 0; j < 4 && !(y->op->flags & DL_OP_ELEMENTWISE); j += 2) {
+                uint64_t two;
+                memcpy(&two, y->f + j, sizeof two);
+                h = dl__cuda_mix(h, two);
+            }
+        }
+    }
+    void *there = dl__cuda_step_alloc(d, nodes * sizeof *d->numbers);
+    d->numbers_there = (dl__cuda_address)(uintptr_t)there;
+    *key = dl__cuda_mix(h, d->numbers_there);
+    return there && dl__cuda_upload(d, there, d->numbers, nodes * sizeof *d->numbers);
+}
+
+static bool dl__cuda_launch_all(dl__cuda *d, const dl_device_launch *l, size_t n)
+{
+    d->number = d->numbers_there;
+    for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number))
+        if (!dl__cuda_launch(d, &l[i])) return false;
+    return true;
+}
+
+/* The graph of this key, or the place of the one that was not used for longest. NULL after an error. */
+static dl__cuda_graph *dl__cuda_graph_of(dl__cuda *d, uint64_t key)
+{
+    dl__cuda_graph *g = d->graph;
+    for (int i = 0; i < DL__CUDA_GRAPHS && g->key != key; i++)
+        if (d->graph[i].key == key || d->graph[i].used_at < g->used_at) g = &d->graph[i];
+    if (g->key != key && !dl__cuda_forget_graph(d, g)) return NULL;
+    g->key = key;
+    g->used_at = ++d->runs;
+    return g;
+}
+
+static bool dl__cuda_capture(dl__cuda *d, const dl_device_launch *l, size_t n, void **exec)
+{
+    void *graph = NULL;
+    d->capturing = true;
+    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && dl__cuda_launch_all(d, l, n); /* 1: of this thread */
+    if (begun) ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
+    d->capturing = false;
+    ok = ok && DL__CUDA_CALL(d, cuGraphInstantiateWithFlags(exec, graph, 0));
+    return (!graph || DL__CUDA_CALL(d, cuGraphDestroy(graph))) && ok;
+}
+
+static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    uint64_t key = 0;
+    if (!dl__cuda_enter(d) || !dl__cuda_prepare(d, l, n, &key)) return false;
+    d->running = true;
+    if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
+    dl__cuda_graph *g = dl__cuda_graph_of(d, key);
+    if (!g) return false;
+    if (g->ready && !g->exec && !dl__cuda_capture(d, l, n, &g->exec)) {
+        if (!d->refused) return false;
+        d->refused = g->ready = false;
+        g->refused = true;
+    }
+    if (!g->exec) {
+        d->settled = !g->refused;
+        bool ok = dl__cuda_launch_all(d, l, n);
+        g->ready = d->settled;
+        return ok;
+    }
+    d->looked = d->looked || d->slots_used; /* it may have */
+    return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
 
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
@@ -3379,6 +3784,25 @@ static bool dl__cuda_update(void *device, const char *rule, const dl_device_upda
             return false;
     }
     return true;
+}
+
+/* See clip.cu. The sums of a parameter's chunks begin at the number of parameters before it and of whole chunks before its gradient. */
+static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
+    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CHUNK;
+    for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
+    dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
+                     chunk = total + n * sizeof(double);
+    uint64_t count = n;
+    void *args[] = { &list, &count, &chunk, &total, &norm, &max_norm }, *scale[] = { &list, &count, &norm, &max_norm };
+    size_t down = n < 65535 ? n : 65535, blocks = (most + 3) / 4;
+    return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
+        dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, down, 1, 256, 1), scale);
 }
 
 /* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
@@ -3414,6 +3838,8 @@ static void dl__cuda_close(void *device)
         void *const streams[] = { d->stream, d->copies, d->sums }, *const events[] = { d->taken, d->ran, d->summed };
         for (int k = 0; k < 3; k++)
             if (streams[k]) d->driver.cuStreamSynchronize(streams[k]);
+        for (int i = 0; i < DL__CUDA_GRAPHS; i++)
+            if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
         if (d->arrival) d->driver.cuMemFree_v2(d->arrival);
@@ -3440,6 +3866,7 @@ static void dl__cuda_close(void *device)
         next = f->next;
         free(f);
     }
+    free(d->numbers);
     /* the libraries stay open: NVIDIA's keep threads */
     free(d);
 }
@@ -3492,6 +3919,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
     if (!d) return dl_fail(ctx, "out of memory: asked for %zu bytes", sizeof *d), (void *)NULL;
     d->ctx = ctx;
     snprintf(d->device, sizeof d->device, "%s", device);
+    const char *graphs = getenv("DLTRAIN_CUDA_GRAPHS");
+    d->no_graphs = graphs && !strcmp(graphs, "0");
     if (dl__cuda_open_device(d)) return d;
     dl__cuda_close(d);
     return NULL;
@@ -3500,8 +3929,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_launch, dl__cuda_update, dl__cuda_ready, dl__cuda_reduce,
-        dl__cuda_summed, dl__cuda_join };
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip,
+        dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_join };
     return &backend;
 }
 

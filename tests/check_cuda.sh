@@ -63,6 +63,7 @@ if wants schedules; then # the order of blocks, warps and streams, and both of N
         END { exit !(while_it_runs["upload"] && while_it_runs["download"]) }'; then echo "ok cuda: inputs and results cross while a step runs"
     else echo "not ok cuda: inputs and results wait for steps to end"; fi
     CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide optimizers nets ops
+    CUDASIM_ORDER=1 CUDASIM_SEED=6 report graphs-in-order sim "$dir/check" 'cudasim sm_80' graphs
     CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets
     CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
 fi
@@ -196,6 +197,9 @@ END
     else echo "not ok cuda: out of memory: a batch that fits: $log"; fi
     for what in hostalloc:1 launch:1 launch:7 copy:1 copy:5 sync:1 module:3 stream:1 event:2 context:1 lost:1 lost:9; do
         says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=${what/:/*:}"
+    done
+    for what in graph:1 graph:2 graph:3 graph:3:46 graph:9:719 launch:120 lost:60 lost:110; do # while a graph is captured and launched
+        part=graphs says "a graph, a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=$what"
     done
     for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:12; do # at many places of a step
         part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"

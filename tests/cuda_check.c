@@ -1,6 +1,6 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide optimizers snapshots errors nets worlds
-       ops subsets */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide attention optimizers snapshots 
+       errors nets worlds graphs ops subsets */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -311,6 +311,7 @@ static void wide_layer(void)
     enum { M = 1030, IN = 20, OUT = 1026 };
     static float x[M * IN];
     uint64_t h[2][3];
+    double norm[2];
     for (int i = 0; i < M * IN; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
     for (int on = 0; on < 2; on++) {
         dl_context *c = open_on(on ? "cuda:0" : NULL);
@@ -321,6 +322,8 @@ static void wide_layer(void)
         }
         dl_param_info p;
         h[on][0] = hash_of(c, y);
+        dl_clip_grad_norm(c, 1e-4, NULL); /* of several chunks */
+        norm[on] = dl_grad_norm(c);
         h[on][1] = h[on][2] = 14695981039346656037u;
         for (int k = 0; k < 2; k++)
             if (dl_param_get(c, k, &p))
@@ -329,6 +332,32 @@ static void wide_layer(void)
         dl_destroy(c);
     }
     for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
+    CHECK(norm[0] == norm[1] && norm[0] > 1e-4, "the norm of the gradients is %.17g, on the CPU %.17g", norm[1], norm[0]);
+}
+
+/* Attention of several tiles of queries, of keys and of columns, of more than one block of 256 and one chunk of 4096: values and gradients */
+static void attention(void)
+{
+    static const struct { dl_index batch, l, s, e, f; bool causal; } sizes[] = { { 2, 70, 75, 5, 67, true }, { 1, 270, 200, 17, 3, false },
+        { 1, 140, 300, 66, 2, true }, { 1, 300, 300, 3, 2, true }, { 1, 3, 4200, 3, 2, false } };
+    static float x[3][4200 * 3 + 140 * 66 + 300 * 66];
+    for (int k = 0; k < 3; k++)
+        for (size_t i = 0; i < sizeof x[k] / sizeof **x; i++) x[k][i] = (float)((i * 2654435761u + (size_t)k) >> 20 & 4095) / 1024 - 2;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint64_t h[2][4];
+        dl_index b = sizes[i].batch, l = sizes[i].l, s = sizes[i].s, e = sizes[i].e, f = sizes[i].f;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor in[3] = { dl_variable(c, DL_SHAPE(b, l, e), x[0]), dl_variable(c, DL_SHAPE(b, s, e), x[1]), dl_variable(c, DL_SHAPE(b, s, f), x[2]) }, d[3];
+            dl_tensor y = dl_keep(dl_scaled_dot_product_attention(in[0], in[1], in[2], &(dl_attention_desc){ .causal = sizes[i].causal }));
+            dl_grad(dl_sum(dl_square(y)), in, 3, d);
+            h[on][0] = hash_of(c, y);
+            for (int k = 0; k < 3; k++) h[on][1 + k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "sizes %d: the %s", (int)i, k ? k == 1 ? "gradient of q" : k == 2 ? "gradient of k" : "gradient of v" : "values");
+    }
 }
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
@@ -502,6 +531,162 @@ static void parallel(void)
     dl_destroy(c);
 }
 
+/* ---- graphs: what comes again is captured, with the bits of the CPU whatever changes from step to step ---- */
+static struct { int kernels, graphs, made, ended; } calls; /* of the driver */
+static dl__cuda_driver real;
+static int count_kernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream, void **args, void **extra)
+{
+    calls.kernels++;
+    return real.cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, args, extra);
+}
+static int count_graph(void *exec, void *stream) { return calls.graphs++, real.cuGraphLaunch(exec, stream); }
+static int count_made(void **exec, void *graph, unsigned long long flags) { return calls.made++, real.cuGraphInstantiateWithFlags(exec, graph, flags); }
+static int count_ended(void *exec) { return calls.ended++, real.cuGraphExecDestroy(exec); }
+static dl_context *open_counted(bool graphs)
+{
+    dl_context *c = open_on("cuda:0");
+    dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
+    memset(&calls, 0, sizeof calls);
+    if (!d) return c;
+    real = d->driver;
+    d->no_graphs = !graphs;
+    d->driver.cuLaunchKernel = count_kernel;
+    d->driver.cuGraphLaunch = count_graph;
+    d->driver.cuGraphInstantiateWithFlags = count_made;
+    d->driver.cuGraphExecDestroy = count_ended;
+    return c;
+}
+
+static dl_tensor graph_loss(dl_context *c, int step, dl_index n)
+{
+    float x[6 * 5];
+    int32_t y[6], word[6];
+    for (int i = 0; i < (int)n * 5; i++) x[i] = (float)((i * 37 + step * 11) % 101) / 50 - 1;
+    for (int i = 0; i < (int)n; i++) y[i] = (i * 3 + step) % 4, word[i] = (i + step) % 7;
+    dl_tensor in = dl_input(c, DL_F32, DL_SHAPE(n, 5), x), words = dl_input(c, DL_I32, DL_SHAPE(n), word), to = dl_input(c, DL_I32, DL_SHAPE(n), y);
+    dl_tensor h = dl_add(dl_linear(in, "in", 8), dl_embedding(words, "word", 7, 8));
+    h = dl_dropout(dl_relu(dl_batch_norm(h, "bn", NULL)), 0.25f);
+    return dl_mul_scalar(dl_cross_entropy(dl_linear(h, "out", 4), to), 1 + (float)step / 8);
+}
+
+/* Schedules and set_lr, groups, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches. */
+static uint64_t train_varied(dl_context *c)
+{
+    dl_optimizer *o = dl_adamw(c, &(dl_adam_desc){ .lr = 0.01f });
+    dl_optimizer_group(o, "*.bias", &(dl_group_desc){ .lr_scale = 0.5f, .no_weight_decay = true });
+    dl_set_schedule(o, &(dl_schedule){ .kind = DL_SCHEDULE_COSINE, .lr = 0.02f, .warmup = 3, .total = 20 });
+    dl_accumulator *acc = dl_accumulator_create(o, &(dl_accumulator_desc){ .steps = 2 });
+    double sum = 0;
+    for (int step = 0; step < 24; step++) {
+        dl_index n = step % 4 == 3 ? 4 : 6;
+        dl_tensor loss = graph_loss(c, step, n);
+        if (step == 10) sum += dl_item(loss);
+        if (step < 14) dl_backward(loss), dl_step(o);
+        else dl_accumulate(acc, loss, (size_t)n);
+        if (step % 2) sum += dl_item(loss);
+        if (step == 12) dl_set_lr(o, 0.005);
+        if (step % 3 == 0) {
+            bool training = dl_train(c, false), recording = dl_set_grad(c, false);
+            sum += dl_item(graph_loss(c, 100 + step, 5));
+            dl_end(c);
+            dl_train(c, training);
+            dl_set_grad(c, recording);
+        }
+    }
+    uint64_t h, bits;
+    h = hash_of_parameters(c);
+    memcpy(&bits, &sum, sizeof bits);
+    return dl_failed(c) ? 0 : h ^ bits;
+}
+static void graphs_alike(void)
+{
+    dl_context *c = open_on(NULL);
+    uint64_t want = train_varied(c);
+    CHECK(!dl_failed(c), "%s", dl_error(c));
+    dl_destroy(c);
+    for (int graphs = 0; graphs < 2; graphs++) {
+        c = open_counted(graphs);
+        uint64_t got = train_varied(c);
+        CHECK(got == want, "graphs %d: other parameters or losses than on the CPU: %s", graphs, dl_error(c));
+        CHECK(graphs ? calls.graphs > 12 && calls.made > 3 : !calls.graphs && !calls.made, "graphs %d: %d made, %d launched", graphs, calls.made, calls.graphs);
+        dl_destroy(c);
+        CHECK(calls.made == calls.ended, "%d graphs were made, %d ended", calls.made, calls.ended);
+    }
+}
+
+/* From the fifth step on: a graph, and the kernel of the update. */
+static void graphs_replace_kernels(void)
+{
+    dl_context *c = open_counted(true);
+    dl_optimizer *o = dl_adam(c, NULL);
+    dl_set_schedule(o, &(dl_schedule){ .kind = DL_SCHEDULE_COSINE, .lr = 0.02f, .total = 10 });
+    for (int step = 0; step < 8; step++) {
+        int kernels = calls.kernels, graphs = calls.graphs;
+        dl_backward(graph_loss(c, step, 6));
+        dl_step(o);
+        kernels = calls.kernels - kernels, graphs = calls.graphs - graphs;
+        CHECK(step == 0 ? kernels > 20 && !graphs : step < 4 || (kernels == 1 && graphs == 1), "step %d: %d kernels and %d graphs launched: %s", step, kernels,
+            graphs, dl_error(c));
+    }
+    dl_destroy(c);
+}
+
+/* Many kinds of steps keep few graphs; so many kinds of looks by index that slots are dealt anew; an index that is wrong in a replay;
+   offsets, which the host checks in mid-step. */
+static void graphs_are_bounded(void)
+{
+    static const float x[80] = { 1, 2, 3 };
+    dl_context *c = open_counted(true);
+    for (int k = 0; k < 3 * 70; k++) {
+        dl_index rows = 5 + k / 3;
+        dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(rows), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ k % 5, 1 }));
+        dl_keep(t = dl_mul_scalar(dl_tanh(dl_sum(t)), 2));
+        dl_end(c);
+        CHECK(calls.made - calls.ended <= DL__CUDA_GRAPHS, "%d graphs are kept", calls.made - calls.ended);
+    }
+    CHECK(calls.made > 60, "only %d graphs made", calls.made);
+    for (int k = 0; k < 5; k++) {
+        dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(3), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ 1, k == 4 ? 7 : 0 }));
+        dl_tensor s = dl_sum(dl_tanh(t));
+        if (k < 4) dl_end(c);
+        else dl_item(s);
+    }
+    CHECK(strstr(dl_error(c), "dl_index_select: index 7 at position 1 is out of range for 3 rows"), "%s", dl_error(c));
+    dl_clear_error(c);
+    int made = calls.made;
+    for (int k = 0; k < 5; k++) {
+        dl_tensor t = dl_segment_sum(dl_input(c, DL_F32, DL_SHAPE(3), x), dl_input(c, DL_I32, DL_SHAPE(3), (int32_t[]){ 0, 1, 3 }));
+        CHECK(dl_item(dl_sum(dl_mul_scalar(t, (float)k))) == 6 * k, "step %d: %s", k, dl_error(c));
+        dl_end(c);
+    }
+    CHECK(made == calls.made, "a step during which the host waits was captured");
+    dl_destroy(c);
+}
+
+/* What the driver will not capture is launched as it comes, and not asked for again. */
+static int refused_captures;
+static int refuse_capture(void *stream, void **graph)
+{
+    refused_captures++;
+    if (!real.cuStreamEndCapture(stream, graph)) real.cuGraphDestroy(*graph);
+    *graph = NULL;
+    return 901;
+}
+static void graphs_refused(void)
+{
+    dl_context *c = open_counted(true);
+    dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
+    refused_captures = 0;
+    if (d) d->driver.cuStreamEndCapture = refuse_capture;
+    for (int step = 0; step < 6; step++) {
+        dl_tensor y = dl_sum(dl_mul_scalar(dl_square(dl_sum(dl_full(c, DL_SHAPE(3, 4), 2))), (float)step));
+        CHECK(dl_item(y) == 576 * step, "step %d: %s", step, dl_error(c));
+        dl_end(c);
+    }
+    CHECK(refused_captures == 1 && !calls.graphs, "%d captures, %d graphs launched", refused_captures, calls.graphs);
+    dl_destroy(c);
+}
+
 static void says(dl_context *c, const char *part)
 {
     CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
@@ -560,6 +745,7 @@ int main(int argc, char **argv)
         RUN(wide);
         RUN(wide_layer);
     }
+    if (wants("attention")) RUN(attention);
     if (wants("optimizers")) RUN(optimizers);
     if (wants("snapshots")) RUN(snapshots);
     if (wants("errors")) RUN(errors);
@@ -570,6 +756,12 @@ int main(int argc, char **argv)
         RUN(worlds);
         RUN(processes);
         RUN(parallel);
+    }
+    if (wants("graphs")) {
+        RUN(graphs_replace_kernels);
+        RUN(graphs_alike);
+        RUN(graphs_are_bounded);
+        RUN(graphs_refused);
     }
     if (wants("nets")) {
         RUN(mlp);
