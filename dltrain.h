@@ -189,6 +189,9 @@ typedef struct dl_config {
     bool no_fusion;                                      /* run elementwise operations one by one */
     const char *simd;                                    /* "portable", "avx2", "avx512", "neon"; NULL: as the environment
                                                             variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
+    /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
+       CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
+    const char *matmul_precision;
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -1037,8 +1040,10 @@ DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* 
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
+enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
 #else
 #define DL__DEVICES 0
 #endif
@@ -1131,9 +1136,10 @@ DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_in
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
-/* What gcc makes fast at -O3 only. */
+/* Loops over data. Of what -O3 adds only vectors count, and cost a third of its time; loops to be unrolled say DL__UNROLL. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__FAST __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
+#define DL__FAST \
+    __attribute__((optimize("O2", "tree-vectorize", "vect-cost-model=dynamic", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
 #define DL__FAST
 #endif
@@ -4270,7 +4276,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
     }
 #if E_W > 1 /* the fewer instructions beside the multiply-adds, the less a neighbour on the same core disturbs */
     DL__UNROLL for (int i = 0; i < rows; i++) DL__OPAQUE(a[i]);
-    for (; at + 2 <= end; at += 2, b += 2 * step) {
+    for (; rows > DL__THIN && at + 2 <= end; at += 2, b += 2 * step) {
         E_STEP(at[0], b)
         E_STEP(at[1], b + step)
     }
@@ -4287,10 +4293,13 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
 #define E_EACH(value) \
     DL__UNROLL for (int i = 0; i < rows; i++) \
         DL__UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = value;
-    if (p->more) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
-    if (p->bias && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
-    else if (p->bias) { E_EACH(E_ADD(acc[i][v], E_LOAD(p->bias + v * E_W))) }
-    if (p->add) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
+    for (int term = 0; term < 3; term++) { /* the blocks before, the bias, what C holds */
+        const dl_real *from = term == 1 ? p->bias : out;
+        dl_index apart = term == 1 ? 0 : out_row;
+        if (!(term == 0 ? p->more : term == 1 ? p->bias != NULL : p->add)) continue;
+        if (term == 1 && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
+        else { E_EACH(E_ADD(E_LOAD(from + i * apart + v * E_W), acc[i][v])) }
+    }
 #undef E_EACH
     DL__UNROLL for (int i = 0; i < rows; i++)
         DL__UNROLL for (int v = 0; v < vectors; v++) E_STORE(out + i * out_row + v * E_W, acc[i][v]);
@@ -4347,12 +4356,12 @@ DL__HOT E_FN DL__NOINLINE void DL__K(thin)(const dl__panel *p)
 E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
     __m256 a[8], b[8];
-    for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
+    DL__UNROLL for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
         __m128 low = _mm_loadu_ps(src + i * src_row), high = _mm_loadu_ps(src + i * src_row + 4);
         a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(src + (i + 4) * src_row), 1);
         a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(high), _mm_loadu_ps(src + (i + 4) * src_row + 4), 1);
     }
-    for (int h = 0; h < 8; h += 4) {
+    DL__UNROLL for (int h = 0; h < 8; h += 4) {
         __m256 p = _mm256_unpacklo_ps(a[h], a[h + 1]), q = _mm256_unpackhi_ps(a[h], a[h + 1]);
         __m256 r = _mm256_unpacklo_ps(a[h + 2], a[h + 3]), s = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
         b[h] = _mm256_shuffle_ps(p, r, 0x44);
@@ -4360,14 +4369,11 @@ E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_ro
         b[h + 2] = _mm256_shuffle_ps(q, s, 0x44);
         b[h + 3] = _mm256_shuffle_ps(q, s, 0xee);
     }
-    for (int j = 0; j < 8; j++) {
+    DL__UNROLL for (int j = 0; j < 8; j++) {
         if (add) b[j] = _mm256_add_ps(_mm256_loadu_ps(dst + j * dst_row), b[j]);
         _mm256_storeu_ps(dst + j * dst_row, b[j]);
     }
 }
-#elif DL__LEVEL == DL__AVX512
-#define E_TURN 8
-#define E_TURN_BLOCK dl__turn_block_avx2
 #elif DL__LEVEL == DL__NEON
 #define E_TURN 4
 #define E_TURN_BLOCK dl__turn_block_neon
@@ -4379,12 +4385,16 @@ DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_rea
     float32x4x2_t half[2];
     half[0] = vzipq_f32(p.val[0], q.val[0]);
     half[1] = vzipq_f32(p.val[1], q.val[1]);
-    for (int j = 0; j < 4; j++) {
+    DL__UNROLL for (int j = 0; j < 4; j++) {
         float32x4_t x = half[j / 2].val[j % 2];
         vst1q_f32(dst + j * dst_row, add ? vaddq_f32(vld1q_f32(dst + j * dst_row), x) : x);
     }
 }
 #endif
+#if DL__LEVEL == DL__AVX512 /* moving numbers around bounds these: AVX2's are as fast */
+#define dl__turn_avx512 dl__turn_avx2
+#define dl__dots_avx512 dl__dots_avx2
+#else
 DL__HOT E_FN void DL__K(turn)(
     const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
 {
@@ -4453,6 +4463,7 @@ DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
     for (; j + 2 * E_W < p->cols; j += 4 * E_W) DL__K(dots_of)(p, a, j, 4);
     for (; j < p->cols; j += E_W) DL__K(dots_of)(p, a, j, 1);
 }
+#endif
 #endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
@@ -5164,6 +5175,7 @@ DL_API dl_tensor dl_to_float(dl_tensor x)
 static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->config.seed, 0x7a6e646f6dull); }
 #if DL__DEVICES
 DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx) { return ctx->config.matmul_precision; }
 #endif
 
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
@@ -8385,6 +8397,11 @@ static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "s
     "segment_logsumexp", "mil_pool", "mil_attention" };
 enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
 
+static bool dl__bad_bag(dl_context *ctx, const char *who, dl_index bag, int offset)
+{
+    return dl_fail(ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, bag, bag, offset);
+}
+
 static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
 {
     dl_index segments = r->node->i[0], rows = r->node->i[1];
@@ -8395,8 +8412,7 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
             return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
                 (int)offset[s], s + 1, (int)offset[s + 1]);
         else if (offset[s + 1] == offset[s] && r->node->i[3] >= DL__WHO_MIL)
-            return dl_fail(r->ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, s, s,
-                (int)offset[s]);
+            return dl__bad_bag(r->ctx, who, s, (int)offset[s]);
     return offset[segments] == rows ||
         dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
@@ -8680,11 +8696,13 @@ static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL,
 static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
 
 #if DL__DEVICES
+typedef char dl__bags_agree[(int)DL_DEVICE_BAGS == (int)DL__WHO_MIL ? 1 : -1];
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *i, size_t place, int value)
 {
     if (op == &dl__one_hot_op) return dl__bad_class(ctx, i, place, value);
     if (op == &dl__targets_op || op == &dl__target_weights_op) return dl__bad_target(ctx, i, place, value);
     if (strncmp(op->name, "segment", 7)) return dl__bad_index(ctx, i, place, value);
+    if (place >> 31) return dl__bad_bag(ctx, dl__segment_who[i[3]], (dl_index)(place & 0x7fffffff), value);
     return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d", dl__segment_who[i[3]], i[1], place, value);
 }
 #endif
@@ -9971,6 +9989,15 @@ static void dl__open_device(dl_context *ctx, const char *device)
     dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
 }
 
+static const char *dl__choose_precision(dl_context *ctx, const char *name)
+{
+    static const char *const names[] = { "highest", "tf32", "bf16" };
+    for (int i = 0; i < 3; i++)
+        if (!name || !strcmp(name, names[i])) return names[i];
+    dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
+    return names[0];
+}
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -10001,6 +10028,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
+    ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -11000,8 +11028,8 @@ static const char *const dl__what_text[] = {
     "the end, as its function has returned"
 };
 
-/* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
-typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
+/* What a rank calls; `weight`: of its gradients among those of all ranks. */
+typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; double weight; } dl__call;
 typedef struct dl__slot { dl__call call; void *data; uint64_t round; } dl__slot;
 typedef struct dl__channel {
     int arrived;
@@ -11060,6 +11088,7 @@ struct dl_comm {
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
+    double weight;           /* of its gradients: what ctx->weight was when the backward pass began */
     /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
     int part, levels;
     uint64_t pattern;
@@ -11297,6 +11326,7 @@ static dl__call dl__make_call(dl_comm *c, int channel, dl__what what, uint32_t d
     call.amount = amount;
     call.number = ++c->calls[channel];
     call.step = c->step;
+    call.weight = what == DL__BUCKET ? c->weight : 0;
     if (channel == DL__CALLS) c->doing = (int)what, c->doing_amount = amount;
     return call;
 }
@@ -11390,34 +11420,53 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
+/* What the sum of all gradients is multiplied by; 1 for other sums. `ranks`: of the replicas here, not of all processes. */
+static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
+{
+    double weight = 0;
+    for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
+    for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
+    return weight > 0 ? (dl_real)(1 / weight) : 1;
+}
+
+/* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
+static bool dl__reduce_processes(dl_comm *c, int channel, dl__call call, dl_real *data, size_t n, dl_comm_op op)
+{
+    const dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const bool shards = w->desc.invariant_shards != 0;
+    char *room = shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
+    for (int r = 1; r < w->replicas; r++) call.weight += w->channel[channel].slot[r].call.weight;
+    if (!dl__agree(c, channel, &call) || (shards && !room)) return false;
+    const char *sentence = room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
+                                                     : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+    return !sentence || dl__transport_failed(c, &call, sentence);
+}
+
 static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_real *data, size_t n, dl_comm_op op)
 {
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
     size_t first, mine = dl__slice_of(c, n, &first);
-    bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
-    for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
+    dl_real factor = t ? 1 : dl__factor(w, ch, true);
+    for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
         dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
-        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        dl_real *sum = (dl_real *)ch->slot[0].data + i;
+        if (factor != 1) dl__scale(sum, m, factor);
         for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
-    if (!c->local) {
-        char *room = w->desc.invariant_shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
-        ok = dl__agree(c, channel, call) && (room || !w->desc.invariant_shards);
-        const char *sentence = !ok ? NULL
-            : room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
-                                        : t->all_reduce(t->user, channel, data, n, op, w->seconds);
-        if (sentence) ok = dl__transport_failed(c, call, sentence);
-    }
+    bool ok = c->local || dl__reduce_processes(c, channel, *call, data, n, op);
     dl__meet(c, channel, NULL, NULL);
     if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    factor = dl__factor(w, ch, false);
     dl__meet(c, channel, NULL, NULL);
-    return ok && !(t && dl__world_failed(w));
+    if (factor != 1) dl__scale(data, n, factor);
+    return ok && !dl__world_failed(w);
 }
 
 /* The process of a rank, and its index there. */
@@ -11988,22 +12037,20 @@ static bool dl__finish_there(dl_comm *c, dl_real factor)
 }
 #endif
 
-/* The gradients of all ranks, times `factor`. */
-static bool dl__finish(dl_comm *c, dl_real factor)
+/* The gradients of all ranks, divided by their weight. */
+static bool dl__finish(dl_comm *c)
 {
 #if DL__DEVICES
-    if (dl__stays_there(c)) return dl__finish_there(c, factor);
+    if (dl__stays_there(c)) return dl__finish_there(c, c->ctx->reduced > 0 ? (dl_real)(1 / c->ctx->reduced) : 1);
 #endif
-    if (!dl__finish_buckets(c)) return false;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
-        dl__scale(c->ctx->grads + b->first, b->n, factor);
-    return true;
+    return dl__finish_buckets(c);
 }
 
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
     c->complete = 0;
+    c->weight = c->ctx->weight;
     dl__lock(c->world);
     c->posted = c->done = c->begun = 0;
     c->finishing = false;
@@ -12150,8 +12197,7 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    if (!dl__finish(c, factor) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;

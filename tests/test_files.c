@@ -6,7 +6,6 @@
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* before any header: fork, dup2 and symlink under -std=c99 */
 #endif
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #if defined(_POSIX_VERSION)

@@ -1,6 +1,6 @@
 /* Images on their way into a batch: distortions against a plain reference, two views, CIFAR's files, image files of every kind of bad; and the
    losses of distillation against tests/gold_distillation.h. JPEG is switched on, for whole files and for damage that stb_image 2.27 meets
-   safely; without it a JPEG is refused, see tests/check_examples.sh. */
+   safely; without it a JPEG is refused, see tests/check_examples.sh. tests: with -DDLTRAIN_NO_SIMD */
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* before any header: getpid, mkdir under -std=c99 */
 #endif

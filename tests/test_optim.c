@@ -1,6 +1,5 @@
-/* Optimizers, clipping and schedules in double: golden trajectories, PyTorch's numbers, and who is stepped at all. */
-#define DLTRAIN_REAL double
-#define DLTRAIN_IMPLEMENTATION
+/* Optimizers, clipping and schedules in double: golden trajectories, PyTorch's numbers, and who is stepped at all.
+   tests: with -DDLTRAIN_REAL=double */
 #include "../dltrain.h"
 #include "test.h"
 #include "gold_training.h"

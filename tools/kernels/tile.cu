@@ -125,7 +125,7 @@ static void finish(float *y, float v, const float *bias, dl_index b, bool accumu
 }
 
 // Which part of the work a thread block does: blockIdx.x a tile, blockIdx.y a block of k where these are computed apart (then `partial`
-// takes their totals [batch][block][m][n], and the kernels ..._join add them in order), blockIdx.z a batch.
+// takes their totals [batch][block][m][n], and join.cu adds them in order), blockIdx.z a batch.
 struct Work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; };
 template <int W> static void work_tile(const Work &w, uint32_t *m0, uint32_t *n0, uint64_t *first, uint64_t *end)
 {
@@ -147,7 +147,7 @@ static float work_joined(const Work &w, uint64_t batch, uint64_t at)
     return total;
 }
 
-// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----
+// ---- matmul, by the tiles above (matmul.cu), by larger ones (warp.cu) or by tensor cores (tensor.cu) ----
 struct Matmul {
     const float *a, *b, *bias;
     float *c;
@@ -165,3 +165,13 @@ static void matmul_batch(const Matmul &q, uint32_t batch, dl_index *at_a, dl_ind
         batch /= q.count[d];
     }
 }
+struct MatmulOut {
+    const Matmul &q;
+    const Work &w;
+    uint32_t batch;
+    void put(uint32_t row, uint32_t column, float v, bool part) const
+    {
+        if (part) *work_part(w, batch, row, column) = v;
+        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);
+    }
+};
