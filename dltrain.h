@@ -1009,6 +1009,7 @@ typedef struct dl_device_launch {        /* an operation, and elementwise ones o
     int count;
     bool accumulate;                     /* the first node adds to its output */
 } dl_device_launch;
+typedef struct dl_device_part { void *device; dl_real *x; } dl_device_part; /* of a sum: memory of that device */
 typedef struct dl_backend {
     const char *name;                    /* "cuda" serves "cuda:0", "cuda:1", ... */
     void *(*open)(dl_context *ctx, const char *device);
@@ -1018,18 +1019,23 @@ typedef struct dl_backend {
     void *(*step_alloc)(void *device, size_t bytes); /* until step_reset */
     void (*step_reset)(void *device);
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
-    bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
+    bool (*input)(void *device, void *to, const void *from, size_t bytes);  /* the same, beside what runs; to: of step_alloc */
+    /* waits for what was begun, for a value of step_alloc only for launches; errors of what it waits for show here, too */
+    bool (*download)(void *device, void *to, const void *from, size_t bytes);
     /* n launches, in this order. The same again, of the same keys and at the same addresses, may be cheaper */
     bool (*run)(void *device, const dl_device_launch *launch, size_t n);
-    /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
+    /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
     /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; norm: in the device's memory, to be written */
     bool (*clip)(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n);
-    /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
-       begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
-    bool (*mark)(void *device, int which);
-    bool (*follow)(void *device, const void *other, int which);
-    bool (*copy)(void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes);
+    /* Sums over contexts of one process, each called on its own thread. They run beside launches, in an order of their own.
+       ready: bucket number `bucket` of the sums may be read and written once what was begun here is done. reduce: begins this
+       context's share of the sum of a bucket's n numbers x of all parts, added in the order of dl__tree, into all of them; all
+       have said `ready`. summed: notes what reduce has begun here; join: what is begun here next waits for what `other` noted. */
+    bool (*ready)(void *device, int bucket);
+    bool (*reduce)(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n);
+    bool (*summed)(void *device);
+    bool (*join)(void *device, const void *other);
 } dl_backend;
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
@@ -9773,7 +9779,7 @@ static bool dl__upload_inputs(dl_context *ctx, const dl__plan *plan, uint32_t st
             n->offset = (size_t)(uintptr_t)(to + at);
             at += dl__round(dl__bytes(n));
         }
-        if (pass && !ctx->backend->upload(ctx->device, to, from, bytes)) return false;
+        if (pass && !ctx->backend->input(ctx->device, to, from, bytes)) return false;
         dl__tape_release(ctx, mark);
     }
     return true;
@@ -11109,8 +11115,8 @@ struct dl_comm {
     bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
     uint64_t spin[DL__CHANNELS]; /* see dl__spin */
-    dl_real *there, *room;   /* on a device: the gradients; memory for a slice of those of all replicas */
-    size_t room_size;
+    dl_real *there;          /* the gradients on a device, and how many buckets are complete there, and how many sums begun */
+    int ready, begun;
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -11959,88 +11965,74 @@ static bool dl__finish_buckets(dl_comm *c)
 static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
 
 #if DL__DEVICES
-/* This replica's slice of a bucket: from all to here, summed in the order of dl__tree, and back to all. `list` has room for half
-   as many as there are replicas. */
-static bool dl__sum_there(const dl_comm *c, const dl__bucket *b, dl_device_update *list)
+/* Buckets up to number n are complete here. */
+static bool dl__ready_there(dl_comm *c, int n)
 {
-    const dl_backend *backend = c->ctx->backend;
-    const dl__slot *slot = c->world->channel[DL__GRADIENTS].slot;
-    void *device = c->ctx->device;
-    const int replicas = c->world->replicas;
-    size_t at, n = dl__slice_of(c, b->n, &at);
-    at += b->first;
-    for (int r = 0; n && r < replicas; r++) {
-        const dl_comm *from = (const dl_comm *)slot[r].data;
-        dl_real *to = c->room + (size_t)r * n;
-        if (!backend->copy(device, to, device, from->there + at, from->ctx->device, n * sizeof *to)) return false;
-    }
-    for (int apart = 1; n && apart < replicas; apart *= 2) {
-        size_t pairs = 0;
-        for (int r = 0; r + apart < replicas; r += 2 * apart) {
-            memset(&list[pairs], 0, sizeof *list);
-            list[pairs].p = c->room + (size_t)r * n;
-            list[pairs].g = c->room + (size_t)(r + apart) * n;
-            list[pairs++].n = n;
-        }
-        if (!backend->update(device, "add", list, pairs)) return false;
-    }
-    for (int r = 0; n && r < replicas; r++) {
-        const dl_comm *to = (const dl_comm *)slot[r].data;
-        if (!backend->copy(device, to->there + at, to->ctx->device, c->room, device, n * sizeof(dl_real))) return false;
-    }
+    dl_context *ctx = c->ctx;
+    if (n > c->ready) c->there = (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true);
+    for (int b = c->ready; b < n; b++)
+        if (!c->there || !ctx->backend->ready(ctx->device, b)) return false;
+    __atomic_store_n(&c->ready, n, __ATOMIC_RELEASE);
     return true;
 }
 
-/* Room for the replicas' slices of the largest bucket. */
-static bool dl__room_there(dl_comm *c)
+/* Begins the sums of buckets up to number n, which are complete on all replicas. */
+static bool dl__begin_there(dl_comm *c, int n)
 {
-    size_t first, need = 0;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) need = DL__MAX(need, dl__slice_of(c, b->n, &first));
-    need *= (size_t)c->world->replicas * sizeof(dl_real);
-    if (need <= c->room_size) return true;
-    if (c->room) c->ctx->backend->release(c->ctx->device, c->room);
-    c->room = (dl_real *)c->ctx->backend->alloc(c->ctx->device, need);
-    c->room_size = c->room ? need : 0;
-    return c->room != NULL;
+    const dl__world *w = c->world;
+    dl_context *ctx = c->ctx;
+    bool ok = true;
+    for (; ok && c->begun < n; c->begun++) {
+        const dl__bucket *b = &c->bucket[c->begun];
+        dl__mark mark = dl__tape_mark(ctx);
+        dl_device_part *part = (dl_device_part *)dl__tape_alloc(ctx, (size_t)w->replicas * sizeof *part, 0);
+        for (int r = 0; part && r < w->replicas; r++)
+            part[r].device = w->comm[r].ctx->device, part[r].x = w->comm[r].there + b->first;
+        ok = part && ctx->backend->reduce(ctx->device, part, w->replicas, c->local, c->begun, b->n);
+        dl__tape_release(ctx, mark);
+        c->stats.reduce.bytes += b->n * sizeof(dl_real);
+    }
+    return ok;
 }
 
-/* All buckets, without the host: each replica begins to read when all have marked the end of their backward pass, and what comes
-   next here waits until all have marked the end of their sums. */
-static bool dl__reduce_there(dl_comm *c, dl_device_update *list)
+/* Nobody waits for the others here: the next launch asks again. */
+static bool dl__advance_there(dl_comm *c, int complete)
+{
+    const dl__world *w = c->world;
+    bool ok = dl__ready_there(c, complete);
+    int n = c->ready;
+    for (int r = 0; r < w->replicas; r++) n = DL__MIN(n, __atomic_load_n(&w->comm[r].ready, __ATOMIC_ACQUIRE));
+    return ok && dl__begin_there(c, n);
+}
+
+/* What is left of the sums, without the host; what comes next here waits until all replicas have summed their shares. */
+static bool dl__reduce_there(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
     const dl__world *w = c->world;
-    const dl_backend *backend = ctx->backend;
-    const dl__slot *slot = w->channel[DL__GRADIENTS].slot;
     size_t n = 0;
     uint64_t at = dl__microseconds();
-    c->there = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
-    if ((c->buckets && !c->there) || !dl__room_there(c) || !backend->mark(ctx->device, 0)) return false;
     for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) n += b->n;
+    for (int b = c->begun; b < c->buckets; b++) c->stats.wait.bytes += c->bucket[b].n * sizeof(dl_real);
+    bool ok = dl__ready_there(c, c->buckets);
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)c->buckets, n);
-    if (!dl__meet(c, DL__GRADIENTS, &call, c)) return false;
-    bool ok = true;
-    for (int r = 0; r < w->replicas; r++)
-        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 0));
-    for (const dl__bucket *b = c->bucket; ok && b < c->bucket + c->buckets; b++) ok = dl__sum_there(c, b, list);
-    ok = ok && backend->mark(ctx->device, 1);
+    if (!dl__meet(c, DL__GRADIENTS, &call, NULL)) return false;
+    __atomic_store_n(&c->ready, 0, __ATOMIC_RELAXED); /* nobody asks any more before the next step */
+    ok = ok && dl__begin_there(c, c->buckets) && ctx->backend->summed(ctx->device);
     dl__meet(c, DL__GRADIENTS, NULL, NULL);
     for (int r = 0; r < w->replicas && !dl__world_failed(w); r++)
-        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 1));
-    c->stats.reduce.bytes += n * sizeof(dl_real);
-    c->stats.wait.bytes += n * sizeof(dl_real);
+        ok = ok && ctx->backend->join(ctx->device, w->comm[r].ctx->device);
     dl__lap(&at, &c->stats.reduce);
     return ok;
 }
 
-/* All buckets, summed and multiplied. */
+/* All buckets, summed and multiplied: `factor` is known when all have closed. */
 static bool dl__finish_there(dl_comm *c, dl_real factor)
 {
     dl_context *ctx = c->ctx;
     dl__mark mark = dl__tape_mark(ctx);
-    size_t most = DL__MAX((size_t)c->buckets, (size_t)c->world->replicas);
-    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, most * sizeof *list, 0);
-    bool ok = list && dl__reduce_there(c, list);
+    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(c->buckets + 1) * sizeof *list, 0);
+    bool ok = list && dl__reduce_there(c);
     if (ok && factor != 1 && c->buckets) {
         memset(list, 0, (size_t)c->buckets * sizeof *list);
         for (int i = 0; i < c->buckets; i++) {
@@ -12071,7 +12063,7 @@ static void dl__begin_buckets(dl_comm *c, const char *pattern)
     c->complete = 0;
     c->weight = c->ctx->weight;
     dl__lock(c->world);
-    c->posted = c->done = 0;
+    c->posted = c->done = c->begun = 0;
     c->finishing = false;
     dl__unlock(c->world);
 }
@@ -12080,6 +12072,10 @@ static void dl__post_complete(dl_comm *c)
 {
     int n = c->complete;
     while (n < c->buckets && !c->bucket[n].waits) n++;
+#if DL__DEVICES
+    if (dl__stays_there(c)) dl__advance_there(c, c->complete = n);
+    else
+#endif
     dl__post(c, n);
 }
 
@@ -12145,10 +12141,10 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     if ((reduces || ctx->parts) && !dl__fill_absent(c, pattern, false)) return false;
     if (!reduces) return true;
     dl__begin_buckets(c, pattern);
-    c->overlaps = !ctx->config.eager && !DL__ON(ctx);
+    c->overlaps = !ctx->config.eager && (!DL__ON(ctx) || dl__stays_there(c));
     for (uint32_t i = from; i < ctx->nodes; i++)
         if (ctx->node[i]->op == &dl__accumulate_op && ctx->node[i]->numel) dl__bucket_at(c, ctx->node[i]->offset)->waits++;
-    if (c->overlaps) dl__post_complete(c);
+    if (c->overlaps && !DL__ON(ctx)) dl__post_complete(c); /* on a device the gradients may still have to be sent there */
     return true;
 }
 
@@ -12362,9 +12358,6 @@ static void dl__join_world(dl_comm *c)
 static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
-#if DL__DEVICES
-    if (c->room) c->ctx->backend->release(c->ctx->device, c->room); /* and all that was begun has ended */
-#endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
     dl__lock(c->world);

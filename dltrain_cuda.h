@@ -473,7 +473,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1236 \"dltrain.h\"\n",
+    "#line 1242 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -561,7 +561,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2189 \"dltrain.h\"\n",
+    "#line 2195 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -586,7 +586,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3099 \"dltrain.h\"\n",
+    "#line 3105 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -658,7 +658,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3576 \"dltrain.h\"\n",
+    "#line 3582 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -2282,11 +2282,12 @@ static const char *const dl__cuda_update_cu[] = {
     "    }\n",
     "}\n",
     "\n",
-    "// Gradients of replicas\n",
-    "extern \"C\" __global__ void update_add(const Update *list)\n",
+    "// Gradients of replicas: x [parts][n], of which the first becomes the sum, in the order of dl__tree\n",
+    "extern \"C\" __global__ void sum_parts(float *x, int parts, uint64_t n)\n",
     "{\n",
-    "    Update u = list[blockIdx.y];\n",
-    "    EACH(i) u.p[i] = E_ADD(u.p[i], u.g[i]);\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "        for (int apart = 1; apart < parts; apart *= 2)\n",
+    "            for (int r = 0; r + apart < parts; r += 2 * apart) x[r * n + i] = E_ADD(x[r * n + i], x[(r + apart) * n + i]);\n",
     "}\n",
     "\n",
     "extern \"C\" __global__ void update_scale(const Update *list)\n",
@@ -2446,6 +2447,7 @@ typedef unsigned long long dl__cuda_address;
     F(cuMemFreeHost, (void *p)) \
     F(cuMemcpyHtoDAsync_v2, (dl__cuda_address to, const void *from, size_t bytes, void *stream)) \
     F(cuMemcpyDtoHAsync_v2, (void *to, dl__cuda_address from, size_t bytes, void *stream)) \
+    F(cuMemcpyDtoDAsync_v2, (dl__cuda_address to, dl__cuda_address from, size_t bytes, void *stream)) \
     F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, size_t bytes, \
         void *stream)) \
     F(cuDeviceCanAccessPeer, (int *can, int device, int peer)) \
@@ -2511,6 +2513,7 @@ enum {
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
     DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
     DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
+    DL__CUDA_BUCKETS = 8,        /* events for as many buckets of gradients; those that share one wait for the last */
     DL__CUDA_FILES = 2048,       /* kept in the cache folder */
     DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
 };
@@ -2532,13 +2535,16 @@ typedef struct dl__cuda {
     const char *(*cublas_text)(int code);
     void *blas;                  /* cuBLAS's handle, where it is asked for */
     dl__cuda_address blas_workspace;
-    void *context, *stream, *mark[2];
+    void *context, *stream;
+    void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
+    bool running;                /* there may be launches since `ran` */
+    void *sums, *summed, *ready[DL__CUDA_BUCKETS]; /* the stream of sums between GPUs; its end; see dl__cuda_reduce */
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
     int chunks, chunk_at;
     size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
-    dl__cuda_address scratch;
-    size_t scratch_size;
+    dl__cuda_address scratch, arrival, room; /* of the operation at hand; of an input on its way; of sums between GPUs */
+    size_t scratch_size, arrival_size, room_size;
     struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
     int staging_at;
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
@@ -2660,16 +2666,17 @@ static void dl__cuda_step_reset(void *device)
     if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
 }
 
-/* Memory of one operation, until the next. */
-static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
+/* Memory that grows, without what was in it. The driver waits for work before it frees. */
+static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *size, size_t bytes)
 {
-    if (bytes <= d->scratch_size) return d->scratch;
-    if (d->scratch && !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return 0;
-    if (d->scratch && !DL__CUDA_CALL(d, cuMemFree_v2(d->scratch))) return 0;
-    d->scratch_size = 0;
-    if ((d->scratch = dl__cuda_allocate(d, bytes))) d->scratch_size = bytes;
-    return d->scratch;
+    if (bytes <= *size) return *p;
+    if (*p && !DL__CUDA_CALL(d, cuMemFree_v2(*p))) return 0;
+    *size = 0;
+    if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
+    return *p;
 }
+/* Memory of one operation, until the next. */
+static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes) { return dl__cuda_room(d, &d->scratch, &d->scratch_size, bytes); }
 
 /* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
@@ -2691,26 +2698,64 @@ static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
     return d->staging[k].at;
 }
 
-static bool dl__cuda_upload(void *device, void *to, const void *from, size_t bytes)
+/* By way of pinned memory; *event: when it has arrived. */
+static bool dl__cuda_send(dl__cuda *d, dl__cuda_address to, const void *from, size_t bytes, void *stream, void **event)
 {
-    dl__cuda *d = (dl__cuda *)device;
     int k;
-    if (!bytes) return true;
-    if (!dl__cuda_enter(d)) return false;
     char *stage = dl__cuda_stage(d, bytes, &k);
     if (!stage) return false;
     memcpy(stage, from, bytes);
-    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2((dl__cuda_address)(uintptr_t)to, stage, bytes, d->stream))) return false;
+    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2(to, stage, bytes, stream))) return false;
     d->staging[k].busy = true;
-    return DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->stream));
+    *event = d->staging[k].event;
+    return DL__CUDA_CALL(d, cuEventRecord(*event, stream));
 }
 
-/* Copies to pinned memory and waits. */
+static bool dl__cuda_is_value(const dl__cuda *d, dl__cuda_address p)
+{
+    int i = 0;
+    while (i < d->chunks && !(p >= d->chunk[i].at && p - d->chunk[i].at < d->chunk[i].size)) i++;
+    return i < d->chunks;
+}
+
+static bool dl__cuda_upload(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    dl__cuda_address at = (dl__cuda_address)(uintptr_t)to;
+    void *event;
+    d->running = d->running || dl__cuda_is_value(d, at);
+    return !bytes || (dl__cuda_enter(d) && dl__cuda_send(d, at, from, bytes, d->stream, &event));
+}
+
+/* It crosses while the last step still runs, to a place of its own; from there it is copied in the order of launches. */
+static bool dl__cuda_input(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    void *arrived;
+    if (!dl__cuda_enter(d) || !dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
+    d->running = true;
+    return DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->taken, 0)) &&
+        dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&
+        DL__CUDA_CALL(d, cuMemcpyDtoDAsync_v2((dl__cuda_address)(uintptr_t)to, d->arrival, bytes, d->stream)) &&
+        DL__CUDA_CALL(d, cuEventRecord(d->taken, d->stream));
+}
+
+static bool dl__cuda_note(dl__cuda *d) { return !d->running || DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)); }
+/* What begins now are no launches: values need not wait for it. */
+static bool dl__cuda_end_run(dl__cuda *d)
+{
+    bool ok = dl__cuda_note(d);
+    d->running = false;
+    return ok;
+}
+
+/* Copies to pinned memory what launches have made, and waits. */
 static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t bytes)
 {
     int k;
     char *stage = dl__cuda_stage(d, bytes, &k);
-    if (!stage || !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->stream)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream)))
+    if (!stage || !dl__cuda_note(d) || !DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->ran, 0)) ||
+        !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->copies)))
         return NULL;
     return stage;
 }
@@ -2739,6 +2784,7 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     dl__cuda *d = (dl__cuda *)device;
     if (!bytes) return true;
     if (!dl__cuda_enter(d) || !dl__cuda_check_slots(d)) return false;
+    d->running = d->running || !dl__cuda_is_value(d, (dl__cuda_address)(uintptr_t)from);
     const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from, bytes);
     if (!p) return false;
     memcpy(to, p, bytes);
@@ -2760,18 +2806,6 @@ static bool dl__cuda_forget_graphs(dl__cuda *d)
 }
 
 /* ---- between GPUs ---- */
-static bool dl__cuda_mark(void *device, int which)
-{
-    dl__cuda *d = (dl__cuda *)device;
-    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->mark[which], d->stream));
-}
-
-static bool dl__cuda_follow(void *device, const void *other, int which)
-{
-    dl__cuda *d = (dl__cuda *)device;
-    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->mark[which], 0));
-}
-
 /* Where one GPU can read the other's memory the copy is direct; elsewhere the driver takes it through the host. */
 static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
 {
@@ -2782,16 +2816,31 @@ static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
     if (!code && can) d->driver.cuCtxEnablePeerAccess(other->context, 0); /* if it refuses, copies go the long way */
 }
 
-static bool dl__cuda_copy_over(
-    void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes)
+static bool dl__cuda_copy_over(dl__cuda *d, const dl__cuda *target, dl__cuda_address to, const dl__cuda *source,
+    dl__cuda_address from, size_t bytes)
 {
-    dl__cuda *d = (dl__cuda *)device;
-    const dl__cuda *target = (const dl__cuda *)to_device, *source = (const dl__cuda *)from_device;
-    dl__cuda_address a = (dl__cuda_address)(uintptr_t)to, b = (dl__cuda_address)(uintptr_t)from;
-    if (!dl__cuda_enter(d)) return false;
     dl__cuda_reach(d, target);
     dl__cuda_reach(d, source);
-    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(a, target->context, b, source->context, bytes, d->stream));
+    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(to, target->context, from, source->context, bytes, d->sums));
+}
+
+static bool dl__cuda_ready(void *device, int bucket)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->ready[bucket % DL__CUDA_BUCKETS], d->stream));
+}
+
+static bool dl__cuda_summed(void *device)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->summed, d->sums));
+}
+
+static bool dl__cuda_after_sums(void *device, const void *other)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && dl__cuda_end_run(d) &&
+        DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->summed, 0));
 }
 
 /* ---- texts ---- */
@@ -4317,6 +4366,7 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     dl__cuda *d = (dl__cuda *)device;
     uint64_t key = 0;
     if (!dl__cuda_enter(d) || !dl__cuda_prepare(d, l, n, &key)) return false;
+    d->running = true;
     if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
     dl__cuda_graph *g = dl__cuda_graph_of(d, key);
     if (!g) return false;
@@ -4338,10 +4388,10 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
-        { "scale", "update_scale" }, { "clamp", "update_clamp" }, { "add", "update_add" } };
+        { "scale", "update_scale" }, { "clamp", "update_clamp" } };
     dl__cuda *d = (dl__cuda *)device;
     size_t k = 0, most = 0;
-    if (!dl__cuda_enter(d)) return false;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
     while (strcmp(rules[k][0], rule)) k++;
     for (size_t at = 0, some; at < n; at += some) {
         some = n - at < 65535 ? n - at : 65535;
@@ -4363,7 +4413,7 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
     size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
     if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
     for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
-    if (!dl__cuda_enter(d)) return false;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
     dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
                      chunk = total + n * sizeof(double);
     uint64_t count = n;
@@ -4375,31 +4425,63 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
         dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, down, 1, 256, 1), scale);
 }
 
+/* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
+   `ready`; an event that has been recorded again since, for a later bucket or anew, is later than that. */
+static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t per = (n + (size_t)parts * 16 - 1) / ((size_t)parts * 16) * 16, first = per * (size_t)own;
+    uint64_t slice = first >= n ? 0 : n - first < per ? n - first : per;
+    if (!dl__cuda_enter(d)) return false;
+    for (int r = 0; r < parts; r++)
+        if (!DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, ((dl__cuda *)part[r].device)->ready[bucket % DL__CUDA_BUCKETS], 0))) return false;
+    if (!slice) return true;
+    size_t bytes = (size_t)slice * sizeof(float);
+    dl__cuda_address room = dl__cuda_room(d, &d->room, &d->room_size, (size_t)parts * bytes);
+    void *sum = dl__cuda_kernel(d, "update", "sum_parts"), *args[] = { &room, &parts, &slice };
+    if (!room || !sum) return false;
+    for (int r = 0; r < parts; r++)
+        if (!dl__cuda_copy_over(d, d, room + (size_t)r * bytes, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), bytes))
+            return false;
+    unsigned blocks = slice < 256 * 1024 ? (unsigned)((slice + 255) / 256) : 1024;
+    if (!DL__CUDA_CALL(d, cuLaunchKernel(sum, blocks, 1, 1, 256, 1, 1, 0, d->sums, args, NULL))) return false;
+    for (int r = 0; r < parts; r++)
+        if (!dl__cuda_copy_over(d, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), d, room, bytes)) return false;
+    return true;
+}
+
 /* ---- opening and closing ---- */
 static void dl__cuda_close(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
     if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
-        if (d->stream) d->driver.cuStreamSynchronize(d->stream);
+        void *const streams[] = { d->stream, d->copies, d->sums }, *const events[] = { d->taken, d->ran, d->summed };
+        for (int k = 0; k < 3; k++)
+            if (streams[k]) d->driver.cuStreamSynchronize(streams[k]);
         for (int i = 0; i < DL__CUDA_GRAPHS; i++)
             if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
         if (d->blas) d->cublas.cublasDestroy_v2(d->blas);
         if (d->blas_workspace) d->driver.cuMemFree_v2(d->blas_workspace);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
+        if (d->arrival) d->driver.cuMemFree_v2(d->arrival);
+        if (d->room) d->driver.cuMemFree_v2(d->room);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
         for (int k = 0; k < DL__CUDA_STAGES; k++) {
             if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
             if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
         }
-        for (int k = 0; k < 2; k++)
-            if (d->mark[k]) d->driver.cuEventDestroy_v2(d->mark[k]);
+        for (int k = 0; k < DL__CUDA_BUCKETS; k++)
+            if (d->ready[k]) d->driver.cuEventDestroy_v2(d->ready[k]);
+        for (int k = 0; k < 3; k++)
+            if (events[k]) d->driver.cuEventDestroy_v2(events[k]);
         for (dl__cuda_module *m = d->modules, *next; m; m = next) {
             next = m->next;
             d->driver.cuModuleUnload(m->module);
             free(m);
         }
-        if (d->stream) d->driver.cuStreamDestroy_v2(d->stream);
+        for (int k = 0; k < 3; k++)
+            if (streams[k]) d->driver.cuStreamDestroy_v2(streams[k]);
         d->driver.cuDevicePrimaryCtxRelease_v2(d->ordinal);
     }
     for (dl__cuda_function *f = d->functions, *next; f; f = next) {
@@ -4449,9 +4531,11 @@ static bool dl__cuda_open_device(dl__cuda *d)
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
     for (int k = 0; k < DL__CUDA_STAGES; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
-    for (int k = 0; k < 2; k++)
-        if (!DL__CUDA_CALL(d, cuEventCreate(&d->mark[k], 2))) return false;
-    if (!DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1))) return false; /* waits for no other */
+    for (int k = 0; k < DL__CUDA_BUCKETS; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->ready[k], 2))) return false;
+    void **const streams[] = { &d->stream, &d->copies, &d->sums }, **const events[] = { &d->taken, &d->ran, &d->summed };
+    for (int k = 0; k < 3; k++) /* streams that wait for no other */
+        if (!DL__CUDA_CALL(d, cuStreamCreate(streams[k], 1)) || !DL__CUDA_CALL(d, cuEventCreate(events[k], 2))) return false;
     if (!strcmp(dl_device_blas(d->ctx), "cublas") && !dl__cuda_open_cublas(d)) return false;
     return (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
@@ -4473,8 +4557,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip, dl__cuda_mark,
-        dl__cuda_follow, dl__cuda_copy_over };
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip,
+        dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_after_sums };
     return &backend;
 }
 
