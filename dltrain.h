@@ -608,7 +608,8 @@ typedef struct dl_launch_desc {
     /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
        cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
        dl_step. Gradients are added in one binary tree over the shards; random numbers go by shard; batch_norm sees one
-       shard, its buffers become the mean over shards */
+       shard, its buffers become the mean over shards. With dl_no_sync, or an accumulator of several batches, the sums of
+       each batch are added to those of the ones before it */
     int invariant_shards;
     char *error;                         /* of error_size bytes: what failed, naming rank, step and collective; NULL: nowhere */
     size_t error_size;
@@ -662,7 +663,8 @@ DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *cou
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
     const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: ctx's */
-    int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters, and gets the outputs */
+    dl_context *outputs;                 /* unless this one does, on any device, for losses there: the caller's, until ctx's last step */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
@@ -674,6 +676,9 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
+/* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave. Adds to the
+   gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *parallel, dl_tensor loss);
 DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
 DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
 
@@ -10913,14 +10918,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     dl_accumulator *a = (dl_accumulator *)dl__alloc(o->ctx, sizeof *a, 1);
     if (!a) return NULL;
     a->o = o;
-    a->steps = desc->steps ? desc->steps : 1;
+    a->steps = (desc->steps ? desc->steps : 1) * DL__MAX(o->ctx->parts, 1); /* a batch is so many shards */
     a->mode = desc->mode;
-    if (o->ctx->parts) {
-        if (a->steps > 1)
-            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch; make the batch larger"),
-                   (dl_accumulator *)NULL;
-        a->steps = o->ctx->parts;
-    }
     a->clip_norm = desc->clip_norm;
     return a;
 }
@@ -11076,7 +11075,7 @@ typedef struct dl__world {
 /* Gradients first .. first + n, reduced as one; `waits` for so many parameters of them. */
 typedef struct dl__bucket { size_t first, n; uint32_t waits; } dl__bucket;
 /* What a rank says at the end of a backward pass. */
-typedef struct dl__closing { double weight; uint64_t has, leaving; } dl__closing;
+typedef struct dl__closing { double weight, batch; uint64_t has, leaving, open; } dl__closing;
 enum { DL__MAX_LEVELS = 16 };
 
 struct dl_comm {
@@ -11094,19 +11093,24 @@ struct dl_comm {
     size_t n_values, n_buffers; /* of them */
     int params, buckets;
     dl__bucket *bucket;      /* in the order in which they are reduced: backward passes end with the first parameters */
-    uint8_t *has, *own;    /* of each parameter: some gradient here; one that was not reduced */
+    uint8_t *has, *own, *kept; /* of each parameter: some gradient here; one that was not reduced; one in `window` */
     dl_real *mask;           /* of each parameter, on all ranks */
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
-    double weight;           /* of its gradients: what ctx->weight was when the backward pass began */
+    double weight;           /* of the buckets: what ctx->weight was when the backward pass began; HUGE_VAL in a window */
     /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
     int part, levels;
     uint64_t pattern;
     double shard_weight;
     size_t cap_values, cap_buffers;
     dl_real *stack[DL__MAX_LEVELS], *buffer_stack[DL__MAX_LEVELS];
-    dl_real *before, *change; /* buffers before the step; what this shard changed, times its weight */
+    dl_real *before, *change; /* buffers before the batch; what this shard changed, times its weight */
+    double batch_weight, batch; /* of the batch's shards so far; of all of them on all ranks */
+    /* a window of several batches: each is reduced by itself, and added to those before it */
+    bool open;               /* there are such */
+    dl_real *window;         /* their sum */
+    size_t cap_window;
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
     uint32_t backward;       /* the first node of the backward pass that runs */
@@ -11431,13 +11435,13 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
-/* What the sum of all gradients is multiplied by; 1 for other sums. `ranks`: of the replicas here, not of all processes. */
+/* What the sum of all gradients is multiplied by; 1 for other sums, and while a window is open. `ranks`: of the replicas here, not of all processes. */
 static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
 {
     double weight = 0;
     for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
     for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
-    return weight > 0 ? (dl_real)(1 / weight) : 1;
+    return weight > 0 && weight < HUGE_VAL ? (dl_real)(1 / weight) : 1;
 }
 
 /* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
@@ -11757,11 +11761,13 @@ static bool dl__room_for_parameters(dl_comm *c)
         dl_real *mask = bucket ? (dl_real *)dl__alloc(ctx, n * sizeof *mask, 0) : NULL;
         uint8_t *has = mask ? (uint8_t *)dl__grow(ctx, c->has, (size_t)c->params, n, 0) : NULL;
         uint8_t *own = has ? (uint8_t *)dl__grow(ctx, c->own, (size_t)c->params, n, 0) : NULL;
+        uint8_t *kept = own ? (uint8_t *)dl__grow(ctx, c->kept, (size_t)c->params, n, 0) : NULL;
         if (has) c->has = has;
-        if (!own) return false;
+        if (own) c->own = own;
+        if (!kept) return false;
         dl__release(ctx, c->bucket);
         dl__release(ctx, c->mask);
-        c->own = own;
+        c->kept = kept;
         c->bucket = bucket;
         c->mask = mask;
         c->params = (int)n;
@@ -12057,11 +12063,14 @@ static bool dl__finish(dl_comm *c)
     return dl__finish_buckets(c);
 }
 
+/* Shards of a window that goes on behind this batch. */
+static bool dl__opens(const dl_context *ctx) { return ctx->parts && ctx->no_sync; }
+
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
     c->complete = 0;
-    c->weight = c->ctx->weight;
+    c->weight = c->open || dl__opens(c->ctx) ? HUGE_VAL : c->ctx->weight;
     dl__lock(c->world);
     c->posted = c->done = c->begun = 0;
     c->finishing = false;
@@ -12116,6 +12125,7 @@ static bool dl__begin_part(dl_context *ctx, const char *pattern)
     if (ctx->parts && c->part && hash != c->pattern)
         return dl_fail(ctx, "dl_backward: with invariant_shards all %d shards of a step need the same pattern", ctx->parts);
     c->pattern = hash;
+    if (!c->part) c->batch_weight = 0;
     if (!c->part && ctx->params) memset(c->has, 0, (size_t)ctx->params);
     return true;
 }
@@ -12138,6 +12148,7 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     }
     c->shard_weight = count ? (double)count : 1;
     ctx->weight = counted ? ctx->weight + c->shard_weight : 1;
+    c->batch_weight += c->shard_weight;
     if ((reduces || ctx->parts) && !dl__fill_absent(c, pattern, false)) return false;
     if (!reduces) return true;
     dl__begin_buckets(c, pattern);
@@ -12180,7 +12191,7 @@ static bool dl__share_buffers(dl_comm *c)
         dl__call call = dl__make_call(c, DL__CALLS, DL__SHARES_BUFFERS, 0, ctx->n_buffers);
         if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->change, ctx->n_buffers, DL_COMM_SUM))) return false;
         for (size_t i = 0; i < ctx->n_buffers; i++)
-            ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
+            ctx->buffers[i] = c->batch > 0 ? c->before[i] + c->change[i] / (dl_real)c->batch : c->before[i];
         return true;
     }
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
@@ -12188,15 +12199,42 @@ static bool dl__share_buffers(dl_comm *c)
     return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
+/* The sums of a batch, in a window of several. They go to those before them, or, at its end, these are added, and all divided. */
+static bool dl__add_batch(dl_comm *c, const char *pattern, bool stays_open)
+{
+    dl_context *ctx = c->ctx;
+    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
+    if (!dl__grow_along(ctx, &c->window, c->cap_window, ctx->cap_values)) return false;
+    c->cap_window = ctx->cap_values;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) {
+        dl_real *g = ctx->grads + b->first, *sum = c->window + b->first;
+        if (!c->open) memcpy(sum, g, b->n * sizeof *g);
+        else DL__CALL(ctx->level, add_to, (sum, g, b->n));
+        if (stays_open) continue;
+        memcpy(g, sum, b->n * sizeof *g);
+        dl__scale(g, b->n, factor);
+    }
+    for (int i = 0; i < ctx->params; i++) {
+        if (!dl__is_reduced(&ctx->param[i], pattern)) continue;
+        c->kept[i] = (uint8_t)((c->open && c->kept[i]) || !ctx->param[i].fresh);
+        ctx->param[i].fresh = stays_open || !c->kept[i];
+    }
+    c->open = stays_open;
+    if (stays_open) ctx->reduced = 0; /* there is nothing to step with yet */
+    return true;
+}
+
 /* False: nobody has a gradient, or an error. */
 static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
 {
     dl_context *ctx = c->ctx;
     dl__closing mine;
-    uint64_t left = 0, at = dl__microseconds();
+    uint64_t left = 0, open = 0, at = dl__microseconds();
     memset(&mine, 0, sizeof mine);
     mine.weight = ctx->weight;
+    mine.batch = c->batch_weight;
     mine.leaving = leaving;
+    mine.open = !leaving && dl__opens(ctx);
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
     if (!dl__stays_there(c)) {
@@ -12204,11 +12242,16 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
         dl__host_wrote(ctx, ctx->grads);
     }
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
-    ctx->reduced = ctx->weight = 0;
+    ctx->reduced = c->batch = 0;
     c->part = 0;
-    for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
-    if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
+    for (int r = 0; r < c->world->size; r++) {
+        left += c->closing[r].leaving, open += c->closing[r].open;
+        ctx->reduced += c->closing[r].weight, c->batch += c->closing[r].batch;
+    }
+    if (!open) ctx->weight = 0;
+    if (left == (uint64_t)c->world->size && ctx->reduced == 0) return c->open = false;
     if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if ((open || c->open) && !dl__add_batch(c, pattern, open != 0)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;
@@ -12262,8 +12305,7 @@ static bool dl__after_backward(dl_context *ctx, const char *pattern)
     return dl__close(c, pattern, false) || !ctx->failed;
 }
 
-/* A micro-batch without samples; leaving: all that are left of the step. */
-static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
+static bool dl__nothing_of_batch(dl_context *ctx, const char *pattern, bool leaving)
 {
     dl_comm *c = ctx->comm;
     if (ctx->failed) return false;
@@ -12283,11 +12325,22 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     return dl__close(c, pattern, leaving);
 }
 
+/* A micro-batch without samples; leaving: all that are left of the step. */
+static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
+{
+    bool ok;
+    do ok = dl__nothing_of_batch(ctx, pattern, leaving);
+    while (ok && leaving && ctx->comm->open);
+    return ok;
+}
+
 static bool dl__before_step(dl_context *ctx, const char *pattern)
 {
     const dl_comm *c = ctx->comm;
     if (c->part)
         return dl_fail(ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
+    if (c->open)
+        return dl_fail(ctx, "dl_step: the window is open: dl_no_sync(ctx, false) must come before the shards of its last batch");
     for (int i = 0; i < ctx->params; i++)
         if (c->own[i] && !ctx->param[i].fresh && dl__is_reduced(&ctx->param[i], pattern))
             return dl_fail(ctx,
@@ -12621,6 +12674,9 @@ struct dl_data_parallel {
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+    dl_tensor mine, all;     /* with desc.outputs: the own chunk's output here; all of them there, */
+    dl_real *gathered;       /* as they were copied */
+    size_t gathered_size;
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
@@ -12878,12 +12934,9 @@ static dl_data_parallel *dl__parent_of(const dl_node *n)
     return (dl_data_parallel *)p;
 }
 
-static void dl__assemble_run(const dl_run_args *r)
+/* All outputs, of so many numbers a sample, side by side. */
+static bool dl__gather_outputs(dl_data_parallel *dp, dl_real *y, size_t row, const void *own)
 {
-    dl_data_parallel *dp = dl__parent_of(r->node);
-    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
-    dl_real *y = (dl_real *)r->out;
-    const void *own = dp->own ? dl__host_in(r, 0) : NULL;
     bool ok = dl__helpers_wait(dp);
     dl__lap(&dp->at, &dp->stats.forward);
     if (own) memcpy(y + dp->first * row, own, dp->own * row * sizeof *y);
@@ -12893,16 +12946,19 @@ static void dl__assemble_run(const dl_run_args *r)
         dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
     dl__lap(&dp->at, &dp->stats.gather);
+    return ok;
 }
 
-static void dl__send_back_run(const dl_run_args *r)
+static void dl__assemble_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    const dl_node *dy = r->node->in[0];
-    size_t row = dy->numel / (size_t)dy->dim[0];
-    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
-    if (!from) return;
-    *(dl_real *)r->out = 0;
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
+    dl__gather_outputs(dp, (dl_real *)r->out, row, dp->own ? dl__host_in(r, 0) : NULL);
+}
+
+/* The gradient of all outputs to the replicas, which run back. */
+static void dl__send_back(dl_data_parallel *dp, const dl_real *from, size_t row)
+{
     dl__lap(&dp->at, &dp->stats.forward); /* the loss */
     for (int i = 0; i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
@@ -12911,6 +12967,15 @@ static void dl__send_back_run(const dl_run_args *r)
     }
     dl__lap(&dp->at, &dp->stats.gather);
     dl__helpers_start(dp, DL__BACKWARD);
+}
+
+static void dl__send_back_run(const dl_run_args *r)
+{
+    const dl_node *dy = r->node->in[0];
+    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
+    if (!from) return;
+    *(dl_real *)r->out = 0;
+    dl__send_back(dl__parent_of(r->node), from, dy->numel / (size_t)dy->dim[0]);
 }
 
 static void dl__collect_run(const dl_run_args *r)
@@ -13015,14 +13080,14 @@ static int dl__make_portals(dl_data_parallel *dp, dl_node **portal, int most)
     return portals;
 }
 
-static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
+static bool dl__room_for(dl_context *ctx, dl_real **buffer, size_t *size, size_t numel)
 {
-    if (h->dy_size >= numel) return true;
-    dl_real *dy = (dl_real *)dl__alloc(dp->ctx, numel * sizeof *dy, 0);
-    if (!dy) return false;
-    dl__release(dp->ctx, h->dy);
-    h->dy = dy;
-    h->dy_size = numel;
+    if (*size >= numel) return true;
+    dl_real *room = (dl_real *)dl__alloc(ctx, numel * sizeof *room, 0);
+    if (!room) return false;
+    dl__release(ctx, *buffer);
+    *buffer = room;
+    *size = numel;
     return true;
 }
 
@@ -13046,11 +13111,29 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
         dl__helper *h = &dp->helper[i];
         const dl_node *theirs = h->ctx->node[h->y.node];
         ok = theirs->numel == h->n * row
-            ? dl__room_for_dy(dp, h, theirs->numel)
+            ? dl__room_for(ctx, &h->dy, &h->dy_size, theirs->numel)
             : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
     }
     if (!ok || ctx->failed) dl__helpers_rest(dp);
     return ok && !ctx->failed;
+}
+
+/* With desc.outputs: all outputs, of shape *s, as a tensor of that context. `mine` is the own chunk's; s NULL: there is no other. */
+static dl_tensor dl__show_outputs(dl_data_parallel *dp, dl_tensor mine, const dl_shape *s)
+{
+    dl_context *ctx = dp->ctx, *to = dp->desc.outputs;
+    const dl_shape shape = s ? *s : dl_shape_of(mine);
+    size_t n = 1;
+    for (int i = 0; i < shape.ndim; i++) n *= (size_t)shape.dim[i];
+    const void *own = dp->own ? dl_data(dl_keep(mine)) : NULL;
+    bool ok = !ctx->failed && (s || dl__check_rows(ctx, ctx->node[mine.node], dp->own)) &&
+        dl__room_for(ctx, &dp->gathered, &dp->gathered_size, DL__MAX(n, (size_t)1));
+    if (!ok) dl__helpers_rest(dp);
+    if (!ok || !dl__gather_outputs(dp, dp->gathered, n / (size_t)shape.dim[0], own)) return dl__none();
+    dp->mine = mine;
+    dp->all = dl_variable(to, shape, dp->gathered);
+    if (!dp->all.ctx) dl_fail(ctx, "dl_data_parallel_forward: .outputs: %s", dl_error(to));
+    return dp->all;
 }
 
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
@@ -13067,10 +13150,15 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
     dl__lap(&dp->at, &dp->stats.scatter);
     dp->stats.steps++;
-    if (!dp->used) return dl__run_model(dp, x);
+    if (!dp->used) return dp->desc.outputs ? dl__show_outputs(dp, dl__run_model(dp, x), NULL) : dl__run_model(dp, x);
     dp->with_loss = false;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
+    if (dp->desc.outputs) {
+        dl__helpers_start(dp, DL__FORWARD);
+        if (!dl__own_forward(dp, x, in, &s)) return dl__none();
+        return dl__show_outputs(dp, dp->own ? dl__handle(ctx, in[0]) : dl__none(), &s);
+    }
     int own = dp->own != 0, portals = dl__make_portals(dp, in + own, (int)DL__COUNT_OF(in) - own);
     if (ctx->failed) return dl__none();
     dl__helpers_start(dp, DL__FORWARD);
@@ -13146,6 +13234,32 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     dl__lap(&dp->at, &dp->stats.reduce);
     if (loss) *loss = total;
     return !ctx->failed;
+}
+
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *dp, dl_tensor loss)
+{
+    dl_tensor dy;
+    if (!dp || dp->ctx->failed) return false;
+    dl_context *ctx = dp->ctx, *from = dp->desc.outputs;
+    const char *wrong = !from ? "there is no .outputs: the outputs are ctx's, where dl_backward does it"
+        : loss.ctx && loss.ctx != from ? "the loss is a tensor of another context than .outputs"
+        : !dp->all.ctx ? "dl_data_parallel_forward comes first" : NULL;
+    const dl_real *d = !wrong && dl_grad(loss, &dp->all, 1, &dy) ? (const dl_real *)dl_data(dy) : NULL;
+    if (!wrong && !d) wrong = from->failed ? dl_error(from) : "the loss is no tensor";
+    if (wrong) return dl_fail(ctx, "dl_data_parallel_backward_from: %s", wrong);
+    dl_shape s = dl_shape_of(dp->all);
+    size_t row = dl_numel(dp->all) / (size_t)s.dim[0];
+    dl__send_back(dp, d, row);
+    s.dim[0] = (dl_index)dp->own;
+    if (dp->own) dl_backward(dl_sum(dl_mul(dp->mine, dl_borrow(ctx, DL_F32, s, d + dp->first * row))));
+    else dl_end(ctx);
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.backward);
+    for (int i = 0; i < dp->used && ok; i++) dl__add_gradients(dp, &dp->helper[i]);
+    dl__lap(&dp->at, &dp->stats.reduce);
+    dl_end(from);
+    dp->all = dl__none();
+    return ok && !ctx->failed;
 }
 
 DL_API void dl_data_parallel_stats(const dl_data_parallel *dp, dl_parallel_stats *out)
@@ -13229,6 +13343,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     int n = dl__count_devices(devices) - 1, threads = 0;
     if (ctx->replica)
         return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+    if (desc->outputs == ctx)
+        return dl_fail(ctx, "dl_data_parallel_create: .outputs must be another context than ctx; NULL is ctx"), (dl_data_parallel *)NULL;
     if (desc->output < 0 || desc->output > n)
         return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
     if (desc->devices && !dl__named_device(ctx, devices, desc->output, true, own, &threads)) return NULL;
@@ -15746,6 +15862,8 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
         if (dl__grad_of(ctx, &ctx->param[i]))
             return dl_fail(ctx, "dl_snapshot_save: '%s' has a gradient, of which each rank may have a part; save after dl_step",
                 ctx->param[i].name);
+    if (ctx->replica && (ctx->comm->part || ctx->comm->open))
+        return dl_fail(ctx, "dl_snapshot_save: there are shards that wait for others of their batch or window; save after dl_step");
     memset(&s, 0, sizeof s);
     s.d = run;
     if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
