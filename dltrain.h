@@ -189,6 +189,9 @@ typedef struct dl_config {
     bool no_fusion;                                      /* run elementwise operations one by one */
     const char *simd;                                    /* "portable", "avx2", "avx512", "neon"; NULL: as the environment
                                                             variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
+    /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
+       CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
+    const char *matmul_precision;
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -519,8 +522,9 @@ DL_API bool dl_optimizer_select(dl_optimizer *opt, const char *pattern); /* this
 /* updates every parameter that has a gradient; the gradients are fresh afterwards */
 DL_API bool dl_step(dl_optimizer *opt);
 DL_API bool dl_zero_grad(dl_context *ctx);               /* forgets all gradients */
-/* the total norm before; NaN after an error */
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+/* Gradients times max_norm / (norm + 1e-6) where that is less than 1: of those whose names match (NULL: of all) and their norm */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+DL_API double dl_grad_norm(dl_context *ctx);             /* what the last dl_clip_grad_norm found; NaN before one and after an error */
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern);
 DL_API bool dl_scale_grad(dl_context *ctx, double factor);
 
@@ -698,6 +702,9 @@ typedef struct dl_augment_desc {
     /* torchvision's ColorJitter, on [0,1]: factors f in [max(0, 1 - b), 1 + b]. v f; v f + (1 - f) mean grey of the image;
        v f + (1 - f) grey of the pixel, for 3 channels. Grey is .299 R + .587 G + .114 B, or the mean of other channels */
     float brightness, contrast, saturation;
+    /* the last of ColorJitter, for 3 channels: the hue of HSV turns by a part of the circle in [-hue, hue], at most 1/2. The
+       largest and the smallest of R, G and B stay as they are; a grey pixel has no hue */
+    float hue;
     float noise;                         /* standard deviation of a normal, added to each value in [0,1], and clamped */
     dl_index cutout;                     /* side of a black square whose centre is any pixel (DeVries and Taylor 2017) */
 } dl_augment_desc;
@@ -826,7 +833,8 @@ DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int 
 #define DL__IMAGES
 /* Image files, decoded as they are needed by the loader's threads: only for a program that includes stb_image.h before
    dltrain.h. PNG alone, since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files; see
-   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels. */
+   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels; a JPEG also for its end.
+   A JPEG whose EXIF asks to be turned is not */
 typedef struct dl_images_desc {
     /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line an image:
        its path, from the folder of the list if it does not begin with '/', then blanks, a tab or a comma, and the number of its
@@ -874,7 +882,8 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
 DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
 DL_API bool dl_snapshot_exists(dl_context *ctx, const char *path, const dl_snapshot_desc *run); /* is there a file, for rank 0? */
 
-/* Curves: named series of points, written as CSV or drawn as SVG. */
+/* Curves: named series of points, written as CSV or drawn as SVG. A chart a series; those whose names agree up to a '/', as
+   "loss/training" and "loss/test", share one. */
 DL_API dl_history *dl_history_create(dl_context *ctx);
 DL_API bool dl_history_add(dl_history *history, const char *series, double x, double y);
 DL_API bool dl_history_csv(const dl_history *history, const char *path);
@@ -993,7 +1002,8 @@ typedef struct dl_device_update { dl_real *p, *g, *s[3]; size_t n; dl_real h[10]
 #if !defined(DLTRAIN_NO_MALLOC) && !defined(DLTRAIN_NO_STDIO) && !defined(DLTRAIN_NO_THREADS)
 #define DL__DEVICES 1
 typedef struct dl_device_launch {        /* an operation, and elementwise ones on what it has made */
-    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes, but other addresses */
+    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes, but other addresses,
+                                            floats and random counters */
     const dl_node *const *node;          /* in the order of execution; addresses are told by dl_device_address */
     int count;
     bool accumulate;                     /* the first node adds to its output */
@@ -1008,9 +1018,12 @@ typedef struct dl_backend {
     void (*step_reset)(void *device);
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
     bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
-    bool (*launch)(void *device, const dl_device_launch *launch);
+    /* n launches, in this order. The same again, of the same keys and at the same addresses, may be cheaper */
+    bool (*run)(void *device, const dl_device_launch *launch, size_t n);
     /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
+    /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; norm: in the device's memory, to be written */
+    bool (*clip)(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n);
     /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
        begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
     bool (*mark)(void *device, int which);
@@ -1021,8 +1034,10 @@ DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* 
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
+enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
 #else
 #define DL__DEVICES 0
 #endif
@@ -1646,6 +1661,9 @@ typedef struct dl__twin {
 typedef struct dl__replica {
     void (*failed)(dl_context *ctx);     /* its first error: all ranks hear of it */
     bool (*before_run)(dl_context *ctx); /* are the parameters those of rank 0? */
+    /* counts a launch that comes: does it complete something, of which a replica must hear before the next one? It has begun, on
+       the CPU ended, and all before it */
+    bool (*completes)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
     void (*launched)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
     /* gradients are recorded from node `from` on, and will run; they have run; reduces without any: false when nobody has
        one */
@@ -1704,6 +1722,7 @@ struct dl_context {
     bool no_sync;
     int parts;                           /* micro-batches of a step with invariant shards; 0: none */
     double weight, reduced;              /* of what is to be reduced, here; of the last reduction, on all ranks */
+    double grad_norm;                    /* that the last dl_clip_grad_norm found */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -4917,6 +4936,7 @@ DL_API dl_tensor dl_to_float(dl_tensor x)
 static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->config.seed, 0x7a6e646f6dull); }
 #if DL__DEVICES
 DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx) { return ctx->config.matmul_precision; }
 #endif
 
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
@@ -8361,6 +8381,11 @@ static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "s
     "segment_logsumexp", "mil_pool", "mil_attention" };
 enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
 
+static bool dl__bad_bag(dl_context *ctx, const char *who, dl_index bag, int offset)
+{
+    return dl_fail(ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, bag, bag, offset);
+}
+
 static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
 {
     dl_index segments = r->node->i[0], rows = r->node->i[1];
@@ -8371,8 +8396,7 @@ static bool dl__check_offsets(const dl_run_args *r, const int32_t *offset)
             return dl_fail(r->ctx, "dl_%s: offsets must not fall: offsets[%td] = %d, offsets[%td] = %d", who, s,
                 (int)offset[s], s + 1, (int)offset[s + 1]);
         else if (offset[s + 1] == offset[s] && r->node->i[3] >= DL__WHO_MIL)
-            return dl_fail(r->ctx, "dl_%s: bag %td has no instances: offsets[%td] and the next are %d", who, s, s,
-                (int)offset[s]);
+            return dl__bad_bag(r->ctx, who, s, (int)offset[s]);
     return offset[segments] == rows ||
         dl_fail(r->ctx, "dl_%s: offsets[%td] is %d, but x has %td rows", who, segments, (int)offset[segments], rows);
 }
@@ -8656,11 +8680,13 @@ static const dl_op dl__targets_op = { "targets", 0, NULL, dl__targets_run, NULL,
 static const dl_op dl__target_weights_op = { "target_weights", 0, NULL, dl__target_weights_run, NULL, NULL, NULL };
 
 #if DL__DEVICES
+typedef char dl__bags_agree[(int)DL_DEVICE_BAGS == (int)DL__WHO_MIL ? 1 : -1];
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *i, size_t place, int value)
 {
     if (op == &dl__one_hot_op) return dl__bad_class(ctx, i, place, value);
     if (op == &dl__targets_op || op == &dl__target_weights_op) return dl__bad_target(ctx, i, place, value);
     if (strncmp(op->name, "segment", 7)) return dl__bad_index(ctx, i, place, value);
+    if (place >> 31) return dl__bad_bag(ctx, dl__segment_who[i[3]], (dl_index)(place & 0x7fffffff), value);
     return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d", dl__segment_who[i[3]], i[1], place, value);
 }
 #endif
@@ -9758,24 +9784,37 @@ static bool dl__run_here(dl_context *ctx, const dl_node *y)
     return ok;
 }
 
+static const dl_node *dl__head_of(const dl_context *ctx, uint32_t start, const dl__plan *plan, uint32_t launch)
+{
+    return ctx->node[start + plan->order[plan->launch[launch].first]];
+}
+
+/* Launches go to the device in runs, which end where the host or a replica has something to do. */
 static bool dl__run_there(dl_context *ctx, uint32_t start, const dl__plan *plan)
 {
-    const dl_node *node[DL__GROUP];
-    dl_device_launch l;
     if (ctx->values && !dl__there(ctx, ctx->values, ctx->cap_values * sizeof(dl_real), false)) return false;
     if (ctx->grads && !dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true)) return false;
     if (ctx->buffers && !dl__there(ctx, ctx->buffers, ctx->cap_buffers * sizeof(dl_real), true)) return false;
-    for (uint32_t i = 0; i < plan->launches; i++) {
-        l.key = dl__mix(plan->key, i);
-        l.node = node;
-        l.count = (int)plan->launch[i].count;
-        l.accumulate = plan->does[plan->order[plan->launch[i].first]] & DL__ADDS;
-        for (int k = 0; k < l.count; k++) node[k] = ctx->node[start + plan->order[plan->launch[i].first + (uint32_t)k]];
-        bool here = node[0]->op->flags & DL__OP_ON_HOST;
-        if (!(here ? dl__run_here(ctx, node[0]) : ctx->backend->launch(ctx->device, &l)) || ctx->failed) return false;
-        if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
+    dl__mark mark = dl__tape_mark(ctx);
+    dl_device_launch *l = (dl_device_launch *)dl__tape_alloc(ctx, plan->launches * sizeof *l, 0);
+    const dl_node **node = l ? (const dl_node **)dl__tape_alloc(ctx, plan->nodes * sizeof *node, 0) : NULL;
+    bool ok = node != NULL;
+    for (uint32_t i = 0, first = 0; ok && i < plan->launches; i++) {
+        const dl__launch *p = &plan->launch[i];
+        l[i].key = dl__mix(plan->key, i);
+        l[i].node = node;
+        l[i].count = (int)p->count;
+        l[i].accumulate = plan->does[plan->order[p->first]] & DL__ADDS;
+        for (uint32_t k = 0; k < p->count; k++) *node++ = ctx->node[start + plan->order[p->first + k]];
+        bool here = l[i].node[0]->op->flags & DL__OP_ON_HOST, last = i + 1 == plan->launches;
+        bool ends = ctx->replica && ctx->replica->completes(ctx, start, p, plan);
+        if (!here && !last && !ends && !(dl__head_of(ctx, start, plan, i + 1)->op->flags & DL__OP_ON_HOST)) continue;
+        ok = (here ? dl__run_here(ctx, l[i].node[0]) : ctx->backend->run(ctx->device, l + first, i + 1 - first)) && !ctx->failed;
+        if (ok && ctx->replica) ctx->replica->launched(ctx, start, p, plan);
+        first = i + 1;
     }
-    return true;
+    dl__tape_release(ctx, mark);
+    return ok;
 }
 #endif
 
@@ -9861,6 +9900,7 @@ static bool dl__run(dl_context *ctx, bool final)
 #endif
     for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) {
         dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
+        if (ctx->replica) ctx->replica->completes(ctx, start, &plan->launch[i], plan);
         if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
     }
     ctx->running = false;
@@ -9933,6 +9973,15 @@ static void dl__open_device(dl_context *ctx, const char *device)
     dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
 }
 
+static const char *dl__choose_precision(dl_context *ctx, const char *name)
+{
+    static const char *const names[] = { "highest", "tf32", "bf16" };
+    for (int i = 0; i < 3; i++)
+        if (!name || !strcmp(name, names[i])) return names[i];
+    dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
+    return names[0];
+}
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -9959,9 +10008,11 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->config = c;
     ctx->word = sizeof(void *);
     ctx->persistent = dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN; /* and what alignment may take of a block */
+    ctx->grad_norm = dl__nan();
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
+    ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -10519,22 +10570,25 @@ DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
 }
 
 #if DL__DEVICES
-/* A pass over the gradients that match, on the device. */
-static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, dl_real h)
+/* A pass over the gradients that match, on the device. rule "clip": max_norm is h. */
+static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, double h)
 {
     size_t n = 0;
     dl__mark mark = dl__tape_mark(ctx);
     dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0);
     dl_real *grads = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    bool clip = !strcmp(rule, "clip");
+    double *norm = clip ? (double *)dl__there(ctx, &ctx->grad_norm, sizeof ctx->grad_norm, true) : NULL;
     for (int i = 0; list && grads && i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
         if (!dl__grad_of(ctx, p) || (pattern && !dl_glob(pattern, p->name))) continue;
         memset(&list[n], 0, sizeof *list);
         list[n].g = grads + p->offset;
         list[n].n = p->numel;
-        list[n++].h[0] = h;
+        list[n++].h[0] = (dl_real)h;
     }
-    if (n) ctx->backend->update(ctx->device, rule, list, n);
+    if (norm) ctx->backend->clip(ctx->device, h, norm, list, n);
+    if (n && !clip) ctx->backend->update(ctx->device, rule, list, n);
     dl__tape_release(ctx, mark);
     return !ctx->failed;
 }
@@ -10558,20 +10612,46 @@ DL_API bool dl_scale_grad(dl_context *ctx, double factor)
     return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor);
 }
 
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
+/* The sum of the squares of x in double, by rule 5; span: what a lane takes at once, 1 or a chunk of chunks of `span` numbers. */
+DL__HOT static double dl__squares(const dl_real *x, size_t n, size_t span)
+{
+    double lane[DL__LANES];
+    size_t i = 0, k = 0;
+    for (int l = 0; l < DL__LANES; l++) lane[l] = 0;
+    for (; span == 1 && i + DL__LANES <= n; i += DL__LANES)
+        for (int l = 0; l < DL__LANES; l++) lane[l] += (double)x[i + (size_t)l] * (double)x[i + (size_t)l];
+    for (; i < n; i += span, k++)
+        lane[k % DL__LANES] += span == 1 ? (double)x[i] * (double)x[i] : dl__squares(x + i, DL__MIN(span, n - i), span / DL__CHUNK);
+    for (int h = DL__LANES / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) lane[l] += lane[l + h];
+    return lane[0];
+}
+
+/* Parameter by parameter, and these sums in order */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
 {
     double sum = 0;
-    if (!ctx || ctx->failed) return dl__nan();
-    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm), dl__nan();
-    if (!dl__matches(ctx, "clip_grad_norm", pattern) || !dl__to_host(ctx, ctx->grads)) return dl__nan();
+    if (!ctx || ctx->failed) return false;
+    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm);
+    if (!dl__matches(ctx, "clip_grad_norm", pattern)) return false;
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "clip", pattern, max_norm);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         const dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
-        if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
-            for (size_t k = 0; k < ctx->param[i].numel; k++) sum += (double)g[k] * (double)g[k];
+        size_t n = ctx->param[i].numel, span = 1;
+        if (!g || (pattern && !dl_glob(pattern, ctx->param[i].name))) continue;
+        while (span < n / DL__CHUNK + (n % DL__CHUNK != 0)) span *= DL__CHUNK;
+        sum += dl__squares(g, n, span);
     }
-    double norm = sqrt(sum), factor = max_norm / (norm + 1e-6);
-    if (factor < 1) dl__scale_grads(ctx, pattern, (dl_real)factor);
-    return norm;
+    ctx->grad_norm = sqrt(sum);
+    double factor = max_norm / (ctx->grad_norm + 1e-6);
+    return factor < 1 ? dl__scale_grads(ctx, pattern, (dl_real)factor) : true;
+}
+
+DL_API double dl_grad_norm(dl_context *ctx)
+{
+    return ctx && !ctx->failed && dl__to_host(ctx, &ctx->grad_norm) ? ctx->grad_norm : dl__nan();
 }
 
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern)
@@ -10932,8 +11012,8 @@ static const char *const dl__what_text[] = {
     "the end, as its function has returned"
 };
 
-/* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
-typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
+/* What a rank calls; `weight`: of its gradients among those of all ranks. */
+typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; double weight; } dl__call;
 typedef struct dl__slot { dl__call call; void *data; uint64_t round; } dl__slot;
 typedef struct dl__channel {
     int arrived;
@@ -10992,6 +11072,7 @@ struct dl_comm {
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
+    double weight;           /* of its gradients: what ctx->weight was when the backward pass began */
     /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
     int part, levels;
     uint64_t pattern;
@@ -11229,6 +11310,7 @@ static dl__call dl__make_call(dl_comm *c, int channel, dl__what what, uint32_t d
     call.amount = amount;
     call.number = ++c->calls[channel];
     call.step = c->step;
+    call.weight = what == DL__BUCKET ? c->weight : 0;
     if (channel == DL__CALLS) c->doing = (int)what, c->doing_amount = amount;
     return call;
 }
@@ -11322,34 +11404,53 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
+/* What the sum of all gradients is multiplied by; 1 for other sums. `ranks`: of the replicas here, not of all processes. */
+static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
+{
+    double weight = 0;
+    for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
+    for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
+    return weight > 0 ? (dl_real)(1 / weight) : 1;
+}
+
+/* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
+static bool dl__reduce_processes(dl_comm *c, int channel, dl__call call, dl_real *data, size_t n, dl_comm_op op)
+{
+    const dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const bool shards = w->desc.invariant_shards != 0;
+    char *room = shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
+    for (int r = 1; r < w->replicas; r++) call.weight += w->channel[channel].slot[r].call.weight;
+    if (!dl__agree(c, channel, &call) || (shards && !room)) return false;
+    const char *sentence = room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
+                                                     : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+    return !sentence || dl__transport_failed(c, &call, sentence);
+}
+
 static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_real *data, size_t n, dl_comm_op op)
 {
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
     size_t first, mine = dl__slice_of(c, n, &first);
-    bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
-    for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
+    dl_real factor = t ? 1 : dl__factor(w, ch, true);
+    for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
         dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
-        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        dl_real *sum = (dl_real *)ch->slot[0].data + i;
+        if (factor != 1) dl__scale(sum, m, factor);
         for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
-    if (!c->local) {
-        char *room = w->desc.invariant_shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
-        ok = dl__agree(c, channel, call) && (room || !w->desc.invariant_shards);
-        const char *sentence = !ok ? NULL
-            : room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
-                                        : t->all_reduce(t->user, channel, data, n, op, w->seconds);
-        if (sentence) ok = dl__transport_failed(c, call, sentence);
-    }
+    bool ok = c->local || dl__reduce_processes(c, channel, *call, data, n, op);
     dl__meet(c, channel, NULL, NULL);
     if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    factor = dl__factor(w, ch, false);
     dl__meet(c, channel, NULL, NULL);
-    return ok && !(t && dl__world_failed(w));
+    if (factor != 1) dl__scale(data, n, factor);
+    return ok && !dl__world_failed(w);
 }
 
 /* The process of a rank, and its index there. */
@@ -11934,22 +12035,20 @@ static bool dl__finish_there(dl_comm *c, dl_real factor)
 }
 #endif
 
-/* The gradients of all ranks, times `factor`. */
-static bool dl__finish(dl_comm *c, dl_real factor)
+/* The gradients of all ranks, divided by their weight. */
+static bool dl__finish(dl_comm *c)
 {
 #if DL__DEVICES
-    if (dl__stays_there(c)) return dl__finish_there(c, factor);
+    if (dl__stays_there(c)) return dl__finish_there(c, c->ctx->reduced > 0 ? (dl_real)(1 / c->ctx->reduced) : 1);
 #endif
-    if (!dl__finish_buckets(c)) return false;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
-        dl__scale(c->ctx->grads + b->first, b->n, factor);
-    return true;
+    return dl__finish_buckets(c);
 }
 
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
     c->complete = 0;
+    c->weight = c->ctx->weight;
     dl__lock(c->world);
     c->posted = c->done = 0;
     c->finishing = false;
@@ -11963,15 +12062,27 @@ static void dl__post_complete(dl_comm *c)
     dl__post(c, n);
 }
 
+static bool dl__is_back(const dl_comm *c, uint32_t start, const dl__launch *l, const dl__plan *plan)
+{
+    return start + plan->order[l->first + l->count - 1] >= c->backward;
+}
+
+/* Gradients of a bucket, or the forward pass */
+static bool dl__completes(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
+{
+    dl_comm *c = ctx->comm;
+    bool last = l == plan->launch + plan->launches - 1, all = !last && dl__is_back(c, start, l, plan) != dl__is_back(c, start, l + 1, plan);
+    for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
+        uint32_t at = plan->order[i];
+        if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) all = !--dl__bucket_at(c, plan->offset[at])->waits || all;
+    }
+    return all;
+}
+
 static void dl__launched(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
 {
     dl_comm *c = ctx->comm;
-    bool back = start + plan->order[l->first + l->count - 1] >= c->backward;
-    dl__lap(&c->at, back ? &c->stats.backward : &c->stats.forward);
-    for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
-        uint32_t at = plan->order[i];
-        if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) dl__bucket_at(c, plan->offset[at])->waits--;
-    }
+    dl__lap(&c->at, dl__is_back(c, start, l, plan) ? &c->stats.backward : &c->stats.forward);
     if (c->overlaps && l != plan->launch + plan->launches - 1) dl__post_complete(c); /* the last ones are not worth it */
 }
 
@@ -12080,8 +12191,7 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
     c->part = 0;
     for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    if (!dl__finish(c, factor) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;
@@ -12200,7 +12310,7 @@ DL_API bool dl_sync(dl_context *ctx)
     return dl__spread_parameters(ctx->comm);
 }
 
-static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__launched, dl__before_backward,
+static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__completes, dl__launched, dl__before_backward,
     dl__after_backward, dl__nothing, dl__before_step, dl__sum_ranks, dl__random_step };
 
 /* A context alone needs none of it: a world of one runs the plain program. */
@@ -13317,6 +13427,24 @@ static dl_real dl__grey(const dl_real *x, dl_index channels, size_t plane)
 
 static dl_real dl__clamped(dl_real v, dl_real high) { return v < 0 ? 0 : v > high ? high : v; }
 
+/* x: planes of R, G and B; turn: of the circle, in [-1/2, 1/2]. With hue h in sixths of the circle, M the largest of the three
+   and c its distance from the smallest, a channel is M - c min(1, max(0, min(k, 4 - k))), k = (n + h) mod 6, and n = 5 for R, 3
+   for G, 1 for B. */
+static void dl__distort_hue(dl_real turn, size_t plane, dl_real *x)
+{
+    for (size_t i = 0; i < plane; i++) {
+        dl_real r = x[i], g = x[i + plane], b = x[i + 2 * plane], most = DL__MAX(DL__MAX(r, g), b);
+        dl_real chroma = most - DL__MIN(DL__MIN(r, g), b);
+        if (!(chroma > 0)) continue;
+        dl_real h = most == r ? (g - b) / chroma : most == g ? 2 + (b - r) / chroma : 4 + (r - g) / chroma;
+        for (int c = 0; c < 3; c++) {
+            dl_real k = (dl_real)(5 - 2 * c) + h + 6 * turn; /* from -3 to 13 */
+            k -= k < 0 ? -6 : k >= 12 ? 12 : k >= 6 ? 6 : 0;
+            x[i + (size_t)c * plane] = most - chroma * dl__clamped(DL__MIN(k, 4 - k), 1);
+        }
+    }
+}
+
 static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_real *x, const uint32_t u[4])
 {
     size_t plane = (size_t)(s->dim[1] * s->dim[2]), n = plane * (size_t)s->dim[0];
@@ -13338,6 +13466,7 @@ static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_r
         else
             for (size_t i = 0; i < n; i++) x[i] = dl__clamped(x[i] * f + mean * (1 - f), 255);
     }
+    if (d->hue > 0 && s->dim[0] == 3) dl__distort_hue((dl_real)dl__within(u[3], -(double)d->hue, (double)d->hue), plane, x);
 }
 
 static void dl__distort_cutout(dl_index side, const dl_shape *s, dl_real *x, const uint32_t u[4])
@@ -13382,8 +13511,8 @@ DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_des
         { "flip", (double)desc->flip, 1 }, { "rotation", (double)desc->rotation, 180 }, { "shear", (double)desc->shear, 80 },
         { "scale", (double)desc->scale, 0.99 }, { "brightness", (double)desc->brightness, 100 },
         { "contrast", (double)desc->contrast, 100 }, { "saturation", (double)desc->saturation, 100 },
-        { "noise", (double)desc->noise, 100 }, { "crop", (double)desc->crop, 1 << 20 },
-        { "cutout", (double)desc->cutout, 1 << 20 },
+        { "hue", (double)desc->hue, 0.5 }, { "noise", (double)desc->noise, 100 },
+        { "crop", (double)desc->crop, 1 << 20 }, { "cutout", (double)desc->cutout, 1 << 20 },
     };
     for (size_t i = 0; i < DL__COUNT_OF(range); i++)
         if (!(range[i].value >= 0 && range[i].value <= range[i].most))
@@ -14883,9 +15012,9 @@ DL_API bool dl_history_csv(const dl_history *h, const char *path)
     return dl__commit(h->ctx, "history_csv", f, !ferror(f), temporary, path, 1);
 }
 
-static void dl__xml(FILE *f, const char *s)
+static void dl__xml(FILE *f, const char *s, size_t n)
 {
-    for (; s && *s; s++) {
+    for (; s && *s && n--; s++) {
         if (*s == '<') fputs("&lt;", f);
         else if (*s == '>') fputs("&gt;", f);
         else if (*s == '&') fputs("&amp;", f);
@@ -14910,58 +15039,119 @@ static void dl__widen(double a, double *b)
     if (!(*b - a > DL__MAX(least, 1e-300))) *b = a + DL__MAX(least, 1);
 }
 
-/* One panel a series, below each other: scales differ. */
-DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *title)
+enum { DL__SVG_WIDTH = 640, DL__SVG_LEFT = 64, DL__SVG_TOP = 40, DL__SVG_PLOT_WIDTH = 560, DL__SVG_PLOT = 150,
+    DL__SVG_CHART = 200, DL__SVG_ROW = 16, DL__SVG_LETTER = 7 };
+/* What is on the axes, the y of the lower one, and in how many rows the names of the lines stand. */
+typedef struct dl__chart { double x0, x1, y0, y1, y_step, base; int rows; } dl__chart;
+
+static bool dl__same_chart(const dl_history *h, int i, int k)
 {
-    static const char *const colour[] = { "#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df" };
-    enum { WIDTH = 640, LEFT = 64, RIGHT = 16, TOP = 40, PLOT = 150, PANEL = 200 };
-    char temporary[1024];
-    if (!h || h->ctx->failed) return false;
-    FILE *f = dl__open_temporary(h->ctx, "history_svg", path, temporary, sizeof temporary);
-    if (!f) return false;
-    fprintf(f,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
-        "font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"24\" "
-        "font-size=\"16\">",
-        WIDTH, TOP + h->n * PANEL + 8, LEFT);
-    dl__xml(f, title);
-    fprintf(f, "</text>\n");
-    for (int i = 0; i < h->n; i++) {
+    const char *a = h->series[i].name, *b = h->series[k].name;
+    size_t n = strcspn(a, "/");
+    return n == strcspn(b, "/") && !strncmp(a, b, n);
+}
+
+/* Of the series `first` and of those after it that share its chart; without the base. False: it is in an earlier one's. */
+static bool dl__chart_of(const dl_history *h, int first, dl__chart *c)
+{
+    double x0 = 0, x1 = 0, y0 = 0, y1 = 0;
+    size_t head = strcspn(h->series[first].name, "/"), seen = 0, letters = head;
+    int lines = 0;
+    for (int i = 0; i < first; i++)
+        if (dl__same_chart(h, i, first)) return false;
+    for (int i = first; i < h->n; i++) {
         const dl__series *s = &h->series[i];
-        double x0 = 0, x1 = 0, y0 = 0, y1 = 0, base = TOP + i * PANEL + 20 + PLOT, plot = WIDTH - LEFT - RIGHT;
-        for (size_t k = 0, seen = 0; k < s->n; k++) {
+        if (!dl__same_chart(h, i, first)) continue;
+        letters += strlen(s->name) - (s->name[head] ? head : 0) + 2, lines++;
+        for (size_t k = 0; k < s->n; k++) {
             double x = s->xy[2 * k], y = s->xy[2 * k + 1];
             if (!dl__drawable(x) || !dl__drawable(y)) continue;
             x0 = seen ? DL__MIN(x0, x) : x, x1 = seen++ ? DL__MAX(x1, x) : x;
             y0 = DL__MIN(y0, y), y1 = DL__MAX(y1, y);
         }
-        dl__widen(x0, &x1);
-        dl__widen(y0, &y1);
-        double xt = dl__tick(x1 - x0), yt = dl__tick(y1 - y0);
-        y1 = yt * ceil(y1 / yt - 1e-3);
-        fprintf(f, "<text x=\"%d\" y=\"%.1f\" fill=\"%s\">", LEFT, base - PLOT - 6, colour[i % 5]);
-        dl__xml(f, s->name);
-        fprintf(f, "</text>\n");
-        for (int k = 0; k < 8; k++) {
-            double t = yt * (ceil(y0 / yt - 1e-3) + k);
-            if (t > y1 + yt * 1e-3) break;
-            double y = base - PLOT * (t - y0) / (y1 - y0);
-            fprintf(f,
-                "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", LEFT,
-                y, plot, LEFT - 6, y + 4, t);
-        }
-        for (int k = 0; k < 8; k++) {
-            double t = xt * (ceil(x0 / xt - 1e-3) + k);
-            if (t > x1 + xt * 1e-3) break;
-            fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n", LEFT + plot * (t - x0) / (x1 - x0),
-                base + 16, t);
-        }
-        fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour[i % 5]);
-        for (size_t k = 0; k < s->n; k++)
-            if (dl__drawable(s->xy[2 * k]) && dl__drawable(s->xy[2 * k + 1]))
-                fprintf(f, "%.1f,%.1f ", LEFT + plot * (s->xy[2 * k] - x0) / (x1 - x0),
-                    base - PLOT * (s->xy[2 * k + 1] - y0) / (y1 - y0));
-        fprintf(f, "\"/>\n");
+    }
+    dl__widen(x0, &x1);
+    dl__widen(y0, &y1);
+    double step = dl__tick(y1 - y0);
+    c->x0 = x0, c->x1 = x1, c->y0 = step * floor(y0 / step + 1e-3), c->y1 = step * ceil(y1 / step - 1e-3);
+    c->y_step = step, c->base = 0;
+    c->rows = letters * DL__SVG_LETTER <= DL__SVG_PLOT_WIDTH ? 1 : lines + 1;
+    return true;
+}
+
+/* The names of the lines in their colours, behind what they share, side by side or below each other. */
+static void dl__chart_names(FILE *f, const dl_history *h, int first, const dl__chart *c, const char *const *colour)
+{
+    const char *name = h->series[first].name;
+    size_t head = strcspn(name, "/");
+    fprintf(f, "<text x=\"%d\" y=\"%.1f\">", DL__SVG_LEFT, c->base - DL__SVG_PLOT - 6 - DL__SVG_ROW * (c->rows - 1));
+    if (name[head]) dl__xml(f, name, head);
+    for (int i = first, line = 0; i < h->n; i++) {
+        if (!dl__same_chart(h, i, first)) continue;
+        const char *own = strchr(h->series[i].name, '/');
+        if (c->rows > 1) fprintf(f, "<tspan x=\"%d\" dy=\"%d\"", DL__SVG_LEFT, DL__SVG_ROW);
+        else fprintf(f, "<tspan dx=\"%d\"", line || name[head] ? 12 : 0);
+        fprintf(f, " fill=\"%s\">", colour[line++ % 5]);
+        dl__xml(f, own ? own + 1 : h->series[i].name, SIZE_MAX);
+        fprintf(f, "</tspan>");
+    }
+    fprintf(f, "</text>\n");
+}
+
+static void dl__chart_axes(FILE *f, const dl__chart *c)
+{
+    double xt = dl__tick(c->x1 - c->x0), yt = c->y_step, plot = DL__SVG_PLOT_WIDTH;
+    for (int k = 0; k < 10; k++) {
+        double t = yt * (ceil(c->y0 / yt - 1e-3) + k);
+        if (t > c->y1 + yt * 1e-3) break;
+        double y = c->base - DL__SVG_PLOT * (t - c->y0) / (c->y1 - c->y0);
+        fprintf(f, "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
+            DL__SVG_LEFT, y, plot, DL__SVG_LEFT - 6, y + 4, t);
+    }
+    for (int k = 0; k < 8; k++) {
+        double t = xt * (ceil(c->x0 / xt - 1e-3) + k);
+        if (t > c->x1 + xt * 1e-3) break;
+        fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%g</text>\n",
+            DL__SVG_LEFT + plot * (t - c->x0) / (c->x1 - c->x0), c->base + 16, t);
+    }
+}
+
+static void dl__chart_line(FILE *f, const dl__chart *c, const dl__series *s, const char *colour)
+{
+    fprintf(f, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour);
+    for (size_t k = 0; k < s->n; k++)
+        if (dl__drawable(s->xy[2 * k]) && dl__drawable(s->xy[2 * k + 1]))
+            fprintf(f, "%.1f,%.1f ", DL__SVG_LEFT + DL__SVG_PLOT_WIDTH * (s->xy[2 * k] - c->x0) / (c->x1 - c->x0),
+                c->base - DL__SVG_PLOT * (s->xy[2 * k + 1] - c->y0) / (c->y1 - c->y0));
+    fprintf(f, "\"/>\n");
+}
+
+DL_API bool dl_history_svg(const dl_history *h, const char *path, const char *title)
+{
+    static const char *const colour[] = { "#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df" };
+    char temporary[1024];
+    int top = DL__SVG_TOP;
+    dl__chart c;
+    if (!h || h->ctx->failed) return false;
+    FILE *f = dl__open_temporary(h->ctx, "history_svg", path, temporary, sizeof temporary);
+    if (!f) return false;
+    for (int i = 0; i < h->n; i++) top += dl__chart_of(h, i, &c) ? DL__SVG_CHART + DL__SVG_ROW * (c.rows - 1) : 0;
+    fprintf(f,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" "
+        "font-size=\"12\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"24\" "
+        "font-size=\"16\">",
+        DL__SVG_WIDTH, top + 8, DL__SVG_LEFT);
+    dl__xml(f, title, SIZE_MAX);
+    fprintf(f, "</text>\n");
+    top = DL__SVG_TOP;
+    for (int i = 0; i < h->n; i++) {
+        if (!dl__chart_of(h, i, &c)) continue;
+        top += DL__SVG_CHART + DL__SVG_ROW * (c.rows - 1);
+        c.base = top - (DL__SVG_CHART - DL__SVG_PLOT - 20);
+        dl__chart_names(f, h, i, &c, colour);
+        dl__chart_axes(f, &c);
+        for (int k = i, line = 0; k < h->n; k++)
+            if (dl__same_chart(h, k, i)) dl__chart_line(f, &c, &h->series[k], colour[line++ % 5]);
     }
     fprintf(f, "</svg>\n");
     return dl__commit(h->ctx, "history_svg", f, !ferror(f), temporary, path, 1);
@@ -15092,6 +15282,27 @@ static bool dl__images_from_list(dl__images *m)
     return wrong ? dl_fail(m->ctx, "dl_open_images: '%s', line %zu: %s", list, number, wrong) : !m->ctx->failed;
 }
 
+static bool dl__is_jpeg(const uint8_t head[3]) { return head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff; }
+
+/* Is the end of a JPEG there, the marker ff d9 behind the start of its first scan? stb_image makes a picture of much that is cut
+   off. From the start of the file and back to it; true for another kind. */
+static bool dl__jpeg_ends(FILE *f)
+{
+    uint8_t head[3] = { 0 }, size[2];
+    bool jpeg = fread(head, 1, 3, f) == 3 && dl__is_jpeg(head), ends = false;
+    int c = jpeg ? head[2] : EOF, before = 0, marker = 0;
+    while (c != EOF && marker != 0xda) { /* segments: ff, a marker, two bytes of length that count themselves */
+        while (c != EOF && c != 0xff) c = fgetc(f);
+        while (c == 0xff) c = fgetc(f);
+        marker = c;
+        long n = c != EOF && fread(size, 1, 2, f) == 2 ? size[0] << 8 | size[1] : 0;
+        c = n >= 2 && !fseek(f, n - 2, SEEK_CUR) ? fgetc(f) : EOF;
+    }
+    for (; !ends && c != EOF; before = c, c = fgetc(f)) ends = before == 0xff && c == 0xd9;
+    rewind(f);
+    return ends || !jpeg;
+}
+
 /* Opens a file that may be decoded; NULL, and why not. */
 static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *height, dl_index *width, char *why, size_t size)
 {
@@ -15103,17 +15314,18 @@ static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *hei
     if (!f) return snprintf(why, size, "it cannot be opened"), (FILE *)NULL;
     uint64_t bytes = dl__file_size(f), most = m->desc.max_bytes;
     uint32_t side = (uint32_t)m->desc.max_side;
-    bool whole = fread(head, 1, 24, f) == 24, jpeg = head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff;
-    bool readable = !memcmp(head, png, 8);
+    bool whole = fread(head, 1, 24, f) == 24, jpeg = dl__is_jpeg(head), readable = !memcmp(head, png, 8);
+    const char *kinds = "a PNG";
     uint32_t png_w = whole && readable ? dl__big_word(head + 16) : 0, png_h = png_w ? dl__big_word(head + 20) : 0;
 #ifdef DLTRAIN_JPEG
     readable = readable || jpeg;
+    kinds = "a PNG or JPEG";
 #endif
     rewind(f);
     *why = 0;
     if (!readable && jpeg)
         snprintf(why, size, "it is a JPEG, which a stb_image.h before 2.30 does not read safely: see DLTRAIN_JPEG");
-    else if (!readable) snprintf(why, size, "it is not a PNG file");
+    else if (!readable) snprintf(why, size, "it is not %s file", kinds);
     else if (bytes > most) snprintf(why, size, "its %.0f bytes are more than max_bytes, %.0f", (double)bytes, (double)most);
     else if (png_w > side || png_h > side) /* stb_image might call it damaged */
         snprintf(why, size, "it is %u x %u, a side of more than max_side, %u", png_w, png_h, side);
@@ -15167,7 +15379,7 @@ static bool dl__image_decode(const dl__images *m, size_t index, uint8_t *x, char
         fclose(f);
         return false;
     }
-    uint8_t *pixels = stbi_load_from_file(f, &got_w, &got_h, &n, (int)channels);
+    uint8_t *pixels = dl__jpeg_ends(f) ? stbi_load_from_file(f, &got_w, &got_h, &n, (int)channels) : NULL;
     fclose(f);
     bool whole = pixels && got_w == w && got_h == h;
     if (!whole) snprintf(why, size, "it is damaged or cut off, or there is no memory for it");

@@ -66,7 +66,7 @@ static double train_neuron(neuron *n, dl_history *curves)
     dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = (dl_real)n->lr });
     dl_param_desc w = starts_at(n->w), b = starts_at(n->b);
-    snprintf(name, sizeof name, "a: %s, start %.4g, %.4g, rate %.4g", n->ce ? "cross-entropy" : "MSE", n->w, n->b, n->lr);
+    snprintf(name, sizeof name, "output/%s from %.4g, %.4g at %.4g", n->ce ? "cross-entropy" : "MSE", n->w, n->b, n->lr);
     for (int step = 0; step <= n->steps && !dl_failed(ctx); step++) {
         dl_tensor z = dl_add(dl_parameter(ctx, "w", &w), dl_parameter(ctx, "b", &b)), y = dl_full(ctx, DL_SCALAR, 0);
         dl_tensor out = dl_keep(dl_sigmoid(z));
@@ -300,16 +300,18 @@ static int descend(const char *name, size_t batch, double lr, double tolerance, 
     dl_loader *loader = dl_loader_create(data, &(dl_loader_desc){ .batch = batch, .shuffle = true });
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = (dl_real)lr });
     double last = whole_loss(ctx, x, y);
+    char series[64];
     int epoch = 0;
     *updates = 0;
-    dl_history_add(curves, name, 0, last);
+    snprintf(series, sizeof series, "loss/%s", name);
+    dl_history_add(curves, series, 0, last);
     while (epoch < MOST && !dl_failed(ctx)) {
         for (dl_batch b; dl_next(loader, &b); ++*updates) {
             dl_backward(ring_loss(b.x, b.y));
             dl_step(opt);
         }
         *loss = whole_loss(ctx, x, y);
-        dl_history_add(curves, name, ++epoch, *loss);
+        dl_history_add(curves, series, ++epoch, *loss);
         if (fabs(*loss - last) < tolerance * last) break;
         last = *loss;
     }
@@ -424,7 +426,7 @@ int main(int argc, char **argv)
     bool ok = true;
     neurons(&o, learning);
     snprintf(path, sizeof path, "%s-neuron.svg", o.out);
-    dl_history_svg(learning, path, "A sigmoid neuron learns to answer 0");
+    dl_history_svg(learning, path, "A sigmoid neuron learns to answer 0, from w, b at a rate");
     if (!o.loss) {
         error_terms(false);
         error_terms(true);

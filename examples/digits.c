@@ -174,7 +174,7 @@ static double train(dl_context *ctx, options *o)
         beside(path, sizeof path, o->save, ".csv");
         dl_history_csv(curves, path);
         beside(path, sizeof path, o->save, ".svg");
-        dl_history_svg(curves, path, "Learning digits");
+        dl_history_svg(curves, path, "Learning digits, over the epochs");
         if (!dl_failed(ctx)) printf("wrote %s, its curves to %s\n", o->save, path);
     }
     return score;

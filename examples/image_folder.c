@@ -4,9 +4,12 @@
 
        cc -O2 examples/image_folder.c -o image_folder -lm -pthread && ./image_folder       needs stb_image.h: apt-get install libstb-dev
 
-   Your own images: put those to learn from into DIR/train/CLASS/, those to test on into DIR/test/CLASS/, and say --images DIR. */
+   Your own images: put those to learn from into DIR/train/CLASS/, those to test on into DIR/test/CLASS/, and say --images DIR.
+   JPEG, too, with -DDLTRAIN_JPEG and a stb_image.h of version 2.30 or newer. */
 #define STB_IMAGE_IMPLEMENTATION
-#define STBI_ONLY_PNG /* Debian's stb_image 2.27 is safe for PNG alone, and dltrain gives it nothing else */
+#ifndef DLTRAIN_JPEG /* Debian's stb_image 2.27 is safe for PNG alone, and dltrain gives it nothing else */
+#define STBI_ONLY_PNG
+#endif
 #include <stb/stb_image.h>
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb/stb_image_write.h>

@@ -312,10 +312,11 @@ static inline bool lab_write_svg(const lab_table *t, const char *path, const cha
         for (int s = 0; s < t->seeds; s++) most = fmax(most, t->row[r].error[s]);
     }
     fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n"
-        "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"16\" y=\"26\" font-size=\"16\">%s: test error, %%</text>\n",
-        WIDTH, TOP + groups * HEAD + t->rows * ROW + 16, title);
+        "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"16\" y=\"26\" font-size=\"16\">%s: test error, %%</text>\n"
+        "<text x=\"%d\" y=\"26\" text-anchor=\"end\" fill=\"#57606a\">%s</text>\n",
+        WIDTH, TOP + groups * HEAD + t->rows * ROW + 16, title, WIDTH - 12, t->seeds > 1 ? "bars: means; points: seeds" : "");
     for (int r = 0, k = 0; r < t->rows; r++, k++, y += ROW) {
-        double mean, deviation, scale = (WIDTH - LEFT - RIGHT) / most;
+        double mean, deviation, scale = (WIDTH - LEFT - RIGHT - 6) / most; /* a point keeps off the number */
         if (t->row[r].base == r) {
             fprintf(f, "<text x=\"16\" y=\"%d\" font-weight=\"bold\">%s</text>\n", y + 14, t->row[r].group);
             y += HEAD;

@@ -17,9 +17,9 @@ static const char *const pooling_names[POOLINGS] = { "max", "mean", "noisy-or", 
 
 typedef struct options {
     const char *data, *out, *experiment, *rule, *poolings, *counts, *picture, *csv, *label;
-    int test, seeds, steps, batch, threads, grid, folds, bag_column, skip;
-    double lr, decay, r, a;
-    bool chosen[POOLINGS], quick;
+    int test, seeds, first, steps, batch, threads, grid, folds, bag_column, skip;
+    double lr, decay, r, a, start;
+    bool chosen[POOLINGS], quick, validate;
     int count[COUNTS], n_counts;
 } options;
 
@@ -28,16 +28,19 @@ static const char *usage =
     "  --data DIR        where MNIST is (default: the environment variable DLTRAIN_DATA; without: the shipped digits)\n"
     "  --experiment NAME bags, labels, canvas or tiles (bags)\n"
     "  --rule NAME       of the bags: any, share or both (both)\n"
-    "  --counts LIST     bags to learn from (bags: 50,200, under 'share' 60; labels: 400; canvas and tiles: 1000)\n"
+    "  --counts LIST     bags to learn from (bags: 50,100,200, under 'share' 60; labels: 400; canvas and tiles: 1000)\n"
     "  --poolings LIST   of max,mean,noisy-or,isr,gm,lse,noisy-and,embedding-max,embedding-mean,attention,gated (all that fit)\n"
     "  --test N          bags to test on (400)\n"
     "  --seeds N         (3)\n"
+    "  --first N         the first seed (1)\n"
+    "  --validate        to choose settings by: the last sixth of the images to learn from makes the bags that are scored\n"
     "  --steps N         of Adam (bags: 1200; labels and CSV: 600; canvas and tiles: 2000)\n"
     "  --batch N         bags of a step (bags: 2; labels and CSV: 8; canvas and tiles: 4)\n"
-    "  --lr X            (0.002; CSV: 0.001)\n"
+    "  --lr X            (0.001; labels, canvas, tiles and the quick form: 0.002)\n"
     "  --decay X         weight decay (0.0001; CSV: 0.005)\n"
     "  --r X             of gm and lse (5)\n"
     "  --a X             of noisy-and (10)\n"
+    "  --start X         the share at which the thresholds of noisy-and start (0.5)\n"
     "  --grid N          canvas: N x N digits (2)\n"
     "  --picture NAME    the pooling whose highest-weighted instances are drawn (attention; noisy-and where there is none)\n"
     "  --csv FILE        instances as lines of numbers; a line of names at the top is passed over\n"
@@ -188,6 +191,13 @@ static dl_tensor embed(dl_tensor x, dl_index *places)
     return dl_reshape(dl_permute(x, last), DL_SHAPE(-1, 96));
 }
 
+/* dl_mil_threshold with another start than 1/2: thresholds are any tensor with values between 0 and 1. */
+static dl_tensor threshold_from(dl_context *ctx, dl_index labels, double start)
+{
+    dl_param_desc d = { .shape = DL_SHAPE(labels), .init = DL_INIT_CONSTANT, .value = (dl_real)log(start / (1 - start)) };
+    return dl_sigmoid(dl_parameter(ctx, "and.threshold", &d));
+}
+
 /* Logits of the bags [S,labels]; *weights [R,...]: how much each instance counts, none for poolings of embeddings but attention. */
 static dl_tensor bag_logits(const options *o, dl_tensor h, dl_tensor offsets, int pooling, dl_index labels, dl_tensor *weights)
 {
@@ -195,7 +205,7 @@ static dl_tensor bag_logits(const options *o, dl_tensor h, dl_tensor offsets, in
     if (pooling < EMBEDDING_MAX) {
         dl_tensor z = dl_linear(h, "instance", labels);
         dl_mil_desc d = { .pooling = (dl_mil_pooling)pooling, .r = (float)o->r, .a = (float)o->a };
-        if (d.pooling == DL_MIL_NOISY_AND) d.threshold = dl_mil_threshold(h.ctx, "and", labels);
+        if (d.pooling == DL_MIL_NOISY_AND) d.threshold = threshold_from(h.ctx, labels, o->start);
         *weights = dl_sigmoid(z);
         return dl_mil_pool(z, offsets, &d);
     }
@@ -353,14 +363,14 @@ static bool run_one(const options *o, const lab_images *im, const lab_images *he
     set train = { 0 }, test = { 0 };
     char path[1024];
     dl_context *ctx = dl_create(&(dl_config){ .seed = (uint64_t)seed, .threads = o->threads });
-    bool ok = make_set(o, &train, im, c, (size_t)c->count, (uint64_t)seed) && make_set(o, &test, held_out, c, (size_t)o->test, 1000);
+    bool ok = make_set(o, &train, im, c, (size_t)c->count, (uint64_t)seed) && make_set(o, &test, held_out, c, (size_t)o->test, o->validate ? 2000 : 1000);
     size_t most = ok ? (train.bags.count > test.bags.count ? train.bags.count : test.bags.count) : 0, *index = (size_t *)malloc((most + 1) * sizeof *index);
     float *score = (float *)malloc((most * MOST_LABELS + 1) * sizeof *score);
     if (!ok || !index || !score) ok = dl_fail(ctx, "no memory for the bags");
     for (size_t i = 0; ok && i < most; i++) index[i] = i;
     ok = ok && learn(o, ctx, &train, index, train.bags.count, pooling) && predict(o, ctx, &test, index, test.bags.count, pooling, score);
-    if (ok) c->auc[pooling][seed - 1] = mean_auc(score, test.label, test.bags.count, test.labels);
-    if (ok && seed == 1 && pooling == DL_MIL_NOISY_AND && test.labels > 1) print_thresholds(ctx, !strcmp(o->experiment, "labels"));
+    if (ok) c->auc[pooling][seed - o->first] = mean_auc(score, test.label, test.bags.count, test.labels);
+    if (ok && seed == o->first && pooling == DL_MIL_NOISY_AND && test.labels > 1) print_thresholds(ctx, !strcmp(o->experiment, "labels"));
     snprintf(path, sizeof path, "%s.svg", o->out);
     if (ok && draw_it) ok = picture(o, ctx, &test, held_out, pooling, path);
     if (dl_failed(ctx)) fprintf(stderr, "mil: %s\n", dl_error(ctx));
@@ -380,7 +390,7 @@ static bool write_csv(const options *o, const column *c, int columns)
     for (int k = 0; k < columns; k++)
         for (int p = 0; p < POOLINGS; p++)
             for (int s = 0; s < o->seeds && o->chosen[p]; s++)
-                fprintf(f, "%s,%s,%d,%s,%d,%.5f\n", o->experiment, c[k].title, c[k].count, pooling_names[p], s + 1, c[k].auc[p][s]);
+                fprintf(f, "%s,%s,%d,%s,%d,%.5f\n", o->experiment, c[k].title, c[k].count, pooling_names[p], o->first + s, c[k].auc[p][s]);
     printf("wrote %s\n", path);
     return fclose(f) == 0;
 }
@@ -404,7 +414,7 @@ static void print_table(const options *o, const column *c, int columns)
         }
         printf("\n");
     }
-    printf("\nMedian AUC on %d test bags over %d seeds; in brackets how many seeds stayed under 0.8.\n", o->test, o->seeds);
+    printf("\nMedian AUC on %d %s bags over %d seeds; in brackets how many seeds stayed under 0.8.\n", o->test, o->validate ? "validation" : "test", o->seeds);
 }
 
 static bool image_experiments(options *o)
@@ -412,9 +422,16 @@ static bool image_experiments(options *o)
     static column c[COUNTS + 1];
     bool bags = !strcmp(o->experiment, "bags"), ok;
     int columns = 0, pictured = ATTENTION;
-    lab_images im = { 0 }, held_out = { 0 };
+    lab_images all = { 0 }, held_out = { 0 }, im, scored;
     dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
-    ok = lab_mnist(ctx, "mil", o->data, &im, &held_out);
+    ok = lab_mnist(ctx, "mil", o->data, &all, &held_out);
+    im = all, scored = held_out;
+    if (o->validate) {
+        scored = all;
+        scored.count = all.count / 6;
+        im.count -= scored.count;
+        scored.pixel += im.count * (size_t)(im.side * im.side), scored.label += im.count;
+    }
     if (!ok) fprintf(stderr, "mil: %s\n", dl_error(ctx));
     dl_destroy(ctx);
     for (int k = 0; k < o->n_counts && (!bags || strcmp(o->rule, "share")); k++)
@@ -427,14 +444,14 @@ static bool image_experiments(options *o)
         double began = lab_seconds();
         if (!o->chosen[p]) continue;
         for (int k = 0; k < columns && ok; k++)
-            for (int s = 1; s <= o->seeds && ok; s++)
-                ok = run_one(o, &im, &held_out, &c[k], p, s, bags && p == pictured && s == 1 && k == (c[columns - 1].share && columns > 1 ? columns - 2 : columns - 1));
+            for (int s = 0; s < o->seeds && ok; s++)
+                ok = run_one(o, &im, &scored, &c[k], p, o->first + s, bags && p == pictured && !s && k == (c[columns - 1].share && columns > 1 ? columns - 2 : columns - 1));
         printf("%-16s %7.1f s\n", pooling_names[p], lab_seconds() - began);
         fflush(stdout);
     }
     if (ok) print_table(o, c, columns);
     ok = ok && write_csv(o, c, columns);
-    lab_free(&im), lab_free(&held_out);
+    lab_free(&all), lab_free(&held_out);
     return ok;
 }
 
@@ -602,7 +619,7 @@ static bool csv_experiment(options *o)
     if (!ok) fprintf(stderr, "mil: %zu bags cannot be %d folds\n", t.s.bags.count, o->folds);
     for (int p = 0; p < POOLINGS && ok; p++) {
         double began = lab_seconds();
-        for (int s = 0; s < o->seeds && ok && o->chosen[p]; s++) ok = cross_validate(o, &t, p, s + 1, &accuracy[p][s], &auc[p][s]);
+        for (int s = 0; s < o->seeds && ok && o->chosen[p]; s++) ok = cross_validate(o, &t, p, o->first + s, &accuracy[p][s], &auc[p][s]);
         if (o->chosen[p]) printf("%-16s %7.1f s\n", pooling_names[p], lab_seconds() - began), fflush(stdout);
     }
     snprintf(path, sizeof path, "%s.csv", o->out);
@@ -614,7 +631,7 @@ static bool csv_experiment(options *o)
             if (!o->chosen[p]) continue;
             printf("| %s | %.1f +- %.1f | %.3f +- %.3f |\n", pooling_names[p], lab_mean(accuracy[p], o->seeds), lab_deviation(accuracy[p], o->seeds),
                 lab_mean(auc[p], o->seeds), lab_deviation(auc[p], o->seeds));
-            for (int s = 0; s < o->seeds; s++) fprintf(f, "csv,%s,%d,%.3f,%.5f\n", pooling_names[p], s + 1, accuracy[p][s], auc[p][s]);
+            for (int s = 0; s < o->seeds; s++) fprintf(f, "csv,%s,%d,%.3f,%.5f\n", pooling_names[p], o->first + s, accuracy[p][s], auc[p][s]);
         }
         printf("\n%d-fold cross-validation, each bag scored by a network that has not seen it; mean and deviation over %d seeds.\nwrote %s\n", o->folds, o->seeds, path);
         ok = fclose(f) == 0;
@@ -657,10 +674,10 @@ static void defaults(options *o)
     if (!o->seeds) o->seeds = o->quick ? 1 : 3;
     if (!o->steps) o->steps = o->quick ? 1000 : o->csv || labels ? 600 : bags ? 1200 : 2000;
     if (!o->batch) o->batch = o->csv || labels ? 8 : bags ? 2 : 4;
-    if (o->lr == 0) o->lr = o->csv ? 1e-3 : 2e-3;
+    if (o->lr == 0) o->lr = o->csv || (bags && !o->quick) ? 1e-3 : 2e-3;
     if (o->decay < 0) o->decay = o->csv ? 5e-3 : 1e-4;
     if (!o->test) o->test = o->quick ? 100 : 400;
-    if (!o->counts) o->counts = o->quick ? "200" : bags ? "50,200" : labels ? "400" : "1000";
+    if (!o->counts) o->counts = o->quick ? "200" : bags ? "50,100,200" : labels ? "400" : "1000";
     if (!o->poolings && !bags && !o->csv) o->poolings = "max,mean,noisy-or,lse,noisy-and"; /* one attention a bag serves one label */
     if (!o->poolings && o->quick) o->poolings = "max,mean,noisy-or,noisy-and,attention";
 }
@@ -668,14 +685,14 @@ static void defaults(options *o)
 int main(int argc, char **argv)
 {
     options o = { .data = getenv("DLTRAIN_DATA"), .out = "mil", .experiment = "bags", .rule = "both", .picture = "attention", .label = "last", .threads = 1,
-        .grid = 2, .folds = 10, .bag_column = 1, .skip = 2, .decay = -1, .r = 5, .a = 10 };
+        .first = 1, .grid = 2, .folds = 10, .bag_column = 1, .skip = 2, .decay = -1, .r = 5, .a = 10, .start = 0.5 };
     const lab_option option[] = { { "--data", 's', &o.data, 0, 0 }, { "--out", 's', &o.out, 0, 0 }, { "--experiment", 's', &o.experiment, 0, 0 },
         { "--rule", 's', &o.rule, 0, 0 }, { "--counts", 's', &o.counts, 0, 0 }, { "--poolings", 's', &o.poolings, 0, 0 }, { "--picture", 's', &o.picture, 0, 0 },
         { "--csv", 's', &o.csv, 0, 0 }, { "--label", 's', &o.label, 0, 0 }, { "--test", 'i', &o.test, 2, 100000 }, { "--seeds", 'i', &o.seeds, 1, SEEDS },
-        { "--steps", 'i', &o.steps, 1, 1e6 }, { "--batch", 'i', &o.batch, 1, 1000 }, { "--threads", 'i', &o.threads, 0, 1000 }, { "--grid", 'i', &o.grid, 1, 20 },
+        { "--first", 'i', &o.first, 0, 1e6 }, { "--steps", 'i', &o.steps, 1, 1e6 }, { "--batch", 'i', &o.batch, 1, 1000 }, { "--threads", 'i', &o.threads, 0, 1000 }, { "--grid", 'i', &o.grid, 1, 20 },
         { "--folds", 'i', &o.folds, 2, 1000 }, { "--bag-column", 'i', &o.bag_column, 1, 100000 }, { "--skip", 'i', &o.skip, 0, 100000 },
-        { "--lr", 'd', &o.lr, 1e-9, 10 }, { "--decay", 'd', &o.decay, 0, 1 }, { "--r", 'd', &o.r, 1e-3, 1e3 }, { "--a", 'd', &o.a, 1e-3, 1e3 },
-        { "--quick", 'f', &o.quick, 0, 0 } };
+        { "--lr", 'd', &o.lr, 1e-9, 10 }, { "--decay", 'd', &o.decay, 0, 1 }, { "--r", 'd', &o.r, 1e-3, 1e3 }, { "--a", 'd', &o.a, 1e-3, 1e3 }, { "--start", 'd', &o.start, 1e-4, 0.9999 },
+        { "--quick", 'f', &o.quick, 0, 0 }, { "--validate", 'f', &o.validate, 0, 0 } };
     if (!lab_parse("mil", usage, argc, argv, option, (int)(sizeof option / sizeof *option))) return 2;
     if (!one_of("--experiment", o.experiment, "bags,labels,canvas,tiles") || !one_of("--rule", o.rule, "any,share,both")) return 2;
     defaults(&o);

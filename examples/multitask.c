@@ -174,7 +174,7 @@ static void note_weights(dl_context *ctx, dl_history *curves, const char *prefix
         dl_param_info p;
         snprintf(name, sizeof name, "%s.log_variance", task_names[t]);
         if (!dl_param_find(ctx, name, &p) || !p.value) continue;
-        snprintf(name, sizeof name, "%s: log10 weight of %s", prefix, task_names[t]);
+        snprintf(name, sizeof name, "unit of the moments %s/%s", prefix, task_names[t]);
         dl_history_add(curves, name, epoch, log10(factor[t] * exp(-(double)*p.value)));
     }
 }
@@ -345,7 +345,7 @@ int main(int argc, char **argv)
     if (ok) {
         print_table(o.seeds);
         snprintf(path, sizeof path, "%s.svg", o.out);
-        ok = dl_history_svg(curves, path, "Learnt weights of the tasks over the epochs") && write_csv(o.out, o.seeds);
+        ok = dl_history_svg(curves, path, "Learnt weights of the tasks over the epochs, log10") && write_csv(o.out, o.seeds);
     }
     if (dl_failed(ctx)) fprintf(stderr, "multitask: %s\n", dl_error(ctx));
     free(order);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # dltrain_cuda.h on a simulated GPU (tests/cudasim): what it computes, against the CPU, bit for bit; what it says when things are missing
 # or fail; its kernels, for every architecture that NVRTC knows. Without NVRTC, which compiles them, all of it is skipped. This shows
-# nothing of speed. check_cuda.sh [PART...]: kernels linking bits schedules digits worlds failures cache planted gpu-check
+# nothing of speed. check_cuda.sh [PART...]: kernels linking bits gold schedules digits worlds failures
+# cache planted gpu-check
 cd "$(dirname "$0")/.." || exit 1
 dir=$PWD/build/cuda
 mkdir -p "$dir"
@@ -16,10 +17,26 @@ if [ ! -f build/cudasim/libcuda.so.1 ]; then echo "not ok cuda: the simulated dr
 if [[ $built == *"no NVRTC"* ]]; then echo "skip cuda: there is no NVRTC: tools/setup.sh installs it"; exit; fi
 sim() { LD_LIBRARY_PATH=$PWD/build/cudasim DLTRAIN_CUDA_CACHE=${cache-$dir/cache} timeout 600 "$@"; }
 
-build() { # NAME FILE FLAG...
-    ${CC:-cc} -std=gnu11 -O1 -DDLTRAIN_NO_SIMD -Wall -Wextra "${@:3}" "$2" -o "$dir/$1" -lm -pthread > "$dir/$1.build" 2>&1 && [ ! -s "$dir/$1.build" ] && return
-    echo "not ok cuda: $2 does not build without warnings: $(head -3 "$dir/$1.build" | tr '\n' ' ')"
+# The core is compiled once, for all tests; dltrain_cuda.h once here, beside those programs that look into it.
+core=$(tests/run --library plain)
+compile() { # NAME SOURCE ARGUMENT...: SOURCE is what a complaint names
+    ${CC:-cc} -std=gnu11 -Wall -Wextra "${@:3}" -o "$dir/$1" > "$dir/$1.build" 2>&1 && [ ! -s "$dir/$1.build" ] && return
+    echo "not ok cuda: $2 does not build without warnings: $(cat "$core.build" "$dir/$1.build" | head -3 | tr '\n' ' ')"
     return 1
+}
+object() { # NAME LINE...: an implementation of dltrain_cuda.h, after these lines
+    printf '%s\n' '#include "dltrain.h"' '#define DLTRAIN_IMPLEMENTATION' "${@:2}" '#include "dltrain_cuda.h"' > "$dir/$1.c"
+    compile "$1.o" dltrain_cuda.h -O1 -I. "-I$dir" -c "$dir/$1.c"
+}
+build() { # NAME FILE ARGUMENT...: linked to the core
+    compile "$1" "$2" -O1 "$2" "${@:3}" "$core" -lm -pthread
+}
+build_example() { # NAME OBJECT: linked to the core and to this
+    sed '/^#define DLTRAIN_IMPLEMENTATION$/d' "examples/$1.c" > "$dir/$1.c"
+    compile "$1" "examples/$1.c" -O1 -iquote examples "$dir/$1.c" "$2" "$core" -lm -pthread
+}
+build_alone() { # NAME FILE: with an implementation of its own
+    compile "$1" "$2" -O0 -DDLTRAIN_NO_SIMD "$2" -lm -pthread
 }
 # Lines of a test program, with what the simulator reports
 report() { # NAME COMMAND...
@@ -33,22 +50,20 @@ report() { # NAME COMMAND...
 
 # Compiling for every architecture takes long, and the other core is idle
 if wants kernels; then
-    { build kernels tests/cuda_kernels.c && report kernels sim "$dir/kernels" tests/cuda_bounds.txt; } > "$dir/kernels.report" 2>&1 &
+    { build_alone kernels tests/cuda_kernels.c && report kernels sim "$dir/kernels" tests/cuda_bounds.txt; } > "$dir/kernels.report" 2>&1 &
 fi
 
+object cuda || exit
 strict="-Wall -Wextra -pedantic -Wshadow -Wconversion -DDLTRAIN_NO_SIMD -I."
 # As C99 and C++11, strictly; the two implementations in two files; and what a program says that lacks the second
 if wants linking; then
-    printf '#include "dltrain.h"\n#define DLTRAIN_IMPLEMENTATION\n#include "dltrain_cuda.h"\n' > "$dir/cuda.c"
-    printf '#define DLTRAIN_IMPLEMENTATION\n#include "dltrain.h"\n' > "$dir/core.c"
     printf '#include <stdio.h>\n#include "dltrain.h"\nint main(void) { dl_config c = { 0 }; c.device = "cuda:0"; puts(dl_error(dl_create(&c))); return 0; }\n' > "$dir/main.c"
     for compiler in "${CC:-cc} -std=c99" "g++ -x c++ -std=c++11" "clang -std=c99"; do
         command -v ${compiler%% *} > /dev/null || { echo "skip cuda: $compiler is not installed"; continue; }
         if log=$($compiler $strict -fsyntax-only "$dir/cuda.c" 2>&1) && [ -z "$log" ]; then echo "ok cuda: strictly, by $compiler"
         else echo "not ok cuda: by $compiler: $(head -2 <<< "$log" | tr '\n' ' ')"; fi
     done
-    for f in core cuda main; do ${CC:-cc} -std=gnu11 -DDLTRAIN_NO_SIMD -I. -c "$dir/$f.c" -o "$dir/$f.o" || echo "not ok cuda: $f.c does not build"; done
-    ${CC:-cc} "$dir/main.o" "$dir/core.o" -o "$dir/without" -lm -pthread && ${CC:-cc} "$dir"/{main,core,cuda}.o -o "$dir/with" -lm -pthread
+    build without "$dir/main.c" -I. && build with "$dir/main.c" "$dir/cuda.o" -I.
     if [[ $("$dir/without") == *"'cuda:0' needs dltrain_cuda.h"* ]]; then echo "ok cuda: without the header, the sentence that names it"; else echo "not ok cuda: without the header: $("$dir/without")"; fi
     if [ -z "$(sim "$dir/with")" ]; then echo "ok cuda: the implementations in two files"; else echo "not ok cuda: in two files: $(sim "$dir/with")"; fi
 fi
@@ -57,12 +72,21 @@ build check tests/cuda_check.c || exit
 if wants bits; then CUDASIM_DEVICES=4 report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
     for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
-    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide optimizers nets ops
-    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets
+    CUDASIM_SEED=6 report schedule-6 sim "$dir/check" 'cudasim sm_80' tensor-nets
+    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide tensor optimizers nets ops
+    CUDASIM_ORDER=1 CUDASIM_SEED=6 report graphs-in-order sim "$dir/check" 'cudasim sm_80' graphs
+    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets tensor
     CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
 fi
 
-if wants digits && build digits examples/digits.c; then
+# Tests against PyTorch's numbers and known hashes, on the GPU instead of the CPU
+if wants gold; then
+    for name in ops_float layers methods training hashes; do
+        build "gold-$name" "tests/test_$name.c" tests/device.c "$dir/cuda.o" -Wl,--wrap=dl_create && TEST_DEVICE=cuda:0 report "gold-$name" sim "$dir/gold-$name"
+    done
+fi
+
+if wants digits && build_example digits "$dir/cuda.o"; then
     "$dir/digits" --epochs 2 --save "$dir/cpu.safetensors" > "$dir/digits-cpu.log" 2>&1
     rm -rf "$dir/texts"
     DLTRAIN_CUDA_TEXTS=$dir/texts sim "$dir/digits" --epochs 2 --device cuda:0 --save "$dir/gpu.safetensors" > "$dir/digits-gpu.log" 2>&1
@@ -72,9 +96,10 @@ if wants digits && build digits examples/digits.c; then
     else echo "ok cuda: digits is linked to libc and libm alone"; fi
 
     # Its kernels baked in, machine code and PTX: without NVRTC and without a cache
-    if ! build bake tools/bake_kernels.c -O0 || ! sim "$dir/bake" --for 80,75+ --texts "$dir/texts" "$dir/baked.h" > "$dir/bake.log" 2>&1; then
+    if ! build_alone bake tools/bake_kernels.c || ! sim "$dir/bake" --for 80,75+ --texts "$dir/texts" "$dir/baked.h" > "$dir/bake.log" 2>&1; then
         echo "not ok cuda: baking: $(tail -1 "$dir/bake.log")"
-    elif build digits-baked examples/digits.c -O0 -DDLTRAIN_IMPLEMENTATION= -include "$dir/baked.h"; then
+    elif object baked '#include "baked.h"' && mv "$dir/digits" "$dir/digits-online" && build_example digits "$dir/baked.o" && mv "$dir/digits" "$dir/digits-baked"; then
+        mv "$dir/digits-online" "$dir/digits"
         baked() { CUDASIM_ARCH=$1 DLTRAIN_NVRTC=no/such.so cache= sim "$dir/digits-baked" --device cuda:0 "${@:2}" 2>&1; }
         "$dir/digits" --epochs 1 --save "$dir/cpu-1.safetensors" > "$dir/digits-cpu.log" 2>&1
         for arch in 80 120; do
@@ -87,9 +112,8 @@ if wants digits && build digits examples/digits.c; then
         if grep -q 'baked in are kernels for compute capability 8.0, 7.5 and later; .* is of 7.0' <<< "$log"; then echo "ok cuda: baked for other GPUs"
         else echo "not ok cuda: baked for other GPUs: $(tail -1 <<< "$log")"; fi
         cat > "$dir/tanh.c" << 'END'
-#define DLTRAIN_IMPLEMENTATION
+#include <stdio.h>
 #include "dltrain.h"
-#include "baked.h"
 #include "dltrain_cuda.h"
 int main(void)
 {
@@ -104,10 +128,10 @@ int main(void)
 END
         for how in "${CC:-cc} -std=c99" "g++ -x c++ -std=c++11"; do
             command -v ${how%% *} > /dev/null || { echo "skip cuda: $how is not installed"; continue; }
-            if log=$($how $strict -I"$dir" -fsyntax-only "$dir/tanh.c" 2>&1) && [ -z "$log" ]; then echo "ok cuda: baked, strictly, by $how"
+            if log=$($how $strict -I"$dir" -fsyntax-only "$dir/baked.c" 2>&1) && [ -z "$log" ]; then echo "ok cuda: baked, strictly, by $how"
             else echo "not ok cuda: baked, by $how: $(head -2 <<< "$log" | tr '\n' ' ')"; fi
         done
-        ${CC:-cc} -DDLTRAIN_NO_SIMD -I. -I"$dir" "$dir/tanh.c" -o "$dir/tanh" -lm -pthread
+        build tanh "$dir/tanh.c" -I. "$dir/baked.o"
         log=$(DLTRAIN_NVRTC=no/such.so cache= sim "$dir/tanh" 2>&1)
         if grep -q "'[a-z_]*' of this program is not among them" <<< "$log"; then echo "ok cuda: a kernel that was not baked"
         else echo "not ok cuda: a kernel that was not baked: $(tail -1 <<< "$log")"; fi
@@ -124,14 +148,14 @@ if wants worlds; then
     CUDASIM_DEVICES=4 CUDASIM_PEER=0 report worlds-out-of-reach sim "$dir/check" '*' worlds
     CUDASIM_DEVICES=4 CUDASIM_FAIL=peer*:1 report worlds-that-refuse sim "$dir/check" '*' worlds
     gpus=cuda:0,cuda:1,cuda:2,cuda:3 options="1 1 --batch_size 64 --invariant 4 --digits examples/data --snapshot"
-    if build ddp examples/ddp.c; then
+    if build_example ddp "$dir/cuda.o"; then
         rm -f "$dir"/*.run*
         on_cpu=$("$dir/ddp" $options "$dir/cpu.run" | grep checksum)
         log=$(CUDASIM_DEVICES=4 sim "$dir/ddp" $options "$dir/gpu.run" --devices $gpus 2>&1)
         if [ -n "$on_cpu" ] && grep -qF "$on_cpu" <<< "$log"; then echo "ok cuda: ddp.c trains to the same bits on four GPUs as on one CPU"
         else echo "not ok cuda: ddp.c on $gpus: $(tail -1 <<< "$log") instead of $on_cpu"; fi
     fi
-    if build data_parallel examples/data_parallel.c; then
+    if build_example data_parallel "$dir/cuda.o"; then
         for how in each "output --output 3"; do
             "$dir/data_parallel" --epochs 1 --loss $how --devices cpu,cpu,cpu,cpu > "$dir/cpu.lines" 2>&1
             CUDASIM_DEVICES=4 sim "$dir/data_parallel" --epochs 1 --loss $how --devices $gpus > "$dir/gpu.lines" 2>&1
@@ -159,9 +183,9 @@ if wants failures; then
     says "out of memory" "out of memory: asked for .* bytes, .* are free" 'CUDASIM_FAIL=alloc*:3'
     # How much of the batch would fit, at most: a little more does not, half of that does.
     cat > "$dir/batch.c" << 'END'
-#define DLTRAIN_IMPLEMENTATION
+#include <stdio.h>
+#include <stdlib.h>
 #include "dltrain.h"
-#include "dltrain_cuda.h"
 int main(int argc, char **argv)
 {
     static float x[40000 * 16];
@@ -180,7 +204,7 @@ int main(int argc, char **argv)
     return 0;
 }
 END
-    ${CC:-cc} -DDLTRAIN_NO_SIMD -I. "$dir/batch.c" -o "$dir/batch" -lm -pthread
+    build batch "$dir/batch.c" -I. "$dir/cuda.o"
     log=$(CUDASIM_MEMORY=6 sim "$dir/batch" 40000)
     percent=$(sed -n 's/.* room for [0-9]*: for at most \([0-9]*\) % of this batch/\1/p' <<< "$log")
     if [ "${percent:-0}" -gt 20 ] && [ "$percent" -lt 100 ] && [ "$(CUDASIM_MEMORY=6 sim "$dir/batch" $((200 * percent)))" = "it fits" ] &&
@@ -188,6 +212,9 @@ END
     else echo "not ok cuda: out of memory: a batch that fits: $log"; fi
     for what in hostalloc:1 launch:1 launch:7 copy:1 copy:5 sync:1 module:3 stream:1 event:2 context:1 lost:1 lost:9; do
         says "a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=${what/:/*:}"
+    done
+    for what in graph:1 graph:2 graph:3 graph:3:46 graph:9:719 launch:120 lost:60 lost:110; do # while a graph is captured and launched
+        part=graphs says "a graph, a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=$what"
     done
     for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:12; do # at many places of a step
         part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
@@ -226,6 +253,8 @@ planted() { # NAME KERNEL SED-SCRIPT PART
 if wants planted; then
     planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
     planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
+    planted "a missing barrier on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/__syncthreads();//' tensor
+    planted "a missing wait for copies on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/cp.async.wait_group %0;//' tensor
     export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
     planted "a missing wait before the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return !which ? true : /' worlds
     planted "a missing wait behind the sums of replicas" '.*' '/^static bool dl__cuda_follow/,/^}/s/return /return which ? true : /' worlds
@@ -247,7 +276,7 @@ simulated() { # NAME STATUS PATTERNS VARIABLE=VALUE...: each line of PATTERNS is
     else echo "not ok cuda: gpu-check: $1: status $status, missing$missing: $(tail -3 "$dir/gpu_check.log" | tr '\n' ' ')"; fi
 }
 if wants gpu-check; then
-    if build gpu_bounds tools/gpu_bounds.c -O0; then
+    if build_alone gpu_bounds tools/gpu_bounds.c; then
         sim "$dir/gpu_bounds" > "$dir/gpu_bounds.log" 2>&1
         other=$(grep -vxFf docs/cuda.md "$dir/gpu_bounds.log")
         if [ "$(wc -l < "$dir/gpu_bounds.log")" = 4 ] && [ -z "$other" ]; then echo "ok cuda: the static bounds of docs/cuda.md"
@@ -262,12 +291,13 @@ if wants gpu-check; then
 ^examples/digits.c, 1 epochs: the same checkpoint
 ^W1c cuda:0 dltrain [0-9]+ samples/s
 ^1T +200 +130 +70 NN +1 +[0-9]+\.[0-9]{2}$
+^W1 to W4 and matrix products with matmul_precision bf16$
 ^everything is right$'
     simulated "a GPU that fails" 1 '^FAILED: not ok reading
 ^FAILED: examples/digits.c: another checkpoint
 ^FAILED: tools/bench.c gives no figures
 ^FAILED: tools/bench_gemm.c
-^[1-9] failures$' 'CUDASIM_FAIL=launch*:3'
+^[0-9]+ failures$' 'CUDASIM_FAIL=launch*:3'
 fi
 
 if wants kernels; then

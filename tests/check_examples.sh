@@ -132,6 +132,9 @@ elif build image_folder; then
     range "image_folder: error from the folder" $dir/png.csv '/folder/' 4 1 12
     echo "no image" > $dir/png-png/train/3/zz.png
     refuse image_folder "zz.png': it is not a PNG file" --images $dir/png-png --side 8 --epochs 1 --out $dir/own
+    printf '\377\330\377\340' > $dir/png-png/train/3/zz.png
+    refuse image_folder "zz.png': it is a JPEG, which a stb_image.h before 2.30" --images $dir/png-png --side 8 --epochs 1 --out $dir/own
+    echo "no image" > $dir/png-png/train/3/zz.png
     $dir/image_folder --images $dir/png-png --side 8 --epochs 4 --seeds 1 --skip-bad --out $dir/own > $dir/own.log 2>&1
     report "image_folder: own images, a bad one left out" $? "$(tail -1 $dir/own.log)"
     grep -q "left out: .*zz.png': it is not a PNG file" $dir/own.log

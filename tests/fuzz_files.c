@@ -9,7 +9,6 @@
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* before any header: getpid under -std=c99 */
 #endif
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #ifdef FUZZ_MAIN
 #include "test.h"
@@ -120,7 +119,7 @@ static void program_steps(program *p, int n)
 static void make_sum_good(uint8_t *data, size_t size)
 {
     if (size < 16) return;
-    uint64_t sum = dl__hash_bytes(dl__hash_text(""), data + 8, size - 16);
+    uint64_t sum = inside_check_sum(data, size);
     for (int i = 0; i < 8; i++) data[size - 8 + (size_t)i] = (uint8_t)(sum >> 8 * i);
 }
 

@@ -1,6 +1,9 @@
 /* The four workloads in small: an MLP, a CNN, a residual network with batch_norm, a GPT. Inputs are computed, not read. */
 #ifndef NETS_H
 #define NETS_H
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 typedef struct net {
     const char *name;

@@ -2,6 +2,7 @@
    dltrain.h and nets.h. */
 #ifndef RUNS_H
 #define RUNS_H
+#include "inside.h"
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -39,19 +40,10 @@ static dl_context *run_context(uint64_t seed, int threads)
     return dl_create(&c);
 }
 
-static uint64_t run_curves(uint64_t hash, const dl_history *h)
-{
-    for (int i = 0; i < h->n; i++) {
-        hash = dl__mix_text(hash, h->series[i].name);
-        for (size_t k = 0; k < 2 * h->series[i].n; k++) hash = dl__mix(hash, (uint64_t)dl__double_bits(h->series[i].xy[k]));
-    }
-    return hash;
-}
-
 /* The newest `keep` of the versions of a snapshot. */
 static void run_clean(const char *file, int keep)
 {
     char name[200];
-    for (int i = 0; i < keep; i++) remove(dl__version(name, sizeof name, file, i));
+    for (int i = 0; i < keep; i++) remove(inside_version(name, sizeof name, file, i));
 }
 #endif

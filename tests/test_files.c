@@ -6,7 +6,6 @@
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* before any header: fork, dup2 and symlink under -std=c99 */
 #endif
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #if defined(_POSIX_VERSION)
@@ -1037,6 +1036,26 @@ static void curves(void)
     dl_destroy(c);
 }
 
+static void charts(void) /* series that share a chart: one scale, their names in one row or, when they are long, below each other */
+{
+    const char *svg = temp("charts.svg");
+    dl_context *c = context(1);
+    dl_history *h = dl_history_create(c);
+    static const char *const names[] = { "loss/training", "accuracy", "loss/test & more", "los", "losses/a long name of a line, so that it fills half of a row",
+        "losses/a long name of a line, so that it needs a row alone" };
+    for (int i = 0; i < 6; i++) dl_history_add(h, names[i], 0, 1 + i), dl_history_add(h, names[i], 10, 0);
+    CHECK(dl_history_svg(h, svg, "t"), "%s", dl_error(c));
+    bytes b = get_file(svg);
+    const char *text = (const char *)b.p;
+    CHECK(occurrences(text, "<polyline") == 6 && occurrences(text, "<tspan") == 6, "%d lines, %d names", occurrences(text, "<polyline"), occurrences(text, "<tspan"));
+    CHECK(strstr(text, "height=\"880\""), "four charts, one with two rows more"); /* 40 + 4 * 200 + 2 * 16 + 8 */
+    CHECK(strstr(text, ">loss<tspan dx=\"12\" fill=\"#1f6feb\">training</tspan><tspan dx=\"12\" fill=\"#d1242f\">test &amp; more</tspan></text>"), "names side by side");
+    CHECK(strstr(text, ">losses<tspan x=\"64\" dy=\"16\" fill=\"#1f6feb\">a long") && strstr(text, "<tspan dx=\"0\" fill=\"#1f6feb\">accuracy"), "names below each other");
+    CHECK(strstr(text, "points=\"64.0,160.0 624.0,210.0 \"") && strstr(text, "points=\"64.0,60.0 624.0,210.0 \""), "the loss of training has not the scale of both");
+    free(b.p);
+    dl_destroy(c);
+}
+
 /* Points that a drawing could stumble over; each alone in a child process, since what goes wrong may not end. */
 static const struct { const char *what; int n; double xy[6]; } drawn[] = {
     { "one point", 1, { 1, 1 } }, { "one point at 0", 1, { 0, 0 } }, { "x far away", 1, { 1.7e18, 1 } }, { "x at 4e15", 1, { 4e15, 1 } },
@@ -1182,6 +1201,7 @@ int main(int argc, char **argv)
     RUN(idx_hostile);
     RUN(idx_gzip);
     RUN(curves);
+    RUN(charts);
     RUN(odd_points);
     RUN(progress);
     clean();

@@ -1,9 +1,9 @@
 /* Elementwise operations behind a product run on what it has finished. The same bits as in eager mode, without fusion and on threads; and
-   the launches are as few as they should be. tests: tsan */
-#define DLTRAIN_TILE 64 /* several tiles from small tensors */
-#define DLTRAIN_IMPLEMENTATION
+   the launches are as few as they should be. Tiles are small, so that small tensors
+   have several. tests: tsan. tests: with -DDLTRAIN_TILE=32 -DDLTRAIN_PLANS=3 */
 #include "../dltrain.h"
 #include "test.h"
+#include "inside.h"
 #include "numbers.h"
 
 static dl_tensor input(dl_context *c, dl_shape s, int salt) /* up to 4096 numbers */
@@ -16,14 +16,6 @@ static dl_tensor input(dl_context *c, dl_shape s, int salt) /* up to 4096 number
 static dl_tensor weight(dl_context *c, const char *name, dl_shape s)
 {
     return dl_parameter(c, name, &(dl_param_desc){ .shape = s, .init = DL_INIT_UNIFORM, .value = 1 });
-}
-
-static int launches(const dl_context *c) /* of the latest plan */
-{
-    const dl__plan *p = &c->plan[0];
-    for (int i = 1; i < DLTRAIN_PLANS; i++)
-        if (c->plan[i].used_at > p->used_at) p = &c->plan[i];
-    return (int)p->launches;
 }
 
 /* ---- programs: a result, which the caller keeps and differentiates ---- */
@@ -171,7 +163,7 @@ static void few_launches(void)
         dl_context *c = dl_create(&(dl_config){ .threads = 1 });
         rows[i].of(c);
         dl_end(c);
-        CHECK(launches(c) == rows[i].launches, "row %d: %d launches, not %d", (int)i, launches(c), rows[i].launches);
+        CHECK(inside_launches(c) == rows[i].launches, "row %d: %d launches, not %d", (int)i, inside_launches(c), rows[i].launches);
         dl_destroy(c);
     }
 }
@@ -183,7 +175,7 @@ static void gradient_joins_its_product(void) /* relu_back goes behind dx, though
     dl_backward(dl_sum(dl_mul(y, y)));
     CHECK(!dl_failed(c), "%s", dl_error(c));
     /* y; its sum; the gradient of y; dv; dd; dx and relu_back; dw; db: no launch for what is folded */
-    CHECK(launches(c) <= 10, "%d launches", launches(c));
+    CHECK(inside_launches(c) <= 10, "%d launches", inside_launches(c));
     dl_destroy(c);
 }
 

@@ -1,7 +1,6 @@
 /* The bits themselves: hashes of the weights of four small nets (W1 to W4 in small) after 20 steps. A change here needs a stated reason:
    it means that results differ from those of the versions before. tests/check_matrix.sh runs this under other compilers and flags,
    tests/check_levels.sh at every SIMD level and on other machines.   test_hashes [THREADS] */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #include "nets.h"

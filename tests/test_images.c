@@ -1,5 +1,6 @@
 /* Images on their way into a batch: distortions against a plain reference, two views, CIFAR's files, image files of every kind of bad; and the
-   losses of distillation against tests/gold_distillation.h. */
+   losses of distillation against tests/gold_distillation.h. JPEG is switched on, for whole files and for damage that stb_image 2.27 meets
+   safely; without it a JPEG is refused, see tests/check_examples.sh. tests: with -DDLTRAIN_NO_SIMD */
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L /* before any header: getpid, mkdir under -std=c99 */
 #endif
@@ -8,6 +9,8 @@
 #define HAVE_STB
 #define STB_IMAGE_IMPLEMENTATION
 #define STBI_ONLY_PNG
+#define STBI_ONLY_JPEG
+#define DLTRAIN_JPEG
 #include <stb/stb_image.h>
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb/stb_image_write.h>
@@ -18,6 +21,7 @@
 #include "test.h"
 #include "numbers.h"
 #include "gold_distillation.h"
+#include "gold_images.h"
 #include <sys/stat.h>
 #include <unistd.h>
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
@@ -127,6 +131,17 @@ static void reference_place(const dl_augment_desc *d, const uint8_t *in, const u
 static double clamp01(double v) { return v < 0 ? 0 : v > 1 ? 1 : v; }
 static double grey(int i) { return 0.299 * ref[i] + 0.587 * ref[H * W + i] + 0.114 * ref[2 * H * W + i]; }
 
+static void turn_hue(int i, double turn) /* to HSV and back: Foley and van Dam */
+{
+    double *p[3] = { ref + i, ref + H * W + i, ref + 2 * H * W + i }, v = fmax(fmax(*p[0], *p[1]), *p[2]), c = v - fmin(fmin(*p[0], *p[1]), *p[2]);
+    if (c == 0) return;
+    double s = c / v, h = v == *p[0] ? (*p[1] - *p[2]) / c : v == *p[1] ? 2 + (*p[2] - *p[0]) / c : 4 + (*p[0] - *p[1]) / c;
+    h = fmod(h / 6 + turn + 2, 1) * 6;
+    double f = h - floor(h), a = v * (1 - s), down = v * (1 - s * f), up = v * (1 - s * (1 - f));
+    const double rgb[6][3] = { { v, up, a }, { down, v, a }, { a, v, up }, { a, down, v }, { up, a, v }, { v, a, down } };
+    for (int k = 0; k < 3; k++) *p[k] = rgb[(int)h % 6][k];
+}
+
 static void reference(const dl_augment_desc *d, size_t sample, uint64_t epoch, int view)
 {
     uint32_t u[4], form[4];
@@ -144,6 +159,7 @@ static void reference(const dl_augment_desc *d, size_t sample, uint64_t epoch, i
             for (int c = 0; c < C; c++) ref[c * H * W + i] = clamp01(f * ref[c * H * W + i] + (1 - f) * g);
         }
     }
+    for (int i = 0; d->hue > 0 && i < H * W; i++) turn_hue(i, drawn(u[3], -d->hue, d->hue));
     for (int i = 0; d->noise > 0 && i < PIXELS; i++) {
         draw(sample, epoch, view, DL__DRAW_NOISE + (uint64_t)i / 4, u);
         double radius = sqrt(-2 * log((u[i & 2] + 1.0) / 4294967296.0)), angle = 2 * acos(-1.0) * u[(i & 2) + 1] / 4294967296.0;
@@ -161,7 +177,7 @@ static dl_augment_desc some(int which) /* each distortion alone, then all */
 {
     dl_augment_desc d;
     memset(&d, 0, sizeof d);
-    bool all = which == 10;
+    bool all = which == 11;
     if (all || which == 0) d.flip = 0.5f;
     if (all || which == 1) d.rotation = which == 1 ? 180 : 20;
     if (all || which == 2) d.shear = 30;
@@ -170,15 +186,16 @@ static dl_augment_desc some(int which) /* each distortion alone, then all */
     if (all || which == 5) d.brightness = 0.6f;
     if (all || which == 6) d.contrast = 1.5f;
     if (all || which == 7) d.saturation = 0.8f;
-    if (all || which == 8) d.noise = 0.1f;
-    if (all || which == 9) d.cutout = 4;
+    if (all || which == 8) d.hue = which == 8 ? 0.5f : 0.2f;
+    if (all || which == 9) d.noise = 0.1f;
+    if (all || which == 10) d.cutout = 4;
     return d;
 }
 
 static void against_reference(void)
 {
-    static const char *const names[] = { "flip", "rotation", "shear", "scale", "crop", "brightness", "contrast", "saturation", "noise", "cutout", "all" };
-    for (int which = 0; which <= 10; which++) {
+    static const char *const names[] = { "flip", "rotation", "shear", "scale", "crop", "brightness", "contrast", "saturation", "hue", "noise", "cutout", "all" };
+    for (int which = 0; which <= 11; which++) {
         dl_context *c = context();
         dl_loader_desc d;
         dl_augment_desc a = some(which);
@@ -208,6 +225,29 @@ static void against_reference(void)
     }
 }
 
+static void hues(void) /* of single pixels, greys and pure colours among them, against colorsys; and none where there are not three channels */
+{
+    for (size_t k = 0; k < COUNT_OF(gold_hue); k++) {
+        const double *g = gold_hue[k];
+        dl_real x[3] = { (dl_real)g[0], (dl_real)g[1], (dl_real)g[2] };
+        dl__distort_hue((dl_real)g[3], 1, x);
+        for (int c = 0; c < 3; c++) CHECK(fabs((double)x[c] - g[4 + c]) < 2e-4, "%g %g %g by %g: channel %d is %g, not %g", g[0], g[1], g[2], g[3], c, (double)x[c], g[4 + c]);
+    }
+    dl_context *c = context();
+    dl_dataset_desc two;
+    dl_loader_desc d;
+    dl_augment_desc a = some(8);
+    dl_batch b;
+    memset(&two, 0, sizeof two);
+    memset(&d, 0, sizeof d);
+    two.count = 1, two.x_dtype = DL_U8, two.x_shape = DL_SHAPE(2, H, W), two.x = image, two.no_y = true;
+    d.augment = dl_augment_create(c, &a);
+    CHECK(dl_next(dl_loader_create(dl_dataset_create(c, &two), &d), &b), "%s", dl_error(c));
+    const dl_real *x = dl_failed(c) ? NULL : (const dl_real *)dl_data(b.x);
+    for (int k = 0; x && k < 2 * H * W; k++) CHECK(x[k] == (dl_real)image[0][k] / 255, "two channels, value %d", k);
+    dl_destroy(c);
+}
+
 static void nothing_asked(void) /* all zeros: the bits of a loader without, in both views, and a mirror of a mirror */
 {
     static dl_real plain[N][PIXELS];
@@ -235,7 +275,7 @@ static void nothing_asked(void) /* all zeros: the bits of a loader without, in b
 static void same_bits(void) /* whatever the threads, the batches, the ranks, the order and the source; and on every machine */
 {
     static dl_real want[2][N][PIXELS];
-    dl_augment_desc a = some(10);
+    dl_augment_desc a = some(11);
     for (int k = 0; k < 16; k++) {
         dl_context *c = context();
         dl_loader_desc d;
@@ -275,15 +315,16 @@ static void same_bits(void) /* whatever the threads, the batches, the ranks, the
     for (int view = 0; view < 2; view++)
         for (size_t i = 0; i < N; i++)
             for (size_t k = 0; k < PIXELS; k++) hash = (hash ^ dl__bits((float)want[view][i][k])) * 1099511628211u;
-    CHECK(hash == 0x6bd3bad62d92994d, "the bits of all distortions are %llx", (unsigned long long)hash);
+    CHECK(hash == 0x533da7a27af579cd, "the bits of all distortions are %llx", (unsigned long long)hash);
 }
 
 static void wrong_augment(void)
 {
     static const struct { dl_augment_desc a; const char *says; } cases[] = {
-        { { 1.5f, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, "flip 1.5 is not between 0 and 1" }, { { 0, -1, 0, 0, 0, 0, 0, 0, 0, 0 }, "rotation -1" },
-        { { 0, 0, 90, 0, 0, 0, 0, 0, 0, 0 }, "shear 90" }, { { 0, 0, 0, 1, 0, 0, 0, 0, 0, 0 }, "scale 1" }, { { 0, 0, 0, 0, -2, 0, 0, 0, 0, 0 }, "crop -2" },
-        { { 0, 0, 0, 0, 0, 0, 0, 0, NAN, 0 }, "noise nan" }, { { 0, 0, 0, 0, 0, 0, 0, 0, 0, -1 }, "cutout -1" },
+        { { 1.5f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, "flip 1.5 is not between 0 and 1" }, { { 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, "rotation -1" },
+        { { 0, 0, 90, 0, 0, 0, 0, 0, 0, 0, 0 }, "shear 90" }, { { 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0 }, "scale 1" },
+        { { 0, 0, 0, 0, -2, 0, 0, 0, 0, 0, 0 }, "crop -2" }, { { 0, 0, 0, 0, 0, 0, 0, 0, 0.6f, 0, 0 }, "hue 0.6 is not between 0 and 0.5" },
+        { { 0, 0, 0, 0, 0, 0, 0, 0, 0, NAN, 0 }, "noise nan" }, { { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1 }, "cutout -1" },
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         dl_context *c = context();
@@ -483,7 +524,7 @@ static void image_list(void)
 
 static void bad_images(void) /* each is a sentence: an error, or left out */
 {
-    static const char *const says[] = { "it is cut off or damaged", "30000 x 30000, a side of more than max_side, 8192", "it is a JPEG", "it is not a PNG file", "it is not a PNG",
+    static const char *const says[] = { "it is cut off or damaged", "30000 x 30000, a side of more than max_side, 8192", "its header is damaged", "it is not a PNG or JPEG file", "it is not a PNG",
         "bytes are more than 11 x 9 pixels need", "header is damaged", "it is 5 x 4, the first image 11 x 9", "pixels take more than max_bytes", "are more than max_bytes, 1000" };
     mkdir(in_folder("mixed"), 0700);
     mkdir(in_folder("mixed/0"), 0700);
@@ -582,6 +623,73 @@ static void resized(void) /* to another size: where the centres fall; twice as l
         CHECK(fabs((double)x[i] * 255 - want) < 2, "grey %d: %g, not %g", i, (double)x[i] * 255, want);
     }
     dl_destroy(c);
+}
+
+/* One of libjpeg's, the first n bytes, with others at `at` if there are any. */
+static void put_jpeg(const char *name, bool colour, size_t n, size_t at, const char *other)
+{
+    uint8_t bytes[sizeof gold_jpeg_colour];
+    memcpy(bytes, colour ? gold_jpeg_colour : gold_jpeg_grey, n);
+    if (other) memcpy(bytes + at, other, strlen(other));
+    put(name, bytes, n);
+}
+
+static void jpegs(void) /* grey and colour, as three channels and as one */
+{
+    mkdir(in_folder("jpeg"), 0700);
+    mkdir(in_folder("jpeg/0"), 0700);
+    put_jpeg("jpeg/0/1.jpg", false, sizeof gold_jpeg_grey, 0, NULL);
+    put_jpeg("jpeg/0/2.jpg", true, sizeof gold_jpeg_colour, 0, NULL);
+    for (int channels = 1; channels <= 3; channels += 2) {
+        dl_context *c = context();
+        dl_images_desc d = from(in_folder("jpeg"));
+        dl_loader_desc both;
+        dl_batch b;
+        memset(&both, 0, sizeof both);
+        both.batch = 2;
+        d.channels = channels;
+        dl_dataset *data = dl_open_images(c, &d);
+        CHECK(dl_next(dl_loader_create(data, &both), &b) && b.count == 2 && dl_dim(b.x, 2) == H && dl_dim(b.x, 3) == W, "%s", dl_error(c));
+        const dl_real *got = dl_failed(c) ? NULL : (const dl_real *)dl_data(b.x);
+        for (int k = 0; got && k < 2 * channels * H * W; k++) {
+            int y = k / W % H, x = k % W, channel = k / (H * W) % channels;
+            double rgb[3] = { 20.0 + 20 * x, 30.0 + 20 * y, 220.0 - 10 * x - 9 * y }, grey = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2];
+            double want = k < channels * H * W ? 20 + 14 * x + 7 * y : channels == 1 ? grey : rgb[channel];
+            CHECK(fabs((double)got[k] * 255 - want) < 8, "%d channels, value %d: %g, not %g", channels, k, (double)got[k] * 255, want);
+        }
+        dl_destroy(c);
+    }
+}
+
+static size_t find(const uint8_t *bytes, size_t n, int marker) /* where the segment begins */
+{
+    size_t i = 2;
+    while (i + 4 < n && bytes[i + 1] != marker) i += 2 + (size_t)(bytes[i + 2] << 8 | bytes[i + 3]);
+    return i;
+}
+
+static void bad_jpegs(void) /* cut off anywhere, a size beyond the limit, a damaged header: a sentence; never half a picture */
+{
+    size_t sof = find(gold_jpeg_grey, sizeof gold_jpeg_grey, 0xc0), scan = find(gold_jpeg_grey, sizeof gold_jpeg_grey, 0xda);
+    const struct { bool colour; size_t n, at; const char *other, *says; } bad[] = {
+        { false, sizeof gold_jpeg_grey, sof + 5, "\x75\x30\x75\x30", "it is 30000 x 30000, a side of more than max_side, 8192" },
+        { false, sizeof gold_jpeg_grey, scan + 4, "\x07", "it is damaged" }, { false, sizeof gold_jpeg_grey, sof, "\xff\xc9", "its header is damaged" },
+        { false, 3, 0, NULL, "its header is damaged or cut off" }, { false, sof, 0, NULL, "its header is damaged or cut off" },
+        { true, sizeof gold_jpeg_colour - 1, 0, NULL, "it is damaged or cut off" }, { true, sizeof gold_jpeg_colour / 2, 0, NULL, "it is damaged or cut off" },
+    };
+    for (size_t k = 0; k < COUNT_OF(bad) + sizeof gold_jpeg_grey; k++) {
+        dl_context *c = context();
+        dl_images_desc d = from(in_folder("jpeg"));
+        dl_batch b;
+        size_t came = 0, cut = k - COUNT_OF(bad);
+        const char *says = k < COUNT_OF(bad) ? bad[k].says : "";
+        if (k < COUNT_OF(bad)) put_jpeg("jpeg/0/2.jpg", bad[k].colour, bad[k].n, bad[k].at, bad[k].other);
+        else put_jpeg("jpeg/0/2.jpg", false, cut, 0, NULL);
+        dl_loader *l = dl_loader_create(dl_open_images(c, &d), NULL);
+        while (l && dl_next(l, &b)) came++;
+        CHECK(dl_failed(c) && came < 2 && strstr(dl_error(c), "2.jpg': ") && strstr(dl_error(c), says), "case %zu: '%s', not '%s'", k, dl_error(c), says);
+        dl_destroy(c);
+    }
 }
 
 static void mutated_images(void) /* any bytes: an image or a sentence */
@@ -728,6 +836,7 @@ int main(void)
     mkdir(folder, 0700);
     make_images();
     RUN(against_reference);
+    RUN(hues);
     RUN(nothing_asked);
     RUN(same_bits);
     RUN(wrong_augment);
@@ -739,6 +848,8 @@ int main(void)
     RUN(bad_images);
     RUN(wrong_images);
     RUN(resized);
+    RUN(jpegs);
+    RUN(bad_jpegs);
     RUN(mutated_images);
 #else
     RUN(image_files);

@@ -3,13 +3,14 @@
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "nets.h"
 #include "runs.h"
 #include "test.h"
 #include <signal.h>
 #include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 static const char *const file = "build/tests/kill.safetensors", *const result = "build/tests/kill.hash";
 enum { SAMPLES = 50, EPOCHS = 12, KILLS = 100 };
@@ -61,19 +62,14 @@ static int files(void)
     char name[100];
     int n = 0;
     for (int i = 0; i < 2; i++) {
-        FILE *f = fopen(dl__version(name, sizeof name, file, i), "rb");
+        FILE *f = fopen(inside_version(name, sizeof name, file, i), "rb");
         if (!f) continue;
         fclose(f);
         n++;
         dl_context *c = context();
         CHECK(dl_load(c, name), "%s", dl_error(c));
-        dl__io io;
-        memset(&io, 0, sizeof io);
-        io.ctx = c;
-        io.file = fopen(name, "rb");
-        const char *wrong = dl__snapshot_wrong(&io);
+        const char *wrong = inside_snapshot_wrong(c, name);
         CHECK(!wrong, "%s: %s", name, wrong);
-        fclose(io.file);
         dl_destroy(c);
     }
     return n;
@@ -127,7 +123,6 @@ static void killed(void)
 int main(void)
 {
     (void)net_train;
-    (void)run_curves;
     run_begin();
     RUN(killed);
     return REPORT();

@@ -1,8 +1,8 @@
 /* The arithmetic itself: elementary functions against the C library in double (in units in the last place), the kernels of every SIMD
    level of this CPU against the portable ones bit for bit, the fused multiply-add, the product and the sum against the canonical rules written out. */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
+#include "inside.h"
 
 static uint32_t state = 1;
 static uint32_t next(void) { return state = state * 1664525u + 1013904223u; }
@@ -22,22 +22,22 @@ typedef dl_tensor (*unary)(dl_tensor);
 static void row_ulps(const char *name, unary f, double (*want)(double), float low, float high, double most)
 {
     enum { N = 20003 }; /* with a rest for any vector width */
-    static float x[N], y[DL__LEVELS][N];
+    static float x[N], y[INSIDE_LEVELS][N];
     double worst = 0;
     float at = 0;
     for (int i = 0; i < N; i++) x[i] = uniform(low, high);
     x[0] = low, x[1] = high, x[2] = 0, x[3] = -0.0f;
     if (low < 0) x[4] = -1e-30f;
     x[5] = 1e-30f;
-    for (int level = 0; level < DL__LEVELS; level++) {
-        if (!dl__have_level(level)) continue;
+    for (int level = 0; level < INSIDE_LEVELS; level++) {
+        if (!inside_level(level)) continue;
         dl_config c;
         memset(&c, 0, sizeof c);
-        c.simd = dl__level_name[level];
+        c.simd = inside_level(level);
         dl_context *ctx = dl_create(&c);
-        CHECK(ctx->level == level, "%s is not the level of '%s'", dl__level_name[ctx->level], c.simd);
+        CHECK(inside_level_of(ctx) == level, "%s is not the level of '%s'", inside_level(inside_level_of(ctx)), c.simd);
         CHECK(dl_read(f(dl_borrow(ctx, DL_F32, DL_SHAPE(N), x)), y[level], N), "%s: %s", name, dl_error(ctx));
-        CHECK(!memcmp(y[DL__PORTABLE], y[level], sizeof y[level]), "%s: the kernel for %s gives other bits", name, c.simd);
+        CHECK(!memcmp(y[0], y[level], sizeof y[level]), "%s: the kernel for %s gives other bits", name, c.simd);
         dl_destroy(ctx);
     }
     for (int i = 0; i < N; i++) {
@@ -117,12 +117,12 @@ static void powers(void)
     CHECK(worst <= 0.51, "pow: %.2f ulp", worst);
     static const double pairs[][2] = { { 0, 0 }, { 0, 2 }, { 0, -1 }, { -2, 3 }, { -2, 2 }, { -8, 0.5 }, { 1, 1e9 }, { 2, -149 }, { -0.0, 3 }, { 5, 1 } };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
-        CHECK(ulps((float)dl__pow_d(pairs[i][0], pairs[i][1]), pow(pairs[i][0], pairs[i][1])) <= 1, "pow(%g, %g) = %g", pairs[i][0], pairs[i][1], dl__pow_d(pairs[i][0], pairs[i][1]));
+        CHECK(ulps((float)inside_pow(pairs[i][0], pairs[i][1]), pow(pairs[i][0], pairs[i][1])) <= 1, "pow(%g, %g) = %g", pairs[i][0], pairs[i][1], inside_pow(pairs[i][0], pairs[i][1]));
     for (int i = 0; i < 20000; i++) {
         double x = (double)uniform(-700, 700), p = (double)uniform(0, 1e6f);
-        CHECK(fabs(dl__exp_d(x) / exp(x) - 1) < 1e-15, "exp_d(%g)", x);
-        CHECK(p == 0 || fabs(dl__log_d(p) - log(p)) <= 1e-15 * fmax(1, fabs(log(p))), "log_d(%g)", p);
-        CHECK(fabs(dl__sin_d(x, 0) - sin(x)) < 4e-16 && fabs(dl__sin_d(x, 1) - cos(x)) < 4e-16, "sin_d(%g)", x);
+        CHECK(fabs(inside_exp(x) / exp(x) - 1) < 1e-15, "exp_d(%g)", x);
+        CHECK(p == 0 || fabs(inside_log(p) - log(p)) <= 1e-15 * fmax(1, fabs(log(p))), "log_d(%g)", p);
+        CHECK(fabs(inside_sin(x, 0) - sin(x)) < 4e-16 && fabs(inside_sin(x, 1) - cos(x)) < 4e-16, "sin_d(%g)", x);
     }
     dl_destroy(ctx);
 }
@@ -131,13 +131,13 @@ static void powers(void)
 static void fused_multiply_add(void)
 {
     for (int i = 0; i < 3000000; i++) {
-        float a = dl__from_bits(next() ^ next() >> 16), b = dl__from_bits(next() ^ next() >> 16), c = dl__from_bits(next() ^ next() >> 16);
+        float a = inside_float(next() ^ next() >> 16), b = inside_float(next() ^ next() >> 16), c = inside_float(next() ^ next() >> 16);
         if (i & 1) {
             a = uniform(1, 2), b = uniform(1, 2);
             c = (float)((double)a * b) * ldexpf(1, (int)(next() >> 27) - 30);
             if (i & 2) c = -c;
         }
-        float got = dl__fma(a, b, c), want = fmaf(a, b, c);
+        float got = inside_fma(a, b, c), want = fmaf(a, b, c);
         if (memcmp(&got, &want, 4) && (got == got || want == want)) {
             CHECK(false, "fma(%a, %a, %a) = %a, not %a", (double)a, (double)b, (double)c, (double)got, (double)want);
             return;
@@ -176,11 +176,11 @@ static void canonical_rules(void)
     static float a[MAX], b[MAX], y[MAX];
     static const int shapes[][3] = { { 1, 1, 1 }, { 7, 5, 3 }, { 6, 16, 256 }, { 13, 33, 257 }, { 97, 65, 64 }, { 5, 9, 1000 }, { 100, 3, 600 }, { 2, 4, 0 } };
     for (int i = 0; i < MAX; i++) a[i] = uniform(-1, 1), b[i] = uniform(-1, 1);
-    for (int level = 0; level < DL__LEVELS; level++) {
-        if (!dl__have_level(level)) continue;
+    for (int level = 0; level < INSIDE_LEVELS; level++) {
+        if (!inside_level(level)) continue;
         dl_config c;
         memset(&c, 0, sizeof c);
-        c.simd = dl__level_name[level];
+        c.simd = inside_level(level);
         c.threads = 2;
         dl_context *ctx = dl_create(&c);
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
@@ -195,7 +195,7 @@ static void canonical_rules(void)
             float got = (float)dl_item(dl_sum(dl_borrow(ctx, DL_F32, DL_SHAPE(lengths[s]), a)));
             float want = canonical_sum(a, (size_t)lengths[s]);
             CHECK(got == want, "the sum of %d numbers breaks the rule of lanes", lengths[s]);
-            CHECK(DL__CALL(ctx->level, sum, (a, (size_t)lengths[s])) == want, "the sum of %d numbers in a row breaks the rule of lanes", lengths[s]);
+            CHECK(inside_sum(level, a, (size_t)lengths[s]) == want, "the sum of %d numbers in a row breaks the rule of lanes", lengths[s]);
             dl_end(ctx);
         }
         dl_destroy(ctx);

@@ -1,6 +1,5 @@
 /* The learning methods: poolings of bags against PyTorch and, where |z| is large, against the textbook formulas with 1500 digits
    (tools/gold_methods.py); tasks weighted by their uncertainty; bags and tiles as data. */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
 #include "numbers.h"

@@ -1,7 +1,7 @@
 /* Replicas: collectives, gradients of a world against one large batch, invariant bits, faults. tests: tsan */
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "test.h"
+#include "inside.h"
 #include "loopback.h"
 #include <unistd.h>
 
@@ -104,9 +104,9 @@ static bool launch(job *j, int replicas, void (*fn)(dl_context *, dl_comm *, voi
     dl_launch_desc d = { .replicas = replicas, .config = &(dl_config){ .seed = 5, .threads = 1, .eager = j->eager }, .invariant_shards = j->shards,
         .first_bucket = j->bucket, .bucket = j->bucket, .own_buffers = j->own_buffers, .deadline_seconds = j->deadline,
         .error = j->error, .error_size = sizeof j->error };
-    uint64_t start = dl__microseconds();
+    uint64_t start = inside_microseconds();
     bool ok = dl_launch(&d, fn, j);
-    j->seconds = (double)(dl__microseconds() - start) * 1e-6;
+    j->seconds = (double)(inside_microseconds() - start) * 1e-6;
     return ok;
 }
 
@@ -120,7 +120,7 @@ static double distance(const float *a, const float *b, int n)
 static uint64_t bits(const job *j)
 {
     uint64_t h = 14695981039346656037u;
-    for (int i = 0; i < j->n; i++) h = (h ^ dl__bits(j->values[i])) * 1099511628211u;
+    for (int i = 0; i < j->n; i++) h = (h ^ inside_bits(j->values[i])) * 1099511628211u;
     return h;
 }
 
@@ -164,7 +164,7 @@ static void collect(dl_context *ctx, dl_comm *comm, void *user)
         right = right && dl_all_reduce(comm, x, sizes[s], DL_COMM_MAX);
         for (size_t i = 0; i < sizes[s]; i++) {
             int most = -100;
-            for (int r = 0; r < size; r++) most = DL__MAX(most, (r * 7 + (int)i) % 5 - 10);
+            for (int r = 0; r < size; r++) most = fmaxf(most, (float)((r * 7 + (int)i) % 5 - 10));
             right = right && x[i] == (dl_real)most;
         }
         for (int root = 0; root < size; root++) {
@@ -297,7 +297,7 @@ static void training_of_processes(void)
 static void seeds_differ(dl_context *ctx, dl_comm *comm, void *user)
 {
     job *j = (job *)user;
-    ctx->config.seed = (uint64_t)dl_comm_rank(comm) + 1; /* other initial parameters */
+    inside_set_seed(ctx, (uint64_t)dl_comm_rank(comm) + 1); /* other initial parameters */
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f });
     dl_backward(net(ctx, j, 0, 8));
     dl_step(opt);
@@ -613,7 +613,7 @@ static void large_and_small(dl_context *ctx, dl_comm *comm, void *user)
     dl_comm *c = comm;
     dl_tensor x = dl_linear(dl_full(ctx, DL_SHAPE(3, 4), 1), "first", 16);
     dl_backward(dl_sum(dl_linear(dl_linear(x, "large", 64), "last", 2)));
-    ((bool *)user)[dl_comm_rank(comm)] = c->buckets == 2 && c->bucket[0].n == 16 + 128 + 64 + 1024 && c->bucket[1].n == 16 + 64;
+    ((bool *)user)[dl_comm_rank(comm)] = inside_buckets(c) == 2 && inside_bucket(c, 0) == 16 + 128 + 64 + 1024 && inside_bucket(c, 1) == 16 + 64;
 }
 static void buckets_close_when_they_are_full(void)
 {

@@ -1,8 +1,8 @@
-/* Built without threads: one replica, shards in turn, and the replicas of dl_data_parallel one after the other. */
-#define DLTRAIN_NO_THREADS
-#define DLTRAIN_IMPLEMENTATION
+/* Built without threads: one replica, shards in turn, and the replicas of dl_data_parallel one after the other.
+   tests: with -DDLTRAIN_NO_THREADS */
 #include "../dltrain.h"
 #include "test.h"
+#include "inside.h"
 
 static dl_tensor net(dl_tensor x) { return dl_linear(dl_tanh(dl_linear(x, "fc1", 5)), "fc2", 3); }
 
@@ -19,7 +19,7 @@ static dl_tensor part(dl_context *ctx, size_t first, size_t n, dl_tensor *y)
 static void train(dl_context *ctx, dl_comm *comm, void *user)
 {
     double *loss = (double *)user;
-    int shards = ctx->parts ? ctx->parts : 1;
+    int shards = inside_parts(ctx) ? inside_parts(ctx) : 1;
     size_t first, n;
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.5f });
     dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = 1 });

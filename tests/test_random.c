@@ -1,11 +1,10 @@
 /* Random programs: each is run eager, planned, without reuse, without fusion, on threads, portable and in a block of exactly its size,
    and everything that can be read must have the same bits. Then cases of the planner one by one.
-       build/tests/test_random.plain SEED     that seed alone, with every event of a mismatch */
-#define DLTRAIN_TILE 32  /* groups of many tiles from small tensors */
-#define DLTRAIN_PLANS 3  /* evicted soon */
-#define DLTRAIN_IMPLEMENTATION
+       build/tests/test_random.plain SEED     that seed alone, with every event of a mismatch
+   Tiles are small, for groups of many from small tensors, and plans few, for they are to be evicted. tests: with -DDLTRAIN_TILE=32 -DDLTRAIN_PLANS=3 */
 #include "../dltrain.h"
 #include "test.h"
+#include "inside.h"
 
 #if !defined(__SANITIZE_ADDRESS__) && defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -244,7 +243,7 @@ static void has_run(machine *m)
     for (int i = 0; i < m->n; i++)
         if (m->recording || m->pool[i].t.node < m->mark || promised(m, m->pool[i].t)) m->pool[k++] = m->pool[i];
     m->n = k;
-    m->mark = m->ctx->nodes;
+    m->mark = inside_nodes(m->ctx);
 }
 
 static bool fits(dl_shape a, dl_shape b)
@@ -587,7 +586,7 @@ static void read_some(machine *m)
 
 static void record(machine *m, int operations)
 {
-    for (int i = 0; i < operations && !dl_failed(m->ctx) && m->ctx->nodes < NODES / 4; i++) {
+    for (int i = 0; i < operations && !dl_failed(m->ctx) && inside_nodes(m->ctx) < NODES / 4; i++) {
         if (!m->n || one_in(&m->shape, 10)) {
             bool requires;
             dl_tensor t = leaf(m, some_shape(m), &requires);
@@ -651,7 +650,7 @@ static void one_step(machine *m, int operations)
         d.pattern = one_in(&m->shape, 2) ? "p0|p3|scope*" : NULL;
         d.scale = one_in(&m->shape, 2) ? 0.5f : 0;
         dl_backward_ex(loss_of(m), &d);
-        m->mark = m->ctx->nodes;
+        m->mark = inside_nodes(m->ctx);
         log_params(m, true);
         if (one_in(&m->shape, 2)) record(m, 5);
         if (one_in(&m->shape, 3)) read_some(m);
@@ -669,7 +668,7 @@ static void one_step(machine *m, int operations)
         }
     log_params(m, true);
     if (!one_in(&m->shape, 4)) { /* else the next step adds */
-        log_numbers(m, "norm", 0, &(double){ dl_clip_grad_norm(m->ctx, 0.5, NULL) }, sizeof(double), false);
+        log_numbers(m, "norm", 0, &(double){ (dl_clip_grad_norm(m->ctx, 0.5, NULL), dl_grad_norm(m->ctx)) }, sizeof(double), false);
         m->step |= 0x10000;
     }
     if (m->n && !dl_failed(m->ctx)) log_tensor(m, "any value", m->pool[below(&m->shape, m->n)].t, true);

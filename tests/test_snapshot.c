@@ -4,7 +4,6 @@
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #endif
-#define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "nets.h"
 #include "runs.h"
@@ -125,9 +124,9 @@ static void step(program *p)
 static uint64_t state(program *p)
 {
     uint64_t h = net_hash(p->ctx);
-    for (size_t i = 0; i < 2; i++) h = dl__mix(h, (uint64_t)dl__double_bits(p->number[i]));
-    h = dl__mix(h, (uint64_t)dl__double_bits(dl_get_lr(p->opt)));
-    h = run_curves(h, p->history);
+    for (size_t i = 0; i < 2; i++) h = inside_mix_double(h, p->number[i]);
+    h = inside_mix_double(h, dl_get_lr(p->opt));
+    h = inside_mix_curves(h, p->history);
     return dl_failed(p->ctx) ? 0 : h;
 }
 
@@ -233,15 +232,15 @@ static void misfits(void)
         case 5: (void)dl_linear(net_input(b.ctx, DL_SHAPE(1, 6), 1), "fc1", 4); break;
         case 6: (void)dl_linear(net_input(b.ctx, DL_SHAPE(1, 6), 1), "other", 4); break;
         case 7: dl_optimizer_select(b.opt, "fc1.*"); break;
-        case 8: b.loader->desc.batch = 5; break;
-        case 11: b.acc->steps = 1; break;
+        case 8: inside_set_batch(b.loader, 5); break;
+        case 11: inside_set_window(b.acc, 1); break;
         case 9: b.run.optimizer[0] = other.opt; break;
         case 10:
             for (int k = 0; k < 2; k++) step(&b);
             dl_param_desc d;
             memset(&d, 0, sizeof d);
             d.shape = DL_SHAPE(2);
-            b.ctx->sealed = false;
+            inside_unseal(b.ctx);
             (void)dl_parameter(b.ctx, "more", &d);
             break;
         }
@@ -304,7 +303,7 @@ static void damaged(void)
         bytes[at] ^= 0x10;
         spill(bad, bytes, size);
         CHECK(!loads(bad, 3, why, sizeof why) && strstr(why, bad), "byte %zu of %zu: '%s'", at, size, why);
-        uint64_t h = dl__hash_bytes(dl__hash_text(""), bytes + 8, size - 16); /* on purpose: the check sum is right */
+        uint64_t h = inside_check_sum(bytes, size); /* on purpose: the check sum is right */
         for (int k = 0; k < 8; k++) bytes[size - 8 + (size_t)k] = (char)(h >> 8 * k);
         spill(bad, bytes, size);
         (void)loads(bad, 3, why, sizeof why); /* the sanitizers watch */
@@ -324,14 +323,14 @@ static void hostile_tables(void) /* every number of every table, some nasty valu
     for (int i = 0; i < 7; i++) step(&a);
     CHECK(dl_snapshot_save(a.ctx, file, &a.run), "%s", dl_error(a.ctx));
     char *bytes = slurp(file, &size);
-    size_t data = 8 + (size_t)dl__get_little((const uint8_t *)bytes, 8);
-    size_t tables = (DL__RUN_FIELDS + DL__OPT_FIELDS + DL__ACC_FIELDS + DL__RANK_FIELDS) * 8 + (size_t)dl_param_count(a.ctx) * DL__ROW_FIELDS * 4;
+    size_t data = inside_data_at(bytes);
+    size_t tables = inside_snapshot_tables((size_t)dl_param_count(a.ctx));
     for (size_t at = data; at < data + tables; at += 4)
         for (size_t k = 0; k < COUNT_OF(nasty); k++) {
             char kept[8];
             memcpy(kept, bytes + at, 8);
             for (int i = 0; i < 8; i++) bytes[at + (size_t)i] = (char)((uint64_t)nasty[k] >> 8 * i);
-            uint64_t h = dl__hash_bytes(dl__hash_text(""), bytes + 8, size - 16);
+            uint64_t h = inside_check_sum(bytes, size);
             for (int i = 0; i < 8; i++) bytes[size - 8 + (size_t)i] = (char)(h >> 8 * i);
             spill(bad, bytes, size);
             (void)loads(bad, 3, why, sizeof why);
@@ -356,7 +355,7 @@ static void versions(void) /* the last three; when the newest is damaged the one
         CHECK(dl_snapshot_save(a.ctx, file, &a.run), "%s", dl_error(a.ctx));
     }
     for (int i = 0; i < 4; i++) {
-        FILE *f = fopen(dl__version(name, sizeof name, file, i), "rb");
+        FILE *f = fopen(inside_version(name, sizeof name, file, i), "rb");
         CHECK(!f == (i > 2), "version %d", i);
         if (f) fclose(f);
     }
@@ -370,7 +369,7 @@ static void versions(void) /* the last three; when the newest is damaged the one
         snprintf(why, sizeof why, "'%s':", file);
         CHECK(ok || strstr(dl_error(b.ctx), why), "'%s'", dl_error(b.ctx));
         dl_destroy(b.ctx);
-        char *bytes = slurp(dl__version(name, sizeof name, file, broken), &size);
+        char *bytes = slurp(inside_version(name, sizeof name, file, broken), &size);
         if (broken != 1) spill(name, bytes, size / 2); /* and one is missing */
         else remove(name);
         free(bytes);

@@ -9,14 +9,24 @@
 #include "cost.h"
 #include "measure.h"
 #include "workloads.h"
+#include <sys/resource.h>
 
 static const char help[] =
     "usage: build/bench_parallel [OPTIONS], from the top folder of dltrain\n"
     "    --rounds N     of each side (5); medians are printed\n"
     "    --seconds S    of a round (1)\n";
 
-/* ---- one round: --run SIDE WORKLOAD REPLICAS SECONDS; it prints samples/s, and for `reduce` what an all-reduce takes ---- */
-typedef struct round_of { const workload *w; const char *side; double seconds; } round_of;
+/* ---- one round: --run SIDE WORKLOAD REPLICAS SECONDS; it prints samples/s and seconds of CPU time of a replica's step, and for `reduce` what an
+   all-reduce takes ---- */
+typedef struct round_of { const workload *w; const char *side; double seconds; int here; } round_of;
+
+/* CPU time of this process, user and system, on all its threads. */
+static double cpu_seconds(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
 
 static void print_rate(dl_context *ctx, dl_comm *comm, const round_of *r)
 {
@@ -33,10 +43,12 @@ static void print_rate(dl_context *ctx, dl_comm *comm, const round_of *r)
     dl_all_reduce(comm, &steps, 1, DL_COMM_MAX);
     dl_barrier(comm);
     start = now();
+    double cpu = cpu_seconds();
     for (int i = 0; i < (int)steps && !dl_failed(mine); i++) wl_step(mine, r->w, opt, data, step++);
     dl_barrier(comm);
     double rate = (double)((int)steps * r->w->samples * dl_comm_size(comm)) / (now() - start);
-    if (!dl_comm_rank(comm) && !dl_failed(mine)) printf("%.1f\n", rate);
+    cpu = (cpu_seconds() - cpu) / (steps * r->here);
+    if (!dl_comm_rank(comm) && !dl_failed(mine)) printf("%.1f %.9f\n", rate, cpu);
     free(data);
     if (apart) dl_destroy(mine);
 }
@@ -72,10 +84,10 @@ static void run_side(dl_context *ctx, dl_comm *comm, void *user)
 static int run_round(char **argv)
 {
     char error[512] = "";
-    round_of r = { .side = argv[1], .seconds = atof(argv[4]) };
+    round_of r = { .side = argv[1], .seconds = atof(argv[4]), .here = atoi(argv[3]) };
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
         if (!strcmp(workloads[i].name, argv[2])) r.w = &workloads[i];
-    dl_launch_desc desc = { .replicas = atoi(argv[3]), .config = &(dl_config){ .seed = 1, .threads = 1 }, .error = error, .error_size = sizeof error };
+    dl_launch_desc desc = { .replicas = r.here, .config = &(dl_config){ .seed = 1, .threads = 1 }, .error = error, .error_size = sizeof error };
 #ifdef DLTRAIN_MPI
     bool ok = r.w && dl_mpi_launch(&desc, run_side, &r);
 #else

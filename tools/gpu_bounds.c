@@ -1,6 +1,6 @@
-/* Static bounds of W1 to W4 on a GPU (docs/cuda.md): how often a step calls the driver to launch, the flops of its products, and the bytes
-   that its launches read and write, each operand once a launch. No kernel runs: launches are counted instead. Needs a device, which may be
-   the simulated one; prints the rows of the table there:
+/* Static bounds of W1 to W4 on a GPU (docs/cuda.md): how often a step calls the driver to launch, kernel by kernel and with what came again
+   as a graph, the flops of its products, and the bytes that its launches read and write, each operand once a launch. No kernel runs: launches
+   are counted instead. Needs a device, which may be the simulated one; prints the rows of the table there:
        make build/gpu_bounds && LD_LIBRARY_PATH=build/cudasim build/gpu_bounds */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
@@ -18,13 +18,14 @@ static int count_launch(void *function, unsigned gx, unsigned gy, unsigned gz, u
     launches++;
     return 0;
 }
+static int count_graph(void *exec, void *stream) { return (void)exec, (void)stream, launches++, 0; }
 
 static void add_memory(const dl_node *n)
 {
     if (dl_device_address(ctx, n)) bytes += (double)n->numel * (n->dtype == DL_U8 ? 1 : 4);
 }
 
-static bool count_bytes(void *device, const dl_device_launch *l)
+static void add_launch(const dl_device_launch *l)
 {
     for (int k = 0; k < l->count; k++) {
         const dl_node *y = l->node[k];
@@ -36,7 +37,11 @@ static bool count_bytes(void *device, const dl_device_launch *l)
         add_memory(y);
         if (!k && l->accumulate) add_memory(y);
     }
-    return dl__cuda_launch(device, l);
+}
+static bool count_bytes(void *device, const dl_device_launch *l, size_t n)
+{
+    for (size_t i = 0; i < n; i++) add_launch(&l[i]);
+    return dl__cuda_run(device, l, n);
 }
 
 /* Weights, gradients and the optimizer's state are read, and all but the gradients written. */
@@ -53,7 +58,7 @@ static bool count_update(void *device, const char *rule, const dl_device_update 
 int main(void)
 {
     dl_backend counting = *dl_cuda_backend();
-    counting.launch = count_bytes;
+    counting.run = count_bytes;
     counting.update = count_update;
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++) {
         const workload *w = &workloads[i];
@@ -61,17 +66,21 @@ int main(void)
         dl__cuda *d = (dl__cuda *)dl_device_of(ctx, dl_cuda_backend());
         if (!d) return fprintf(stderr, "gpu_bounds: %s\n", dl_error(ctx)), 1;
         d->driver.cuLaunchKernel = count_launch;
+        d->driver.cuGraphLaunch = count_graph;
         ctx->backend = &counting;
         dl_optimizer *opt = w->optimizer(ctx);
         void *data = wl_data(w);
-        for (int step = 0; step < 3; step++) {
+        enum { STEPS = 6 };
+        long made[STEPS]; /* of the first steps each its own; the last is nothing new any more */
+        for (int step = 0; step < STEPS; step++) {
             launches = 0;
             bytes = 0;
             wl_step(ctx, w, opt, data, step);
+            made[step] = launches;
         }
         double flops = wl_flops(w) * w->samples;
         if (dl_failed(ctx)) return fprintf(stderr, "gpu_bounds: %s: %s\n", w->name, dl_error(ctx)), 1;
-        printf("| %s | %ld | %.0f | %.1f | %.0f |\n", w->name, launches, flops / 1e6, bytes / 1e6, flops / bytes);
+        printf("| %s | %ld | %ld | %.0f | %.1f | %.0f |\n", w->name, made[1], made[STEPS - 1], flops / 1e6, bytes / 1e6, flops / bytes);
         free(data);
         dl_destroy(ctx);
     }

@@ -53,6 +53,8 @@ static const struct { int code; const char *name, *text; } errors[] = {
     { 903, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not ended in the same stream as it began" },
     { 904, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work" },
     { 905, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream" },
+    { 906, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capturing blocking stream" },
+    { 908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread" },
     { 907, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream" },
     { 999, "CUDA_ERROR_UNKNOWN", "unknown error" },
 };
@@ -85,7 +87,7 @@ static int fault(const char *what)
     return code;
 }
 #define FAULT(what) do { int f_ = fault(what); if (f_) RETURN(f_); } while (0)
-#define NOT_CAPTURING if (capturing(current)) { REFUSE(900, "not allowed while a stream of the device is being captured"); }
+#define NOT_CAPTURING if (capture_forbids(-1)) { REFUSE(900, "not allowed while a stream is being captured"); }
 
 EXPORT CUresult cuGetErrorName(CUresult code, const char **out)
 {
@@ -222,7 +224,13 @@ EXPORT CUresult cuCtxGetCurrent(CUcontext *out)
     RETURN(0);
 }
 EXPORT CUresult cuCtxGetDevice(CUdevice *out) { ENTER; *out = current; RETURN(0); }
-EXPORT CUresult cuCtxSynchronize(void) { ENTER; NOT_CAPTURING; FAULT("sync"); RETURN(run_device(current)); }
+EXPORT CUresult cuCtxSynchronize(void)
+{
+    ENTER;
+    if (capture_forbids(current)) REFUSE(900, "not allowed while a stream of the device is being captured");
+    FAULT("sync");
+    RETURN(run_device(current));
+}
 EXPORT CUresult cuDeviceCanAccessPeer(int *out, CUdevice from, CUdevice to)
 {
     sim_lock();
@@ -301,6 +309,7 @@ EXPORT CUresult cuMemFreeHost(void *p)
 {
     sim_lock();
     if (!p) RETURN(0);
+    NOT_CAPTURING;
     for (int d = 0; d < sim.devices; d++) if (retained[d] && !device_error[d]) run_device(d);
     if (!pinned_remove(p)) REFUSE(1, "%p did not come from cuMemHostAlloc", p);
     free(p);
@@ -527,7 +536,7 @@ EXPORT CUresult cuEventRecord(CUevent eh, CUstream handle)
 }
 EXPORT CUresult cuEventSynchronize(CUevent eh)
 {
-    ENTER;
+    ENTER; NOT_CAPTURING;
     FAULT("sync");
     EVENT(e, eh);
     if (e->capture) RETURN(907);
@@ -536,7 +545,7 @@ EXPORT CUresult cuEventSynchronize(CUevent eh)
 }
 EXPORT CUresult cuEventQuery(CUevent eh)
 {
-    ENTER;
+    ENTER; NOT_CAPTURING;
     EVENT(e, eh);
     if (e->capture) RETURN(907);
     run_some();
@@ -662,7 +671,7 @@ static char *read_text(const char *path)
 
 EXPORT CUresult cuModuleLoadData(CUmodule *out, const void *image)
 {
-    ENTER; FAULT("module");
+    ENTER; NOT_CAPTURING; FAULT("module");
     if (!out || !image) REFUSE(1, "no image");
     char *text = NULL, error[512];
     bool cubin = memcmp(image, "\177ELF", 4) == 0;
@@ -704,7 +713,7 @@ EXPORT CUresult cuModuleLoadDataEx(CUmodule *out, const void *image, unsigned co
 }
 EXPORT CUresult cuModuleUnload(CUmodule handle)
 {
-    ENTER;
+    ENTER; NOT_CAPTURING;
     int d;
     module *m = handle_get(handle, HANDLE_MODULE, &d);
     if (!m) REFUSE(400, "module %p was unloaded or never loaded", handle);
@@ -834,13 +843,20 @@ EXPORT CUresult cuStreamBeginCapture_v2(CUstream handle, int mode)
 {
     ENTER; FAULT("graph"); STREAM(s, handle);
     if (mode < 0 || mode > 2) REFUSE(1, "mode %d", mode);
-    RETURN(capture_begin(s));
+    RETURN(capture_begin(s, mode));
 }
 EXPORT CUresult cuStreamEndCapture(CUstream handle, CUgraph *out)
 {
-    ENTER; STREAM(s, handle);
     graph *g;
     *out = NULL;
+    sim_lock();
+    if (current >= 0 && device_error[current]) { /* the capture ends nevertheless */
+        int d;
+        stream *lost = handle_get(handle, HANDLE_STREAM, &d);
+        if (lost) capture_drop(lost);
+    }
+    sim_unlock();
+    ENTER; STREAM(s, handle);
     int error = capture_end(s, &g);
     if (error) REFUSE(error, "the capture failed");
     *out = handle_new(HANDLE_GRAPH, g, current);
@@ -860,7 +876,7 @@ EXPORT CUresult cuGraphLaunch(CUgraphExec handle, CUstream sh)
     ENTER; STREAM(s, sh);
     graph *g = handle_get(handle, HANDLE_EXEC, NULL);
     if (!g) REFUSE(400, "executable graph %p does not exist", handle);
-    FAULT("launch");
+    FAULT("graph"); FAULT("launch");
     if (device_lost(current, "launch")) { device_error[current] = 46; RETURN(46); }
     if (s->capture) REFUSE(900, "a graph launched inside a capture is not simulated");
     while (g->users) run_stream(s), run_device(current); /* launches of one executable graph do not overlap */

@@ -10,8 +10,8 @@
        CUDASIM_COUNT=0           1: bank conflicts and sectors are counted (cudasim_statistics)
        CUDASIM_CUBINS=DIR        where the NVRTC shim leaves the PTX of each cubin (else beside the library)
        CUDASIM_FAIL=WHAT:N[:CODE],...   the N-th call of a kind fails: alloc (2), hostalloc (2), launch (719), copy (700),
-                                 module (200), sync (719), stream (2), event (2), graph (1), init (999), context (2), peer (217),
-                                 nvrtc (6), nccl (3); WHAT* instead of WHAT: from the N-th on
+                                 module (200), sync (719), stream (2), event (2), graph (1: begin of a capture, instantiation, a
+                                 graph's launch), init (999), context (2), peer (217), nvrtc (6), nccl (3); WHAT* instead of WHAT: from the N-th on
        CUDASIM_FAIL=lost:N       the device is lost at its N-th launch: this and every later call returns 46;
                                  lost@1:N: only device 1
        CUDASIM_FAIL=hang:N       the N-th NCCL collective never completes

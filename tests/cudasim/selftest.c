@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -551,6 +552,18 @@ static void test_mma(void)
             bad += s != c[i * 8 + j];
         }
     result("mma bf16, ldmatrix, cp.async", bad ? "%d wrong" : NULL, bad);
+    float x[128], y[160];
+    for (int i = 0; i < 128; i++) x[i] = (float)(i + 1);
+    pointer px = upload(x, sizeof x), py = upload(NULL, sizeof y);
+    LAUNCH("copy_groups", 1, 1, 32, 1, 0, &py, &px);
+    download(y, py, sizeof y);
+    CHECK(cuMemFree_v2(px));
+    bad = 0;
+    for (int i = 0; i < 160; i++) {
+        int at = i < 128 ? (i + 37) % 128 : (i + 1) % 32;
+        bad += y[i] != (i < 128 && at % 4 == 3 ? 0 : x[at]);
+    }
+    result("cp.async in groups, and of a part", bad ? "%d wrong" : NULL, bad);
 }
 
 static void results(const char *arch)
@@ -862,6 +875,8 @@ static const struct { const char *kernel; unsigned grid, threads; int code; cons
     { "use_after_free", 1, 32, 700, "ld.global", "use after free", "block (0,0,0)" },
     { "copy_no_wait", 1, 64, 719, "ld.shared", "", "block (0,0,0)" },
     { "copy_no_barrier", 1, 64, 719, "", "shared", "block (0,0,0)" },
+    { "copy_wait_short", 1, 64, 719, "ld.shared", "uninitialised", "block (0,0,0)" },
+    { "copy_misaligned", 1, 32, 716, "cp.async", "misaligned", "block (0,0,0)" },
 };
 
 static handle context;
@@ -1090,6 +1105,63 @@ static void test_graph(void)
     cudasim_reports();
 }
 
+/* Another thread allocates, and ends the capture of a stream. */
+typedef struct { handle stream, graph, context; int allocated, ended; } bystander;
+static void *stand_by(void *argument)
+{
+    bystander *b = argument;
+    pointer p;
+    CHECK(cuCtxSetCurrent(b->context));
+    b->allocated = cuMemAlloc_v2(&p, 256);
+    if (!b->allocated) CHECK(cuMemFree_v2(p));
+    b->ended = cuStreamEndCapture(b->stream, &b->graph);
+    return NULL;
+}
+static void test_capture_modes(void)
+{
+    /* codes of allocating, here and there, and of ending, there and here */
+    static const struct { int mode, own, other, end, last; } want[] = { { 0, 900, 900, 908, 901 }, { 1, 900, 0, 908, 901 }, { 2, 0, 0, 0, 1 } };
+    char *image = compile("extern \"C\" __global__ void none(void) {}", "compute_80");
+    for (int k = 0; k < 3; k++) {
+        bystander b = { .context = context };
+        pthread_t thread;
+        pointer p;
+        handle m = NULL;
+        CHECK(cuStreamCreate(&b.stream, 1));
+        CHECK(cuStreamBeginCapture_v2(b.stream, want[k].mode));
+        int own = cuMemAlloc_v2(&p, 256), loaded = cuModuleLoadData(&m, image);
+        if (!own) CHECK(cuMemFree_v2(p));
+        if (!loaded) CHECK(cuModuleUnload(m));
+        pthread_create(&thread, NULL, stand_by, &b);
+        pthread_join(thread, NULL);
+        handle graph = NULL;
+        int last = cuStreamEndCapture(b.stream, &graph);
+        if (b.graph) CHECK(cuGraphDestroy(b.graph));
+        CHECK(cuStreamDestroy_v2(b.stream));
+        bool here = own == want[k].own && loaded == own && last == want[k].last, there = b.allocated == want[k].other && b.ended == want[k].end;
+        result("what a capture forbids, by its mode", here && there ? NULL : "mode %d: %d %d here, %d there, ending %d and %d", want[k].mode,
+            own, loaded, b.allocated, b.ended, last);
+    }
+    free(image);
+    handle a, graph, f = function("add");
+    CHECK(cuStreamCreate(&a, 1));
+    pointer x = upload(NULL, 256);
+    CHECK(cuStreamBeginCapture_v2(a, 2));
+    int n = 1, waited = cuCtxSynchronize(), launched = cuLaunchKernel(f, 1, 1, 1, 64, 1, 1, 0, a, (void *[]){ &x, &x, &n }, NULL),
+        ended = cuStreamEndCapture(a, &graph);
+    result("waiting for a device breaks captures",
+        waited == 900 && launched == 901 && ended == 901 ? NULL : "returned %d, %d and %d", waited, launched, ended);
+    CHECK(cuStreamDestroy_v2(a));
+    CHECK(cuStreamCreate(&a, 0));
+    CHECK(cuStreamBeginCapture_v2(a, 1));
+    waited = cuMemsetD32Async(x, 0, 64, NULL);
+    ended = cuStreamEndCapture(a, &graph);
+    result("the legacy stream breaks the capture of a blocking one", waited == 906 && ended == 901 ? NULL : "returned %d and %d", waited, ended);
+    CHECK(cuStreamDestroy_v2(a));
+    CHECK(cuMemFree_v2(x));
+    cudasim_reports();
+}
+
 static void test_streams(void)
 {
     char *text = compile(
@@ -1131,6 +1203,7 @@ static void test_streams(void)
     result("polling an event makes progress", polls >= 1000 ? "%d polls" : NULL, polls);
     CHECK(cuEventDestroy_v2(e));
     test_graph();
+    test_capture_modes();
     /* a second device */
     handle other, here = module;
     CHECK(cuDevicePrimaryCtxRetain(&other, 1));
@@ -1289,7 +1362,6 @@ static void test_order(void)
 
 /* ---- NCCL ---- */
 
-#include <pthread.h>
 #include <unistd.h>
 typedef struct { char bytes[128]; } nccl_id;
 static int (*nccl_unique)(nccl_id *), (*nccl_init)(handle *, int, nccl_id, int),
@@ -1384,20 +1456,21 @@ static int fault_program(int *step)
     STEP(16, cuStreamBeginCapture_v2(stream, 0));
     STEP(17, cuStreamEndCapture(stream, &graph));
     STEP(18, cuGraphInstantiateWithFlags(&exec, graph, 0));
-    STEP(19, cuStreamSynchronize(stream));
-    STEP(20, cuMemcpyDtoH_v2(data, x, 256));
-    STEP(21, cuMemFree_v2(x));
-    *step = 22;
+    STEP(19, cuGraphLaunch(exec, stream));
+    STEP(20, cuStreamSynchronize(stream));
+    STEP(21, cuMemcpyDtoH_v2(data, x, 256));
+    STEP(22, cuMemFree_v2(x));
+    *step = 23;
     return data[0] == 6 ? 0 : 1;
 }
 static void test_faults(void)
 {
     static const struct { const char *plan; int step, code; } cases[] = {
-        { "", 22, 0 }, { "nodevice:1", 1, 100 }, { "stub:1", 1, 34 }, { "mismatch:1", 1, 803 }, { "init:1", 1, 999 },
-        { "context:1", 2, 2 }, { "alloc:1", 4, 2 }, { "alloc:2", 22, 0 }, { "hostalloc:1:700", 5, 700 }, { "module:1", 6, 200 },
+        { "", 23, 0 }, { "nodevice:1", 1, 100 }, { "stub:1", 1, 34 }, { "mismatch:1", 1, 803 }, { "init:1", 1, 999 },
+        { "context:1", 2, 2 }, { "alloc:1", 4, 2 }, { "alloc:2", 23, 0 }, { "hostalloc:1:700", 5, 700 }, { "module:1", 6, 200 },
         { "module:1:209", 6, 209 }, { "stream:1", 8, 2 }, { "event:1", 9, 2 }, { "copy:1", 10, 700 }, { "launch:3", 13, 719 },
-        { "launch:3:701,alloc:2", 13, 701 }, { "graph:2", 18, 1 }, { "sync:1", 19, 719 }, { "copy:2", 20, 700 },
-        { "lost:4", 14, 46 }, { "lost@1:4", 22, 0 }, { "launch*:2", 12, 719 },
+        { "launch:3:701,alloc:2", 13, 701 }, { "graph:2", 18, 1 }, { "graph:3", 19, 1 }, { "sync:1", 20, 719 },
+        { "copy:2", 21, 700 }, { "lost:4", 14, 46 }, { "lost:6", 19, 46 }, { "lost@1:4", 23, 0 }, { "launch*:2", 12, 719 },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         int ends[2], got[2] = { -1, -1 };

@@ -2,7 +2,6 @@
    streams and graph nodes advance in a random order that the seed decides and events allow. So a missing wait shows as wrong
    data, and a pinned buffer that is reused too early does too. */
 #include "streams.h"
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -323,10 +322,17 @@ void context_end(int device)
 
 /* ---- capture ---- */
 
-bool capturing(int device)
+/* What no capture may do meanwhile, unless it is relaxed: a global one nobody in the process, one of a thread that thread. And nobody waits
+   for a device with a stream that is being captured. */
+bool capture_forbids(int device)
 {
-    for (stream *s = streams; s; s = s->next) if (s->device == device && s->capture) return true;
-    return false;
+    bool forbids = false;
+    for (stream *s = streams; s; s = s->next) {
+        graph *g = s->capture;
+        if (!g || (s->device != device && g->mode != 0 && (g->mode != 1 || !pthread_equal(g->thread, pthread_self())))) continue;
+        forbids = g->broken = true;
+    }
+    return forbids;
 }
 
 static void after_set(uint32_t **list, uint32_t *count, const uint32_t *from, uint32_t n)
@@ -353,9 +359,16 @@ static int capture_add(stream *s, work w)
 
 int stream_add(stream *s, work w)
 {
+    if (s->capture && s->capture->broken) { free_work(&w); return 901; }
     if (s->capture) return capture_add(s, w);
     stream *other = stream_default(s->device);
     if (s == other) {
+        for (stream *t = streams; t; t = t->next)
+            if (t->device == s->device && !t->nonblocking && t->capture) {
+                report("the legacy stream waits for stream %u, which is being captured", t->index);
+                t->capture->broken = true;
+                return 906;
+            }
         for (stream *t = streams; t; t = t->next)
             if (t->device == s->device && !t->nonblocking && t != s && !t->dead) run_stream(t);
     } else if (!s->nonblocking && other->head) run_stream(other);
@@ -371,14 +384,28 @@ int stream_add(stream *s, work w)
     return 0;
 }
 
-int capture_begin(stream *s)
+int capture_begin(stream *s, int mode)
 {
     if (s->capture || s == stream_default(s->device)) return 900;
     s->capture = calloc(1, sizeof(graph));
+    s->capture->mode = mode;
+    s->capture->thread = pthread_self();
     s->capture->origin = s;
     s->capture->device = s->device;
     s->capture_count = 0;
     return 0;
+}
+
+static void capture_leave(graph *g)
+{
+    for (stream *t = streams; t; t = t->next) if (t->capture == g) { t->capture = NULL; t->capture_count = 0; }
+}
+void capture_drop(stream *s)
+{
+    graph *g = s->capture;
+    if (!g) return;
+    capture_leave(g);
+    graph_release(g);
 }
 
 int capture_end(stream *s, graph **out)
@@ -387,6 +414,7 @@ int capture_end(stream *s, graph **out)
     if (!s->capture) return 1;
     graph *g = s->capture;
     if (g->origin != s) return 903;
+    if (g->mode != 2 && !pthread_equal(g->thread, pthread_self())) return 908;
     int error = g->broken ? 901 : 0;
     uint8_t *reached = calloc(g->count + 1, 1); /* nodes that the origin's end comes after */
     for (uint32_t i = 0; i < s->capture_count; i++) reached[s->capture_after[i]] = 1;
@@ -399,7 +427,7 @@ int capture_end(stream *s, graph **out)
             error = 904;
         }
     free(reached);
-    for (stream *t = streams; t; t = t->next) if (t->capture == g) { t->capture = NULL; t->capture_count = 0; }
+    capture_leave(g);
     if (error) { graph_release(g); return error; }
     *out = g;
     return 0;

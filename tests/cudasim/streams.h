@@ -2,6 +2,7 @@
 #ifndef CUDASIM_STREAMS_H
 #define CUDASIM_STREAMS_H
 #include "cudasim.h"
+#include <pthread.h>
 
 typedef enum { WORK_KERNEL, WORK_COPY, WORK_SET, WORK_RECORD, WORK_WAIT, WORK_CALL, WORK_GRAPH } work_kind;
 
@@ -22,7 +23,14 @@ typedef struct work {
 } work;
 
 typedef struct { work w; uint32_t *after, after_count; } node;
-typedef struct graph { node *nodes; uint32_t count; struct stream *origin; bool broken; int device, users; } graph;
+typedef struct graph {
+    node *nodes;
+    uint32_t count;
+    struct stream *origin;
+    bool broken;
+    int device, users, mode;            /* of the capture: 0 global, 1 of this thread, 2 relaxed */
+    pthread_t thread;                   /* that began it */
+} graph;
 
 typedef struct stream {
     int device;
@@ -65,9 +73,10 @@ uint64_t ticket_new(void);
 bool ticket_done(uint64_t ticket);
 void host_after(uint64_t ticket);       /* the host has seen that it is done */
 double ticket_time(uint64_t ticket);
-int capture_begin(stream *);
+int capture_begin(stream *, int mode);
 int capture_end(stream *, graph **);
-bool capturing(int device);
+void capture_drop(stream *);            /* without a graph */
+bool capture_forbids(int device);       /* a call that a capture does not see; of a device: one that waits for all of it. Breaks the capture */
 graph *graph_copy(const graph *);
 void graph_release(graph *);
 int event_record(event *, stream *);

@@ -1,22 +1,4 @@
 // matmul, by the tiles of tile.cu.
-struct Rows { // rows of a matrix
-    const float *base, *row[8];
-    dl_index stride, step;
-    bool along;
-    void begin(int i, uint32_t r) { row[i] = base + r * stride; }
-    float get(int i, uint64_t k) const { return row[i][k * step]; }
-    bool reaches(uint64_t) const { return true; }
-};
-struct MatmulOut {
-    const Matmul &q;
-    const Work &w;
-    uint32_t batch;
-    void put(uint32_t row, uint32_t column, float v, bool part) const
-    {
-        if (part) *work_part(w, batch, row, column) = v;
-        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);
-    }
-};
 template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)
 {
     for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {
@@ -25,8 +7,8 @@ template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const 
         uint64_t first, end;
         matmul_batch(q, batch, &at_a, &at_b);
         Rows a, b;
-        a.base = q.a + at_a, a.stride = q.a_row, a.step = q.a_k, a.along = q.a_k == 1;
-        b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;
+        rows_of(&a, q.a + at_a, q.a_row, q.a_k);
+        rows_of(&b, q.b + at_b, q.b_row, q.b_k);
         MatmulOut c = { q, w, batch };
         work_tile<W>(w, &m0, &n0, &first, &end);
         tile<W, T, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);
@@ -37,9 +19,4 @@ extern "C" __global__ void __launch_bounds__(256, 1) matmul_64(Matmul q, Work w)
 {
     __shared__ __align__(16) Pieces<64> s;
     matmul<64, 4>(s, q, w);
-}
-extern "C" __global__ void matmul_join(Matmul q, Work w)
-{
-    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < w.batches * size) finish(q.c + i, work_joined(w, i / size, i % size), q.bias, (dl_index)(i % w.n), q.accumulate);
 }

@@ -7,6 +7,9 @@ DL__UNARY_ROWS(ROW1)
 DL__SCALED_ROWS(ROWS)
 DL__BINARY_ROWS(ROW2)
 DL__COMPARE_ROWS(ROW0)
+// What may change from step to step without a new kernel or graph: floats and the random counter of a node.
+struct Number { float a, b; uint64_t counter; };
+
 E_IN float ew_where(float C, float X, float Z) { return E_SEL(E_NE(C, E_K(0)), X, Z); }
 
 // Number i of the random stream `key`, `counter`: four to a Philox block.
