@@ -3291,7 +3291,7 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_NC 8
 #define E_LOAD(p) (*(p))
 #define E_STORE(p, v) ((void)(*(p) = (v)))
-#define E_LOADN(p, n) (*(p))
+#define E_LOADN(p, n) ((void)(n), *(p))
 #define E_STOREN(p, v, n) ((void)(n), (void)(*(p) = (v)))
 #define E_K(c) ((dl_real)(c))
 #define E_ADD(a, b) ((a) + (b))
@@ -3481,9 +3481,11 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #if DL__LEVEL == DL__PORTABLE
 #define E_IN static /* calls: the portable kernels are for size */
 #define E_OUT static
+#define E_UNROLL
 #else
 #define E_IN E_TARGET DL__INLINE
 #define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
+#define E_UNROLL DL__UNROLL /* where a portable kernel has a lane a number */
 #endif
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 #define E_MULS(a, c) E_MUL(a, E_K(c))
@@ -3733,7 +3735,7 @@ enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
 E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
 {
     for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES)
-        for (int l = 0; l < DL__K(accs); l++)
+        E_UNROLL for (int l = 0; l < DL__K(accs); l++)
             acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
 }
 
@@ -3753,8 +3755,8 @@ E_IN void DL__K(add_rest)(int what, dl_real *lane, const dl_real *x, const dl_re
 E_IN dl_real DL__K(add_lanes)(E_V *acc)
 {
     dl_real last[E_W];
-    for (int h = DL__K(accs) / 2; h; h /= 2)
-        for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
+    E_UNROLL for (int h = DL__K(accs) / 2; h; h /= 2)
+        E_UNROLL for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
     E_STORE(last, acc[0]);
     for (int h = E_W / 2; h; h /= 2)
         for (int l = 0; l < h; l++) last[l] += last[l + h];
@@ -3762,11 +3764,11 @@ E_IN dl_real DL__K(add_lanes)(E_V *acc)
 }
 E_IN void DL__K(load_lanes)(E_V *acc, const dl_real *lane)
 {
-    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
 }
 E_IN void DL__K(store_lanes)(dl_real *lane, const E_V *acc)
 {
-    for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
 }
 
 /* The sum of the terms of n <= 4096 numbers */
@@ -3774,7 +3776,7 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
 {
     E_V acc[DL__K(accs)];
     size_t whole = n / DL__LANES * DL__LANES;
-    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
     DL__K(add_blocks)(what, acc, x, z, n, m, r);
     if (whole < n) {
         dl_real lane[DL__LANES];
@@ -3865,19 +3867,19 @@ E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t str
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
 /* out[j] (+)= sum over r of x[r * stride + j]: rule 6; of `side` vectors side by side, all whole or of n < E_W numbers */
-E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, int side, int n)
+E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, const int side, int n)
 {
     E_V total[8];
-    for (int v = 0; v < side; v++) total[v] = E_K(0);
+    DL__UNROLL for (int v = 0; v < side; v++) total[v] = E_K(0);
     for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
         E_V p[8];
-        for (int v = 0; v < side; v++) p[v] = E_K(0);
+        DL__UNROLL for (int v = 0; v < side; v++) p[v] = E_K(0);
         for (size_t r = r0; r < DL__MIN(rows, r0 + DL__KB); r++)
-            for (int v = 0; v < side; v++)
+            DL__UNROLL for (int v = 0; v < side; v++)
                 p[v] = E_ADD(p[v], n == E_W ? E_LOAD(x + r * stride + v * E_W) : E_LOADN(x + r * stride, n));
-        for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
+        DL__UNROLL for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
     }
-    for (int v = 0; v < side; v++) {
+    DL__UNROLL for (int v = 0; v < side; v++) {
         dl_real *to = out + v * E_W;
         if (n == E_W) E_STORE(to, accumulate ? E_ADD(E_LOAD(to), total[v]) : total[v]);
         else E_STOREN(to, accumulate ? E_ADD(E_LOADN(to, n), total[v]) : total[v], n);
@@ -4314,7 +4316,8 @@ DL__HOT E_FN void DL__K(turn)(
         some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
         for (; j + E_TURN <= cols; j += E_TURN)
             for (dl_index k = i; k < i + some; k += E_TURN)
-                E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, add);
+                if (add) E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, true);
+                else E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, false);
         for (; j < cols; j++)
             for (dl_index k = i; k < i + some; k++)
                 dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
@@ -4384,7 +4387,7 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 dl_real *to = dst + k * NR;
                 dl_index i = 0;
                 for (; i + NR <= n; i += NR, to += kc * NR)
-                    for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
+                    DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
                 for (int v = 0; v < E_NV && i < n; v++) {
                     int some = (int)DL__MIN(n - i - v * E_W, (dl_index)E_W);
                     const dl_real *at = from + i + v * E_W;
@@ -4428,27 +4431,34 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
     }
 }
+enum { DL__K(side) = 4 }; /* vectors side by side: chains enough for the multipliers */
+E_IN void DL__K(along_chains)(E_V *acc, const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
+    const dl_index *from, const int *some, const bool whole)
+{
+    for (dl_index k = 0; k < kc; k++) {
+        E_V f = E_K(w[k * w_step]);
+        DL__UNROLL for (int v = 0; v < DL__K(side); v++)
+            acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
+    }
+}
 /* A row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
 DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
     const dl_real *bias, bool add, dl_real *y, dl_index n)
 {
-    enum { SIDE = 4 }; /* vectors side by side: chains enough for the multipliers */
+    enum { SIDE = DL__K(side) };
     for (dl_index i = 0; i < n; i += SIDE * E_W) {
         E_V acc[SIDE];
         dl_index from[SIDE];
         int some[SIDE];
         bool whole = i + SIDE * E_W <= n;
-        for (int v = 0; v < SIDE; v++) {
+        DL__UNROLL for (int v = 0; v < SIDE; v++) {
             acc[v] = E_K(0);
             some[v] = (int)DL__MAX(DL__MIN(n - i - v * E_W, (dl_index)E_W), (dl_index)0);
             from[v] = some[v] ? i + v * E_W : 0;
         }
-        for (dl_index k = 0; k < kc; k++) {
-            E_V f = E_K(w[k * w_step]);
-            for (int v = 0; v < SIDE; v++)
-                acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
-        }
-        for (int v = 0; v < SIDE; v++) {
+        if (whole) DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, true);
+        else DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, false);
+        DL__UNROLL for (int v = 0; v < SIDE; v++) {
             dl_real *to = y + from[v];
             if (!some[v]) continue;
             if (bias) acc[v] = E_ADD(acc[v], E_K(*bias));
@@ -4651,6 +4661,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TURN
 #undef E_TURN_BLOCK
 #undef E_UNMIX
+#undef E_UNROLL
 #undef E_V
 #undef E_W
 #undef E_WINNER
