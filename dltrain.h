@@ -3233,95 +3233,11 @@ typedef struct dl__attention {
     dl__matrix dq, dk, dv;       /* those that are wanted have a base */
 } dl__attention;
 
-static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_index batch)
-{
-    dl_real *p = m->base;
-    for (int d = t->batch_dims - 1; d >= 0; d--) {
-        p += batch % t->batch[d] * m->batch[d];
-        batch /= t->batch[d];
-    }
-    return p;
-}
-
-/* Rows of queries that are worked on at a time, a divisor of DL__KB: their scores stay in the cache. A causal block leaves
-   out the keys behind its last row, so that a row counts products with a probability of 0 up to the end of its block: the
-   bits depend on the shape. */
-enum { DL__ATT_ROWS = 64 };
-static dl_index dl__attention_rows(const dl__attention *t)
-{
-    dl_index rows = t->causal ? DL__ATT_ROWS / 2 : DL__ATT_ROWS;
-    while (rows > 8 && rows * t->s > 65536) rows /= 2;
-    return rows;
-}
-
-/* What a thread's scratch holds. Packed: panels of columns, as wide as the kernel's tile, each row by row. */
-enum {
-    DL__ATT_K,       /* k', packed */
-    DL__ATT_V,       /* v, packed; in the gradient v' */
-    DL__ATT_P,       /* scores of a block of queries, then probabilities */
-    DL__ATT_Y,       /* results of the block that are not written in place; in the gradient dq */
-    DL__ATT_TABLES,  /* dl__attention_tables */
-    DL__ATT_FORWARD, /* the rest is the gradient's */
-    DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
-    DL__ATT_DP,      /* gradients of probabilities, then of scores */
-    DL__ATT_PACKED,  /* dy of the block packed, then q */
-    DL__ATT_DK,      /* the chains of dk and dv over a block of DL__KB rows, and where there are several their totals */
-    DL__ATT_DV,
-    DL__ATT_DK_TOTAL,
-    DL__ATT_DV_TOTAL,
-    DL__ATT_PARTS
-};
 enum { DL__SPARE = 64 }; /* what a tile of any level may hang over, and a block of lanes */
+enum { DL__ATT_ROWS = 64 }; /* of queries that are worked on at a time, at most; a divisor of DL__KB */
 
-/* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
-static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
-
-/* Multiples of the distances between rows and columns of what the panels read a number at a time. */
-typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column, *dy_row, *dy_column; } dl__att_tables;
-
-/* Offsets of the parts, and behind them the size of all. */
-static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
-{
-    size_t s = (size_t)t->s + DL__SPARE, e = (size_t)t->e + DL__SPARE, f = (size_t)t->f + DL__SPARE, size[DL__ATT_PARTS],
-           rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
-    size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
-    size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
-    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
-    size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
-    size[DL__ATT_TABLES] = (DL__MAX(s, rows) + 3 * rows + e + f) * (sizeof(dl_index) / sizeof(dl_real) + 1);
-    size[DL__ATT_DK_TOTAL] = totals * s * e;
-    size[DL__ATT_DV_TOTAL] = totals * s * f;
-    at[0] = 0;
-    for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
-}
-
-static dl_index *dl__multiples(dl_index *to, dl_index step, dl_index n)
-{
-    for (dl_index i = 0; i < n; i++) to[i] = i * step;
-    return to + n;
-}
-
-static dl__att_tables dl__attention_tables(const dl__attention *t, dl_index stride, dl_real *scratch)
-{
-    dl__att_tables a;
-    dl_index rows = dl__attention_rows(t), *at = (dl_index *)(void *)scratch;
-    a.one = at, at = dl__multiples(at, 1, DL__MAX(t->s, rows));
-    a.scores = at, at = dl__multiples(at, stride, rows);
-    a.q_row = at, at = dl__multiples(at, t->q.row, rows);
-    a.q_column = at, at = dl__multiples(at, t->q.column, t->e);
-    a.dy_row = at, at = dl__multiples(at, t->y.row, rows);
-    a.dy_column = at, dl__multiples(at, t->y.column, t->f);
-    return a;
-}
-
-static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
-    dl_index rows, dl_index columns)
-{
-    for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
-        if (dst_column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
-        else
-            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j];
-}
+/* How many keys query l sees. */
+static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
 
 /* ---- the levels ----
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
@@ -3351,8 +3267,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #include "dltrain.h"
 #undef DL__LEVEL
 #define DL__AVX512_products_of ~, avx512
-#define DL__AVX512_attention ~, avx512
-#define DL__AVX512_attention_back ~, avx512
+#define DL__AVX512_probabilities ~, avx512
 #define DL__AVX512_along ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
@@ -3389,7 +3304,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_NC 8
 #define E_LOAD(p) (*(p))
 #define E_STORE(p, v) ((void)(*(p) = (v)))
-#define E_LOADN(p, n) (*(p))
+#define E_LOADN(p, n) ((void)(n), *(p))
 #define E_STOREN(p, v, n) ((void)(n), (void)(*(p) = (v)))
 #define E_K(c) ((dl_real)(c))
 #define E_ADD(a, b) ((a) + (b))
@@ -3579,9 +3494,11 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #if DL__LEVEL == DL__PORTABLE
 #define E_IN static /* calls: the portable kernels are for size */
 #define E_OUT static
+#define E_UNROLL
 #else
 #define E_IN E_TARGET DL__INLINE
 #define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
+#define E_UNROLL DL__UNROLL /* where a portable kernel has a lane a number */
 #endif
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 #define E_MULS(a, c) E_MUL(a, E_K(c))
@@ -3831,7 +3748,7 @@ enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
 E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
 {
     for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES)
-        for (int l = 0; l < DL__K(accs); l++)
+        E_UNROLL for (int l = 0; l < DL__K(accs); l++)
             acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
 }
 
@@ -3851,8 +3768,8 @@ E_IN void DL__K(add_rest)(int what, dl_real *lane, const dl_real *x, const dl_re
 E_IN dl_real DL__K(add_lanes)(E_V *acc)
 {
     dl_real last[E_W];
-    for (int h = DL__K(accs) / 2; h; h /= 2)
-        for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
+    E_UNROLL for (int h = DL__K(accs) / 2; h; h /= 2)
+        E_UNROLL for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
     E_STORE(last, acc[0]);
     for (int h = E_W / 2; h; h /= 2)
         for (int l = 0; l < h; l++) last[l] += last[l + h];
@@ -3860,11 +3777,11 @@ E_IN dl_real DL__K(add_lanes)(E_V *acc)
 }
 E_IN void DL__K(load_lanes)(E_V *acc, const dl_real *lane)
 {
-    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
 }
 E_IN void DL__K(store_lanes)(dl_real *lane, const E_V *acc)
 {
-    for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
 }
 
 /* The sum of the terms of n <= 4096 numbers */
@@ -3872,7 +3789,7 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
 {
     E_V acc[DL__K(accs)];
     size_t whole = n / DL__LANES * DL__LANES;
-    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
     DL__K(add_blocks)(what, acc, x, z, n, m, r);
     if (whole < n) {
         dl_real lane[DL__LANES];
@@ -3963,19 +3880,19 @@ E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t str
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
 /* out[j] (+)= sum over r of x[r * stride + j]: rule 6; of `side` vectors side by side, all whole or of n < E_W numbers */
-E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, int side, int n)
+E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, const int side, int n)
 {
     E_V total[8];
-    for (int v = 0; v < side; v++) total[v] = E_K(0);
+    DL__UNROLL for (int v = 0; v < side; v++) total[v] = E_K(0);
     for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
         E_V p[8];
-        for (int v = 0; v < side; v++) p[v] = E_K(0);
+        DL__UNROLL for (int v = 0; v < side; v++) p[v] = E_K(0);
         for (size_t r = r0; r < DL__MIN(rows, r0 + DL__KB); r++)
-            for (int v = 0; v < side; v++)
+            DL__UNROLL for (int v = 0; v < side; v++)
                 p[v] = E_ADD(p[v], n == E_W ? E_LOAD(x + r * stride + v * E_W) : E_LOADN(x + r * stride, n));
-        for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
+        DL__UNROLL for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
     }
-    for (int v = 0; v < side; v++) {
+    DL__UNROLL for (int v = 0; v < side; v++) {
         dl_real *to = out + v * E_W;
         if (n == E_W) E_STORE(to, accumulate ? E_ADD(E_LOAD(to), total[v]) : total[v]);
         else E_STOREN(to, accumulate ? E_ADD(E_LOADN(to, n), total[v]) : total[v], n);
@@ -4412,7 +4329,8 @@ DL__HOT E_FN void DL__K(turn)(
         some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
         for (; j + E_TURN <= cols; j += E_TURN)
             for (dl_index k = i; k < i + some; k += E_TURN)
-                E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, add);
+                if (add) E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, true);
+                else E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, false);
         for (; j < cols; j++)
             for (dl_index k = i; k < i + some; k++)
                 dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
@@ -4482,7 +4400,7 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 dl_real *to = dst + k * NR;
                 dl_index i = 0;
                 for (; i + NR <= n; i += NR, to += kc * NR)
-                    for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
+                    DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
                 for (int v = 0; v < E_NV && i < n; v++) {
                     int some = (int)DL__MIN(n - i - v * E_W, (dl_index)E_W);
                     const dl_real *at = from + i + v * E_W;
@@ -4526,27 +4444,34 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
     }
 }
+enum { DL__K(side) = 4 }; /* vectors side by side: chains enough for the multipliers */
+E_IN void DL__K(along_chains)(E_V *acc, const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
+    const dl_index *from, const int *some, const bool whole)
+{
+    for (dl_index k = 0; k < kc; k++) {
+        E_V f = E_K(w[k * w_step]);
+        DL__UNROLL for (int v = 0; v < DL__K(side); v++)
+            acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
+    }
+}
 /* A row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
 DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
     const dl_real *bias, bool add, dl_real *y, dl_index n)
 {
-    enum { SIDE = 4 }; /* vectors side by side: chains enough for the multipliers */
+    enum { SIDE = DL__K(side) };
     for (dl_index i = 0; i < n; i += SIDE * E_W) {
         E_V acc[SIDE];
         dl_index from[SIDE];
         int some[SIDE];
         bool whole = i + SIDE * E_W <= n;
-        for (int v = 0; v < SIDE; v++) {
+        DL__UNROLL for (int v = 0; v < SIDE; v++) {
             acc[v] = E_K(0);
             some[v] = (int)DL__MAX(DL__MIN(n - i - v * E_W, (dl_index)E_W), (dl_index)0);
             from[v] = some[v] ? i + v * E_W : 0;
         }
-        for (dl_index k = 0; k < kc; k++) {
-            E_V f = E_K(w[k * w_step]);
-            for (int v = 0; v < SIDE; v++)
-                acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
-        }
-        for (int v = 0; v < SIDE; v++) {
+        if (whole) DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, true);
+        else DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, false);
+        DL__UNROLL for (int v = 0; v < SIDE; v++) {
             dl_real *to = y + from[v];
             if (!some[v]) continue;
             if (bias) acc[v] = E_ADD(acc[v], E_K(*bias));
@@ -4565,57 +4490,6 @@ static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
-/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at column
-   `diagonal`, is left out. */
-E_FN void DL__K(multiply_packed)(dl_index m, dl_index n, dl_index kk, const dl_real *a, const dl_index *row, const dl_index *at,
-    const dl_real *b, dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
-{
-    enum { NR = E_NV * E_W };
-    dl__panel p;
-    memset(&p, 0, sizeof p);
-    p.a = a;
-    p.b_step = NR;
-    p.out_row = stride;
-    p.chained = chained;
-    for (dl_index j = 0; j < n; j += NR) {
-        dl_index first = DL__MAX(j - diagonal, (dl_index)0);
-        p.rows = m - first;
-        p.cols = DL__MIN(n - j, (dl_index)NR);
-        p.row = row + first;
-        p.out = c + first * stride + j;
-        for (dl_index k = 0; k < kk; k += DL__KB) {
-            p.kc = DL__MIN(kk - k, (dl_index)DL__KB);
-            p.at = at + k;
-            p.b = b + j * height + k * NR;
-            p.more = k > 0;
-            DL__K(panel)(&p);
-        }
-    }
-}
-
-/* n columns as whole panels. */
-E_IN dl_index DL__K(panels)(dl_index n) { return (n + E_NV * E_W - 1) / (E_NV * E_W) * (E_NV * E_W); }
-
-/* How many keys row l of the queries sees. */
-E_IN dl_index DL__K(seen)(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
-
-/* dst [m,n] = a [m,k] b [k,n] of scores and b packed, by way of `own` where columns lie apart. */
-E_FN void DL__K(multiply_scores)(const dl__matrix *to, dl_real *dst, dl_index m, dl_index n, dl_index kk, const dl_real *a,
-    const dl__att_tables *i, const dl_real *b, dl_index height, dl_real *own)
-{
-    bool in_place = to->column == 1;
-    DL__K(multiply_packed)(
-        m, n, kk, a, i->scores, i->one, b, height, in_place ? dst : own, in_place ? to->row : n, false, n);
-    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, n, m, n);
-}
-
-/* Asks for rows of a matrix all at once: they lie apart, and would be waited for one by one. */
-E_IN void DL__K(fetch)(const dl__matrix *m, const dl_real *x, dl_index rows, dl_index n)
-{
-    for (dl_index i = 0; m->column == 1 && i < rows; i++)
-        for (dl_index j = 0; j < n; j += 64 / (dl_index)sizeof *x) DL__PREFETCH(x + i * m->row + j);
-}
-
 /* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
 E_IN size_t DL__K(whole)(dl_index n) { return ((size_t)n + DL__LANES - 1) / DL__LANES * DL__LANES; }
 E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
@@ -4623,14 +4497,17 @@ E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
     for (dl_index end = (dl_index)DL__K(whole)(n); n < end; n += E_W) E_STORE(x + n, E_K(0));
 }
 
-/* Rows of scores become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
+/* Rows of products become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
    begins, so that the chains within rows overlap. */
-E_FN void DL__K(softmax_scores)(const dl__attention *t, dl_index l0, dl_index rows, dl_real *p, dl_index stride)
+E_FN void DL__K(probabilities)(
+    const dl__attention *t, const dl_real *mask, dl_index l0, dl_index rows, dl_real *p, dl_index stride)
 {
     dl_real top[DL__ATT_ROWS], sum[DL__ATT_ROWS];
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride, lane[E_W];
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
+        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
+        for (dl_index j = 0; mask && j < n; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
         E_V most = E_K(-HUGE_VALF);
         E_STORE(x + n, most);
         for (dl_index j = 0; j < n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
@@ -4641,57 +4518,16 @@ E_FN void DL__K(softmax_scores)(const dl__attention *t, dl_index l0, dl_index ro
     }
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
         for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_EXP(E_SUB(E_LOAD(x + j), E_K(top[i]))));
         DL__K(clear_row)(x, n);
     }
-    for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(DL__K(seen)(t, l0 + i)));
+    for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(dl__seen(t, l0 + i)));
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
         for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
         E_STORE(x + n, E_K(0));
-    }
-}
-
-/* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
-E_FN void DL__K(probabilities)(const dl__attention *t, const dl__att_tables *tables, const dl_real *q, const dl_real *k,
-    const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
-{
-    DL__K(multiply_packed)(rows, DL__K(panels)(n), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k, t->e, p, stride, false,
-        t->causal ? l0 : n);
-    for (dl_index i = 0; i < rows; i++) {
-        dl_real *x = p + i * stride;
-        dl_index seen = DL__K(seen)(t, l0 + i);
-        for (dl_index j = 0; j < seen; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
-        for (dl_index j = 0; mask && j < seen; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-    }
-    DL__K(softmax_scores)(t, l0, rows, p, stride);
-}
-
-/* Part of a batch: DL__KB rows of queries. */
-E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch)
-{
-    dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
-             end = DL__MIN(t->l, l0 + DL__KB), keys = DL__K(seen)(t, end - 1), block = dl__attention_rows(t),
-             stride = dl__attention_stride(keys);
-    const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
-                  *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
-    dl_real *y = dl__matrix_at(t, &t->y, batch);
-    size_t at[DL__ATT_PARTS + 1];
-    dl__attention_layout(t, false, at);
-    dl_real *p = scratch + at[DL__ATT_P];
-    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
-    DL__K(fetch)(&t->k, k, keys, t->e);
-    DL__K(fetch)(&t->v, v, keys, t->f);
-    DL__K(fetch)(&t->q, q + l0 * t->q.row, end - l0, t->e);
-    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
-    DL__K(pack)(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
-    for (; l0 < end; l0 += block) {
-        dl_index rows = DL__MIN(block, end - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
-        DL__K(multiply_scores)(&t->y, y + l0 * t->y.row, rows, t->f, n, p, &tables, scratch + at[DL__ATT_V], keys,
-            scratch + at[DL__ATT_Y]);
     }
 }
 
@@ -4701,75 +4537,16 @@ E_FN void DL__K(scores_back)(
 {
     dl_real sum[DL__ATT_ROWS];
     for (dl_index i = 0; i < rows; i++) {
-        dl_index at = i * stride, n = DL__K(seen)(t, l0 + i);
+        dl_index at = i * stride, n = dl__seen(t, l0 + i);
         DL__K(clear_row)(dp + at, n);
         sum[i] = DL__K(runs_products)(dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
     }
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
         for (dl_index j = 0; j < n; j += E_W)
             E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale));
         E_STORE(dp + n, E_K(0));
     }
-}
-
-/* A chain over DL__KB rows has ended: it becomes the total, or is added to it, and the next starts. */
-E_FN void DL__K(end_chain)(dl_real *chain, dl_real *total, size_t n, bool first)
-{
-    if (first) memcpy(total, chain, n * sizeof *chain);
-    else DL__K(add_to)(total, chain, n);
-    memset(chain, 0, n * sizeof *chain);
-}
-
-/* dq, dk and dv of a batch, those that are wanted. The probabilities are computed anew. */
-E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *scratch)
-{
-    dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t);
-    dl_index e = DL__K(panels)(t->e), f = DL__K(panels)(t->f), stride = dl__attention_stride(keys);
-    const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
-                  *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
-    size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
-    dl__attention_layout(t, true, at);
-    dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
-            *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
-            *dv_total = scratch + at[DL__ATT_DV_TOTAL];
-    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
-    DL__K(fetch)(&t->k, k, keys, t->e);
-    DL__K(fetch)(&t->v, v, keys, t->f);
-    DL__K(fetch)(&t->q, q, t->l, t->e);
-    DL__K(fetch)(&t->y, dy, t->l, t->f);
-    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
-    DL__K(pack)(v, t->v.row, t->v.column, keys, t->f, scratch + at[DL__ATT_V]);
-    if (t->dq.base) DL__K(pack)(k, t->k.column, t->k.row, t->e, keys, scratch + at[DL__ATT_KEYS]);
-    memset(dk, 0, all_k * sizeof *dk);
-    memset(dv, 0, all_v * sizeof *dv);
-    for (dl_index l0 = 0; l0 < t->l; l0 += block) {
-        dl_index rows = DL__MIN(block, t->l - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
-        if (t->dv.base) {
-            DL__K(pack)(dy + l0 * t->y.row, t->y.column, t->y.row, t->f, rows, packed);
-            DL__K(multiply_packed)(n, f, rows, p, tables.one, tables.scores, packed, rows, dv, f, true, f);
-        }
-        if (t->dq.base || t->dk.base) {
-            DL__K(multiply_packed)(rows, DL__K(panels)(n), t->f, dy + l0 * t->y.row, tables.dy_row, tables.dy_column,
-                scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
-            DL__K(scores_back)(t, l0, rows, p, dp, stride);
-        }
-        if (t->dq.base)
-            DL__K(multiply_scores)(&t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, &tables,
-                scratch + at[DL__ATT_KEYS], keys, scratch + at[DL__ATT_Y]);
-        if (t->dk.base) {
-            DL__K(pack)(q + l0 * t->q.row, t->q.column, t->q.row, t->e, rows, packed);
-            DL__K(multiply_packed)(n, e, rows, dp, tables.one, tables.scores, packed, rows, dk, e, true, e);
-        }
-        if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
-            DL__K(end_chain)(dk, dk_total, all_k, l0 < DL__KB);
-            DL__K(end_chain)(dv, dv_total, all_v, l0 < DL__KB);
-        }
-    }
-    if (t->l > DL__KB) dk = dk_total, dv = dv_total;
-    if (t->dk.base) dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, t->s, t->e);
-    if (t->dv.base) dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, t->s, t->f);
 }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4897,6 +4674,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TURN
 #undef E_TURN_BLOCK
 #undef E_UNMIX
+#undef E_UNROLL
 #undef E_V
 #undef E_W
 #undef E_WINNER
@@ -8210,14 +7988,237 @@ static size_t dl__attention_batches(const dl__attention *t)
     return n;
 }
 
-static void dl__attention_part(const dl_run_args *r, size_t part)
+static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_index batch)
 {
-    DL__CALL(r->level, attention, ((const dl__attention *)r->user, part, (dl_real *)r->scratch));
+    dl_real *p = m->base;
+    for (int d = t->batch_dims - 1; d >= 0; d--) {
+        p += batch % t->batch[d] * m->batch[d];
+        batch /= t->batch[d];
+    }
+    return p;
 }
 
-static void dl__attention_back_part(const dl_run_args *r, size_t part)
+/* Rows of queries that are worked on at a time: their scores stay in the cache. A causal block leaves out the keys behind its
+   last row, so that a row counts products with a probability of 0 up to the end of its block: the bits depend on the shape. */
+static dl_index dl__attention_rows(const dl__attention *t)
 {
-    DL__CALL(r->level, attention_back, ((const dl__attention *)r->user, part, (dl_real *)r->scratch));
+    dl_index rows = t->causal ? DL__ATT_ROWS / 2 : DL__ATT_ROWS;
+    while (rows > 8 && rows * t->s > 65536) rows /= 2;
+    return rows;
+}
+
+/* What a thread's scratch holds. Packed: panels of columns, as wide as the kernel's tile, each row by row. */
+enum {
+    DL__ATT_K,       /* k', packed */
+    DL__ATT_V,       /* v, packed; in the gradient v' */
+    DL__ATT_P,       /* scores of a block of queries, then probabilities */
+    DL__ATT_Y,       /* results of the block that are not written in place; in the gradient dq */
+    DL__ATT_TABLES,  /* dl__attention_tables */
+    DL__ATT_FORWARD, /* the rest is the gradient's */
+    DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
+    DL__ATT_DP,      /* gradients of probabilities, then of scores */
+    DL__ATT_PACKED,  /* dy of the block packed, then q */
+    DL__ATT_DK,      /* the chains of dk and dv over a block of DL__KB rows, and where there are several their totals */
+    DL__ATT_DV,
+    DL__ATT_DK_TOTAL,
+    DL__ATT_DV_TOTAL,
+    DL__ATT_PARTS
+};
+
+/* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
+static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
+
+/* Multiples of the distances between rows and columns of what the panels read a number at a time. */
+typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column, *dy_row, *dy_column; } dl__att_tables;
+
+/* Offsets of the parts, and behind them the size of all. */
+static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
+{
+    size_t s = (size_t)t->s + DL__SPARE, e = (size_t)t->e + DL__SPARE, f = (size_t)t->f + DL__SPARE, size[DL__ATT_PARTS],
+           rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
+    size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
+    size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
+    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
+    size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
+    size[DL__ATT_TABLES] = (DL__MAX(s, rows) + 3 * rows + e + f) * (sizeof(dl_index) / sizeof(dl_real) + 1);
+    size[DL__ATT_DK_TOTAL] = totals * s * e;
+    size[DL__ATT_DV_TOTAL] = totals * s * f;
+    at[0] = 0;
+    for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
+}
+
+static dl_index *dl__multiples(dl_index *to, dl_index step, dl_index n)
+{
+    for (dl_index i = 0; i < n; i++) to[i] = i * step;
+    return to + n;
+}
+
+static dl__att_tables dl__attention_tables(const dl__attention *t, dl_index stride, dl_real *scratch)
+{
+    dl__att_tables a;
+    dl_index rows = dl__attention_rows(t), *at = (dl_index *)(void *)scratch;
+    a.one = at, at = dl__multiples(at, 1, DL__MAX(t->s, rows));
+    a.scores = at, at = dl__multiples(at, stride, rows);
+    a.q_row = at, at = dl__multiples(at, t->q.row, rows);
+    a.q_column = at, at = dl__multiples(at, t->q.column, t->e);
+    a.dy_row = at, at = dl__multiples(at, t->y.row, rows);
+    a.dy_column = at, dl__multiples(at, t->y.column, t->f);
+    return a;
+}
+
+static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
+    dl_index rows, dl_index columns)
+{
+    for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
+        if (dst_column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
+        else
+            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j];
+}
+
+/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at column
+   `diagonal`, is left out. */
+static void dl__multiply_packed(const dl__products *e, dl_index m, dl_index n, dl_index kk, const dl_real *a,
+    const dl_index *row, const dl_index *at, const dl_real *b, dl_index height, dl_real *c, dl_index stride, bool chained,
+    dl_index diagonal)
+{
+    dl__panel p;
+    memset(&p, 0, sizeof p);
+    p.a = a;
+    p.b_step = e->nr;
+    p.out_row = stride;
+    p.chained = chained;
+    for (dl_index j = 0; j < n; j += e->nr) {
+        dl_index first = DL__MAX(j - diagonal, (dl_index)0);
+        p.rows = m - first;
+        p.cols = DL__MIN(n - j, e->nr);
+        p.row = row + first;
+        p.out = c + first * stride + j;
+        for (dl_index k = 0; k < kk; k += DL__KB) {
+            p.kc = DL__MIN(kk - k, (dl_index)DL__KB);
+            p.at = at + k;
+            p.b = b + j * height + k * e->nr;
+            p.more = k > 0;
+            e->panel(&p);
+        }
+    }
+}
+
+/* dst [m,n] = a [m,k] b [k,n] of scores and b packed, by way of `own` where columns lie apart. */
+static void dl__multiply_scores(const dl__products *e, const dl__matrix *to, dl_real *dst, dl_index m, dl_index n,
+    dl_index kk, const dl_real *a, const dl__att_tables *i, const dl_real *b, dl_index height, dl_real *own)
+{
+    bool in_place = to->column == 1;
+    dl__multiply_packed(
+        e, m, n, kk, a, i->scores, i->one, b, height, in_place ? dst : own, in_place ? to->row : n, false, n);
+    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, n, m, n);
+}
+
+/* Asks for rows of a matrix all at once: they lie apart, and would be waited for one by one. */
+static void dl__fetch_rows(const dl__matrix *m, const dl_real *x, dl_index rows, dl_index n)
+{
+    for (dl_index i = 0; m->column == 1 && i < rows; i++)
+        for (dl_index j = 0; j < n; j += 64 / (dl_index)sizeof *x) DL__PREFETCH(x + i * m->row + j);
+}
+
+/* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
+static void dl__probabilities(int level, const dl__attention *t, const dl__att_tables *tables, const dl_real *q, const dl_real *k,
+    const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
+{
+    const dl__products *e = dl__products_of(level);
+    dl__multiply_packed(e, rows, dl__round_up(n, e->nr), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k, t->e, p,
+        stride, false, t->causal ? l0 : n);
+    DL__CALL(level, probabilities, (t, mask, l0, rows, p, stride));
+}
+
+/* Part of a batch: DL__KB rows of queries. */
+static void dl__attention_part(const dl_run_args *r, size_t part)
+{
+    const dl__attention *t = (const dl__attention *)r->user;
+    const dl__products *e = dl__products_of(r->level);
+    dl_real *scratch = (dl_real *)r->scratch;
+    dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
+             end = DL__MIN(t->l, l0 + DL__KB), keys = dl__seen(t, end - 1), block = dl__attention_rows(t),
+             stride = dl__attention_stride(keys);
+    const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
+                  *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
+    dl_real *y = dl__matrix_at(t, &t->y, batch);
+    size_t at[DL__ATT_PARTS + 1];
+    dl__attention_layout(t, false, at);
+    dl_real *p = scratch + at[DL__ATT_P];
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
+    dl__fetch_rows(&t->k, k, keys, t->e);
+    dl__fetch_rows(&t->v, v, keys, t->f);
+    dl__fetch_rows(&t->q, q + l0 * t->q.row, end - l0, t->e);
+    e->pack(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    e->pack(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
+    for (; l0 < end; l0 += block) {
+        dl_index rows = DL__MIN(block, end - l0), n = dl__seen(t, l0 + rows - 1);
+        dl__probabilities(r->level, t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        dl__multiply_scores(e, &t->y, y + l0 * t->y.row, rows, t->f, n, p, &tables, scratch + at[DL__ATT_V], keys,
+            scratch + at[DL__ATT_Y]);
+    }
+}
+
+/* A chain over DL__KB rows has ended: it becomes the total, or is added to it, and the next starts. */
+static void dl__end_chain(int level, dl_real *chain, dl_real *total, size_t n, bool first)
+{
+    if (first) memcpy(total, chain, n * sizeof *chain);
+    else DL__CALL(level, add_to, (total, chain, n));
+    memset(chain, 0, n * sizeof *chain);
+}
+
+/* dq, dk and dv of a batch, those that are wanted. The probabilities are computed anew. */
+static void dl__attention_back_part(const dl_run_args *r, size_t batch)
+{
+    const dl__attention *t = (const dl__attention *)r->user;
+    const dl__products *w = dl__products_of(r->level);
+    dl_real *scratch = (dl_real *)r->scratch;
+    dl_index b = (dl_index)batch, keys = dl__seen(t, t->l - 1), block = dl__attention_rows(t);
+    dl_index e = dl__round_up(t->e, w->nr), f = dl__round_up(t->f, w->nr), stride = dl__attention_stride(keys);
+    const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
+                  *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
+    size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
+    dl__attention_layout(t, true, at);
+    dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
+            *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
+            *dv_total = scratch + at[DL__ATT_DV_TOTAL];
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
+    dl__fetch_rows(&t->k, k, keys, t->e);
+    dl__fetch_rows(&t->v, v, keys, t->f);
+    dl__fetch_rows(&t->q, q, t->l, t->e);
+    dl__fetch_rows(&t->y, dy, t->l, t->f);
+    w->pack(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    w->pack(v, t->v.row, t->v.column, keys, t->f, scratch + at[DL__ATT_V]);
+    if (t->dq.base) w->pack(k, t->k.column, t->k.row, t->e, keys, scratch + at[DL__ATT_KEYS]);
+    memset(dk, 0, all_k * sizeof *dk);
+    memset(dv, 0, all_v * sizeof *dv);
+    for (dl_index l0 = 0; l0 < t->l; l0 += block) {
+        dl_index rows = DL__MIN(block, t->l - l0), n = dl__seen(t, l0 + rows - 1);
+        dl__probabilities(r->level, t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        if (t->dv.base) {
+            w->pack(dy + l0 * t->y.row, t->y.column, t->y.row, t->f, rows, packed);
+            dl__multiply_packed(w, n, f, rows, p, tables.one, tables.scores, packed, rows, dv, f, true, f);
+        }
+        if (t->dq.base || t->dk.base) {
+            dl__multiply_packed(w, rows, dl__round_up(n, w->nr), t->f, dy + l0 * t->y.row, tables.dy_row, tables.dy_column,
+                scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
+            DL__CALL(r->level, scores_back, (t, l0, rows, p, dp, stride));
+        }
+        if (t->dq.base)
+            dl__multiply_scores(w, &t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, &tables,
+                scratch + at[DL__ATT_KEYS], keys, scratch + at[DL__ATT_Y]);
+        if (t->dk.base) {
+            w->pack(q + l0 * t->q.row, t->q.column, t->q.row, t->e, rows, packed);
+            dl__multiply_packed(w, n, e, rows, dp, tables.one, tables.scores, packed, rows, dk, e, true, e);
+        }
+        if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
+            dl__end_chain(r->level, dk, dk_total, all_k, l0 < DL__KB);
+            dl__end_chain(r->level, dv, dv_total, all_v, l0 < DL__KB);
+        }
+    }
+    if (t->l > DL__KB) dk = dk_total, dv = dv_total;
+    if (t->dk.base) dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, t->s, t->e);
+    if (t->dv.base) dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, t->s, t->f);
 }
 
 static void dl__attention_run(const dl_run_args *r)
