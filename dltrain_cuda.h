@@ -658,7 +658,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3587 \"dltrain.h\"\n",
+    "#line 3504 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
