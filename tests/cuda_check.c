@@ -1,7 +1,7 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide tensor
-       tensor-nets cublas sums attention optimizers snapshots errors nets worlds graphs ops subsets; tensor, tensor-nets and
-       cublas only come near the CPU's bits */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide
+       tensor tensor-nets cublas sums attention optimizers snapshots errors nets worlds graphs ops subsets; tensor and
+       tensor-nets, of lower precision, only come near the CPU's results */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -214,6 +214,34 @@ static void reading(void)
     w = dl_parameter(c, "w", &(dl_param_desc){ .shape = DL_SHAPE(3), .init = DL_INIT_CONSTANT, .value = 5 });
     CHECK(dl_item(dl_sum(w)) == 17, "what was written is not seen: %s", dl_error(c));
     dl_destroy(c);
+}
+
+/* Batches that come while steps run, and results that are read while the update does: see the trace in check_cuda.sh. */
+static void inputs(void)
+{
+    dl_real want[15], got[15];
+    double loss[2][2] = { { 0 } };
+    for (int on = 0; on < 2; on++) {
+        dl_context *c = open_on(on ? "cuda:0" : NULL);
+        dl_optimizer *o = dl_adam(c, NULL);
+        for (int step = 0; step < 12; step++) {
+            float x[8 * 4];
+            for (int i = 0; i < 8 * 4; i++) x[i] = (float)((i * 7 + step * 5) % 11) / 4 - 1;
+            dl_index n = step < 10 ? 8 : 2 + step % 2;
+            dl_tensor y = dl_mean(dl_square(dl_relu(dl_linear(dl_input(c, DL_F32, DL_SHAPE(n, 4), x), "fc", 3))));
+            dl_backward(y);
+            dl_step(o);
+            if (step > 9) loss[on][step - 10] = dl_item(y);
+        }
+        dl_param_info p[2];
+        CHECK(dl_param_find(c, "fc.weight", &p[0]) && dl_param_find(c, "fc.bias", &p[1]), "%s", dl_error(c));
+        if (dl_failed(c)) return;
+        memcpy(on ? got : want, p[0].value, 12 * sizeof *want);
+        memcpy((on ? got : want) + 12, p[1].value, 3 * sizeof *want);
+        dl_destroy(c);
+    }
+    CHECK(!memcmp(want, got, sizeof want), "other parameters than on the CPU");
+    CHECK(!memcmp(loss[0], loss[1], sizeof *loss), "losses %.9g %.9g, on the CPU %.9g %.9g", loss[1][0], loss[1][1], loss[0][0], loss[0][1]);
 }
 
 /* dropout, dl_rand and dl_randn */
@@ -596,7 +624,7 @@ static void cublas(void)
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
 enum { WORLD_STEPS = 20 };
 typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, SYNC_NORM, EAGER, WORLDS } world_kind;
-typedef struct world { world_kind kind; uint64_t hash[4]; char error[512]; } world;
+typedef struct world { world_kind kind; uint64_t hash[4]; size_t early[4]; char error[512]; } world; /* early: see worlds */
 
 static dl_tensor world_net(dl_tensor x)
 {
@@ -652,6 +680,9 @@ static void world_steps(dl_context *c, dl_comm *comm, void *user)
         dl_step(o);
     }
     if (w->kind == UNEQUAL) dl_accumulator_flush(acc);
+    dl_parallel_stats stats;
+    dl_comm_stats(comm, &stats);
+    w->early[rank] = stats.reduce.bytes - stats.wait.bytes;
     w->hash[rank] = hash_of_parameters(c);
 }
 
@@ -709,6 +740,8 @@ static void worlds(void)
             if (kind == EVEN) want = run_world(EVEN, "cpu,cpu,cpu,cpu");
             world got = run_world((world_kind)kind, lists[several][2]);
             for (int r = 0; r < 4; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][2], r);
+            /* Whoever completes a bucket last begins with it at once, in mid-pass */
+            CHECK(kind != EVEN || got.early[0] + got.early[1] + got.early[2] + got.early[3], "no sums begin before the backward pass has ended");
         }
     }
 }
@@ -772,12 +805,13 @@ static int count_made(void **exec, void *graph, unsigned long long flags) { retu
 static int count_ended(void *exec) { return calls.ended++, real.cuGraphExecDestroy(exec); }
 static dl_context *open_counted(bool graphs)
 {
+    if (!graphs) setenv("DLTRAIN_CUDA_GRAPHS", "0", 1);
     dl_context *c = open_on("cuda:0");
+    unsetenv("DLTRAIN_CUDA_GRAPHS");
     dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
     memset(&calls, 0, sizeof calls);
     if (!d) return c;
     real = d->driver;
-    d->no_graphs = !graphs;
     d->driver.cuLaunchKernel = count_kernel;
     d->driver.cuGraphLaunch = count_graph;
     d->driver.cuGraphInstantiateWithFlags = count_made;
@@ -1000,6 +1034,7 @@ int main(int argc, char **argv)
     test__end();
     if (dl_failed(gpu)) return REPORT();
     if (wants("reading")) RUN(reading);
+    if (wants("inputs")) RUN(inputs);
     if (wants("random")) RUN(random_numbers);
     if (wants("large")) RUN(large);
     if (wants("wide")) {
