@@ -1218,9 +1218,9 @@ static const char *const dl__cuda_normalise_cu[] = {
     "{\n",
     "    __shared__ Columns s;\n",
     "    uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;\n",
-    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t c) {\n",
-    "        float g = dy[row * inner + c];\n",
-    "        return which ? E_MUL(g, normal(x[row * inner + c], saved[row], saved[rows + row])) : g;\n",
+    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t at) {\n",
+    "        float g = dy[at];\n",
+    "        return which ? E_MUL(g, normal(x[at], saved[row], saved[rows + row])) : g;\n",
     "    });\n",
     "}\n",
     "\n",
@@ -1387,7 +1387,7 @@ static const char *const dl__cuda_reduce_cu[] = {
     "    uint64_t blocks = (rows + DL__KB - 1) / DL__KB;\n",
     "    for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {\n",
     "        columns_sum(s, out + o * inner, part ? part + o * blocks * inner : 0, rows, inner, accumulate,\n",
-    "            [&](uint64_t row, uint64_t c) { return x[(o * rows + row) * inner + c]; });\n",
+    "            [&](uint64_t, uint64_t at) { return x[o * rows * inner + at]; });\n",
     "        __syncthreads();\n",
     "    }\n",
     "}\n",
@@ -1554,10 +1554,10 @@ static const char *const dl__cuda_sums_cu[] = {
     "    return add_lanes(sum[0], sum[1]);\n",
     "}\n",
     "\n",
-    "// Sums down columns by rule 2, of f(row, column), by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
+    "// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
     "// four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes\n",
     "// those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.\n",
-    "enum { COLUMNS = 8, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
+    "enum { COLUMNS = 8, EACH = 256 / COLUMNS, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
     "struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };\n",
     "template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)\n",
     "{\n",
@@ -1565,14 +1565,19 @@ static const char *const dl__cuda_sums_cu[] = {
     "    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;\n",
     "    float total = 0;\n",
     "    for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {\n",
-    "        uint32_t n = (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN);\n",
-    "#pragma unroll 8\n",
-    "        for (uint32_t r = k; r < n; r += 256 / COLUMNS) s.x[r / DL__KB][r % DL__KB * COLUMNS + c] = column < inner ? f(r0 + r, column) : 0;\n",
+    "        uint32_t n = column < inner ? (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN) : 0;\n",
+    "        uint64_t at = (r0 + k) * inner + column;\n",
+    "#pragma unroll 1\n",
+    "        for (uint32_t b = 0; b < BLOCKS && b * DL__KB + k < n; b++)\n",
+    "#pragma unroll\n",
+    "            for (uint32_t r = k; r < DL__KB; r += EACH, at += EACH * inner)\n",
+    "                if (b * DL__KB + r < n) s.x[b][r * COLUMNS + c] = f(r0 + b * DL__KB + r, at);\n",
     "        __syncthreads();\n",
     "        if (k < BLOCKS && (k == 0 || k * DL__KB < n)) {\n",
+    "            uint32_t rows_here = n < (k + 1) * DL__KB ? n - k * DL__KB : DL__KB;\n",
     "            float p = 0;\n",
     "#pragma unroll 8\n",
-    "            for (uint32_t r = 0; r < DL__KB && k * DL__KB + r < n; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
+    "            for (uint32_t r = 0; r < rows_here; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
     "            s.sum[k][c] = p;\n",
     "            if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;\n",
     "        }\n",
@@ -4110,10 +4115,11 @@ static bool dl__cuda_norm_back(dl__cuda *d, const dl_node *y, bool accumulate)
     (void)accumulate;
     return !y->numel || dl__cuda_norm_backward(d, y, dl_device_address(d->ctx, y), y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_in(d, y, k) : NULL, w);
 }
+/* What an operation on the same numbers writes later, all of it, unless there are none. */
 static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
+    return y->in[0]->numel || dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
 }
 static bool dl__cuda_norm_sums(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -4395,6 +4401,13 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
 
+/* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a time, for most are small. */
+static size_t dl__cuda_blocks(size_t most, size_t n)
+{
+    size_t each = 4096 / (n ? n : 1) + 1;
+    return most < each ? most : each;
+}
+
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
@@ -4408,9 +4421,8 @@ static bool dl__cuda_update(void *device, const char *rule, const dl_device_upda
         for (size_t i = 0; i < some; i++) most = most < update[at + i].n ? update[at + i].n : most;
         dl__cuda_address list = dl__cuda_scratch(d, some * sizeof *update);
         void *args[] = { &list };
-        size_t blocks = (most + 255) / 256;
         if (!list || !dl__cuda_upload(d, (void *)(uintptr_t)list, update + at, some * sizeof *update) ||
-            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, some, 1, 256, 1), args))
+            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(dl__cuda_blocks((most + 255) / 256, some), some, 1, 256, 1), args))
             return false;
     }
     return true;
@@ -4432,7 +4444,7 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
     return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
         dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
         dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
-        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, down, 1, 256, 1), scale);
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * most, n), down, 1, 256, 1), scale);
 }
 
 /* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said

@@ -367,6 +367,28 @@ static void sums(void)
     }
 }
 
+/* Gradients of looks by index: of more than one ballot of 32 and strip of 128, and of more looks than scatter_add takes number by number */
+static void indices(void)
+{
+    enum { ROWS = 6, PICKS = 75, INNER = 133 };
+    static float x[PICKS * INNER];
+    static int32_t index[PICKS * INNER];
+    for (int i = 0; i < PICKS * INNER; i++) x[i] = (float)(i * 37 % 101) / 50 - 1, index[i] = i * 7 % 11 % ROWS;
+    for (int which = 0; which < 2; which++) {
+        uint64_t h[2];
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor in = dl_variable(c, DL_SHAPE(ROWS, INNER), x), dx;
+            dl_tensor y = which ? dl_gather(in, 0, dl_borrow(c, DL_I32, DL_SHAPE(PICKS, INNER), index)) : dl_index_select(in, 0, dl_borrow(c, DL_I32, DL_SHAPE(PICKS), index));
+            dl_grad(dl_sum(dl_mul(y, dl_borrow(c, DL_F32, DL_SHAPE(PICKS, INNER), x))), &in, 1, &dx);
+            h[on] = hash_of(c, dx);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        CHECK(h[0] == h[1], "the gradient of %s differs", which ? "gather" : "index_select");
+    }
+}
+
 /* Attention of several tiles of queries, of keys and of columns, of more than one block of 256 and one chunk of 4096: values and gradients */
 static void attention(void)
 {
@@ -1041,7 +1063,10 @@ int main(int argc, char **argv)
         RUN(wide);
         RUN(wide_layer);
     }
-    if (wants("sums")) RUN(sums);
+    if (wants("sums")) {
+        RUN(sums);
+        RUN(indices);
+    }
     if (wants("attention")) RUN(attention);
     dl_context *with_tf32 = open_with("cuda:0", "tf32", NULL), *with_cublas = open_with("cuda:0", NULL, "cublas");
     tensors = !dl_failed(with_tf32);
