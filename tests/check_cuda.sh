@@ -32,7 +32,7 @@ build() { # NAME FILE ARGUMENT...: linked to the core
     compile "$1" "$2" -O1 "$2" "${@:3}" "$core" -lm -pthread
 }
 build_example() { # NAME OBJECT: linked to the core and to this
-    sed '/^#define DLTRAIN_IMPLEMENTATION$/d' "examples/$1.c" > "$dir/$1.c"
+    sed 's/^#define DLTRAIN_IMPLEMENTATION$/#include <stdio.h>/' "examples/$1.c" > "$dir/$1.c"
     compile "$1" "examples/$1.c" -O1 -iquote examples "$dir/$1.c" "$2" "$core" -lm -pthread
 }
 build_alone() { # NAME FILE: with an implementation of its own
@@ -255,14 +255,15 @@ if wants cache; then
 fi
 
 # Bugs planted in the real kernels: each must be found, with kernel, PTX line, block and thread.
-planted() { # NAME KERNEL SED-SCRIPT PART
-    local tree=$dir/planted log
+planted() { # NAME KERNEL SED-SCRIPT PART; KERNEL may be streams: a copy between them or any kernel
+    local tree=$dir/planted log found="kernel $2, PTX line [0-9]+ .*, block \([0-9,]*\), thread \([0-9,]*\)"
+    [ "$2" != streams ] || found="(kernel .*, PTX line [0-9]+ .*|race between streams at 0x[0-9a-f]+): .*nothing orders them"
     mkdir -p "$tree/tests"
     cp dltrain.h "$tree" && cp tests/cuda_check.c tests/*.h tests/test_ops.c "$tree/tests" && sed "$3" dltrain_cuda.h > "$tree/dltrain_cuda.h"
     if cmp -s dltrain_cuda.h "$tree/dltrain_cuda.h"; then echo "not ok cuda: planted: $1: the text to change is not there"; return; fi
     build planted.program "$tree/tests/cuda_check.c" || return
     log=$(cache= sim "$dir/planted.program" '*' "$4" 2>&1)
-    if grep -qE "^cudasim: kernel $2, PTX line [0-9]+ .*, block \([0-9,]*\), thread \([0-9,]*\)" <<< "$log"; then echo "ok cuda: planted: $1 is found"
+    if grep -qE "^cudasim: $found" <<< "$log"; then echo "ok cuda: planted: $1 is found"
     else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
 }
 if wants planted; then
@@ -271,8 +272,8 @@ if wants planted; then
     planted "a missing barrier on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/__syncthreads();//' tensor
     planted "a missing wait for copies on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/cp.async.wait_group %0;//' tensor
     export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
-    planted "a missing wait before the sums of replicas" '.*' '/^static bool dl__cuda_reduce/,/^}/s/if (.*cuStreamWaitEvent(.*/(void)r, (void)bucket;/' worlds
-    planted "a missing wait behind the sums of replicas" '.*' '/^static bool dl__cuda_after_sums/,/^}/s/return .*/return d \&\& other;/' worlds
+    planted "a missing wait before the sums of replicas" streams '/^static bool dl__cuda_reduce/,/^}/s/if (.*cuStreamWaitEvent(.*/(void)r, (void)bucket;/' worlds
+    planted "a missing wait behind the sums of replicas" streams '/^static bool dl__cuda_after_sums/,/^}/s/return .*/return d \&\& other;/' worlds
     for n in 2 3 23; do # of an input's arrival, of its place, of a result
         if CUDASIM_DROP=stream:wait:$n sim "$dir/check" '*' inputs 2>&1 | grep -q '^cudasim:.* race between streams'; then echo "ok cuda: planted: a missing wait for copies, number $n, is found"
         else echo "not ok cuda: planted: the missing wait number $n is not found"; fi
