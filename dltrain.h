@@ -6237,14 +6237,17 @@ DL__HOT static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 }
 
 /* C' = B' A' */
-DL__HOT static dl__gemm dl__gemm_exchanged(const dl__gemm *g)
+DL__HOT static void dl__gemm_exchange(dl__gemm *g)
 {
-    dl__gemm x = *g;
-    x.m = g->n, x.a = g->b, x.a_row = g->b_row, x.a_k = g->b_k;
-    x.n = g->m, x.b = g->a, x.b_row = g->a_row, x.b_k = g->a_k;
-    x.turned = !g->turned, x.bias_by_row = !g->bias_by_row;
-    for (int d = 0; d < g->batch_dims; d++) x.batch[d].a = g->batch[d].b, x.batch[d].b = g->batch[d].a;
-    return x;
+    dl_index m = g->m, row = g->a_row, k = g->a_k;
+    const dl_real *a = g->a;
+    g->m = g->n, g->a = g->b, g->a_row = g->b_row, g->a_k = g->b_k;
+    g->n = m, g->b = a, g->b_row = row, g->b_k = k;
+    g->turned = !g->turned, g->bias_by_row = !g->bias_by_row;
+    for (int d = 0; d < g->batch_dims; d++) {
+        dl_index step = g->batch[d].a;
+        g->batch[d].a = g->batch[d].b, g->batch[d].b = step;
+    }
 }
 
 /* Cuts C into units of work, so that the thread with most to do has least: each unit makes copies of its own. */
@@ -6274,8 +6277,9 @@ DL__HOT static void dl__gemm_cut(dl__gemm *g, int threads)
    do not. */
 DL__HOT static void dl__gemm_plan(dl__gemm *g, int threads)
 {
-    dl__gemm x = dl__gemm_exchanged(g);
-    if (dl__gemm_cost(&x, x.m, x.n) < dl__gemm_cost(g, g->m, g->n)) *g = x;
+    float cost = dl__gemm_cost(g, g->m, g->n);
+    dl__gemm_exchange(g);
+    if (dl__gemm_cost(g, g->m, g->n) >= cost) dl__gemm_exchange(g);
     g->total = g->turned || (g->accumulate && g->kk > DL__KB);
     dl__gemm_cut(g, threads);
     g->pack_a = dl__gemm_packs_a(g, g->nc);
