@@ -192,6 +192,7 @@ typedef struct dl_config {
     /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
        CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
     const char *matmul_precision;
+    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas": NVIDIA's (docs/cuda.md) */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -607,7 +608,8 @@ typedef struct dl_launch_desc {
     /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
        cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
        dl_step. Gradients are added in one binary tree over the shards; random numbers go by shard; batch_norm sees one
-       shard, its buffers become the mean over shards */
+       shard, its buffers become the mean over shards. With dl_no_sync, or an accumulator of several batches, the sums of
+       each batch are added to those of the ones before it */
     int invariant_shards;
     char *error;                         /* of error_size bytes: what failed, naming rank, step and collective; NULL: nowhere */
     size_t error_size;
@@ -661,7 +663,8 @@ DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *cou
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
     const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: ctx's */
-    int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters, and gets the outputs */
+    dl_context *outputs;                 /* unless this one does, on any device, for losses there: the caller's, until ctx's last step */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
@@ -673,6 +676,9 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
+/* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave. Adds to the
+   gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *parallel, dl_tensor loss);
 DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
 DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
 
@@ -1008,6 +1014,7 @@ typedef struct dl_device_launch {        /* an operation, and elementwise ones o
     int count;
     bool accumulate;                     /* the first node adds to its output */
 } dl_device_launch;
+typedef struct dl_device_part { void *device; dl_real *x; } dl_device_part; /* of a sum: memory of that device */
 typedef struct dl_backend {
     const char *name;                    /* "cuda" serves "cuda:0", "cuda:1", ... */
     void *(*open)(dl_context *ctx, const char *device);
@@ -1017,24 +1024,30 @@ typedef struct dl_backend {
     void *(*step_alloc)(void *device, size_t bytes); /* until step_reset */
     void (*step_reset)(void *device);
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
-    bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
+    bool (*input)(void *device, void *to, const void *from, size_t bytes);  /* the same, beside what runs; to: of step_alloc */
+    /* waits for what was begun, for a value of step_alloc only for launches; errors of what it waits for show here, too */
+    bool (*download)(void *device, void *to, const void *from, size_t bytes);
     /* n launches, in this order. The same again, of the same keys and at the same addresses, may be cheaper */
     bool (*run)(void *device, const dl_device_launch *launch, size_t n);
-    /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
+    /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
     /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; norm: in the device's memory, to be written */
     bool (*clip)(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n);
-    /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
-       begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
-    bool (*mark)(void *device, int which);
-    bool (*follow)(void *device, const void *other, int which);
-    bool (*copy)(void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes);
+    /* Sums over contexts of one process, each called on its own thread. They run beside launches, in an order of their own.
+       ready: bucket number `bucket` of the sums may be read and written once what was begun here is done. reduce: begins this
+       context's share of the sum of a bucket's n numbers x of all parts, added in the order of dl__tree, into all of them; all
+       have said `ready`. summed: notes what reduce has begun here; join: what is begun here next waits for what `other` noted. */
+    bool (*ready)(void *device, int bucket);
+    bool (*reduce)(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n);
+    bool (*summed)(void *device);
+    bool (*join)(void *device, const void *other);
 } dl_backend;
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
 DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
+DL_API const char *dl_device_blas(const dl_context *ctx);             /* "own" or "cublas": dl_config.blas */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
 enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
@@ -4948,6 +4961,7 @@ static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->conf
 #if DL__DEVICES
 DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
 DL_API const char *dl_device_matmul_precision(const dl_context *ctx) { return ctx->config.matmul_precision; }
+DL_API const char *dl_device_blas(const dl_context *ctx) { return ctx->config.blas; }
 #endif
 
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
@@ -9776,7 +9790,7 @@ static bool dl__upload_inputs(dl_context *ctx, const dl__plan *plan, uint32_t st
             n->offset = (size_t)(uintptr_t)(to + at);
             at += dl__round(dl__bytes(n));
         }
-        if (pass && !ctx->backend->upload(ctx->device, to, from, bytes)) return false;
+        if (pass && !ctx->backend->input(ctx->device, to, from, bytes)) return false;
         dl__tape_release(ctx, mark);
     }
     return true;
@@ -9997,6 +10011,13 @@ static const char *dl__choose_precision(dl_context *ctx, const char *name)
     dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
     return names[0];
 }
+static const char *dl__choose_blas(dl_context *ctx, const char *name)
+{
+    if (!name || !strcmp(name, "own")) return "own";
+    if (!strcmp(name, "cublas")) return "cublas";
+    dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
+    return "own";
+}
 
 DL_API dl_context *dl_create(const dl_config *config)
 {
@@ -10029,6 +10050,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
     ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
+    ctx->config.blas = dl__choose_blas(ctx, c.blas);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -10902,14 +10924,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     dl_accumulator *a = (dl_accumulator *)dl__alloc(o->ctx, sizeof *a, 1);
     if (!a) return NULL;
     a->o = o;
-    a->steps = desc->steps ? desc->steps : 1;
+    a->steps = (desc->steps ? desc->steps : 1) * DL__MAX(o->ctx->parts, 1); /* a batch is so many shards */
     a->mode = desc->mode;
-    if (o->ctx->parts) {
-        if (a->steps > 1)
-            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch; make the batch larger"),
-                   (dl_accumulator *)NULL;
-        a->steps = o->ctx->parts;
-    }
     a->clip_norm = desc->clip_norm;
     return a;
 }
@@ -11065,7 +11081,7 @@ typedef struct dl__world {
 /* Gradients first .. first + n, reduced as one; `waits` for so many parameters of them. */
 typedef struct dl__bucket { size_t first, n; uint32_t waits; } dl__bucket;
 /* What a rank says at the end of a backward pass. */
-typedef struct dl__closing { double weight; uint64_t has, leaving; } dl__closing;
+typedef struct dl__closing { double weight, batch; uint64_t has, leaving, open; } dl__closing;
 enum { DL__MAX_LEVELS = 16 };
 
 struct dl_comm {
@@ -11083,19 +11099,24 @@ struct dl_comm {
     size_t n_values, n_buffers; /* of them */
     int params, buckets;
     dl__bucket *bucket;      /* in the order in which they are reduced: backward passes end with the first parameters */
-    uint8_t *has, *own;    /* of each parameter: some gradient here; one that was not reduced */
+    uint8_t *has, *own, *kept; /* of each parameter: some gradient here; one that was not reduced; one in `window` */
     dl_real *mask;           /* of each parameter, on all ranks */
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
-    double weight;           /* of its gradients: what ctx->weight was when the backward pass began */
+    double weight;           /* of the buckets: what ctx->weight was when the backward pass began; HUGE_VAL in a window */
     /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
     int part, levels;
     uint64_t pattern;
     double shard_weight;
     size_t cap_values, cap_buffers;
     dl_real *stack[DL__MAX_LEVELS], *buffer_stack[DL__MAX_LEVELS];
-    dl_real *before, *change; /* buffers before the step; what this shard changed, times its weight */
+    dl_real *before, *change; /* buffers before the batch; what this shard changed, times its weight */
+    double batch_weight, batch; /* of the batch's shards so far; of all of them on all ranks */
+    /* a window of several batches: each is reduced by itself, and added to those before it */
+    bool open;               /* there are such */
+    dl_real *window;         /* their sum */
+    size_t cap_window;
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
     uint32_t backward;       /* the first node of the backward pass that runs */
@@ -11104,8 +11125,8 @@ struct dl_comm {
     bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
     uint64_t spin[DL__CHANNELS]; /* see dl__spin */
-    dl_real *there, *room;   /* on a device: the gradients; memory for a slice of those of all replicas */
-    size_t room_size;
+    dl_real *there;          /* the gradients on a device, and how many buckets are complete there, and how many sums begun */
+    int ready, begun;
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -11420,13 +11441,13 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
-/* What the sum of all gradients is multiplied by; 1 for other sums. `ranks`: of the replicas here, not of all processes. */
+/* What the sum of all gradients is multiplied by; 1 for other sums, and while a window is open. `ranks`: of the replicas here, not of all processes. */
 static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
 {
     double weight = 0;
     for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
     for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
-    return weight > 0 ? (dl_real)(1 / weight) : 1;
+    return weight > 0 && weight < HUGE_VAL ? (dl_real)(1 / weight) : 1;
 }
 
 /* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
@@ -11746,11 +11767,13 @@ static bool dl__room_for_parameters(dl_comm *c)
         dl_real *mask = bucket ? (dl_real *)dl__alloc(ctx, n * sizeof *mask, 0) : NULL;
         uint8_t *has = mask ? (uint8_t *)dl__grow(ctx, c->has, (size_t)c->params, n, 0) : NULL;
         uint8_t *own = has ? (uint8_t *)dl__grow(ctx, c->own, (size_t)c->params, n, 0) : NULL;
+        uint8_t *kept = own ? (uint8_t *)dl__grow(ctx, c->kept, (size_t)c->params, n, 0) : NULL;
         if (has) c->has = has;
-        if (!own) return false;
+        if (own) c->own = own;
+        if (!kept) return false;
         dl__release(ctx, c->bucket);
         dl__release(ctx, c->mask);
-        c->own = own;
+        c->kept = kept;
         c->bucket = bucket;
         c->mask = mask;
         c->params = (int)n;
@@ -11954,88 +11977,74 @@ static bool dl__finish_buckets(dl_comm *c)
 static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
 
 #if DL__DEVICES
-/* This replica's slice of a bucket: from all to here, summed in the order of dl__tree, and back to all. `list` has room for half
-   as many as there are replicas. */
-static bool dl__sum_there(const dl_comm *c, const dl__bucket *b, dl_device_update *list)
+/* Buckets up to number n are complete here. */
+static bool dl__ready_there(dl_comm *c, int n)
 {
-    const dl_backend *backend = c->ctx->backend;
-    const dl__slot *slot = c->world->channel[DL__GRADIENTS].slot;
-    void *device = c->ctx->device;
-    const int replicas = c->world->replicas;
-    size_t at, n = dl__slice_of(c, b->n, &at);
-    at += b->first;
-    for (int r = 0; n && r < replicas; r++) {
-        const dl_comm *from = (const dl_comm *)slot[r].data;
-        dl_real *to = c->room + (size_t)r * n;
-        if (!backend->copy(device, to, device, from->there + at, from->ctx->device, n * sizeof *to)) return false;
-    }
-    for (int apart = 1; n && apart < replicas; apart *= 2) {
-        size_t pairs = 0;
-        for (int r = 0; r + apart < replicas; r += 2 * apart) {
-            memset(&list[pairs], 0, sizeof *list);
-            list[pairs].p = c->room + (size_t)r * n;
-            list[pairs].g = c->room + (size_t)(r + apart) * n;
-            list[pairs++].n = n;
-        }
-        if (!backend->update(device, "add", list, pairs)) return false;
-    }
-    for (int r = 0; n && r < replicas; r++) {
-        const dl_comm *to = (const dl_comm *)slot[r].data;
-        if (!backend->copy(device, to->there + at, to->ctx->device, c->room, device, n * sizeof(dl_real))) return false;
-    }
+    dl_context *ctx = c->ctx;
+    if (n > c->ready) c->there = (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true);
+    for (int b = c->ready; b < n; b++)
+        if (!c->there || !ctx->backend->ready(ctx->device, b)) return false;
+    __atomic_store_n(&c->ready, n, __ATOMIC_RELEASE);
     return true;
 }
 
-/* Room for the replicas' slices of the largest bucket. */
-static bool dl__room_there(dl_comm *c)
+/* Begins the sums of buckets up to number n, which are complete on all replicas. */
+static bool dl__begin_there(dl_comm *c, int n)
 {
-    size_t first, need = 0;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) need = DL__MAX(need, dl__slice_of(c, b->n, &first));
-    need *= (size_t)c->world->replicas * sizeof(dl_real);
-    if (need <= c->room_size) return true;
-    if (c->room) c->ctx->backend->release(c->ctx->device, c->room);
-    c->room = (dl_real *)c->ctx->backend->alloc(c->ctx->device, need);
-    c->room_size = c->room ? need : 0;
-    return c->room != NULL;
+    const dl__world *w = c->world;
+    dl_context *ctx = c->ctx;
+    bool ok = true;
+    for (; ok && c->begun < n; c->begun++) {
+        const dl__bucket *b = &c->bucket[c->begun];
+        dl__mark mark = dl__tape_mark(ctx);
+        dl_device_part *part = (dl_device_part *)dl__tape_alloc(ctx, (size_t)w->replicas * sizeof *part, 0);
+        for (int r = 0; part && r < w->replicas; r++)
+            part[r].device = w->comm[r].ctx->device, part[r].x = w->comm[r].there + b->first;
+        ok = part && ctx->backend->reduce(ctx->device, part, w->replicas, c->local, c->begun, b->n);
+        dl__tape_release(ctx, mark);
+        c->stats.reduce.bytes += b->n * sizeof(dl_real);
+    }
+    return ok;
 }
 
-/* All buckets, without the host: each replica begins to read when all have marked the end of their backward pass, and what comes
-   next here waits until all have marked the end of their sums. */
-static bool dl__reduce_there(dl_comm *c, dl_device_update *list)
+/* Nobody waits for the others here: the next launch asks again. */
+static bool dl__advance_there(dl_comm *c, int complete)
+{
+    const dl__world *w = c->world;
+    bool ok = dl__ready_there(c, complete);
+    int n = c->ready;
+    for (int r = 0; r < w->replicas; r++) n = DL__MIN(n, __atomic_load_n(&w->comm[r].ready, __ATOMIC_ACQUIRE));
+    return ok && dl__begin_there(c, n);
+}
+
+/* What is left of the sums, without the host; what comes next here waits until all replicas have summed their shares. */
+static bool dl__reduce_there(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
     const dl__world *w = c->world;
-    const dl_backend *backend = ctx->backend;
-    const dl__slot *slot = w->channel[DL__GRADIENTS].slot;
     size_t n = 0;
     uint64_t at = dl__microseconds();
-    c->there = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
-    if ((c->buckets && !c->there) || !dl__room_there(c) || !backend->mark(ctx->device, 0)) return false;
     for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) n += b->n;
+    for (int b = c->begun; b < c->buckets; b++) c->stats.wait.bytes += c->bucket[b].n * sizeof(dl_real);
+    bool ok = dl__ready_there(c, c->buckets);
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)c->buckets, n);
-    if (!dl__meet(c, DL__GRADIENTS, &call, c)) return false;
-    bool ok = true;
-    for (int r = 0; r < w->replicas; r++)
-        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 0));
-    for (const dl__bucket *b = c->bucket; ok && b < c->bucket + c->buckets; b++) ok = dl__sum_there(c, b, list);
-    ok = ok && backend->mark(ctx->device, 1);
+    if (!dl__meet(c, DL__GRADIENTS, &call, NULL)) return false;
+    __atomic_store_n(&c->ready, 0, __ATOMIC_RELAXED); /* nobody asks any more before the next step */
+    ok = ok && dl__begin_there(c, c->buckets) && ctx->backend->summed(ctx->device);
     dl__meet(c, DL__GRADIENTS, NULL, NULL);
     for (int r = 0; r < w->replicas && !dl__world_failed(w); r++)
-        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 1));
-    c->stats.reduce.bytes += n * sizeof(dl_real);
-    c->stats.wait.bytes += n * sizeof(dl_real);
+        ok = ok && ctx->backend->join(ctx->device, w->comm[r].ctx->device);
     dl__lap(&at, &c->stats.reduce);
     return ok;
 }
 
-/* All buckets, summed and multiplied. */
+/* All buckets, summed and multiplied: `factor` is known when all have closed. */
 static bool dl__finish_there(dl_comm *c, dl_real factor)
 {
     dl_context *ctx = c->ctx;
     dl__mark mark = dl__tape_mark(ctx);
-    size_t most = DL__MAX((size_t)c->buckets, (size_t)c->world->replicas);
-    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, most * sizeof *list, 0);
-    bool ok = list && dl__reduce_there(c, list);
+    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(c->buckets + 1) * sizeof *list, 0);
+    bool ok = list && dl__reduce_there(c);
     if (ok && factor != 1 && c->buckets) {
         memset(list, 0, (size_t)c->buckets * sizeof *list);
         for (int i = 0; i < c->buckets; i++) {
@@ -12060,13 +12069,16 @@ static bool dl__finish(dl_comm *c)
     return dl__finish_buckets(c);
 }
 
+/* Shards of a window that goes on behind this batch. */
+static bool dl__opens(const dl_context *ctx) { return ctx->parts && ctx->no_sync; }
+
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
     c->complete = 0;
-    c->weight = c->ctx->weight;
+    c->weight = c->open || dl__opens(c->ctx) ? HUGE_VAL : c->ctx->weight;
     dl__lock(c->world);
-    c->posted = c->done = 0;
+    c->posted = c->done = c->begun = 0;
     c->finishing = false;
     dl__unlock(c->world);
 }
@@ -12075,6 +12087,10 @@ static void dl__post_complete(dl_comm *c)
 {
     int n = c->complete;
     while (n < c->buckets && !c->bucket[n].waits) n++;
+#if DL__DEVICES
+    if (dl__stays_there(c)) dl__advance_there(c, c->complete = n);
+    else
+#endif
     dl__post(c, n);
 }
 
@@ -12115,6 +12131,7 @@ static bool dl__begin_part(dl_context *ctx, const char *pattern)
     if (ctx->parts && c->part && hash != c->pattern)
         return dl_fail(ctx, "dl_backward: with invariant_shards all %d shards of a step need the same pattern", ctx->parts);
     c->pattern = hash;
+    if (!c->part) c->batch_weight = 0;
     if (!c->part && ctx->params) memset(c->has, 0, (size_t)ctx->params);
     return true;
 }
@@ -12137,13 +12154,14 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     }
     c->shard_weight = count ? (double)count : 1;
     ctx->weight = counted ? ctx->weight + c->shard_weight : 1;
+    c->batch_weight += c->shard_weight;
     if ((reduces || ctx->parts) && !dl__fill_absent(c, pattern, false)) return false;
     if (!reduces) return true;
     dl__begin_buckets(c, pattern);
-    c->overlaps = !ctx->config.eager && !DL__ON(ctx);
+    c->overlaps = !ctx->config.eager && (!DL__ON(ctx) || dl__stays_there(c));
     for (uint32_t i = from; i < ctx->nodes; i++)
         if (ctx->node[i]->op == &dl__accumulate_op && ctx->node[i]->numel) dl__bucket_at(c, ctx->node[i]->offset)->waits++;
-    if (c->overlaps) dl__post_complete(c);
+    if (c->overlaps && !DL__ON(ctx)) dl__post_complete(c); /* on a device the gradients may still have to be sent there */
     return true;
 }
 
@@ -12179,7 +12197,7 @@ static bool dl__share_buffers(dl_comm *c)
         dl__call call = dl__make_call(c, DL__CALLS, DL__SHARES_BUFFERS, 0, ctx->n_buffers);
         if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->change, ctx->n_buffers, DL_COMM_SUM))) return false;
         for (size_t i = 0; i < ctx->n_buffers; i++)
-            ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
+            ctx->buffers[i] = c->batch > 0 ? c->before[i] + c->change[i] / (dl_real)c->batch : c->before[i];
         return true;
     }
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
@@ -12187,15 +12205,42 @@ static bool dl__share_buffers(dl_comm *c)
     return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
+/* The sums of a batch, in a window of several. They go to those before them, or, at its end, these are added, and all divided. */
+static bool dl__add_batch(dl_comm *c, const char *pattern, bool stays_open)
+{
+    dl_context *ctx = c->ctx;
+    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
+    if (!dl__grow_along(ctx, &c->window, c->cap_window, ctx->cap_values)) return false;
+    c->cap_window = ctx->cap_values;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) {
+        dl_real *g = ctx->grads + b->first, *sum = c->window + b->first;
+        if (!c->open) memcpy(sum, g, b->n * sizeof *g);
+        else DL__CALL(ctx->level, add_to, (sum, g, b->n));
+        if (stays_open) continue;
+        memcpy(g, sum, b->n * sizeof *g);
+        dl__scale(g, b->n, factor);
+    }
+    for (int i = 0; i < ctx->params; i++) {
+        if (!dl__is_reduced(&ctx->param[i], pattern)) continue;
+        c->kept[i] = (uint8_t)((c->open && c->kept[i]) || !ctx->param[i].fresh);
+        ctx->param[i].fresh = stays_open || !c->kept[i];
+    }
+    c->open = stays_open;
+    if (stays_open) ctx->reduced = 0; /* there is nothing to step with yet */
+    return true;
+}
+
 /* False: nobody has a gradient, or an error. */
 static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
 {
     dl_context *ctx = c->ctx;
     dl__closing mine;
-    uint64_t left = 0, at = dl__microseconds();
+    uint64_t left = 0, open = 0, at = dl__microseconds();
     memset(&mine, 0, sizeof mine);
     mine.weight = ctx->weight;
+    mine.batch = c->batch_weight;
     mine.leaving = leaving;
+    mine.open = !leaving && dl__opens(ctx);
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
     if (!dl__stays_there(c)) {
@@ -12203,11 +12248,16 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
         dl__host_wrote(ctx, ctx->grads);
     }
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
-    ctx->reduced = ctx->weight = 0;
+    ctx->reduced = c->batch = 0;
     c->part = 0;
-    for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
-    if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
+    for (int r = 0; r < c->world->size; r++) {
+        left += c->closing[r].leaving, open += c->closing[r].open;
+        ctx->reduced += c->closing[r].weight, c->batch += c->closing[r].batch;
+    }
+    if (!open) ctx->weight = 0;
+    if (left == (uint64_t)c->world->size && ctx->reduced == 0) return c->open = false;
     if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if ((open || c->open) && !dl__add_batch(c, pattern, open != 0)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;
@@ -12261,8 +12311,7 @@ static bool dl__after_backward(dl_context *ctx, const char *pattern)
     return dl__close(c, pattern, false) || !ctx->failed;
 }
 
-/* A micro-batch without samples; leaving: all that are left of the step. */
-static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
+static bool dl__nothing_of_batch(dl_context *ctx, const char *pattern, bool leaving)
 {
     dl_comm *c = ctx->comm;
     if (ctx->failed) return false;
@@ -12282,11 +12331,22 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     return dl__close(c, pattern, leaving);
 }
 
+/* A micro-batch without samples; leaving: all that are left of the step. */
+static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
+{
+    bool ok;
+    do ok = dl__nothing_of_batch(ctx, pattern, leaving);
+    while (ok && leaving && ctx->comm->open);
+    return ok;
+}
+
 static bool dl__before_step(dl_context *ctx, const char *pattern)
 {
     const dl_comm *c = ctx->comm;
     if (c->part)
         return dl_fail(ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
+    if (c->open)
+        return dl_fail(ctx, "dl_step: the window is open: dl_no_sync(ctx, false) must come before the shards of its last batch");
     for (int i = 0; i < ctx->params; i++)
         if (c->own[i] && !ctx->param[i].fresh && dl__is_reduced(&ctx->param[i], pattern))
             return dl_fail(ctx,
@@ -12357,9 +12417,6 @@ static void dl__join_world(dl_comm *c)
 static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
-#if DL__DEVICES
-    if (c->room) c->ctx->backend->release(c->ctx->device, c->room); /* and all that was begun has ended */
-#endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
     dl__lock(c->world);
@@ -12623,6 +12680,9 @@ struct dl_data_parallel {
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+    dl_tensor mine, all;     /* with desc.outputs: the own chunk's output here; all of them there, */
+    dl_real *gathered;       /* as they were copied */
+    size_t gathered_size;
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
@@ -12880,12 +12940,9 @@ static dl_data_parallel *dl__parent_of(const dl_node *n)
     return (dl_data_parallel *)p;
 }
 
-static void dl__assemble_run(const dl_run_args *r)
+/* All outputs, of so many numbers a sample, side by side. */
+static bool dl__gather_outputs(dl_data_parallel *dp, dl_real *y, size_t row, const void *own)
 {
-    dl_data_parallel *dp = dl__parent_of(r->node);
-    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
-    dl_real *y = (dl_real *)r->out;
-    const void *own = dp->own ? dl__host_in(r, 0) : NULL;
     bool ok = dl__helpers_wait(dp);
     dl__lap(&dp->at, &dp->stats.forward);
     if (own) memcpy(y + dp->first * row, own, dp->own * row * sizeof *y);
@@ -12895,16 +12952,19 @@ static void dl__assemble_run(const dl_run_args *r)
         dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
     dl__lap(&dp->at, &dp->stats.gather);
+    return ok;
 }
 
-static void dl__send_back_run(const dl_run_args *r)
+static void dl__assemble_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    const dl_node *dy = r->node->in[0];
-    size_t row = dy->numel / (size_t)dy->dim[0];
-    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
-    if (!from) return;
-    *(dl_real *)r->out = 0;
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
+    dl__gather_outputs(dp, (dl_real *)r->out, row, dp->own ? dl__host_in(r, 0) : NULL);
+}
+
+/* The gradient of all outputs to the replicas, which run back. */
+static void dl__send_back(dl_data_parallel *dp, const dl_real *from, size_t row)
+{
     dl__lap(&dp->at, &dp->stats.forward); /* the loss */
     for (int i = 0; i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
@@ -12913,6 +12973,15 @@ static void dl__send_back_run(const dl_run_args *r)
     }
     dl__lap(&dp->at, &dp->stats.gather);
     dl__helpers_start(dp, DL__BACKWARD);
+}
+
+static void dl__send_back_run(const dl_run_args *r)
+{
+    const dl_node *dy = r->node->in[0];
+    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
+    if (!from) return;
+    *(dl_real *)r->out = 0;
+    dl__send_back(dl__parent_of(r->node), from, dy->numel / (size_t)dy->dim[0]);
 }
 
 static void dl__collect_run(const dl_run_args *r)
@@ -13017,14 +13086,14 @@ static int dl__make_portals(dl_data_parallel *dp, dl_node **portal, int most)
     return portals;
 }
 
-static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
+static bool dl__room_for(dl_context *ctx, dl_real **buffer, size_t *size, size_t numel)
 {
-    if (h->dy_size >= numel) return true;
-    dl_real *dy = (dl_real *)dl__alloc(dp->ctx, numel * sizeof *dy, 0);
-    if (!dy) return false;
-    dl__release(dp->ctx, h->dy);
-    h->dy = dy;
-    h->dy_size = numel;
+    if (*size >= numel) return true;
+    dl_real *room = (dl_real *)dl__alloc(ctx, numel * sizeof *room, 0);
+    if (!room) return false;
+    dl__release(ctx, *buffer);
+    *buffer = room;
+    *size = numel;
     return true;
 }
 
@@ -13048,11 +13117,29 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
         dl__helper *h = &dp->helper[i];
         const dl_node *theirs = h->ctx->node[h->y.node];
         ok = theirs->numel == h->n * row
-            ? dl__room_for_dy(dp, h, theirs->numel)
+            ? dl__room_for(ctx, &h->dy, &h->dy_size, theirs->numel)
             : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
     }
     if (!ok || ctx->failed) dl__helpers_rest(dp);
     return ok && !ctx->failed;
+}
+
+/* With desc.outputs: all outputs, of shape *s, as a tensor of that context. `mine` is the own chunk's; s NULL: there is no other. */
+static dl_tensor dl__show_outputs(dl_data_parallel *dp, dl_tensor mine, const dl_shape *s)
+{
+    dl_context *ctx = dp->ctx, *to = dp->desc.outputs;
+    const dl_shape shape = s ? *s : dl_shape_of(mine);
+    size_t n = 1;
+    for (int i = 0; i < shape.ndim; i++) n *= (size_t)shape.dim[i];
+    const void *own = dp->own ? dl_data(dl_keep(mine)) : NULL;
+    bool ok = !ctx->failed && (s || dl__check_rows(ctx, ctx->node[mine.node], dp->own)) &&
+        dl__room_for(ctx, &dp->gathered, &dp->gathered_size, DL__MAX(n, (size_t)1));
+    if (!ok) dl__helpers_rest(dp);
+    if (!ok || !dl__gather_outputs(dp, dp->gathered, n / (size_t)shape.dim[0], own)) return dl__none();
+    dp->mine = mine;
+    dp->all = dl_variable(to, shape, dp->gathered);
+    if (!dp->all.ctx) dl_fail(ctx, "dl_data_parallel_forward: .outputs: %s", dl_error(to));
+    return dp->all;
 }
 
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
@@ -13069,10 +13156,15 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
     dl__lap(&dp->at, &dp->stats.scatter);
     dp->stats.steps++;
-    if (!dp->used) return dl__run_model(dp, x);
+    if (!dp->used) return dp->desc.outputs ? dl__show_outputs(dp, dl__run_model(dp, x), NULL) : dl__run_model(dp, x);
     dp->with_loss = false;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
+    if (dp->desc.outputs) {
+        dl__helpers_start(dp, DL__FORWARD);
+        if (!dl__own_forward(dp, x, in, &s)) return dl__none();
+        return dl__show_outputs(dp, dp->own ? dl__handle(ctx, in[0]) : dl__none(), &s);
+    }
     int own = dp->own != 0, portals = dl__make_portals(dp, in + own, (int)DL__COUNT_OF(in) - own);
     if (ctx->failed) return dl__none();
     dl__helpers_start(dp, DL__FORWARD);
@@ -13148,6 +13240,32 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     dl__lap(&dp->at, &dp->stats.reduce);
     if (loss) *loss = total;
     return !ctx->failed;
+}
+
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *dp, dl_tensor loss)
+{
+    dl_tensor dy;
+    if (!dp || dp->ctx->failed) return false;
+    dl_context *ctx = dp->ctx, *from = dp->desc.outputs;
+    const char *wrong = !from ? "there is no .outputs: the outputs are ctx's, where dl_backward does it"
+        : loss.ctx && loss.ctx != from ? "the loss is a tensor of another context than .outputs"
+        : !dp->all.ctx ? "dl_data_parallel_forward comes first" : NULL;
+    const dl_real *d = !wrong && dl_grad(loss, &dp->all, 1, &dy) ? (const dl_real *)dl_data(dy) : NULL;
+    if (!wrong && !d) wrong = from->failed ? dl_error(from) : "the loss is no tensor";
+    if (wrong) return dl_fail(ctx, "dl_data_parallel_backward_from: %s", wrong);
+    dl_shape s = dl_shape_of(dp->all);
+    size_t row = dl_numel(dp->all) / (size_t)s.dim[0];
+    dl__send_back(dp, d, row);
+    s.dim[0] = (dl_index)dp->own;
+    if (dp->own) dl_backward(dl_sum(dl_mul(dp->mine, dl_borrow(ctx, DL_F32, s, d + dp->first * row))));
+    else dl_end(ctx);
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.backward);
+    for (int i = 0; i < dp->used && ok; i++) dl__add_gradients(dp, &dp->helper[i]);
+    dl__lap(&dp->at, &dp->stats.reduce);
+    dl_end(from);
+    dp->all = dl__none();
+    return ok && !ctx->failed;
 }
 
 DL_API void dl_data_parallel_stats(const dl_data_parallel *dp, dl_parallel_stats *out)
@@ -13231,6 +13349,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     int n = dl__count_devices(devices) - 1, threads = 0;
     if (ctx->replica)
         return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+    if (desc->outputs == ctx)
+        return dl_fail(ctx, "dl_data_parallel_create: .outputs must be another context than ctx; NULL is ctx"), (dl_data_parallel *)NULL;
     if (desc->output < 0 || desc->output > n)
         return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
     if (desc->devices && !dl__named_device(ctx, devices, desc->output, true, own, &threads)) return NULL;
@@ -15748,6 +15868,8 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
         if (dl__grad_of(ctx, &ctx->param[i]))
             return dl_fail(ctx, "dl_snapshot_save: '%s' has a gradient, of which each rank may have a part; save after dl_step",
                 ctx->param[i].name);
+    if (ctx->replica && (ctx->comm->part || ctx->comm->open))
+        return dl_fail(ctx, "dl_snapshot_save: there are shards that wait for others of their batch or window; save after dl_step");
     memset(&s, 0, sizeof s);
     s.d = run;
     if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;

@@ -27,14 +27,15 @@ fi
 [ ! -s $dir/out.txt ]
 check $? "ddp.c builds without MPI"
 
-# ---- results: processes, replicas in each ----
-for form in "2 1" "3 1" "4 1" "2 2"; do
-    read -r np replicas <<< "$form"
+# ---- results: processes, replicas in each; by messages where Open MPI is told to give no shared memory ----
+for form in "2 1" "3 1" "4 1" "2 2" "3 1 -x MESSAGES=1 --mca osc ^sm"; do
+    read -r np replicas options <<< "$form"
     for mode in collectives training accumulating; do
-        timeout 120 mpirun -np "$np" $dir/mpi_check $mode "$replicas" > $dir/out.txt 2>&1
+        # shellcheck disable=SC2086
+        timeout 120 mpirun $options -np "$np" $dir/mpi_check $mode "$replicas" > $dir/out.txt 2>&1
         status=$?
         grep -E '^(not )?ok ' $dir/out.txt
-        [ $status = 0 ] || not_ok "$mode with $np processes of $replicas: exit status $status"
+        [ $status = 0 ] || not_ok "$mode with $np processes of $replicas $options: exit status $status"
     done
 done
 hashes=
@@ -47,6 +48,25 @@ done
 printf '%s' "$hashes" > $dir/out.txt
 [ "$(printf '%s' "$hashes" | sort -u | wc -l)" = 1 ] && [ "$(grep -c '^hash' $dir/out.txt)" = 6 ]
 check $? "invariant shards give the same bits to 1, 2 and 4 ranks, over threads, MPI and both"
+
+# ---- a GPU for each process, on the simulated driver ----
+sim=$(tests/cudasim/build.sh 2>&1)
+if [[ $sim == *"no NVRTC"* ]] || [ ! -f build/cudasim/libcuda.so.1 ]; then echo "skip mpi: a GPU for each process: there is no NVRTC: tools/setup.sh installs it"
+else
+    on_gpus() { # GPUS VARIABLE=VALUE...: two processes; trace.0 and trace.1 tell what ran where
+        rm -f $dir/g.* $dir/trace.*
+        env LD_LIBRARY_PATH=$PWD/build/cudasim DLTRAIN_CUDA_CACHE=$PWD/build/cuda/cache CUDASIM_DEVICES="$1" "${@:2}" timeout 100 mpirun -np 2 sh -c \
+            "CUDASIM_TRACE=$dir/trace.\$OMPI_COMM_WORLD_RANK exec $dir/ddp 1 1 --devices cuda --snapshot $dir/g.safetensors" > $dir/out.txt 2>&1
+    }
+    devices() { cut -d' ' -f1 "$dir/trace.$1" 2> /dev/null | sort -u | tr -d '\n'; }
+    timeout 100 mpirun -np 2 $dir/ddp 1 1 --snapshot $dir/c.safetensors > $dir/threads.txt 2>&1
+    on_gpus 2
+    [ "$(devices 0)$(devices 1)" = 01 ] && [ -n "$(sed -n 's/^checksum//p' $dir/out.txt)" ] && [ "$(grep ^checksum $dir/out.txt)" = "$(grep ^checksum $dir/threads.txt)" ]
+    check $? "cuda: each process has a GPU of its own, with the bits of CPUs"
+    on_gpus 1
+    [ $? != 0 ] && grep -q "there is no device 'cuda:1': .*'cuda' is a GPU of its own for each process of a node: to share one, name it" $dir/out.txt
+    check $? "cuda: fewer GPUs than processes"
+fi
 
 # ---- faults: seconds that are allowed, what must be said ----
 fault() { # MODE PROCESSES SECONDS PATTERN
