@@ -10003,6 +10003,7 @@ static void dl__open_device(dl_context *ctx, const char *device)
     dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
 }
 
+#if DL__DEVICES /* the CPU has one precision and its own products */
 static const char *dl__choose_precision(dl_context *ctx, const char *name)
 {
     static const char *const names[] = { "highest", "tf32", "bf16" };
@@ -10018,6 +10019,7 @@ static const char *dl__choose_blas(dl_context *ctx, const char *name)
     dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
     return "own";
 }
+#endif
 
 DL_API dl_context *dl_create(const dl_config *config)
 {
@@ -10049,8 +10051,10 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
+#if DL__DEVICES
     ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
     ctx->config.blas = dl__choose_blas(ctx, c.blas);
+#endif
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
