@@ -604,6 +604,8 @@ typedef struct dl_launch_desc {
     const dl_transport *transport;       /* to other processes; NULL: there are none */
     double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
     size_t first_bucket, bucket;         /* bytes of gradient, or more, that are reduced together; 0: 1 MiB and 25 MB */
+    bool nccl;                           /* gradients of the GPUs of this process are summed by NCCL, in its order: no longer the bits
+                                            of CPUs; an error where it is missing */
     bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
     /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
        cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
@@ -1037,6 +1039,8 @@ typedef struct dl_backend {
        ready: bucket number `bucket` of the sums may be read and written once what was begun here is done. reduce: begins this
        context's share of the sum of a bucket's n numbers x of all parts, added in the order of dl__tree, into all of them; all
        have said `ready`. summed: notes what reduce has begun here; join: what is begun here next waits for what `other` noted. */
+    bool (*connect)(void *device, const dl_device_part *part, int parts, double seconds); /* by NCCL; for all, called by the first.
+                                            A sum that takes longer is an error; 0: for ever */
     bool (*ready)(void *device, int bucket);
     bool (*reduce)(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n);
     bool (*summed)(void *device);
@@ -1045,6 +1049,7 @@ typedef struct dl_backend {
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
+DL_API bool dl_device_may_wait(dl_context *ctx); /* false, and an error: another replica has failed, what is waited for may not come */
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
 DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
 DL_API const char *dl_device_blas(const dl_context *ctx);             /* "own" or "cublas": dl_config.blas */
@@ -11981,6 +11986,38 @@ static bool dl__finish_buckets(dl_comm *c)
 static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
 
 #if DL__DEVICES
+DL_API bool dl_device_may_wait(dl_context *ctx)
+{
+    return !ctx->failed && (!ctx->comm || !dl__world_failed(ctx->comm->world) || dl_fail(ctx, "%s", ctx->comm->world->error));
+}
+
+/* The replicas' devices, and their gradients from number `first` on; on the tape. */
+static dl_device_part *dl__parts_there(dl_comm *c, size_t first)
+{
+    const dl__world *w = c->world;
+    dl_device_part *part = (dl_device_part *)dl__tape_alloc(c->ctx, (size_t)w->replicas * sizeof *part, 0);
+    for (int r = 0; part && r < w->replicas; r++) {
+        part[r].device = w->comm[r].ctx->device;
+        part[r].x = w->comm[r].there ? w->comm[r].there + first : NULL;
+    }
+    return part;
+}
+
+/* All have opened their devices: the first connects them. */
+static bool dl__connect_there(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    if (!c->world->desc.nccl || c->world->size == 1) return true;
+    if (!dl__called(c, dl__barrier(c, DL__MEETS))) return false;
+    if (!c->local) {
+        dl__mark mark = dl__tape_mark(ctx);
+        dl_device_part *part = dl__parts_there(c, 0);
+        if (part) ctx->backend->connect(ctx->device, part, c->world->replicas, c->world->seconds);
+        dl__tape_release(ctx, mark);
+    }
+    return !ctx->failed && dl__called(c, dl__barrier(c, DL__MEETS));
+}
+
 /* Buckets up to number n are complete here. */
 static bool dl__ready_there(dl_comm *c, int n)
 {
@@ -12001,9 +12038,7 @@ static bool dl__begin_there(dl_comm *c, int n)
     for (; ok && c->begun < n; c->begun++) {
         const dl__bucket *b = &c->bucket[c->begun];
         dl__mark mark = dl__tape_mark(ctx);
-        dl_device_part *part = (dl_device_part *)dl__tape_alloc(ctx, (size_t)w->replicas * sizeof *part, 0);
-        for (int r = 0; part && r < w->replicas; r++)
-            part[r].device = w->comm[r].ctx->device, part[r].x = w->comm[r].there + b->first;
+        dl_device_part *part = dl__parts_there(c, b->first);
         ok = part && ctx->backend->reduce(ctx->device, part, w->replicas, c->local, c->begun, b->n);
         dl__tape_release(ctx, mark);
         c->stats.reduce.bytes += b->n * sizeof(dl_real);
@@ -12421,6 +12456,9 @@ static void dl__join_world(dl_comm *c)
 static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
+#if DL__DEVICES
+    if (DL__ON(c->ctx)) c->ctx->backend->release(c->ctx->device, NULL); /* after an error it gives up sums: others are not to wait */
+#endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
     dl__lock(c->world);
@@ -12480,6 +12518,9 @@ static void dl__replica_main(dl_comm *c)
         return;
     }
     dl__join_world(c);
+#if DL__DEVICES
+    if (!c->ctx->failed) dl__connect_there(c);
+#endif
     if (!c->ctx->failed) w->fn(c->ctx, c, w->user);
     if (!c->ctx->failed) dl_end(c->ctx);
     if (!c->ctx->failed) dl__called(c, dl__barrier(c, DL__LEAVES));
@@ -12599,6 +12640,8 @@ static void dl__launch_world(dl__world *w, int named)
                 w->desc.devices);
         w->there = w->there && strcmp(c->device, "cpu") != 0;
     }
+    if (ok && w->desc.nccl && w->size > 1 && (!w->there || w->desc.invariant_shards))
+        ok = dl__fail_locked(w, "dl_launch: nccl is for replicas that are all on GPUs of one process, without invariant_shards");
     if (ok) dl__run_replicas(w);
     else dl__spread(w);
     for (int i = 0; i < DL__CHANNELS; i++) {

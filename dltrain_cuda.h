@@ -41,7 +41,9 @@ DL_API const char *dl_cuda_device_name(const dl_context *ctx);
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -473,7 +475,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1247 \"dltrain.h\"\n",
+    "#line 1252 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -561,7 +563,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2200 \"dltrain.h\"\n",
+    "#line 2205 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -586,7 +588,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3110 \"dltrain.h\"\n",
+    "#line 3115 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -658,7 +660,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3504 \"dltrain.h\"\n",
+    "#line 3509 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -2471,6 +2473,7 @@ typedef unsigned long long dl__cuda_address;
     F(cuEventCreate, (void **event, unsigned flags)) \
     F(cuEventRecord, (void *event, void *stream)) \
     F(cuEventSynchronize, (void *event)) \
+    F(cuEventQuery, (void *event)) \
     F(cuEventDestroy_v2, (void *event)) \
     F(cuModuleLoadData, (void **module, const void *image)) \
     F(cuModuleUnload, (void *module)) \
@@ -2506,14 +2509,22 @@ typedef unsigned long long dl__cuda_address;
     F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, \
         int type_a, int lda, long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, \
         void *c, int type_c, int ldc, long long stride_c, int batches, int compute, int algorithm))
+#define DL__CUDA_NCCL(F) \
+    F(ncclCommInitAll, (void **comm, int devices, const int *device)) \
+    F(ncclAllReduce, (const void *from, void *to, size_t n, int type, int operation, void *comm, void *stream)) \
+    F(ncclCommGetAsyncError, (void *comm, int *error)) \
+    F(ncclCommAbort, (void *comm)) \
+    F(ncclCommDestroy, (void *comm))
 #define DL__CUDA_POINTER(name, args) int (*name) args;
 typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
 typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
 typedef struct dl__cuda_cublas { DL__CUDA_CUBLAS(DL__CUDA_POINTER) } dl__cuda_cublas;
+typedef struct dl__cuda_nccl { DL__CUDA_NCCL(DL__CUDA_POINTER) const char *(*text)(int code); } dl__cuda_nccl;
 #define DL__CUDA_NAME(name, args) #name,
 static const char *const dl__cuda_driver_names[] = { DL__CUDA_DRIVER(DL__CUDA_NAME) };
 static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME) };
 static const char *const dl__cuda_cublas_names[] = { DL__CUDA_CUBLAS(DL__CUDA_NAME) };
+static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) "ncclGetErrorString" };
 #undef DL__CUDA_NAME
 #undef DL__CUDA_POINTER
 
@@ -2540,6 +2551,9 @@ typedef struct dl__cuda {
     void *driver_library, *nvrtc_library;
     dl__cuda_driver driver;
     dl__cuda_nvrtc nvrtc;
+    dl__cuda_nccl nccl;
+    void *comm;                  /* NCCL's, or NULL */
+    double seconds;              /* a sum of NCCL's may take; 0: for ever */
     int ordinal, arch;
     dl__cuda_precision precision;
     dl__cuda_cublas cublas;
@@ -2599,6 +2613,50 @@ static bool dl__cuda_look_up(dl__cuda *d, void *library, void *table, const char
     return true;
 }
 
+/* ---- waiting: the host does so here alone, but for the driver before it frees memory ---- */
+static bool dl__cuda_nccl_check(dl__cuda *d, int code, const char *call)
+{
+    return !code || dl_fail(d->ctx, "%s: %s says %s (%d)", d->device, call, d->nccl.text(code), code);
+}
+
+/* After an error: sums that others do not come to would never end. */
+static void dl__cuda_give_up_sums(dl__cuda *d)
+{
+    if (d->comm && dl_failed(d->ctx)) d->nccl.ncclCommAbort(d->comm), d->comm = NULL;
+}
+
+/* While sums of NCCL are on their way the driver is asked again and again: they may have failed, or never end. */
+static bool dl__cuda_wait(dl__cuda *d, void *event)
+{
+    struct timeval nap, last, now;
+    double waited = 0;
+    int code, error = 0;
+    if (!d->comm) return DL__CUDA_CALL(d, cuEventSynchronize(event));
+    gettimeofday(&last, NULL);
+    while ((code = d->driver.cuEventQuery(event)) == 600 && dl_device_may_wait(d->ctx)) { /* not ready */
+        if (!dl__cuda_nccl_check(d, d->nccl.ncclCommGetAsyncError(d->comm, &error), "ncclCommGetAsyncError") ||
+            !dl__cuda_nccl_check(d, error, "NCCL"))
+            break;
+        gettimeofday(&now, NULL);
+        double some = (double)(now.tv_sec - last.tv_sec) + 1e-6 * (double)(now.tv_usec - last.tv_usec);
+        waited += some < 0 ? 0 : some > 0.05 ? 0.05 : some; /* a clock that is set, or a process that was stopped, is no deadline */
+        last = now;
+        if (d->seconds > 0 && waited > d->seconds) {
+            dl_fail(d->ctx, "%s: a sum of NCCL has not ended in %g seconds: have all GPUs come to it?", d->device, d->seconds);
+            break;
+        }
+        nap.tv_sec = 0; /* nanosleep hides from a strict -std=c99 */
+        nap.tv_usec = 50;
+        select(0, NULL, NULL, NULL, &nap);
+    }
+    bool ok = !dl_failed(d->ctx) && dl__cuda_check(d, code, "cuEventQuery");
+    dl__cuda_give_up_sums(d);
+    return ok;
+}
+
+/* Waits for launches and all that comes in their order. */
+static bool dl__cuda_settle(dl__cuda *d) { return DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)) && dl__cuda_wait(d, d->ran); }
+
 /* ---- memory ---- */
 /* Nearly all of what a step takes grows with the batch. How much of the batch would fit, by what was asked for so far: a bound from above. */
 static void dl__cuda_tell_batch(const dl__cuda *d, size_t left, char *out, size_t size)
@@ -2637,6 +2695,7 @@ static void *dl__cuda_alloc(void *device, size_t bytes)
 static void dl__cuda_release(void *device, void *memory)
 {
     dl__cuda *d = (dl__cuda *)device;
+    dl__cuda_give_up_sums(d);
     if (memory && dl__cuda_enter(d)) DL__CUDA_CALL(d, cuMemFree_v2((dl__cuda_address)(uintptr_t)memory));
 }
 
@@ -2672,7 +2731,7 @@ static void dl__cuda_step_reset(void *device)
     size_t all = 0;
     for (int i = 0; i < d->chunks; i++) all += d->chunk[i].size, d->chunk[i].used = 0;
     d->chunk_at = 0;
-    if (d->chunks < 2 || !dl__cuda_enter(d) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return;
+    if (d->chunks < 2 || !dl__cuda_enter(d) || !dl__cuda_settle(d)) return;
     while (d->chunks) DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
     if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
 }
@@ -2681,7 +2740,7 @@ static void dl__cuda_step_reset(void *device)
 static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *size, size_t bytes)
 {
     if (bytes <= *size) return *p;
-    if (*p && !DL__CUDA_CALL(d, cuMemFree_v2(*p))) return 0;
+    if (*p && (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(*p)))) return 0;
     *size = 0;
     if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
     return *p;
@@ -2694,7 +2753,7 @@ static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
     d->settled = false;
     int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
-    if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
+    if (d->staging[k].busy && !dl__cuda_wait(d, d->staging[k].event)) return NULL;
     d->staging[k].busy = false;
     if (d->staging[k].size < bytes) {
         size_t size = bytes < DL__CUDA_STAGING ? (size_t)DL__CUDA_STAGING : bytes;
@@ -2766,7 +2825,8 @@ static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t byt
     int k;
     char *stage = dl__cuda_stage(d, bytes, &k);
     if (!stage || !dl__cuda_note(d) || !DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->ran, 0)) ||
-        !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->copies)))
+        !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) ||
+        !DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->copies)) || !dl__cuda_wait(d, d->staging[k].event))
         return NULL;
     return stage;
 }
@@ -2850,6 +2910,7 @@ static bool dl__cuda_summed(void *device)
 static bool dl__cuda_after_sums(void *device, const void *other)
 {
     dl__cuda *d = (dl__cuda *)device;
+    if (d->comm && other != device) return true; /* NCCL writes each its own */
     return dl__cuda_enter(d) && dl__cuda_end_run(d) &&
         DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->summed, 0));
 }
@@ -4455,6 +4516,9 @@ static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts,
     size_t per = (n + (size_t)parts * 16 - 1) / ((size_t)parts * 16) * 16, first = per * (size_t)own;
     uint64_t slice = first >= n ? 0 : n - first < per ? n - first : per;
     if (!dl__cuda_enter(d)) return false;
+    if (d->comm) /* floats, a sum */
+        return DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, d->ready[bucket % DL__CUDA_BUCKETS], 0)) &&
+            dl__cuda_nccl_check(d, d->nccl.ncclAllReduce(part[own].x, part[own].x, n, 7, 0, d->comm, d->sums), "ncclAllReduce");
     for (int r = 0; r < parts; r++)
         if (!DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, ((dl__cuda *)part[r].device)->ready[bucket % DL__CUDA_BUCKETS], 0))) return false;
     if (!slice) return true;
@@ -4472,14 +4536,41 @@ static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts,
     return true;
 }
 
+/* By one thread for all: a part that fails leaves no other waiting. */
+static bool dl__cuda_connect(void *device, const dl_device_part *part, int parts, double seconds)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    const char *own = getenv("DLTRAIN_NCCL"), *name = own && *own ? own : "libnccl.so.2";
+    void *comm[64], *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    int ordinal[64];
+    if (!library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "dl_launch: nccl is asked for, but NCCL is not there: %s; DLTRAIN_NCCL names it", why ? why : name);
+    }
+    if (parts > 64) return dl_fail(d->ctx, "dl_launch: nccl takes 64 GPUs of a process, not %d", parts);
+    if (!dl__cuda_look_up(d, library, &d->nccl, dl__cuda_nccl_names, sizeof dl__cuda_nccl_names / sizeof *dl__cuda_nccl_names, "NCCL"))
+        return false;
+    for (int r = 0; r < parts; r++) ordinal[r] = ((dl__cuda *)part[r].device)->ordinal;
+    if (!dl__cuda_nccl_check(d, d->nccl.ncclCommInitAll(comm, parts, ordinal), "ncclCommInitAll")) return false;
+    for (int r = 0; r < parts; r++) {
+        dl__cuda *to = (dl__cuda *)part[r].device;
+        to->nccl = d->nccl;
+        to->comm = comm[r];
+        to->seconds = seconds;
+    }
+    return dl__cuda_enter(d); /* NCCL may have left another one's context current */
+}
+
 /* ---- opening and closing ---- */
 static void dl__cuda_close(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
     if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
+        dl__cuda_give_up_sums(d);
         void *const streams[] = { d->stream, d->copies, d->sums }, *const events[] = { d->taken, d->ran, d->summed };
         for (int k = 0; k < 3; k++)
             if (streams[k]) d->driver.cuStreamSynchronize(streams[k]);
+        if (d->comm) d->nccl.ncclCommDestroy(d->comm);
         for (int i = 0; i < DL__CUDA_GRAPHS; i++)
             if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
@@ -4580,7 +4671,7 @@ DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
         dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip,
-        dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_after_sums };
+        dl__cuda_connect, dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_after_sums };
     return &backend;
 }
 

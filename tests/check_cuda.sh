@@ -156,6 +156,7 @@ if wants worlds; then
     # In some step a bucket's sum runs before the kernel that ends the backward pass
     if awk '$1 == 1 && /update/ { early = 0 } $1 == 1 && /sum_parts/ { early = 1 } $1 == 1 && /conv_weight/ && early { found = 1 } END { exit !found }' "$dir/trace"
     then echo "ok cuda: sums of gradients overlap with the backward pass"; else echo "not ok cuda: no sum of gradients runs before the backward pass has ended"; fi
+    for seed in 1 2; do CUDASIM_DEVICES=4 CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "nccl-$seed" sim "$dir/check" '*' nccl; done
     report one-GPU-for-all sim "$dir/check" '*' worlds
     CUDASIM_DEVICES=4 CUDASIM_PEER=0 report worlds-out-of-reach sim "$dir/check" '*' worlds
     CUDASIM_DEVICES=4 CUDASIM_FAIL=peer*:1 report worlds-that-refuse sim "$dir/check" '*' worlds
@@ -231,9 +232,13 @@ END
     for what in graph:1 graph:2 graph:3 graph:3:46 graph:9:719 launch:120 lost:60 lost:110; do # while a graph is captured and launched
         part=graphs says "a graph, a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=$what"
     done
-    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:12; do # at many places of a step
+    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:22; do # at many places of a step
         part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
     done
+    part=nccl says "no NCCL" "NCCL is not there: no/such.so" CUDASIM_DEVICES=4 DLTRAIN_NCCL=no/such.so
+    part=nccl says "NCCL does not begin" "rank 0 (cuda:0), step 0.*: ncclCommInitAll says internal error" CUDASIM_DEVICES=4 CUDASIM_FAIL=nccl:1
+    part=nccl says "NCCL fails" "rank [0-3] (cuda:[0-3]), step 0.*: ncclAllReduce says internal error" CUDASIM_DEVICES=4 CUDASIM_FAIL=nccl:4
+    part=nccl says "NCCL hangs" "rank [0-3] (cuda:[0-3]), step 0.*: a sum of NCCL has not ended in 2 seconds" CUDASIM_DEVICES=4 CUDASIM_FAIL=hang:2
 fi
 
 # The cache: eight programs at once on an empty one, damaged files, a folder that cannot be written

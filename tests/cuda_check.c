@@ -1,7 +1,7 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
        cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide
-       tensor tensor-nets cublas sums attention optimizers snapshots errors nets worlds graphs ops subsets; tensor and
-       tensor-nets, of lower precision, only come near the CPU's results */
+       tensor tensor-nets cublas sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets;
+       tensor, tensor-nets and cublas only come near the CPU's bits */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -768,6 +768,37 @@ static void worlds(void)
     }
 }
 
+/* By NCCL: near the sums of CPUs, and all replicas have the same. */
+typedef struct nccl_sums { float grad[4][400]; size_t n; } nccl_sums;
+static void sum_once(dl_context *c, dl_comm *comm, void *user)
+{
+    nccl_sums *s = (nccl_sums *)user;
+    float *to = s->grad[dl_comm_rank(comm)];
+    const world w = { .kind = EVEN };
+    dl_param_info p;
+    dl_backward(world_loss(c, &w, 0, dl_comm_rank(comm), 3));
+    for (int i = 0; i < dl_param_count(c) && dl_param_get(c, i, &p); i++)
+        for (size_t k = 0; p.grad && k < p.numel; k++) *to++ = p.grad[k];
+    s->n = (size_t)(to - s->grad[dl_comm_rank(comm)]);
+}
+static void by_nccl(void)
+{
+    static nccl_sums want, got;
+    static char error[2][512];
+    for (int k = 0; k < 2; k++) {
+        dl_launch_desc d = { .devices = k ? "cuda:0,cuda:1,cuda:2,cuda:3" : "cpu,cpu,cpu,cpu", .config = &(dl_config){ .seed = 3, .threads = 1 }, .nccl = k,
+            .first_bucket = 64, .bucket = 256, .deadline_seconds = 2, .error = error[k], .error_size = sizeof error[k] };
+        CHECK(dl_launch(&d, sum_once, k ? &got : &want), "%s", error[k]);
+    }
+    CHECK(error[1][0] || (got.n > 100 && got.n == want.n), "%zu gradients, on the CPU %zu", got.n, want.n);
+    for (size_t i = 0; i < got.n && !error[1][0]; i++)
+        for (int r = 0; r < 4; r++)
+            CHECK(got.grad[r][i] == got.grad[0][i] && fabsf(got.grad[r][i] - want.grad[0][i]) <= 1e-6f * fmaxf(1, fabsf(want.grad[0][i])),
+                "gradient %zu of rank %d: %.9g, on the CPU %.9g", i, r, (double)got.grad[r][i], (double)want.grad[0][i]);
+    dl_launch_desc d = { .devices = "cpu,cpu", .nccl = true, .error = error[0], .error_size = sizeof error[0] };
+    CHECK(!dl_launch(&d, sum_once, &got) && strstr(error[0], "nccl is for replicas that are all on GPUs of one process"), "%s", error[0]);
+}
+
 static void processes(void)
 {
     static const world_kind kinds[] = { UNEVEN, SHARDS, SYNC_NORM };
@@ -1101,6 +1132,7 @@ int main(int argc, char **argv)
         RUN(graphs_know_arguments);
         RUN(graphs_refused);
     }
+    if (wanted_parts && wants("nccl")) RUN(by_nccl);
     if (wants("nets")) {
         RUN(mlp);
         RUN(cnn);
