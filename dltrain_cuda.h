@@ -3139,6 +3139,7 @@ static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
 
 static bool dl__cuda_check_cublas(dl__cuda *d, int code, const char *call)
 {
+    if (code && d->capturing) return d->refused = true, false; /* perhaps because of that */
     const char *text = code && d->cublas_text ? d->cublas_text(code) : "";
     return !code || dl_fail(d->ctx, "%s: %s says %d: %s", d->device, call, code, text ? text : "");
 }
