@@ -15,6 +15,8 @@
 
    Replicas of one process and processes compose: mpirun -np 2 of a program with dl_launch_desc.replicas = 2 is a world of four.
 
+   The device "cuda" is the GPU of this process, or one for each of its replicas: those after the GPUs of the node's processes before it.
+
    Who waits polls and sleeps in between, so that there are deadlines, and so that processes may outnumber the CPUs. Processes that are all
    on one machine sum in memory that they share (MPI_Win_allocate_shared), others, or where MPI gives none, by messages. Sums are made in
    the order of the processes, either way: two runs give the same bits. MIT licence, as dltrain.h. */
@@ -492,6 +494,25 @@ static void dl__mpi_stop(dl__mpi *m)
     if (!m->lent) MPI_Finalize();
 }
 
+/* The device "cuda": as many GPUs as this process has replicas, after those of the node's processes of lower rank that see the same GPUs.
+   malloc'd, or NULL where devices have other names. */
+static char *dl__mpi_own_gpus(const dl__mpi *m, const dl_launch_desc *d)
+{
+    const char *device = d->devices ? d->devices : d->config ? d->config->device : NULL, *visible = getenv("CUDA_VISIBLE_DEVICES");
+    int mine = d->replicas > 0 ? d->replicas : 1, first = 0, rank = 0;
+    unsigned color = 0;
+    MPI_Comm peers;
+    if (!device) device = "cpu";
+    for (; visible && *visible; visible++) color = color * 31 + (unsigned char)*visible;
+    if (MPI_Comm_split(m->node, (int)(color & 0x7fffffff), 0, &peers)) return NULL;
+    MPI_Comm_rank(peers, &rank);
+    MPI_Exscan(&mine, &first, 1, MPI_INT, MPI_SUM, peers);
+    MPI_Comm_free(&peers);
+    char *names = strcmp(device, "cuda") ? NULL : (char *)malloc((size_t)mine * 16), *p = names;
+    for (int i = 0; p && i < mine; i++) p += snprintf(p, 16, "%scuda:%d", i ? "," : "", (rank ? first : 0) + i);
+    return names;
+}
+
 /* Why MPI, though it has started, is not what the environment promises; or NULL. */
 static const char *dl__mpi_alone(const dl__mpi *m)
 {
@@ -523,9 +544,15 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
     t.exchange = dl__mpi_exchange;
     t.abort = dl__mpi_abort;
     d.transport = m->size > 1 ? &t : NULL;
+    char *gpus = dl__mpi_own_gpus(m, &d);
+    if (gpus) d.devices = gpus;
     void (*before)(int) = signal(SIGTERM, dl__mpi_on_term);
     bool ok = dl_launch(&d, fn, user);
     signal(SIGTERM, before == SIG_ERR ? SIG_DFL : before);
+    size_t said = d.error ? strlen(d.error) : 0;
+    if (!ok && gpus && said && strstr(d.error, "there is no device"))
+        snprintf(d.error + said, d.error_size - said, "; 'cuda' is a GPU of its own for each process of a node: to share one, name it");
+    free(gpus);
     if (!ok) return false;
     dl__mpi_stop(m);
     free(m);

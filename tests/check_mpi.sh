@@ -15,15 +15,17 @@ ok() { echo "ok mpi: $1"; }
 not_ok() { echo "not ok mpi: $1: $(tr '\n' ' ' < "$dir/out.txt" | cut -c1-500)"; }
 check() { if [ "$1" = 0 ]; then ok "$2"; else not_ok "$2"; fi; }
 
-if ! mpicc -std=gnu11 -O1 -Wall -Wextra tests/mpi_check.c -o $dir/mpi_check -lm -pthread > $dir/out.txt 2>&1 || [ -s $dir/out.txt ]; then
+core=$(tests/run --library plain)
+tests/run --example ddp > $dir/ddp.c
+if ! mpicc -std=gnu11 -O1 -Wall -Wextra tests/mpi_check.c "$core" -o $dir/mpi_check -lm -pthread > $dir/out.txt 2>&1 || [ -s $dir/out.txt ]; then
     not_ok "mpi_check.c builds without warnings"
     exit
 fi
-if ! mpicc -O1 -Wall -Wextra -DDLTRAIN_MPI examples/ddp.c -o $dir/ddp -lm -pthread > $dir/out.txt 2>&1 || [ -s $dir/out.txt ]; then
+if ! mpicc -O1 -Wall -Wextra -DDLTRAIN_MPI -iquote examples $dir/ddp.c "$core" -o $dir/ddp -lm -pthread > $dir/out.txt 2>&1 || [ -s $dir/out.txt ]; then
     not_ok "ddp.c builds without warnings"
     exit
 fi
-"${CC:-cc}" -O1 -Wall -Wextra examples/ddp.c -o $dir/ddp_threads -lm -pthread > $dir/out.txt 2>&1
+"${CC:-cc}" -O1 -Wall -Wextra -iquote examples $dir/ddp.c "$core" -o $dir/ddp_threads -lm -pthread > $dir/out.txt 2>&1
 [ ! -s $dir/out.txt ]
 check $? "ddp.c builds without MPI"
 
@@ -48,6 +50,25 @@ done
 printf '%s' "$hashes" > $dir/out.txt
 [ "$(printf '%s' "$hashes" | sort -u | wc -l)" = 1 ] && [ "$(grep -c '^hash' $dir/out.txt)" = 6 ]
 check $? "invariant shards give the same bits to 1, 2 and 4 ranks, over threads, MPI and both"
+
+# ---- a GPU for each process, on the simulated driver ----
+sim=$(tests/cudasim/build.sh 2>&1)
+if [[ $sim == *"no NVRTC"* ]] || [ ! -f build/cudasim/libcuda.so.1 ]; then echo "skip mpi: a GPU for each process: there is no NVRTC: tools/setup.sh installs it"
+else
+    on_gpus() { # GPUS VARIABLE=VALUE...: two processes; trace.0 and trace.1 tell what ran where
+        rm -f $dir/g.* $dir/trace.*
+        env LD_LIBRARY_PATH=$PWD/build/cudasim DLTRAIN_CUDA_CACHE=$PWD/build/cuda/cache CUDASIM_DEVICES="$1" "${@:2}" timeout 100 mpirun -np 2 sh -c \
+            "CUDASIM_TRACE=$dir/trace.\$OMPI_COMM_WORLD_RANK exec $dir/ddp 1 1 --devices cuda --snapshot $dir/g.safetensors" > $dir/out.txt 2>&1
+    }
+    devices() { cut -d' ' -f1 "$dir/trace.$1" 2> /dev/null | sort -u | tr -d '\n'; }
+    timeout 100 mpirun -np 2 $dir/ddp 1 1 --snapshot $dir/c.safetensors > $dir/threads.txt 2>&1
+    on_gpus 2
+    [ "$(devices 0)$(devices 1)" = 01 ] && [ -n "$(sed -n 's/^checksum//p' $dir/out.txt)" ] && [ "$(grep ^checksum $dir/out.txt)" = "$(grep ^checksum $dir/threads.txt)" ]
+    check $? "cuda: each process has a GPU of its own, with the bits of CPUs"
+    on_gpus 1
+    [ $? != 0 ] && grep -q "there is no device 'cuda:1': .*'cuda' is a GPU of its own for each process of a node: to share one, name it" $dir/out.txt
+    check $? "cuda: fewer GPUs than processes"
+fi
 
 # ---- faults: seconds that are allowed, what must be said ----
 fault() { # MODE PROCESSES SECONDS PATTERN

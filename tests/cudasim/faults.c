@@ -8,6 +8,7 @@
        CUDASIM_ORDER=0           1: work of different streams on the same memory must be ordered (order.c)
        CUDASIM_EXACT=0           1: add.f32 and kin without .rn are refused: ptxas may contract them
        CUDASIM_COUNT=0           1: bank conflicts and sectors are counted (cudasim_statistics)
+       CUDASIM_TRACE=FILE        the order of execution: device, stream, kernel or upload, copy, download, memset, a line each
        CUDASIM_CUBINS=DIR        where the NVRTC shim leaves the PTX of each cubin (else beside the library)
        CUDASIM_FAIL=WHAT:N[:CODE],...   the N-th call of a kind fails: alloc (2), hostalloc (2), launch (719), copy (700),
                                  module (200), sync (719), stream (2), event (2), graph (1: begin of a capture, instantiation, a
