@@ -10,6 +10,7 @@
        NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
+       cuBLAS          if dl_config.blas asks for it: libcublas.so.13, .12 or none, or DLTRAIN_CUBLAS
    What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
@@ -63,7 +64,7 @@ static const char *const dl__cuda_attention_cu[] = {
     "// used. A causal row counts products with probabilities of 0 up to the end of its block of `block` queries, as on the CPU.\n",
     "struct Matrix { float *base; dl_index row, column, batch[8]; }; // a number lies at base + batch + i * row + j * column\n",
     "struct Attention {\n",
-    "    int l, s, e, f, batch_dims, causal, block;\n",
+    "    int l, s, e, f, batch_dims, causal, block, back;\n",
     "    dl_index batches;\n",
     "    uint32_t batch[8];\n",
     "    float scale;\n",
@@ -103,6 +104,11 @@ static const char *const dl__cuda_attention_cu[] = {
     "    View v = { m.base ? matrix_at(t, m, batch) : 0, m.row, m.column };\n",
     "    return v;\n",
     "}\n",
+    "static View either(bool second, const View &a, const View &b) // member by member: a choice of addresses would put them into memory\n",
+    "{\n",
+    "    View v = { second ? b.at : a.at, second ? b.row : a.row, second ? b.column : a.column };\n",
+    "    return v;\n",
+    "}\n",
     "struct Batch { View q, k, v, dy, mask; dl_index first; }; // first: the number of its first query among all\n",
     "static Batch batch_of(const Attention &t, dl_index batch)\n",
     "{\n",
@@ -123,13 +129,19 @@ static const char *const dl__cuda_attention_cu[] = {
     "    bool has(int j0, int i, int j) const { return j0 + (KEYS ? down() + i : across() + j) < end[KEYS ? j : i]; }\n",
     "};\n",
     "\n",
+    "struct Lines { // a source for tile.cu, whose rows are contiguous as a rule\n",
+    "    View v;\n",
+    "    enum { along = true };\n",
+    "    const float *row[4];\n",
+    "    void begin(int i, uint32_t r) { row[i] = v.at + r * v.row; }\n",
+    "    float get(int i, uint64_t k) const { return row[i][(dl_index)k * v.column]; }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "\n",
     "// x = the scores of queries, from l0 on, and keys, from j0 on; or the gradients of probabilities, which are products of dy and v\n",
     "template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*x)[4])\n",
     "{\n",
-    "    Rows queries, keys;\n",
-    "    const View &q = back ? b.dy : b.q, &k = back ? b.v : b.k;\n",
-    "    rows_of(&queries, q.at, q.row, q.column);\n",
-    "    rows_of(&keys, k.at, k.row, k.column);\n",
+    "    Lines queries = { either(back, b.q, b.dy) }, keys = { either(back, b.k, b.v) };\n",
     "    tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l), (uint32_t)(KEYS ? t.l : t.s),\n",
     "        (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);\n",
     "    __syncthreads();\n",
@@ -175,14 +187,19 @@ static const char *const dl__cuda_attention_cu[] = {
     "    __syncthreads();\n",
     "}\n",
     "\n",
-    "// s.p = x, then s.rows = 64 rows of m, from row r0 and column c0 on: for accumulate\n",
-    "static void put_down(Tiles &s, float (*x)[4], const View &m, int r0, int rows, int c0, int columns)\n",
+    "// A thread's own numbers in s.p: registers are few while products are made\n",
+    "static void keep(Tiles &s, float (*x)[4])\n",
     "{\n",
     "#pragma unroll\n",
     "    for (int j = 0; j < 4; j++) *(float4 *)&s.p[across() + j][down()] = make_float4(x[0][j], x[1][j], x[2][j], x[3][j]);\n",
+    "}\n",
+    "// s.p = x, then s.rows = 64 rows of m, from row r0 and column c0 on: for accumulate\n",
+    "static void put_down(Tiles &s, float (*x)[4], const View &m, int r0, int rows, int c0, int columns)\n",
+    "{\n",
+    "    keep(s, x);\n",
     "#pragma unroll 4\n",
     "    for (int e = (int)threadIdx.x; e < SIDE * SIDE; e += THREADS) {\n",
-    "        int r = m.column == 1 ? e / SIDE : e % SIDE, c = m.column == 1 ? e % SIDE : e / SIDE;\n",
+    "        int r = e / SIDE, c = e % SIDE;\n",
     "        s.rows[r][c] = r0 + r < rows && c0 + c < columns ? m.at[(r0 + r) * m.row + (c0 + c) * m.column] : 0;\n",
     "    }\n",
     "    __syncthreads();\n",
@@ -219,39 +236,42 @@ static const char *const dl__cuda_attention_cu[] = {
     "        for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \\\n",
     "    }\n",
     "\n",
-    "// y, a tile of queries and of columns; or, for the gradients, what they need of each query\n",
-    "template <bool BACK> static void softmax_times(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)\n",
+    "// A tile of queries, c0 its first column: y = p v. Of a gradient: dq = ds k, when it is wanted, and what `keys` needs of each query\n",
+    "static void queries(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)\n",
     "{\n",
     "    Batch b = batch_of(t, batch);\n",
     "    Seen<false> sees(t, l0);\n",
     "    int keys = counted(t, min(l0 + SIDE, t.l) - 1), mine = counted(t, min(l0 + down(), t.l - 1));\n",
-    "    float top[4], sum[4], slope[4], x[4][4], lane[4][4], total[4][4];\n",
+    "    float top[4], sum[4], slope[4], x[4][4], lane[4][4], total[4][4]; // slope: the sum of p dp\n",
     "#pragma unroll\n",
     "    for (int i = 0; i < 4; i++) top[i] = -HUGE_VALF, sum[i] = slope[i] = 0;\n",
     "    CELLS(i, j) lane[i][j] = total[i][j] = 0;\n",
     "#pragma unroll 1\n",
-    "    for (int pass = 0; pass < 3; pass++) { // the greatest of a row, the sum of exponentials, what comes of probabilities\n",
+    "    for (int pass = 0; pass < (t.back && t.dq.base ? 4 : 3); pass++) { // the greatest, the sum of exponentials, [the slope,] the product\n",
+    "        bool back = t.back && pass > 1, sums = pass == 1 || (back && pass == 2);\n",
     "#pragma unroll 1\n",
     "        for (int j0 = 0; j0 < keys; j0 += SIDE) {\n",
     "            float p[4][4];\n",
     "#pragma unroll 1\n",
-    "            for (int back = 0; back <= (BACK && pass == 2); back++) {\n",
-    "                products<false>(s, t, b, back, sees, l0, j0, x);\n",
-    "                CELLS(i, j) if (!back) p[i][j] = x[i][j];\n",
+    "            for (int of = 0; of <= back; of++) {\n",
+    "                products<false>(s, t, b, of, sees, l0, j0, x);\n",
+    "                if (of < back) keep(s, x);\n",
     "            }\n",
+    "            CELLS(i, j) p[i][j] = back ? s.p[across() + j][down() + i] : x[i][j];\n",
     "            if (!pass) {\n",
     "                CELLS(i, j) if (sees.has(j0, i, j) && x[i][j] > top[i]) top[i] = x[i][j];\n",
     "                continue;\n",
     "            }\n",
     "            CELLS(i, j) p[i][j] = sees.has(j0, i, j) ? E_EXP(E_SUB(p[i][j], top[i])) : 0;\n",
-    "            if (pass == 2) CELLS(i, j) p[i][j] = E_DIV(p[i][j], sum[i]);\n",
-    "            if (pass == 2 && !BACK) {\n",
-    "                put_down(s, p, b.v, j0, t.s, c0, t.f);\n",
-    "                accumulate(s, 0, mine - j0, j0 + SIDE, keys, lane, total);\n",
+    "            if (pass > 1) CELLS(i, j) p[i][j] = E_DIV(p[i][j], sum[i]);\n",
+    "            if (sums) {\n",
+    "                CELLS(i, j) lane[i][j] = E_ADD(lane[i][j], back ? E_MUL(p[i][j], x[i][j]) : p[i][j]);\n",
+    "                end_tile(t, b, l0, j0 + SIDE, keys, lane, slope);\n",
     "                continue;\n",
     "            }\n",
-    "            CELLS(i, j) lane[i][j] = E_ADD(lane[i][j], BACK && pass == 2 ? E_MUL(p[i][j], x[i][j]) : p[i][j]);\n",
-    "            end_tile(t, b, l0, j0 + SIDE, keys, lane, slope);\n",
+    "            if (back) CELLS(i, j) p[i][j] = sees.has(j0, i, j) ? E_MUL(E_MUL(p[i][j], E_SUB(x[i][j], slope[i])), t.scale) : 0;\n",
+    "            put_down(s, p, either(back, b.v, b.k), j0, t.s, c0, back ? t.e : t.f);\n",
+    "            accumulate(s, 0, mine - j0, j0 + SIDE, keys, lane, total);\n",
     "        }\n",
     "#pragma unroll\n",
     "        for (int i = 0; i < 4; i++) {\n",
@@ -263,83 +283,53 @@ static const char *const dl__cuda_attention_cu[] = {
     "            }\n",
     "        }\n",
     "    }\n",
-    "    if (!BACK) write(t, t.y, batch, l0, t.l, c0, t.f, total);\n",
+    "    if (!t.back) write(t, t.y, batch, l0, t.l, c0, t.f, total);\n",
+    "    else if (t.dq.base) write(t, t.dq, batch, l0, t.l, c0, t.e, total);\n",
     "#pragma unroll\n",
     "    for (int i = 0; i < 4; i++)\n",
-    "        if (BACK && !across() && l0 + down() + i < t.l) {\n",
+    "        if (t.back && !c0 && !across() && l0 + down() + i < t.l) {\n",
     "            dl_index l = b.first + l0 + down() + i;\n",
     "            t.top[l] = top[i], t.sum[l] = sum[i], t.slope[l] = slope[i];\n",
     "        }\n",
     "}\n",
-    "static void forward(Tiles &s, const Attention &t, dl_index batch, int l0, int c0) { softmax_times<false>(s, t, batch, l0, c0); }\n",
-    "static void rows(Tiles &s, const Attention &t, dl_index batch, int l0, int c0) { softmax_times<true>(s, t, batch, l0, c0); }\n",
-    "KERNEL(forward)\n",
-    "KERNEL(rows)\n",
+    "KERNEL(queries)\n",
     "\n",
-    "// A tile of products becomes probabilities p, or, of p and its gradients, the gradients of scores\n",
-    "template <bool KEYS> static void finish_tile(const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*p)[4], float (*x)[4])\n",
-    "{\n",
-    "    float top[4], sum[4], slope[4];\n",
-    "#pragma unroll\n",
-    "    for (int i = 0; i < 4; i++) {\n",
-    "        dl_index l = b.first + min(l0 + (KEYS ? across() : down()) + i, t.l - 1);\n",
-    "        top[i] = t.top[l], sum[i] = t.sum[l], slope[i] = t.slope[l];\n",
-    "    }\n",
-    "    CELLS(i, j) {\n",
-    "        int l = KEYS ? j : i;\n",
-    "        bool has = sees.has(j0, i, j);\n",
-    "        if (!back) p[i][j] = has ? E_DIV(E_EXP(E_SUB(x[i][j], top[l])), sum[l]) : 0;\n",
-    "        else x[i][j] = has ? E_MUL(E_MUL(p[i][j], E_SUB(x[i][j], slope[l])), t.scale) : 0;\n",
-    "    }\n",
-    "}\n",
-    "\n",
-    "// dq = ds k\n",
-    "static void dq(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)\n",
-    "{\n",
-    "    Batch b = batch_of(t, batch);\n",
-    "    Seen<false> sees(t, l0);\n",
-    "    int keys = counted(t, min(l0 + SIDE, t.l) - 1), mine = counted(t, min(l0 + down(), t.l - 1));\n",
-    "    float p[4][4], x[4][4], acc[4][4], total[4][4];\n",
-    "    CELLS(i, j) acc[i][j] = total[i][j] = 0;\n",
-    "    for (int j0 = 0; j0 < keys; j0 += SIDE) {\n",
-    "#pragma unroll 1\n",
-    "        for (int back = 0; back < 2; back++) {\n",
-    "            products<false>(s, t, b, back, sees, l0, j0, x);\n",
-    "            finish_tile<false>(t, b, back, sees, l0, j0, p, x);\n",
-    "        }\n",
-    "        put_down(s, x, b.k, j0, t.s, c0, t.e);\n",
-    "        accumulate(s, 0, mine - j0, j0 + SIDE, keys, acc, total);\n",
-    "    }\n",
-    "    write(t, t.dq, batch, l0, t.l, c0, t.e, total);\n",
-    "}\n",
-    "KERNEL(dq)\n",
-    "\n",
-    "// dk = ds' q, dv = p' dy, those that are wanted: of the queries whose block counts a key\n",
-    "static void dkv(Tiles &s, const Attention &t, dl_index batch, int j0, int c0)\n",
+    "// A tile of keys: dk = ds' q, dv = p' dy, those that are wanted, of the queries whose block counts a key\n",
+    "static void keys(Tiles &s, const Attention &t, dl_index batch, int j0, int c0)\n",
     "{\n",
     "    Batch b = batch_of(t, batch);\n",
     "    int mine = t.causal ? (j0 + down()) / t.block * t.block : 0;\n",
-    "    float p[4][4], x[4][4], dk[4][4], dk_total[4][4], dv[4][4], dv_total[4][4];\n",
+    "    float x[4][4], dk[4][4], dk_total[4][4], dv[4][4], dv_total[4][4];\n",
     "    CELLS(i, j) dk[i][j] = dk_total[i][j] = dv[i][j] = dv_total[i][j] = 0;\n",
     "    for (int l0 = t.causal ? j0 : 0; l0 < t.l; l0 += SIDE) {\n",
     "        Seen<true> sees(t, l0);\n",
+    "        float top[4], sum[4], slope[4];\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++) {\n",
+    "            dl_index l = b.first + min(l0 + across() + j, t.l - 1);\n",
+    "            top[j] = t.top[l], sum[j] = t.sum[l], slope[j] = t.slope[l];\n",
+    "        }\n",
     "#pragma unroll 1\n",
     "        for (int back = 0; back <= (t.dk.base != 0); back++) {\n",
     "            products<true>(s, t, b, back, sees, l0, j0, x);\n",
-    "            finish_tile<true>(t, b, back, sees, l0, j0, p, x);\n",
-    "            if (back) {\n",
-    "                put_down(s, x, b.q, l0, t.l, c0, t.e);\n",
-    "                accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dk, dk_total);\n",
-    "            } else if (t.dv.base) {\n",
-    "                put_down(s, p, b.dy, l0, t.l, c0, t.f);\n",
-    "                accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dv, dv_total);\n",
+    "            CELLS(i, j) {\n",
+    "                bool has = sees.has(j0, i, j);\n",
+    "                if (back) x[i][j] = has ? E_MUL(E_MUL(s.p[across() + j][down() + i], E_SUB(x[i][j], slope[j])), t.scale) : 0;\n",
+    "                else x[i][j] = has ? E_DIV(E_EXP(E_SUB(x[i][j], top[j])), sum[j]) : 0;\n",
     "            }\n",
+    "            if (!back && !t.dv.base) {\n",
+    "                keep(s, x);\n",
+    "                continue;\n",
+    "            }\n",
+    "            put_down(s, x, either(back, b.dy, b.q), l0, t.l, c0, back ? t.e : t.f);\n",
+    "            if (back) accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dk, dk_total);\n",
+    "            else accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dv, dv_total);\n",
     "        }\n",
     "    }\n",
     "    if (t.dv.base) write(t, t.dv, batch, j0, t.s, c0, t.f, dv_total);\n",
     "    if (t.dk.base) write(t, t.dk, batch, j0, t.s, c0, t.e, dk_total);\n",
     "}\n",
-    "KERNEL(dkv)\n",
+    "KERNEL(keys)\n",
     NULL
 };
 static const char *const dl__cuda_clip_cu[] = {
@@ -485,7 +475,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1245 \"dltrain.h\"\n",
+    "#line 1252 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -573,7 +563,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2198 \"dltrain.h\"\n",
+    "#line 2205 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -598,7 +588,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3108 \"dltrain.h\"\n",
+    "#line 3115 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -670,7 +660,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3585 \"dltrain.h\"\n",
+    "#line 3509 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -898,6 +888,14 @@ static const char *const dl__cuda_join_cu[] = {
 static const char *const dl__cuda_matmul_cu[] = {
     "#line 1 \"tools/kernels/matmul.cu\"\n",
     "// matmul, by the tiles of tile.cu.\n",
+    "struct Rows { // rows of a matrix\n",
+    "    const float *base, *row[8];\n",
+    "    dl_index stride, step;\n",
+    "    bool along;\n",
+    "    void begin(int i, uint32_t r) { row[i] = base + r * stride; }\n",
+    "    float get(int i, uint64_t k) const { return row[i][k * step]; }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
     "template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)\n",
     "{\n",
     "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
@@ -906,8 +904,8 @@ static const char *const dl__cuda_matmul_cu[] = {
     "        uint64_t first, end;\n",
     "        matmul_batch(q, batch, &at_a, &at_b);\n",
     "        Rows a, b;\n",
-    "        rows_of(&a, q.a + at_a, q.a_row, q.a_k);\n",
-    "        rows_of(&b, q.b + at_b, q.b_row, q.b_k);\n",
+    "        a.base = q.a + at_a, a.stride = q.a_row, a.step = q.a_k, a.along = q.a_k == 1;\n",
+    "        b.base = q.b + at_b, b.stride = q.b_row, b.step = q.b_k, b.along = q.b_k == 1;\n",
     "        MatmulOut c = { q, w, batch };\n",
     "        work_tile<W>(w, &m0, &n0, &first, &end);\n",
     "        tile<W, T, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
@@ -2167,19 +2165,6 @@ static const char *const dl__cuda_tile_cu[] = {
     "        }\n",
     "}\n",
     "\n",
-    "struct Rows { // a source: rows of a matrix\n",
-    "    const float *base, *row[8];\n",
-    "    dl_index stride, step;\n",
-    "    bool along;\n",
-    "    void begin(int i, uint32_t r) { row[i] = base + r * stride; }\n",
-    "    float get(int i, uint64_t k) const { return row[i][k * step]; }\n",
-    "    bool reaches(uint64_t) const { return true; }\n",
-    "};\n",
-    "static void rows_of(Rows *r, const float *base, dl_index stride, dl_index step)\n",
-    "{\n",
-    "    r->base = base, r->stride = stride, r->step = step, r->along = step == 1;\n",
-    "}\n",
-    "\n",
     "// What is done with a total: alpha is 1, plus bias, plus what is there.\n",
     "static void finish(float *y, float v, const float *bias, dl_index b, bool accumulate)\n",
     "{\n",
@@ -2511,14 +2496,24 @@ typedef unsigned long long dl__cuda_address;
     F(ncclCommGetAsyncError, (void *comm, int *error)) \
     F(ncclCommAbort, (void *comm)) \
     F(ncclCommDestroy, (void *comm))
+#define DL__CUDA_CUBLAS(F) \
+    F(cublasCreate_v2, (void **handle)) \
+    F(cublasDestroy_v2, (void *handle)) \
+    F(cublasSetStream_v2, (void *handle, void *stream)) \
+    F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
+    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda, \
+        long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, void *c, int type_c, int ldc, \
+        long long stride_c, int batches, int compute, int algorithm))
 #define DL__CUDA_POINTER(name, args) int (*name) args;
 typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
 typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
 typedef struct dl__cuda_nccl { DL__CUDA_NCCL(DL__CUDA_POINTER) const char *(*text)(int code); } dl__cuda_nccl;
+typedef struct dl__cuda_cublas { DL__CUDA_CUBLAS(DL__CUDA_POINTER) } dl__cuda_cublas;
 #define DL__CUDA_NAME(name, args) #name,
 static const char *const dl__cuda_driver_names[] = { DL__CUDA_DRIVER(DL__CUDA_NAME) };
 static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME) };
 static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) "ncclGetErrorString" };
+static const char *const dl__cuda_cublas_names[] = { DL__CUDA_CUBLAS(DL__CUDA_NAME) };
 #undef DL__CUDA_NAME
 #undef DL__CUDA_POINTER
 
@@ -2550,6 +2545,10 @@ typedef struct dl__cuda {
     double seconds;              /* a sum of NCCL's may take; 0: for ever */
     int ordinal, arch;
     dl__cuda_precision precision;
+    dl__cuda_cublas cublas;
+    const char *(*cublas_text)(int code);
+    void *blas;                  /* cuBLAS's handle, where it is asked for */
+    dl__cuda_address blas_workspace;
     void *context, *stream;
     void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
     bool running;                /* there may be launches since `ran` */
@@ -3102,23 +3101,52 @@ static bool dl__cuda_write_text(dl__cuda *d, const dl__cuda_text *t, const char 
     return ok || dl_fail(d->ctx, "%s: DLTRAIN_CUDA_TEXTS: '%s' cannot be written: %s", d->device, path, strerror(errno));
 }
 
+/* The library that the environment variable names, or else the first of n that is there. */
+static void *dl__cuda_open_library(const char *variable, const char *const *usual, int n)
+{
+    const char *own = getenv(variable);
+    void *library = NULL;
+    if (own && *own) return dlopen(own, RTLD_NOW | RTLD_LOCAL);
+    for (int i = 0; i < n && !library; i++) library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
+    return library;
+}
+
 /* ---- compiling ---- */
 static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
 {
     char baked[700];
     static const char *const usual[] = { "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so" };
-    const char *own = getenv("DLTRAIN_NVRTC");
     if (d->nvrtc_library) return true;
-    if (own && *own) d->nvrtc_library = dlopen(own, RTLD_NOW | RTLD_LOCAL);
-    for (size_t i = 0; (!own || !*own) && i < sizeof usual / sizeof *usual && !d->nvrtc_library; i++)
-        d->nvrtc_library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
-    if (!d->nvrtc_library) {
+    if (!(d->nvrtc_library = dl__cuda_open_library("DLTRAIN_NVRTC", usual, 3))) {
         const char *why = dlerror();
         return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it%s", d->device,
             why ? why : "", dl__cuda_tell_baked(d, what, baked, sizeof baked));
     }
     return dl__cuda_look_up(d, d->nvrtc_library, &d->nvrtc, dl__cuda_nvrtc_names,
         sizeof dl__cuda_nvrtc_names / sizeof *dl__cuda_nvrtc_names, "NVRTC");
+}
+
+static bool dl__cuda_check_cublas(dl__cuda *d, int code, const char *call)
+{
+    const char *text = code && d->cublas_text ? d->cublas_text(code) : "";
+    return !code || dl_fail(d->ctx, "%s: %s says %d: %s", d->device, call, code, text ? text : "");
+}
+/* Opens cuBLAS and gives it a workspace, which graphs need. */
+static bool dl__cuda_open_cublas(dl__cuda *d)
+{
+    static const char *const usual[] = { "libcublas.so.13", "libcublas.so.12", "libcublas.so" };
+    size_t bytes = (size_t)(d->arch >= 90 ? 32 : 4) << 20; /* what NVIDIA advises */
+    void *library = dl__cuda_open_library("DLTRAIN_CUBLAS", usual, 3);
+    if (!library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
+    }
+    *(void **)&d->cublas_text = dlsym(library, "cublasGetStatusString");
+    return dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names, sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") &&
+        dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") &&
+        dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") &&
+        (d->blas_workspace = dl__cuda_allocate(d, bytes)) &&
+        dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, (void *)(uintptr_t)d->blas_workspace, bytes), "cublasSetWorkspace");
 }
 
 /* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
@@ -3813,13 +3841,13 @@ static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, 
     return !parts || (w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, m * n * batches * blocks * sizeof(float)));
 }
 
-/* Adds them, where k was cut. */
+/* Adds them, where k was cut; bias and what is there, too. */
 static bool dl__cuda_join(dl__cuda *d, dl__cuda_work *w, const dl_node *y, const void *bias, bool accumulate)
 {
     void *out = dl_device_address(d->ctx, y);
     int add = accumulate;
     void *args[] = { w, &out, &bias, &add };
-    return w->parts == 1 || dl__cuda_go(d, "join", "join", dl__cuda_flat(y->numel), args);
+    return !w->partial || dl__cuda_go(d, "join", "join", dl__cuda_flat(y->numel), args);
 }
 
 typedef struct dl__cuda_matmul_args {
@@ -3870,6 +3898,48 @@ static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, d
     return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "matmul_tf32" : "matmul_bf16", wide ? "tensor_128" : "tensor_64", g, args);
 }
 
+/* By cuBLAS, whose matrices lie column by column: c' [N,M] = b' a'. */
+typedef struct dl__cuda_blas_matrix { int transposed, ld; long long step; } dl__cuda_blas_matrix;
+/* Of `rows` x `columns`; one step down, one to the right. Where there is one column alone, ld is not used but must not be less than rows. */
+static dl__cuda_blas_matrix dl__cuda_blas_matrix_of(int64_t rows, int64_t columns, int64_t down, int64_t right)
+{
+    dl__cuda_blas_matrix x;
+    int64_t least = down == 1 ? rows : columns, ld = down == 1 ? right : down;
+    x.transposed = down != 1;
+    x.ld = (int)(ld > least ? ld : least);
+    x.step = 0;
+    return x;
+}
+static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work *w, const dl_node *y)
+{
+    static const int compute[] = { 69, 77, 75 }; /* CUBLAS_COMPUTE_32F_PEDANTIC, _FAST_TF32, _FAST_16BF */
+    const float one = 1, zero = 0;
+    int m = (int)w->m, n = (int)w->n, k = (int)w->k, dims = q->batch_dims;
+    dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row), b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
+    int64_t together = 1; /* batches that are evenly apart: one call */
+    for (; dims > 0 && (together == 1 || (q->a_batch[dims - 1] == a.step * together && q->b_batch[dims - 1] == b.step * together)); dims--) {
+        if (together == 1) a.step = q->a_batch[dims - 1], b.step = q->b_batch[dims - 1];
+        together *= q->count[dims - 1];
+    }
+    bool more = q->bias || q->accumulate; /* is done with the product, which has memory of its own */
+    w->parts = 1;
+    w->partial = NULL;
+    if (more && !(w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, y->numel * sizeof(float)))) return false;
+    float *to = more ? w->partial : (float *)q->c;
+    for (int64_t i = 0; i < (int64_t)w->batches / together; i++, to += together * m * n) {
+        const float *from_a = (const float *)q->a, *from_b = (const float *)q->b;
+        int64_t rest = i;
+        for (int t = dims - 1; t >= 0; t--) {
+            from_a += rest % q->count[t] * q->a_batch[t], from_b += rest % q->count[t] * q->b_batch[t];
+            rest /= q->count[t];
+        }
+        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step, from_a, 0, a.ld, a.step,
+            &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
+        if (!dl__cuda_check_cublas(d, code, "cublasGemmStridedBatchedEx")) return false;
+    }
+    return dl__cuda_join(d, w, y, q->bias, q->accumulate != 0);
+}
+
 /* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
 static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -3899,6 +3969,7 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
     }
     bool done;
     if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
+    if (d->blas && k) return dl__cuda_matmul_cublas(d, &q, &w, y);
     if (d->precision) return dl__cuda_matmul_tensor(d, &q, &w, g) && dl__cuda_join(d, &w, y, q.bias, accumulate);
     if (!dl__cuda_matmul_wide(d, &q, w, g, &done) || done) return done;
     void *args[] = { &q, &w };
@@ -4114,7 +4185,7 @@ static bool dl__cuda_running(dl__cuda *d, const dl_node *y, bool accumulate)
 /* ---- attention: in q, k, v, mask or none; its gradient: q, k, v, dy, mask or none. Orders are those of dl_permute, see dltrain.h ---- */
 typedef struct dl__cuda_matrix { void *base; int64_t row, column, batch[8]; } dl__cuda_matrix;
 typedef struct dl__cuda_attention_args {
-    int32_t l, s, e, f, batch_dims, causal, block;
+    int32_t l, s, e, f, batch_dims, causal, block, back;
     int64_t batches;
     uint32_t batch[8];
     float scale;
@@ -4207,7 +4278,7 @@ static bool dl__cuda_attention(dl__cuda *d, const dl_node *y, bool accumulate)
     (void)accumulate;
     if (!dl__cuda_attention_begin(d, y, 3, &t)) return false;
     t.y = dl__cuda_in_memory(dl_device_address(d->ctx, y), y, y->i + 1);
-    return dl__cuda_attend(d, "attention_forward", &t, t.l, t.f);
+    return dl__cuda_attend(d, "attention_queries", &t, t.l, t.f);
 }
 
 /* i = causal, which are wanted, orders of the memory of dy, dq, dk, dv */
@@ -4227,9 +4298,9 @@ static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumula
             at += y->in[k]->numel;
         }
     bool dq = y->i[1] & 1, dk = y->i[1] & 2, dv = y->i[1] & 4;
-    int64_t wide = !dk || (dv && t.f > t.e) ? t.f : t.e;
-    return dl__cuda_attend(d, "attention_rows", &t, t.l, 1) && (!dq || dl__cuda_attend(d, "attention_dq", &t, t.l, t.e)) &&
-        (!(dk || dv) || dl__cuda_attend(d, "attention_dkv", &t, t.s, wide));
+    t.back = 1;
+    return dl__cuda_attend(d, "attention_queries", &t, t.l, dq ? t.e : 1) &&
+        (!(dk || dv) || dl__cuda_attend(d, "attention_keys", &t, t.s, !dk || (dv && t.f > t.e) ? t.f : t.e));
 }
 
 /* ---- all operations that are not elementwise; those of replicas run on the host ---- */
@@ -4481,6 +4552,8 @@ static void dl__cuda_close(void *device)
         for (int i = 0; i < DL__CUDA_GRAPHS; i++)
             if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
+        if (d->blas) d->cublas.cublasDestroy_v2(d->blas);
+        if (d->blas_workspace) d->driver.cuMemFree_v2(d->blas_workspace);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
         if (d->arrival) d->driver.cuMemFree_v2(d->arrival);
         if (d->room) d->driver.cuMemFree_v2(d->room);
@@ -4554,6 +4627,7 @@ static bool dl__cuda_open_device(dl__cuda *d)
     void **const streams[] = { &d->stream, &d->copies, &d->sums }, **const events[] = { &d->taken, &d->ran, &d->summed };
     for (int k = 0; k < 3; k++) /* streams that wait for no other */
         if (!DL__CUDA_CALL(d, cuStreamCreate(streams[k], 1)) || !DL__CUDA_CALL(d, cuEventCreate(events[k], 2))) return false;
+    if (!strcmp(dl_device_blas(d->ctx), "cublas") && !dl__cuda_open_cublas(d)) return false;
     return (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
 }

@@ -87,7 +87,7 @@ fi
 # Tests against PyTorch's numbers and known hashes, on the GPU instead of the CPU
 if wants gold; then
     for name in ops_float layers methods training hashes; do
-        build "gold-$name" "tests/test_$name.c" tests/device.c "$dir/cuda.o" -Wl,--wrap=dl_create && TEST_DEVICE=cuda:0 report "gold-$name" sim "$dir/gold-$name"
+        build "gold-$name" "tests/test_$name.c" -DONE_WAY tests/device.c "$dir/cuda.o" -Wl,--wrap=dl_create && TEST_DEVICE=cuda:0 report "gold-$name" sim "$dir/gold-$name"
     done
 fi
 
@@ -193,6 +193,9 @@ if wants failures; then
     says "no NVRTC" "NVRTC, which is not there: no/such.so" DLTRAIN_CUDA_CACHE= DLTRAIN_NVRTC=no/such.so
     says "NVRTC fails" "NVRTC cannot compile the kernels" DLTRAIN_CUDA_CACHE= CUDASIM_FAIL=nvrtc:1
     says "a GPU older than NVRTC knows" "is of compute capability 5.0; this NVRTC compiles for 7.5 and later" DLTRAIN_CUDA_CACHE= CUDASIM_ARCH=50
+    part=cublas says "a failing cuBLAS" "cuda:0: cublasGemmStridedBatchedEx says 13: the GPU program failed to execute" 'CUDASIM_FAIL=cublas*:7'
+    log=$(DLTRAIN_CUBLAS=no/such.so sim "$dir/check" '*' cublas 2>&1)
+    if grep -q "^skip cublas: dl_create: the blas 'cublas' is not there: no/such.so: .*; DLTRAIN_CUBLAS names it" <<< "$log"; then echo "ok cuda: no cuBLAS"; else echo "not ok cuda: no cuBLAS: $log"; fi
     says "out of memory" "out of memory: asked for .* bytes, .* are free" 'CUDASIM_FAIL=alloc*:3'
     # How much of the batch would fit, at most: a little more does not, half of that does.
     cat > "$dir/batch.c" << 'END'

@@ -7,7 +7,7 @@ rm -rf $dir
 mkdir -p $dir
 
 have() { command -v "$1" > /dev/null || { echo "skip levels: $2: $1 is not installed"; return 1; }; }
-build() { # PROGRAM COMMAND...: tests/PROGRAM.c, or one 'not ok'
+build() { # PROGRAM COMMAND...: with what it says, or one 'not ok'
     local log=$dir/$1.log
     if "${@:2}" -std=gnu11 -Wall -Wextra -lm -pthread > "$log" 2>&1; then return; fi
     echo "not ok levels: $* does not build: $(grep -m1 error "$log" | cut -c1-300)"
@@ -19,7 +19,7 @@ passes() { # NAME COMMAND...
 }
 
 # This CPU's levels. One that it lacks must say so.
-if build hashes "${CC:-cc}" -O2 tests/test_hashes.c -o $dir/hashes; then
+if build hashes "${CC:-cc}" -O2 tests/test_hashes.c "$(tests/run --library plain)" -o $dir/hashes; then
     for level in portable avx2 avx512 neon; do
         if DLTRAIN_SIMD=$level $dir/hashes 1 2>&1 | grep -q "this CPU or build lacks it"; then continue; fi
         for threads in 1 2 3; do passes "$level, $threads threads" env DLTRAIN_SIMD=$level $dir/hashes $threads; done
@@ -34,8 +34,9 @@ elif ! grep -qw avx2 /proc/cpuinfo; then
 elif ! echo '#include <simde/x86/avx512.h>' | gcc -E -x c - > /dev/null 2>&1; then
     echo "skip levels: avx512 in emulation: libsimde-dev is not installed"
 else
-    for test in hashes math; do
-        build avx512-$test gcc -O1 -mavx2 -mfma -Wno-psabi -Wno-uninitialized -Itests/avx512 tests/test_$test.c -o $dir/avx512-$test &&
+    emulated="gcc -O1 -mavx2 -mfma -Wno-psabi -Wno-uninitialized -Itests/avx512"
+    build avx512-library $emulated -c tests/library.c -o $dir/avx512.o && for test in hashes math; do
+        build avx512-$test $emulated tests/test_$test.c $dir/avx512.o -o $dir/avx512-$test &&
             passes "avx512 in emulation, test_$test" env DLTRAIN_SIMD=avx512 $dir/avx512-$test
     done
 fi
@@ -60,13 +61,13 @@ fi
 
 # Other machines.
 if have qemu-aarch64-static "arm64" && have aarch64-linux-gnu-gcc "arm64"; then
-    for test in hashes math ops_float; do
-        build arm64-$test aarch64-linux-gnu-gcc -O2 -static tests/test_$test.c -o $dir/arm64-$test && passes "neon on arm64, test_$test" qemu-aarch64-static $dir/arm64-$test
+    build arm64-library aarch64-linux-gnu-gcc -O2 -c tests/library.c -o $dir/arm64.o && for test in hashes math ops_float; do
+        build arm64-$test aarch64-linux-gnu-gcc -O2 -static tests/test_$test.c $dir/arm64.o -o $dir/arm64-$test && passes "neon on arm64, test_$test" qemu-aarch64-static $dir/arm64-$test
     done
     if have clang "arm64 by clang"; then
-        build arm64-clang clang --target=aarch64-linux-gnu -O1 -static tests/test_hashes.c -o $dir/arm64-clang && passes "neon on arm64 by clang, test_hashes" qemu-aarch64-static $dir/arm64-clang
+        build arm64-clang clang --target=aarch64-linux-gnu -O1 -static tests/test_hashes.c tests/library.c -o $dir/arm64-clang && passes "neon on arm64 by clang, test_hashes" qemu-aarch64-static $dir/arm64-clang
     fi
 fi
 if have qemu-s390x-static "s390x" && have s390x-linux-gnu-gcc "s390x"; then
-    build s390x s390x-linux-gnu-gcc -O1 -static -fexcess-precision=fast tests/test_hashes.c -o $dir/s390x && passes "portable on big-endian s390x, test_hashes" qemu-s390x-static $dir/s390x
+    build s390x s390x-linux-gnu-gcc -O1 -static -fexcess-precision=fast tests/test_hashes.c tests/library.c -o $dir/s390x && passes "portable on big-endian s390x, test_hashes" qemu-s390x-static $dir/s390x
 fi

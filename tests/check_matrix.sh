@@ -59,22 +59,23 @@ config() { # NAME FLAGS...
     ${CC:-cc} -std=c99 -O1 $strict "$@" -c $dir/alone.c -o "$dir/$name.o" > "$dir/$name.log" 2>&1
     report "$name" $? "$dir/$name.log"
 }
-config no-threads -DDLTRAIN_NO_THREADS
+config no-threads -DDLTRAIN_NO_THREADS # the objects of some are tested below
 config no-files -DDLTRAIN_NO_FILES
 config no-stdio -DDLTRAIN_NO_STDIO
 config no-malloc -DDLTRAIN_NO_MALLOC -DDLTRAIN_NO_STDIO -DDLTRAIN_NO_THREADS
-config no-simd -DDLTRAIN_NO_SIMD
+config no-simd -O2 -DDLTRAIN_NO_SIMD
 config no-exact-fma -DDLTRAIN_NO_EXACT_FMA
 config double -DDLTRAIN_REAL=double
-config small -DDLTRAIN_MAX_DIMS=4 -DDLTRAIN_NAME_MAX=48 -DDLTRAIN_ERROR_MAX=128 -DDLTRAIN_PLANS=2 -DDLTRAIN_TILE=64 -DDLTRAIN_ALIGN=8
+small="-DDLTRAIN_MAX_DIMS=4 -DDLTRAIN_NAME_MAX=48 -DDLTRAIN_ERROR_MAX=128 -DDLTRAIN_PLANS=1 -DDLTRAIN_TILE=64 -DDLTRAIN_ALIGN=8"
+config small $small
 config static -DDLTRAIN_STATIC
-config native -march=native
+config native -O3 -march=native
 
 # After every header of the C library and POSIX, whatever macros they bring.
 printf '#include <%s>\n' assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio stdlib string tgmath time \
     wchar wctype dirent fcntl netdb poll pthread pwd regex sched sys/mman sys/socket sys/stat sys/time sys/types sys/wait termios unistd netinet/in | sed 's/>/.h>/' > $dir/after.c
 cat $dir/alone.c >> $dir/after.c
-${CC:-cc} -std=gnu11 -O1 -Wall -Wextra -Werror -c $dir/after.c -o $dir/after.o > $dir/after.log 2>&1
+${CC:-cc} -std=gnu11 -O0 -Wall -Wextra -Werror -c $dir/after.c -o $dir/after.o > $dir/after.log 2>&1
 report "after every system header" $? $dir/after.log
 
 # -ffast-math is refused with a reason.
@@ -93,7 +94,7 @@ fi
 # Two libraries in one program: one with a static copy of its own.
 printf '#define DLTRAIN_STATIC\n#define DLTRAIN_IMPLEMENTATION\n#include "../../dltrain.h"\nint other(void) { dl_context *c = dl_create(NULL); int failed = dl_failed(c); dl_destroy(c); return failed; }\n' > $dir/other.c
 printf '#include "../../dltrain.h"\nint other(void);\nint main(void) { dl_context *c = dl_create(NULL); int failed = dl_failed(c) || other(); dl_destroy(c); return failed; }\n' > $dir/both.c
-${CC:-cc} -O1 $dir/both.c $dir/alone.c $dir/other.c -o $dir/both -lm -pthread > $dir/both.log 2>&1 && $dir/both
+${CC:-cc} -O0 -DDLTRAIN_NO_SIMD $dir/both.c $dir/no-simd.o $dir/other.c -o $dir/both -lm -pthread > $dir/both.log 2>&1 && $dir/both
 report beside-a-static-copy $? $dir/both.log
 
 # The same bits: tests/test_hashes.c under other compilers, flags and widths.
@@ -103,16 +104,17 @@ hashes() { # NAME COMMAND...
     "$@" -std=gnu11 tests/test_hashes.c -o "$dir/hash-$name" -lm -pthread > "$dir/hash-$name.log" 2>&1 && "$dir/hash-$name" >> "$dir/hash-$name.log" 2>&1
     report "same bits with $name" $? "$dir/hash-$name.log"
 }
-hashes gcc-O0 gcc -O0
-hashes gcc-Os gcc -Os
-hashes gcc-O3-native gcc -O3 -march=native
-hashes gcc-no-simd gcc -O2 -DDLTRAIN_NO_SIMD
-hashes gcc-no-simd-native gcc -O3 -march=native -DDLTRAIN_NO_SIMD
-hashes gcc-no-threads gcc -O1 -DDLTRAIN_NO_THREADS
-hashes gcc-small-tiles gcc -O1 -DDLTRAIN_TILE=128 -DDLTRAIN_PLANS=1
-have clang "same bits with clang" && { hashes clang-O2 clang -O2; hashes clang-O3-native clang -O3 -march=native; }
+hashes native gcc $dir/native.o
+hashes no-simd gcc $dir/no-simd.o
+hashes no-threads gcc -DDLTRAIN_NO_THREADS $dir/no-threads.o
+hashes no-files gcc -DDLTRAIN_NO_FILES $dir/no-files.o
+hashes small gcc $small $dir/small.o
+hashes gcc-O0 gcc -O0 $dir/alone.c
+hashes gcc-Os gcc -Os $dir/alone.c
+hashes gcc-no-simd-native gcc -O3 -march=native -DDLTRAIN_NO_SIMD $dir/alone.c
+have clang "same bits with clang" && { hashes clang-O2 clang -O2 $dir/alone.c; hashes clang-O3-native clang -O3 -march=native $dir/alone.c; }
 if echo 'int main(void) { return 0; }' | gcc -m32 -x c - -o $dir/m32 2> /dev/null; then
-    hashes gcc-32-bit gcc -m32 -msse2 -mfpmath=sse -O2
+    hashes gcc-32-bit gcc -m32 -msse2 -mfpmath=sse -O2 $dir/alone.c
 else
     echo "skip matrix: same bits with gcc-32-bit: there is no 32-bit C library"
 fi

@@ -1,7 +1,7 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide tensor
-       tensor-nets sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets; tensor and tensor-nets, of lower
-       precision, only come near the CPU's results */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide
+       tensor tensor-nets cublas sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets; tensor and
+       tensor-nets, of lower precision, only come near the CPU's results */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -394,10 +394,12 @@ static void attention(void)
 
 /* ---- dl_config.matmul_precision: products and their gradients on tensor cores. What is wanted is exact but for the order of sums: the CPU's
    result of operands that were rounded beforehand, within 1e-5 of the same sums of absolute values ---- */
+static bool tensors; /* has this GPU tensor cores for it? */
 typedef enum operand_kind { AS_IS, ROUNDED, ABSOLUTE } operand_kind;
-static float round_to(const char *precision, float v)
+static float round_to(const char *precision, float v) /* "highest": as it is */
 {
     uint32_t u;
+    if (*precision == 'h') return v;
     memcpy(&u, &v, sizeof u);
     if (*precision == 't') u = (u + 0x1000) & ~0x1fffu;       /* 10 bits of mantissa, ties away from zero */
     else u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;      /* 7 bits, ties to even */
@@ -441,9 +443,9 @@ static const product tensor_products[] = {
 enum { MOST = 300000 }; /* numbers of a tensor */
 typedef struct results { float *value[3]; size_t n[3]; bool ok; } results; /* y and the gradients of sum(y w) */
 
-static dl_context *open_with(const char *device, const char *precision)
+static dl_context *open_with(const char *device, const char *precision, const char *blas)
 {
-    dl_config c = { .seed = 1, .threads = 1, .device = device, .matmul_precision = precision };
+    dl_config c = { .seed = 1, .threads = 1, .device = device, .matmul_precision = precision, .blas = blas };
     return dl_create(&c);
 }
 static const float *operand_numbers(size_t n, uint32_t seed, operand_kind kind, const char *precision)
@@ -471,10 +473,10 @@ static size_t shape_numel(dl_shape s)
     return n;
 }
 
-static results product_run(const product *p, const char *device, const char *precision, operand_kind kind)
+static results product_run(const product *p, const char *device, const char *precision, const char *blas, operand_kind kind)
 {
     results r = { .ok = false };
-    dl_context *c = open_with(device, device ? precision : NULL);
+    dl_context *c = open_with(device, device ? precision : NULL, blas);
     dl_shape sa = shape_of(p->a), sb = shape_of(p->b);
     dl_tensor x[2], t[3];
     x[0] = dl_variable(c, sa, operand_numbers(shape_numel(sa), 1, kind, precision));
@@ -509,33 +511,36 @@ static double farthest(const results *got, const results *want, const results *s
     }
     return most;
 }
-static void product_check(const product *p, const char *precision)
+static void product_check(const product *p, const char *precision, const char *blas)
 {
     static const char *const what[] = { "y", "the gradient of a", "the gradient of b" };
-    double half = *precision == 't' ? 0x1p-11 : 0x1p-8; /* of an operand, relative */
-    results got = product_run(p, "cuda:0", precision, AS_IS), again = product_run(p, "cuda:0", precision, AS_IS);
-    results want = product_run(p, NULL, precision, ROUNDED), scale = product_run(p, NULL, precision, ABSOLUTE), exact = product_run(p, NULL, precision, AS_IS);
+    double bound = *precision == 't' ? 2.01 * 0x1p-11 : *precision == 'b' ? 2.01 * 0x1p-8 : 1e-5; /* of two operands, relative */
+    results got = product_run(p, "cuda:0", precision, blas, AS_IS), again = product_run(p, "cuda:0", precision, blas, AS_IS);
+    results want = product_run(p, NULL, precision, NULL, ROUNDED), scale = product_run(p, NULL, precision, NULL, ABSOLUTE);
+    results exact = product_run(p, NULL, precision, NULL, AS_IS);
     for (int i = 0; i < 3 && got.ok && again.ok && want.ok && scale.ok && exact.ok; i++) {
         double off = farthest(&got, &want, &scale, i), from_fp32 = farthest(&got, &exact, &scale, i);
         CHECK(off <= 1e-5, "%s, %s: %s is off by %.3g of what its products sum to", p->name, precision, what[i], off);
-        CHECK(from_fp32 > 2e-5 && from_fp32 <= 2.01 * half, "%s, %s: %s is %.3g from fp32; the bound is %.3g", p->name, precision, what[i], from_fp32, 2.01 * half);
+        CHECK(from_fp32 <= bound, "%s, %s: %s is %.3g from fp32; the bound is %.3g", p->name, precision, what[i], from_fp32, bound);
+        CHECK(*precision == 'h' || from_fp32 > 2e-5, "%s, %s: %s is fp32", p->name, precision, what[i]);
         CHECK(!memcmp(got.value[i], again.value[i], got.n[i] * sizeof(float)), "%s, %s: %s has other bits the second time", p->name, precision, what[i]);
     }
     results_free(&got), results_free(&again), results_free(&want), results_free(&scale), results_free(&exact);
 }
+enum { PRODUCTS = sizeof tensor_products / sizeof *tensor_products };
 static void tensor_tf32(void)
 {
-    for (size_t i = 0; i < sizeof tensor_products / sizeof *tensor_products; i++) product_check(&tensor_products[i], "tf32");
+    for (int i = 0; i < PRODUCTS; i++) product_check(&tensor_products[i], "tf32", NULL);
 }
 static void tensor_bf16(void)
 {
-    for (size_t i = 0; i < sizeof tensor_products / sizeof *tensor_products; i++) product_check(&tensor_products[i], "bf16");
+    for (int i = 0; i < PRODUCTS; i++) product_check(&tensor_products[i], "bf16", NULL);
 }
 
 /* Layers: with a bias, which is not rounded; gradients of two passes are added in fp32. The losses of training stay near those of fp32. */
-static void layer_run(bool conv, const char *device, const char *precision, operand_kind kind, float *grad, float *y)
+static void layer_run(bool conv, const char *device, const char *precision, const char *blas, operand_kind kind, float *grad, float *y)
 {
-    dl_context *c = open_with(device, device ? precision : NULL);
+    dl_context *c = open_with(device, device ? precision : NULL, blas);
     const char *name = conv ? "conv.weight" : "fc.weight";
     for (int pass = -1; pass < 2; pass++) {
         dl_tensor x = dl_input(c, DL_F32, conv ? DL_SHAPE(2, 3, 5, 4) : DL_SHAPE(40, 3), operand_numbers(120, 1, kind, precision));
@@ -558,24 +563,25 @@ static void layer_run(bool conv, const char *device, const char *precision, oper
     CHECK(!dl_failed(c), "%s: %s", precision, dl_error(c));
     dl_destroy(c);
 }
+static void layer_check(bool conv, const char *precision, const char *blas)
+{
+    static float got[2][280], want[2][280], scale[2][280];
+    layer_run(conv, "cuda:0", precision, blas, AS_IS, got[0], got[1]);
+    layer_run(conv, NULL, precision, NULL, ROUNDED, want[0], want[1]);
+    layer_run(conv, NULL, precision, NULL, ABSOLUTE, scale[0], scale[1]);
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < (i ? 280 : conv ? 189 : 21); j++)
+            CHECK(fabs((double)got[i][j] - (double)want[i][j]) <= 1e-5 * (double)scale[i][j], "%s, %s, %s %d: %.9g instead of %.9g", precision,
+                conv ? "conv" : "linear", i ? "y" : "gradient", j, (double)got[i][j], (double)want[i][j]);
+}
 static void tensor_layers(void)
 {
-    for (int k = 0; k < 4; k++) {
-        static float got[2][280], want[2][280], scale[2][280];
-        const char *precision = k / 2 ? "bf16" : "tf32";
-        layer_run(k % 2, "cuda:0", precision, AS_IS, got[0], got[1]);
-        layer_run(k % 2, NULL, precision, ROUNDED, want[0], want[1]);
-        layer_run(k % 2, NULL, precision, ABSOLUTE, scale[0], scale[1]);
-        for (int i = 0; i < 2; i++)
-            for (int j = 0; j < (i ? 280 : k % 2 ? 189 : 21); j++)
-                CHECK(fabs((double)got[i][j] - (double)want[i][j]) <= 1e-5 * (double)scale[i][j], "%s, layer %d, %s %d: %.9g instead of %.9g", precision, k % 2,
-                    i ? "y" : "gradient", j, (double)got[i][j], (double)want[i][j]);
-    }
+    for (int k = 0; k < 4; k++) layer_check(k % 2, k / 2 ? "bf16" : "tf32", NULL);
 }
 
-static double last_loss(const net *n, const char *device, const char *precision)
+static double last_loss(const net *n, const char *device, const char *precision, const char *blas)
 {
-    dl_context *c = open_with(device, precision);
+    dl_context *c = open_with(device, precision, blas);
     dl_optimizer *o = n->optimizer(c);
     double loss = 0;
     for (int step = 0; step < 8; step++) {
@@ -591,11 +597,25 @@ static double last_loss(const net *n, const char *device, const char *precision)
 static void tensor_nets(void)
 {
     for (int i = 2; i < 4; i++) { /* the residual network and the GPT */
-        double want = last_loss(&nets[i], NULL, "highest"), first = last_loss(&nets[i], "cuda:0", "tf32"), second = last_loss(&nets[i], "cuda:0", "bf16");
+        double want = last_loss(&nets[i], NULL, "highest", NULL);
+        double first = last_loss(&nets[i], "cuda:0", "tf32", NULL), second = last_loss(&nets[i], "cuda:0", "bf16", NULL);
         CHECK(fabs(first - want) < 0.01 * want, "%s: the loss of tf32 is %.6g, that of fp32 %.6g", nets[i].name, first, want);
         CHECK(fabs(second - want) < 0.05 * want, "%s: the loss of bf16 is %.6g, that of fp32 %.6g", nets[i].name, second, want);
         CHECK(first != want && second != want && first != second, "%s: %.9g, %.9g and %.9g are not of three precisions", nets[i].name, want, first, second);
     }
+}
+
+/* dl_config.blas: matrix products by cuBLAS */
+static void cublas(void)
+{
+    static const char *const precision[] = { "highest", "tf32", "bf16" };
+    for (int k = 0; k < (tensors ? 3 : 1); k++) {
+        for (int i = 0; i < PRODUCTS; i++)
+            if (tensor_products[i].name[0] != 'c' && (k == 0 || tensor_products[i].name[0] != 'l')) product_check(&tensor_products[i], precision[k], "cublas");
+        layer_check(false, precision[k], "cublas");
+    }
+    double want = last_loss(&nets[3], NULL, "highest", NULL), got = last_loss(&nets[3], "cuda:0", "highest", "cublas"); /* by a graph, from the second step on */
+    CHECK(fabs(got - want) < 1e-4 * want, "the loss is %.9g, without cuBLAS %.9g", got, want);
 }
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
@@ -813,12 +833,13 @@ static int count_made(void **exec, void *graph, unsigned long long flags) { retu
 static int count_ended(void *exec) { return calls.ended++, real.cuGraphExecDestroy(exec); }
 static dl_context *open_counted(bool graphs)
 {
+    if (!graphs) setenv("DLTRAIN_CUDA_GRAPHS", "0", 1);
     dl_context *c = open_on("cuda:0");
+    unsetenv("DLTRAIN_CUDA_GRAPHS");
     dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
     memset(&calls, 0, sizeof calls);
     if (!d) return c;
     real = d->driver;
-    d->no_graphs = !graphs;
     d->driver.cuLaunchKernel = count_kernel;
     d->driver.cuGraphLaunch = count_graph;
     d->driver.cuGraphInstantiateWithFlags = count_made;
@@ -988,7 +1009,7 @@ static void says(dl_context *c, const char *part)
     CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
     dl_destroy(c);
 }
-static void tensor_refused(void) { says(open_with("cuda:0", "tf32"), "dl_create: the matmul_precision 'tf32' needs a GPU of compute capability 8.0 or later; 'cuda:0' is "); }
+static void tensor_refused(void) { says(open_with("cuda:0", "tf32", NULL), "dl_create: the matmul_precision 'tf32' needs a GPU of compute capability 8.0 or later; 'cuda:0' is "); }
 static void own_run(const dl_run_args *r) { (void)r; }
 static const dl_op own_op = { "of_my_own", DL_OP_ELEMENTWISE, NULL, own_run, NULL, NULL, NULL };
 static const dl_op own_block = { "block_of_my_own", 0, NULL, own_run, NULL, NULL, NULL };
@@ -997,8 +1018,9 @@ static void errors(void)
     static const float x[3] = { 1, 2, 3 };
     says(open_on("cuda:99"), "there is no device 'cuda:99': the GPUs here are cuda:0 to cuda:");
     says(open_on("cuda:x"), "GPUs are called 'cuda:0'");
-    says(open_with("cuda:0", "high"), "dl_create: there is no matmul_precision 'high'; there are 'highest' (fp32), 'tf32' (PyTorch's high)");
-    says(open_with(NULL, "fp16"), "dl_create: there is no matmul_precision 'fp16'");
+    says(open_with("cuda:0", "high", NULL), "dl_create: there is no matmul_precision 'high'; there are 'highest' (fp32), 'tf32' (PyTorch's high)");
+    says(open_with(NULL, "fp16", NULL), "dl_create: there is no matmul_precision 'fp16'");
+    says(open_with(NULL, NULL, "mkl"), "dl_create: there is no blas 'mkl'; there are 'own' and 'cublas'");
     for (int k = 0; k < 2; k++) {
         dl_context *c = open_on("cuda:0");
         dl_tensor t = dl_input(c, DL_F32, DL_SHAPE(3), x);
@@ -1046,9 +1068,14 @@ int main(int argc, char **argv)
     }
     if (wants("sums")) RUN(sums);
     if (wants("attention")) RUN(attention);
-    dl_context *tf32 = open_with("cuda:0", "tf32");
-    bool tensors = !dl_failed(tf32);
-    dl_destroy(tf32);
+    dl_context *with_tf32 = open_with("cuda:0", "tf32", NULL), *with_cublas = open_with("cuda:0", NULL, "cublas");
+    tensors = !dl_failed(with_tf32);
+    if (wants("cublas")) {
+        if (strstr(dl_error(with_cublas), "is not there")) printf("skip cublas: %s\n", dl_error(with_cublas));
+        else RUN(cublas);
+    }
+    dl_destroy(with_tf32);
+    dl_destroy(with_cublas);
     if (!tensors && wants("tensor")) RUN(tensor_refused);
     if (tensors && wants("tensor")) {
         RUN(tensor_tf32);

@@ -1,8 +1,8 @@
 /* The readers of files, fed with anything. The first byte chooses: a checkpoint loaded before or after the first use of its names, images,
    labels, a snapshot for a program that has begun or not, its check sum made good or not. Allowed: success, or an error sentence that names the file (or says that memory ran out); afterwards the context works.
 
-       clang -g -O1 -fsanitize=fuzzer,address,undefined tests/fuzz_files.c -o build/fuzz_files -lm -pthread
-       cc -std=c99 -O1 -DFUZZ_MAIN tests/fuzz_files.c -o build/fuzz_files -lm -pthread
+       clang -g -O1 -fsanitize=fuzzer,address,undefined tests/fuzz_files.c tests/library.c -o build/fuzz_files -lm -pthread
+       cc -std=c99 -O1 -DFUZZ_MAIN tests/fuzz_files.c tests/library.c -o build/fuzz_files -lm -pthread
 
    The first is libFuzzer's. The second runs 20,000 mutations of good files or, given a folder, writes those good files there: a corpus for
    the first. */
@@ -10,6 +10,10 @@
 #define _POSIX_C_SOURCE 200809L /* before any header: getpid under -std=c99 */
 #endif
 #include "../dltrain.h"
+#include "inside.h"
+#if defined(_POSIX_C_SOURCE)
+#include <unistd.h>
+#endif
 #ifdef FUZZ_MAIN
 #include "test.h"
 #endif

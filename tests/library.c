@@ -24,7 +24,7 @@ double inside_pow(double x, double y) { return dl__pow_d(x, y); }
 double inside_sin(double x, int quarter) { return dl__sin_d(x, quarter); }
 const char *inside_level(int level) { return dl__have_level(level) ? dl__level_name[level] : NULL; }
 int inside_level_of(const dl_context *ctx) { return ctx->level; }
-#if !defined(DLTRAIN_REAL)
+#if DL__REAL_IS_FLOAT
 float inside_fma(float a, float b, float c) { return dl__fma(a, b, c); }
 float inside_sum(int level, const float *x, size_t n) { return DL__CALL(level, sum, (x, n)); }
 #endif

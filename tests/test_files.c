@@ -8,6 +8,9 @@
 #endif
 #include "../dltrain.h"
 #include "test.h"
+#if defined(_POSIX_C_SOURCE)
+#include <unistd.h>
+#endif
 #if defined(_POSIX_VERSION)
 #include <sys/types.h>
 #include <sys/wait.h>

@@ -5,6 +5,10 @@
 #endif
 #include "../dltrain.h"
 #include "test.h"
+#if defined(_POSIX_C_SOURCE)
+#include <time.h>
+#include <unistd.h>
+#endif
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
 enum { N = 23, W = 3 };
 

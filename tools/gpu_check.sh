@@ -91,6 +91,12 @@ if build bench tools/bench.c; then
     grep -E '^W[0-9]' "$dir/bench.log" | grep dltrain | grep -v failed > "$dir/bench.lines" || fail "tools/bench.c gives no figures"
     say "$(cat "$dir/bench.lines")"
 fi
+if [ -x "$dir/bench" ]; then
+    say "" && say "The same, each kernel launched by itself (DLTRAIN_CUDA_GRAPHS=0)"
+    DLTRAIN_CUDA_GRAPHS=0 within 40 "$dir/bench" --device "$device" --no-torch --rounds 3 --seconds 0.3 ${simulated:+$small} > "$dir/bench.log" 2>&1 ||
+        fail "tools/bench.c without graphs: $(tail -1 "$dir/bench.log")"
+    say "$(grep -E '^W[0-9].*dltrain' "$dir/bench.log" | grep -v failed)"
+fi
 say "" && say "Matrix products: GFLOP/s, operands on the GPU"
 if build bench_gemm tools/bench_gemm.c; then
     small="--shape 200,130,70,NN --rounds 1 --seconds 0.001"

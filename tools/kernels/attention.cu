@@ -3,7 +3,7 @@
 // used. A causal row counts products with probabilities of 0 up to the end of its block of `block` queries, as on the CPU.
 struct Matrix { float *base; dl_index row, column, batch[8]; }; // a number lies at base + batch + i * row + j * column
 struct Attention {
-    int l, s, e, f, batch_dims, causal, block;
+    int l, s, e, f, batch_dims, causal, block, back;
     dl_index batches;
     uint32_t batch[8];
     float scale;
@@ -43,6 +43,11 @@ static View view_of(const Attention &t, const Matrix &m, dl_index batch)
     View v = { m.base ? matrix_at(t, m, batch) : 0, m.row, m.column };
     return v;
 }
+static View either(bool second, const View &a, const View &b) // member by member: a choice of addresses would put them into memory
+{
+    View v = { second ? b.at : a.at, second ? b.row : a.row, second ? b.column : a.column };
+    return v;
+}
 struct Batch { View q, k, v, dy, mask; dl_index first; }; // first: the number of its first query among all
 static Batch batch_of(const Attention &t, dl_index batch)
 {
@@ -63,13 +68,19 @@ template <bool KEYS> struct Seen {
     bool has(int j0, int i, int j) const { return j0 + (KEYS ? down() + i : across() + j) < end[KEYS ? j : i]; }
 };
 
+struct Lines { // a source for tile.cu, whose rows are contiguous as a rule
+    View v;
+    enum { along = true };
+    const float *row[4];
+    void begin(int i, uint32_t r) { row[i] = v.at + r * v.row; }
+    float get(int i, uint64_t k) const { return row[i][(dl_index)k * v.column]; }
+    bool reaches(uint64_t) const { return true; }
+};
+
 // x = the scores of queries, from l0 on, and keys, from j0 on; or the gradients of probabilities, which are products of dy and v
 template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*x)[4])
 {
-    Rows queries, keys;
-    const View &q = back ? b.dy : b.q, &k = back ? b.v : b.k;
-    rows_of(&queries, q.at, q.row, q.column);
-    rows_of(&keys, k.at, k.row, k.column);
+    Lines queries = { either(back, b.q, b.dy) }, keys = { either(back, b.k, b.v) };
     tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l), (uint32_t)(KEYS ? t.l : t.s),
         (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);
     __syncthreads();
@@ -115,14 +126,19 @@ static void end_tile(const Attention &t, const Batch &b, int l0, int end, int ke
     __syncthreads();
 }
 
-// s.p = x, then s.rows = 64 rows of m, from row r0 and column c0 on: for accumulate
-static void put_down(Tiles &s, float (*x)[4], const View &m, int r0, int rows, int c0, int columns)
+// A thread's own numbers in s.p: registers are few while products are made
+static void keep(Tiles &s, float (*x)[4])
 {
 #pragma unroll
     for (int j = 0; j < 4; j++) *(float4 *)&s.p[across() + j][down()] = make_float4(x[0][j], x[1][j], x[2][j], x[3][j]);
+}
+// s.p = x, then s.rows = 64 rows of m, from row r0 and column c0 on: for accumulate
+static void put_down(Tiles &s, float (*x)[4], const View &m, int r0, int rows, int c0, int columns)
+{
+    keep(s, x);
 #pragma unroll 4
     for (int e = (int)threadIdx.x; e < SIDE * SIDE; e += THREADS) {
-        int r = m.column == 1 ? e / SIDE : e % SIDE, c = m.column == 1 ? e % SIDE : e / SIDE;
+        int r = e / SIDE, c = e % SIDE;
         s.rows[r][c] = r0 + r < rows && c0 + c < columns ? m.at[(r0 + r) * m.row + (c0 + c) * m.column] : 0;
     }
     __syncthreads();
@@ -159,39 +175,42 @@ static void write(const Attention &t, const Matrix &m, dl_index batch, int r0, i
         for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \
     }
 
-// y, a tile of queries and of columns; or, for the gradients, what they need of each query
-template <bool BACK> static void softmax_times(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)
+// A tile of queries, c0 its first column: y = p v. Of a gradient: dq = ds k, when it is wanted, and what `keys` needs of each query
+static void queries(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)
 {
     Batch b = batch_of(t, batch);
     Seen<false> sees(t, l0);
     int keys = counted(t, min(l0 + SIDE, t.l) - 1), mine = counted(t, min(l0 + down(), t.l - 1));
-    float top[4], sum[4], slope[4], x[4][4], lane[4][4], total[4][4];
+    float top[4], sum[4], slope[4], x[4][4], lane[4][4], total[4][4]; // slope: the sum of p dp
 #pragma unroll
     for (int i = 0; i < 4; i++) top[i] = -HUGE_VALF, sum[i] = slope[i] = 0;
     CELLS(i, j) lane[i][j] = total[i][j] = 0;
 #pragma unroll 1
-    for (int pass = 0; pass < 3; pass++) { // the greatest of a row, the sum of exponentials, what comes of probabilities
+    for (int pass = 0; pass < (t.back && t.dq.base ? 4 : 3); pass++) { // the greatest, the sum of exponentials, [the slope,] the product
+        bool back = t.back && pass > 1, sums = pass == 1 || (back && pass == 2);
 #pragma unroll 1
         for (int j0 = 0; j0 < keys; j0 += SIDE) {
             float p[4][4];
 #pragma unroll 1
-            for (int back = 0; back <= (BACK && pass == 2); back++) {
-                products<false>(s, t, b, back, sees, l0, j0, x);
-                CELLS(i, j) if (!back) p[i][j] = x[i][j];
+            for (int of = 0; of <= back; of++) {
+                products<false>(s, t, b, of, sees, l0, j0, x);
+                if (of < back) keep(s, x);
             }
+            CELLS(i, j) p[i][j] = back ? s.p[across() + j][down() + i] : x[i][j];
             if (!pass) {
                 CELLS(i, j) if (sees.has(j0, i, j) && x[i][j] > top[i]) top[i] = x[i][j];
                 continue;
             }
             CELLS(i, j) p[i][j] = sees.has(j0, i, j) ? E_EXP(E_SUB(p[i][j], top[i])) : 0;
-            if (pass == 2) CELLS(i, j) p[i][j] = E_DIV(p[i][j], sum[i]);
-            if (pass == 2 && !BACK) {
-                put_down(s, p, b.v, j0, t.s, c0, t.f);
-                accumulate(s, 0, mine - j0, j0 + SIDE, keys, lane, total);
+            if (pass > 1) CELLS(i, j) p[i][j] = E_DIV(p[i][j], sum[i]);
+            if (sums) {
+                CELLS(i, j) lane[i][j] = E_ADD(lane[i][j], back ? E_MUL(p[i][j], x[i][j]) : p[i][j]);
+                end_tile(t, b, l0, j0 + SIDE, keys, lane, slope);
                 continue;
             }
-            CELLS(i, j) lane[i][j] = E_ADD(lane[i][j], BACK && pass == 2 ? E_MUL(p[i][j], x[i][j]) : p[i][j]);
-            end_tile(t, b, l0, j0 + SIDE, keys, lane, slope);
+            if (back) CELLS(i, j) p[i][j] = sees.has(j0, i, j) ? E_MUL(E_MUL(p[i][j], E_SUB(x[i][j], slope[i])), t.scale) : 0;
+            put_down(s, p, either(back, b.v, b.k), j0, t.s, c0, back ? t.e : t.f);
+            accumulate(s, 0, mine - j0, j0 + SIDE, keys, lane, total);
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -203,80 +222,50 @@ template <bool BACK> static void softmax_times(Tiles &s, const Attention &t, dl_
             }
         }
     }
-    if (!BACK) write(t, t.y, batch, l0, t.l, c0, t.f, total);
+    if (!t.back) write(t, t.y, batch, l0, t.l, c0, t.f, total);
+    else if (t.dq.base) write(t, t.dq, batch, l0, t.l, c0, t.e, total);
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        if (BACK && !across() && l0 + down() + i < t.l) {
+        if (t.back && !c0 && !across() && l0 + down() + i < t.l) {
             dl_index l = b.first + l0 + down() + i;
             t.top[l] = top[i], t.sum[l] = sum[i], t.slope[l] = slope[i];
         }
 }
-static void forward(Tiles &s, const Attention &t, dl_index batch, int l0, int c0) { softmax_times<false>(s, t, batch, l0, c0); }
-static void rows(Tiles &s, const Attention &t, dl_index batch, int l0, int c0) { softmax_times<true>(s, t, batch, l0, c0); }
-KERNEL(forward)
-KERNEL(rows)
+KERNEL(queries)
 
-// A tile of products becomes probabilities p, or, of p and its gradients, the gradients of scores
-template <bool KEYS> static void finish_tile(const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*p)[4], float (*x)[4])
-{
-    float top[4], sum[4], slope[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        dl_index l = b.first + min(l0 + (KEYS ? across() : down()) + i, t.l - 1);
-        top[i] = t.top[l], sum[i] = t.sum[l], slope[i] = t.slope[l];
-    }
-    CELLS(i, j) {
-        int l = KEYS ? j : i;
-        bool has = sees.has(j0, i, j);
-        if (!back) p[i][j] = has ? E_DIV(E_EXP(E_SUB(x[i][j], top[l])), sum[l]) : 0;
-        else x[i][j] = has ? E_MUL(E_MUL(p[i][j], E_SUB(x[i][j], slope[l])), t.scale) : 0;
-    }
-}
-
-// dq = ds k
-static void dq(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)
-{
-    Batch b = batch_of(t, batch);
-    Seen<false> sees(t, l0);
-    int keys = counted(t, min(l0 + SIDE, t.l) - 1), mine = counted(t, min(l0 + down(), t.l - 1));
-    float p[4][4], x[4][4], acc[4][4], total[4][4];
-    CELLS(i, j) acc[i][j] = total[i][j] = 0;
-    for (int j0 = 0; j0 < keys; j0 += SIDE) {
-#pragma unroll 1
-        for (int back = 0; back < 2; back++) {
-            products<false>(s, t, b, back, sees, l0, j0, x);
-            finish_tile<false>(t, b, back, sees, l0, j0, p, x);
-        }
-        put_down(s, x, b.k, j0, t.s, c0, t.e);
-        accumulate(s, 0, mine - j0, j0 + SIDE, keys, acc, total);
-    }
-    write(t, t.dq, batch, l0, t.l, c0, t.e, total);
-}
-KERNEL(dq)
-
-// dk = ds' q, dv = p' dy, those that are wanted: of the queries whose block counts a key
-static void dkv(Tiles &s, const Attention &t, dl_index batch, int j0, int c0)
+// A tile of keys: dk = ds' q, dv = p' dy, those that are wanted, of the queries whose block counts a key
+static void keys(Tiles &s, const Attention &t, dl_index batch, int j0, int c0)
 {
     Batch b = batch_of(t, batch);
     int mine = t.causal ? (j0 + down()) / t.block * t.block : 0;
-    float p[4][4], x[4][4], dk[4][4], dk_total[4][4], dv[4][4], dv_total[4][4];
+    float x[4][4], dk[4][4], dk_total[4][4], dv[4][4], dv_total[4][4];
     CELLS(i, j) dk[i][j] = dk_total[i][j] = dv[i][j] = dv_total[i][j] = 0;
     for (int l0 = t.causal ? j0 : 0; l0 < t.l; l0 += SIDE) {
         Seen<true> sees(t, l0);
+        float top[4], sum[4], slope[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            dl_index l = b.first + min(l0 + across() + j, t.l - 1);
+            top[j] = t.top[l], sum[j] = t.sum[l], slope[j] = t.slope[l];
+        }
 #pragma unroll 1
         for (int back = 0; back <= (t.dk.base != 0); back++) {
             products<true>(s, t, b, back, sees, l0, j0, x);
-            finish_tile<true>(t, b, back, sees, l0, j0, p, x);
-            if (back) {
-                put_down(s, x, b.q, l0, t.l, c0, t.e);
-                accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dk, dk_total);
-            } else if (t.dv.base) {
-                put_down(s, p, b.dy, l0, t.l, c0, t.f);
-                accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dv, dv_total);
+            CELLS(i, j) {
+                bool has = sees.has(j0, i, j);
+                if (back) x[i][j] = has ? E_MUL(E_MUL(s.p[across() + j][down() + i], E_SUB(x[i][j], slope[j])), t.scale) : 0;
+                else x[i][j] = has ? E_DIV(E_EXP(E_SUB(x[i][j], top[j])), sum[j]) : 0;
             }
+            if (!back && !t.dv.base) {
+                keep(s, x);
+                continue;
+            }
+            put_down(s, x, either(back, b.dy, b.q), l0, t.l, c0, back ? t.e : t.f);
+            if (back) accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dk, dk_total);
+            else accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dv, dv_total);
         }
     }
     if (t.dv.base) write(t, t.dv, batch, j0, t.s, c0, t.f, dv_total);
     if (t.dk.base) write(t, t.dk, batch, j0, t.s, c0, t.e, dk_total);
 }
-KERNEL(dkv)
+KERNEL(keys)

@@ -104,19 +104,6 @@ static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, u
         }
 }
 
-struct Rows { // a source: rows of a matrix
-    const float *base, *row[8];
-    dl_index stride, step;
-    bool along;
-    void begin(int i, uint32_t r) { row[i] = base + r * stride; }
-    float get(int i, uint64_t k) const { return row[i][k * step]; }
-    bool reaches(uint64_t) const { return true; }
-};
-static void rows_of(Rows *r, const float *base, dl_index stride, dl_index step)
-{
-    r->base = base, r->stride = stride, r->step = step, r->along = step == 1;
-}
-
 // What is done with a total: alpha is 1, plus bias, plus what is there.
 static void finish(float *y, float v, const float *bias, dl_index b, bool accumulate)
 {
