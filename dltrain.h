@@ -192,7 +192,7 @@ typedef struct dl_config {
     /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
        CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
     const char *matmul_precision;
-    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas": NVIDIA's (docs/cuda.md) */
+    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas" (docs/cuda.md) */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -604,6 +604,8 @@ typedef struct dl_launch_desc {
     const dl_transport *transport;       /* to other processes; NULL: there are none */
     double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
     size_t first_bucket, bucket;         /* bytes of gradient, or more, that are reduced together; 0: 1 MiB and 25 MB */
+    bool nccl;                           /* gradients of the GPUs of this process are summed by NCCL, in its order: no longer the bits
+                                            of CPUs; an error where it is missing */
     bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
     /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
        cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
@@ -1037,6 +1039,8 @@ typedef struct dl_backend {
        ready: bucket number `bucket` of the sums may be read and written once what was begun here is done. reduce: begins this
        context's share of the sum of a bucket's n numbers x of all parts, added in the order of dl__tree, into all of them; all
        have said `ready`. summed: notes what reduce has begun here; join: what is begun here next waits for what `other` noted. */
+    bool (*connect)(void *device, const dl_device_part *part, int parts, double seconds); /* by NCCL; for all, called by the first.
+                                            A sum that takes longer is an error; 0: for ever */
     bool (*ready)(void *device, int bucket);
     bool (*reduce)(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n);
     bool (*summed)(void *device);
@@ -1045,6 +1049,7 @@ typedef struct dl_backend {
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
+DL_API bool dl_device_may_wait(dl_context *ctx); /* false, and an error: another replica has failed, what is waited for may not come */
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
 DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
 DL_API const char *dl_device_blas(const dl_context *ctx);             /* "own" or "cublas": dl_config.blas */
@@ -4157,17 +4162,17 @@ DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, 
 /* What was computed of a tile that hangs over the edge of C: t holds `rows` rows of whole vectors. */
 E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
 {
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < E_NV; v++, t += E_W) {
-            dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
-            int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
-            if (n <= 0) continue;
-            E_V y = E_LOAD(t);
+    for (int v = 0; v < E_NV && v * E_W < p->cols; v++) {
+        int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
+        dl_real *out = p->out + first * p->out_row + v * E_W;
+        for (int i = 0; i < rows; i++, out += p->out_row) {
+            E_V y = E_LOAD(t + (i * E_NV + v) * E_W);
             if (p->more) y = E_ADD(E_LOADN(out, n), y);
             if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
             if (p->add) y = E_ADD(E_LOADN(out, n), y);
             E_STOREN(out, y, n);
         }
+    }
 }
 
 /* Rule 2 for rows first .. first + rows of a panel and so many vectors of columns. Both are constants where it is called, and every
@@ -6222,25 +6227,26 @@ typedef struct dl__gemm {
     struct { dl_index count, a, b, c; } batch[DLTRAIN_MAX_DIMS]; /* outermost first */
 } dl__gemm;
 
-static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
+/* Planning a product is DL__HOT, too: it takes longer than a small one itself. */
+DL__HOT static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
 
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
    many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
-static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
-static bool dl__gemm_dots(const dl__gemm *g)
+DL__HOT static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+DL__HOT static bool dl__gemm_dots(const dl__gemm *g)
 {
     return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
 }
-static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
+DL__HOT static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
     return g->kk && !dl__gemm_dots(g) && (g->b_row != 1 || mc > 8 * g->e->mr);
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
-static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
+DL__HOT static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
 
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
-static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
+DL__HOT static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
     float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr), k = (float)g->kk;
     float cost = (dl__gemm_dots(g) ? 3 : m) * n / (float)g->e->nr * (k + 3);
@@ -6250,18 +6256,21 @@ static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 }
 
 /* C' = B' A' */
-static dl__gemm dl__gemm_exchanged(const dl__gemm *g)
+DL__HOT static void dl__gemm_exchange(dl__gemm *g)
 {
-    dl__gemm x = *g;
-    x.m = g->n, x.a = g->b, x.a_row = g->b_row, x.a_k = g->b_k;
-    x.n = g->m, x.b = g->a, x.b_row = g->a_row, x.b_k = g->a_k;
-    x.turned = !g->turned, x.bias_by_row = !g->bias_by_row;
-    for (int d = 0; d < g->batch_dims; d++) x.batch[d].a = g->batch[d].b, x.batch[d].b = g->batch[d].a;
-    return x;
+    dl_index m = g->m, row = g->a_row, k = g->a_k;
+    const dl_real *a = g->a;
+    g->m = g->n, g->a = g->b, g->a_row = g->b_row, g->a_k = g->b_k;
+    g->n = m, g->b = a, g->b_row = row, g->b_k = k;
+    g->turned = !g->turned, g->bias_by_row = !g->bias_by_row;
+    for (int d = 0; d < g->batch_dims; d++) {
+        dl_index step = g->batch[d].a;
+        g->batch[d].a = g->batch[d].b, g->batch[d].b = step;
+    }
 }
 
 /* Cuts C into units of work, so that the thread with most to do has least: each unit makes copies of its own. */
-static void dl__gemm_cut(dl__gemm *g, int threads)
+DL__HOT static void dl__gemm_cut(dl__gemm *g, int threads)
 {
     enum { WORTH = 20000 }; /* less is done before another thread is awake */
     static const uint8_t parts[] = { 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 };
@@ -6278,31 +6287,32 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
             dl_index nc = DL__MIN(dl__round_up(DL__MAX((g->n + parts[j] - 1) / parts[j], (dl_index)1), e->nr), most_n);
             float units = batch * (float)((g->m + mc - 1) / mc) * (float)((g->n + nc - 1) / nc);
             float turns = (float)(size_t)((units + (float)threads - 1) / (float)threads);
-            float cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
+            float cost = cut ? turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300) : 0;
             if (best < 0 || cost < best) best = cost, g->mc = mc, g->nc = nc;
         }
 }
 
 /* Which operand is broadcast, how large units are and what is copied. The result depends on shapes and on the number of threads, the bits
    do not. */
-static void dl__gemm_plan(dl__gemm *g, int threads)
+DL__HOT static void dl__gemm_plan(dl__gemm *g, int threads)
 {
-    dl__gemm x = dl__gemm_exchanged(g);
-    if (dl__gemm_cost(&x, x.m, x.n) < dl__gemm_cost(g, g->m, g->n)) *g = x;
+    float cost = dl__gemm_cost(g, g->m, g->n);
+    dl__gemm_exchange(g);
+    if (dl__gemm_cost(g, g->m, g->n) >= cost) dl__gemm_exchange(g);
     g->total = g->turned || (g->accumulate && g->kk > DL__KB);
     dl__gemm_cut(g, threads);
     g->pack_a = dl__gemm_packs_a(g, g->nc);
     g->pack_b = dl__gemm_packs_b(g, g->mc);
 }
 
-static size_t dl__gemm_units(const dl__gemm *g)
+DL__HOT static size_t dl__gemm_units(const dl__gemm *g)
 {
     size_t units = (size_t)((g->m + g->mc - 1) / g->mc) * (size_t)((g->n + g->nc - 1) / g->nc);
     for (int d = 0; d < g->batch_dims; d++) units *= (size_t)g->batch[d].count;
     return units;
 }
 
-static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
+DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
 
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
@@ -6403,7 +6413,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
 }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
-static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
+DL__HOT static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
 {
     const dl_node *a = y->in[0], *b = y->in[1];
     int nd = y->ndim, ta = (int)y->i[0], tb = (int)y->i[1];
@@ -6431,7 +6441,7 @@ static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
     return g;
 }
 
-static void dl__matmul_run(const dl_run_args *r)
+DL__HOT static void dl__matmul_run(const dl_run_args *r)
 {
     if (!r->node->numel) return;
     dl__gemm g = dl__matmul_gemm(r->node, r->level, r->accumulate);
@@ -9998,6 +10008,7 @@ static void dl__open_device(dl_context *ctx, const char *device)
     dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
 }
 
+#if DL__DEVICES /* the CPU has one precision and its own products */
 static const char *dl__choose_precision(dl_context *ctx, const char *name)
 {
     static const char *const names[] = { "highest", "tf32", "bf16" };
@@ -10013,6 +10024,7 @@ static const char *dl__choose_blas(dl_context *ctx, const char *name)
     dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
     return "own";
 }
+#endif
 
 DL_API dl_context *dl_create(const dl_config *config)
 {
@@ -10044,8 +10056,10 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
+#if DL__DEVICES
     ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
     ctx->config.blas = dl__choose_blas(ctx, c.blas);
+#endif
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -11972,6 +11986,38 @@ static bool dl__finish_buckets(dl_comm *c)
 static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
 
 #if DL__DEVICES
+DL_API bool dl_device_may_wait(dl_context *ctx)
+{
+    return !ctx->failed && (!ctx->comm || !dl__world_failed(ctx->comm->world) || dl_fail(ctx, "%s", ctx->comm->world->error));
+}
+
+/* The replicas' devices, and their gradients from number `first` on; on the tape. */
+static dl_device_part *dl__parts_there(dl_comm *c, size_t first)
+{
+    const dl__world *w = c->world;
+    dl_device_part *part = (dl_device_part *)dl__tape_alloc(c->ctx, (size_t)w->replicas * sizeof *part, 0);
+    for (int r = 0; part && r < w->replicas; r++) {
+        part[r].device = w->comm[r].ctx->device;
+        part[r].x = w->comm[r].there ? w->comm[r].there + first : NULL;
+    }
+    return part;
+}
+
+/* All have opened their devices: the first connects them. */
+static bool dl__connect_there(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    if (!c->world->desc.nccl || c->world->size == 1) return true;
+    if (!dl__called(c, dl__barrier(c, DL__MEETS))) return false;
+    if (!c->local) {
+        dl__mark mark = dl__tape_mark(ctx);
+        dl_device_part *part = dl__parts_there(c, 0);
+        if (part) ctx->backend->connect(ctx->device, part, c->world->replicas, c->world->seconds);
+        dl__tape_release(ctx, mark);
+    }
+    return !ctx->failed && dl__called(c, dl__barrier(c, DL__MEETS));
+}
+
 /* Buckets up to number n are complete here. */
 static bool dl__ready_there(dl_comm *c, int n)
 {
@@ -11992,9 +12038,7 @@ static bool dl__begin_there(dl_comm *c, int n)
     for (; ok && c->begun < n; c->begun++) {
         const dl__bucket *b = &c->bucket[c->begun];
         dl__mark mark = dl__tape_mark(ctx);
-        dl_device_part *part = (dl_device_part *)dl__tape_alloc(ctx, (size_t)w->replicas * sizeof *part, 0);
-        for (int r = 0; part && r < w->replicas; r++)
-            part[r].device = w->comm[r].ctx->device, part[r].x = w->comm[r].there + b->first;
+        dl_device_part *part = dl__parts_there(c, b->first);
         ok = part && ctx->backend->reduce(ctx->device, part, w->replicas, c->local, c->begun, b->n);
         dl__tape_release(ctx, mark);
         c->stats.reduce.bytes += b->n * sizeof(dl_real);
@@ -12412,6 +12456,9 @@ static void dl__join_world(dl_comm *c)
 static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
+#if DL__DEVICES
+    if (DL__ON(c->ctx)) c->ctx->backend->release(c->ctx->device, NULL); /* after an error it gives up sums: others are not to wait */
+#endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
     dl__lock(c->world);
@@ -12471,6 +12518,9 @@ static void dl__replica_main(dl_comm *c)
         return;
     }
     dl__join_world(c);
+#if DL__DEVICES
+    if (!c->ctx->failed) dl__connect_there(c);
+#endif
     if (!c->ctx->failed) w->fn(c->ctx, c, w->user);
     if (!c->ctx->failed) dl_end(c->ctx);
     if (!c->ctx->failed) dl__called(c, dl__barrier(c, DL__LEAVES));
@@ -12590,6 +12640,8 @@ static void dl__launch_world(dl__world *w, int named)
                 w->desc.devices);
         w->there = w->there && strcmp(c->device, "cpu") != 0;
     }
+    if (ok && w->desc.nccl && w->size > 1 && (!w->there || w->desc.invariant_shards))
+        ok = dl__fail_locked(w, "dl_launch: nccl is for replicas that are all on GPUs of one process, without invariant_shards");
     if (ok) dl__run_replicas(w);
     else dl__spread(w);
     for (int i = 0; i < DL__CHANNELS; i++) {

@@ -41,7 +41,9 @@ DL_API const char *dl_cuda_device_name(const dl_context *ctx);
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -473,7 +475,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1247 \"dltrain.h\"\n",
+    "#line 1252 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -561,7 +563,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2200 \"dltrain.h\"\n",
+    "#line 2205 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -586,7 +588,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3110 \"dltrain.h\"\n",
+    "#line 3115 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -658,7 +660,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3504 \"dltrain.h\"\n",
+    "#line 3509 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -1218,9 +1220,9 @@ static const char *const dl__cuda_normalise_cu[] = {
     "{\n",
     "    __shared__ Columns s;\n",
     "    uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;\n",
-    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t c) {\n",
-    "        float g = dy[row * inner + c];\n",
-    "        return which ? E_MUL(g, normal(x[row * inner + c], saved[row], saved[rows + row])) : g;\n",
+    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t at) {\n",
+    "        float g = dy[at];\n",
+    "        return which ? E_MUL(g, normal(x[at], saved[row], saved[rows + row])) : g;\n",
     "    });\n",
     "}\n",
     "\n",
@@ -1387,7 +1389,7 @@ static const char *const dl__cuda_reduce_cu[] = {
     "    uint64_t blocks = (rows + DL__KB - 1) / DL__KB;\n",
     "    for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {\n",
     "        columns_sum(s, out + o * inner, part ? part + o * blocks * inner : 0, rows, inner, accumulate,\n",
-    "            [&](uint64_t row, uint64_t c) { return x[(o * rows + row) * inner + c]; });\n",
+    "            [&](uint64_t, uint64_t at) { return x[o * rows * inner + at]; });\n",
     "        __syncthreads();\n",
     "    }\n",
     "}\n",
@@ -1554,10 +1556,10 @@ static const char *const dl__cuda_sums_cu[] = {
     "    return add_lanes(sum[0], sum[1]);\n",
     "}\n",
     "\n",
-    "// Sums down columns by rule 2, of f(row, column), by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
+    "// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
     "// four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes\n",
     "// those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.\n",
-    "enum { COLUMNS = 8, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
+    "enum { COLUMNS = 8, EACH = 256 / COLUMNS, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
     "struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };\n",
     "template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)\n",
     "{\n",
@@ -1565,14 +1567,19 @@ static const char *const dl__cuda_sums_cu[] = {
     "    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;\n",
     "    float total = 0;\n",
     "    for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {\n",
-    "        uint32_t n = (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN);\n",
-    "#pragma unroll 8\n",
-    "        for (uint32_t r = k; r < n; r += 256 / COLUMNS) s.x[r / DL__KB][r % DL__KB * COLUMNS + c] = column < inner ? f(r0 + r, column) : 0;\n",
+    "        uint32_t n = column < inner ? (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN) : 0;\n",
+    "        uint64_t at = (r0 + k) * inner + column;\n",
+    "#pragma unroll 1\n",
+    "        for (uint32_t b = 0; b < BLOCKS && b * DL__KB + k < n; b++)\n",
+    "#pragma unroll\n",
+    "            for (uint32_t r = k; r < DL__KB; r += EACH, at += EACH * inner)\n",
+    "                if (b * DL__KB + r < n) s.x[b][r * COLUMNS + c] = f(r0 + b * DL__KB + r, at);\n",
     "        __syncthreads();\n",
     "        if (k < BLOCKS && (k == 0 || k * DL__KB < n)) {\n",
+    "            uint32_t rows_here = n < (k + 1) * DL__KB ? n - k * DL__KB : DL__KB;\n",
     "            float p = 0;\n",
     "#pragma unroll 8\n",
-    "            for (uint32_t r = 0; r < DL__KB && k * DL__KB + r < n; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
+    "            for (uint32_t r = 0; r < rows_here; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
     "            s.sum[k][c] = p;\n",
     "            if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;\n",
     "        }\n",
@@ -1630,7 +1637,7 @@ static const char *const dl__cuda_taps_cu[] = {
     "#line 1 \"tools/kernels/taps.cu\"\n",
     "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
     "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
-    "// A source holds a thread's N rows of a tile: begin(i, row) for its number i, seek(k), then at(i, &p): is there a number, and where?\n",
+    "// A source holds N rows of a tile, a thread's: begin(i, row) for number i, seek(k), then at(i, &p): is there a number, and where?\n",
     "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
     "struct Conv {\n",
     "    const float *x, *w, *bias;\n",
@@ -1798,10 +1805,10 @@ static const char *const dl__cuda_taps_cu[] = {
 };
 static const char *const dl__cuda_tensor_cu[] = {
     "#line 1 \"tools/kernels/tensor.cu\"\n",
-    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16; sums are fp32,\n",
-    "// in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32, in pieces of 16 steps of k,\n",
-    "// several of them on their way at once; they are rounded when they are read from there. A block of 2 W threads computes W x W, a warp\n",
-    "// W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
+    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16;\n",
+    "// sums are fp32, in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32,\n",
+    "// in pieces of 16 steps of k, several of them on their way at once; they are rounded when they are read from there. A block of\n",
+    "// 2 W threads computes W x W, a warp W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
     "template <int W> struct Stages {\n",
     "    enum { N = W == 128 ? 3 : 4 }; // within the 48 KB that need no asking\n",
     "    float a[N][W * BK], b[N][W * BK];\n",
@@ -1813,11 +1820,13 @@ static const char *const dl__cuda_tensor_cu[] = {
     "static uint32_t shared_address(const float *p) { return (uint32_t)__cvta_generic_to_shared(p); }\n",
     "static void copy_4(float *to, const float *from, bool there) // or 0\n",
     "{\n",
-    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
+    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
     "}\n",
     "static void copy_16(float *to, const float *from, uint32_t n) // n of four numbers, then zeros\n",
     "{\n",
-    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
+    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
     "}\n",
     "\n",
     "// A thread's rows are 8, W/8 apart; its step of k is one of the piece.\n",
@@ -1857,8 +1866,8 @@ static const char *const dl__cuda_tensor_cu[] = {
     "    for (int i = 0; i < 2; i++) {\n",
     "        uint32_t row = threadIdx.x / 4 + i * (W / 2), chunk = threadIdx.x % 4 * 4;\n",
     "        uint64_t k = k0 + chunk;\n",
-    "        bool there = r0 + row < rows && k < end;\n",
-    "        copy_16(to + placed(row, chunk), there ? s.base + (r0 + row) * s.stride + k : s.base, !there ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4);\n",
+    "        uint32_t n = r0 + row >= rows || k >= end ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4;\n",
+    "        copy_16(to + placed(row, chunk), n ? s.base + (r0 + row) * s.stride + k : s.base, n);\n",
     "    }\n",
     "}\n",
     "\n",
@@ -1869,7 +1878,7 @@ static const char *const dl__cuda_tensor_cu[] = {
     "                 : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(p)) : \"memory\");\n",
     "}\n",
     "#if BF16\n",
-    "// An mma takes all 16 steps. Which of them it calls which does not matter to the sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
+    "// An mma takes all 16 steps. What it calls which of them does not matter to a sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
     "enum { STEPS = 1 };\n",
     "static uint32_t rounded(uint32_t low, uint32_t high)\n",
     "{\n",
@@ -1935,11 +1944,15 @@ static const char *const dl__cuda_tensor_cu[] = {
     "// The tile from (m0, n0), k from `first`, a multiple of 16, to `end`. SOME: B tells which steps of k count.\n",
     "template <bool SOME, class B> static uint64_t next_piece(const B &b, uint64_t k, uint64_t end)\n",
     "{\n",
-    "    if constexpr (SOME) return b.next(k, end) / BK * BK > k ? b.next(k, end) / BK * BK : k;\n",
+    "    if constexpr (SOME) {\n",
+    "        uint64_t next = b.next(k, end) / BK * BK;\n",
+    "        return next > k ? next : k;\n",
+    "    }\n",
     "    return k;\n",
     "}\n",
     "template <int W, bool SOME, class A, class B, class C>\n",
-    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,\n",
+    "    uint64_t first, uint64_t end, bool part)\n",
     "{\n",
     "    enum { N = Stages<W>::N };\n",
     "    float acc[W / 32][4][4];\n",
@@ -2460,6 +2473,7 @@ typedef unsigned long long dl__cuda_address;
     F(cuEventCreate, (void **event, unsigned flags)) \
     F(cuEventRecord, (void *event, void *stream)) \
     F(cuEventSynchronize, (void *event)) \
+    F(cuEventQuery, (void *event)) \
     F(cuEventDestroy_v2, (void *event)) \
     F(cuModuleLoadData, (void **module, const void *image)) \
     F(cuModuleUnload, (void *module)) \
@@ -2492,17 +2506,25 @@ typedef unsigned long long dl__cuda_address;
     F(cublasDestroy_v2, (void *handle)) \
     F(cublasSetStream_v2, (void *handle, void *stream)) \
     F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
-    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda, \
-        long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, void *c, int type_c, int ldc, \
-        long long stride_c, int batches, int compute, int algorithm))
+    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, \
+        int type_a, int lda, long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, \
+        void *c, int type_c, int ldc, long long stride_c, int batches, int compute, int algorithm))
+#define DL__CUDA_NCCL(F) \
+    F(ncclCommInitAll, (void **comm, int devices, const int *device)) \
+    F(ncclAllReduce, (const void *from, void *to, size_t n, int type, int operation, void *comm, void *stream)) \
+    F(ncclCommGetAsyncError, (void *comm, int *error)) \
+    F(ncclCommAbort, (void *comm)) \
+    F(ncclCommDestroy, (void *comm))
 #define DL__CUDA_POINTER(name, args) int (*name) args;
 typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
 typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
 typedef struct dl__cuda_cublas { DL__CUDA_CUBLAS(DL__CUDA_POINTER) } dl__cuda_cublas;
+typedef struct dl__cuda_nccl { DL__CUDA_NCCL(DL__CUDA_POINTER) const char *(*text)(int code); } dl__cuda_nccl;
 #define DL__CUDA_NAME(name, args) #name,
 static const char *const dl__cuda_driver_names[] = { DL__CUDA_DRIVER(DL__CUDA_NAME) };
 static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME) };
 static const char *const dl__cuda_cublas_names[] = { DL__CUDA_CUBLAS(DL__CUDA_NAME) };
+static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) "ncclGetErrorString" };
 #undef DL__CUDA_NAME
 #undef DL__CUDA_POINTER
 
@@ -2529,6 +2551,9 @@ typedef struct dl__cuda {
     void *driver_library, *nvrtc_library;
     dl__cuda_driver driver;
     dl__cuda_nvrtc nvrtc;
+    dl__cuda_nccl nccl;
+    void *comm;                  /* NCCL's, or NULL */
+    double seconds;              /* a sum of NCCL's may take; 0: for ever */
     int ordinal, arch;
     dl__cuda_precision precision;
     dl__cuda_cublas cublas;
@@ -2588,6 +2613,50 @@ static bool dl__cuda_look_up(dl__cuda *d, void *library, void *table, const char
     return true;
 }
 
+/* ---- waiting: the host does so here alone, but for the driver before it frees memory ---- */
+static bool dl__cuda_nccl_check(dl__cuda *d, int code, const char *call)
+{
+    return !code || dl_fail(d->ctx, "%s: %s says %s (%d)", d->device, call, d->nccl.text(code), code);
+}
+
+/* After an error: sums that others do not come to would never end. */
+static void dl__cuda_give_up_sums(dl__cuda *d)
+{
+    if (d->comm && dl_failed(d->ctx)) d->nccl.ncclCommAbort(d->comm), d->comm = NULL;
+}
+
+/* While sums of NCCL are on their way the driver is asked again and again: they may have failed, or never end. */
+static bool dl__cuda_wait(dl__cuda *d, void *event)
+{
+    struct timeval nap, last, now;
+    double waited = 0;
+    int code, error = 0;
+    if (!d->comm) return DL__CUDA_CALL(d, cuEventSynchronize(event));
+    gettimeofday(&last, NULL);
+    while ((code = d->driver.cuEventQuery(event)) == 600 && dl_device_may_wait(d->ctx)) { /* not ready */
+        if (!dl__cuda_nccl_check(d, d->nccl.ncclCommGetAsyncError(d->comm, &error), "ncclCommGetAsyncError") ||
+            !dl__cuda_nccl_check(d, error, "NCCL"))
+            break;
+        gettimeofday(&now, NULL);
+        double some = (double)(now.tv_sec - last.tv_sec) + 1e-6 * (double)(now.tv_usec - last.tv_usec);
+        waited += some < 0 ? 0 : some > 0.05 ? 0.05 : some; /* a clock that is set, or a process that was stopped, is no deadline */
+        last = now;
+        if (d->seconds > 0 && waited > d->seconds) {
+            dl_fail(d->ctx, "%s: a sum of NCCL has not ended in %g seconds: have all GPUs come to it?", d->device, d->seconds);
+            break;
+        }
+        nap.tv_sec = 0; /* nanosleep hides from a strict -std=c99 */
+        nap.tv_usec = 50;
+        select(0, NULL, NULL, NULL, &nap);
+    }
+    bool ok = !dl_failed(d->ctx) && dl__cuda_check(d, code, "cuEventQuery");
+    dl__cuda_give_up_sums(d);
+    return ok;
+}
+
+/* Waits for launches and all that comes in their order. */
+static bool dl__cuda_settle(dl__cuda *d) { return DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)) && dl__cuda_wait(d, d->ran); }
+
 /* ---- memory ---- */
 /* Nearly all of what a step takes grows with the batch. How much of the batch would fit, by what was asked for so far: a bound from above. */
 static void dl__cuda_tell_batch(const dl__cuda *d, size_t left, char *out, size_t size)
@@ -2626,6 +2695,7 @@ static void *dl__cuda_alloc(void *device, size_t bytes)
 static void dl__cuda_release(void *device, void *memory)
 {
     dl__cuda *d = (dl__cuda *)device;
+    dl__cuda_give_up_sums(d);
     if (memory && dl__cuda_enter(d)) DL__CUDA_CALL(d, cuMemFree_v2((dl__cuda_address)(uintptr_t)memory));
 }
 
@@ -2661,7 +2731,7 @@ static void dl__cuda_step_reset(void *device)
     size_t all = 0;
     for (int i = 0; i < d->chunks; i++) all += d->chunk[i].size, d->chunk[i].used = 0;
     d->chunk_at = 0;
-    if (d->chunks < 2 || !dl__cuda_enter(d) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return;
+    if (d->chunks < 2 || !dl__cuda_enter(d) || !dl__cuda_settle(d)) return;
     while (d->chunks) DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
     if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
 }
@@ -2670,7 +2740,7 @@ static void dl__cuda_step_reset(void *device)
 static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *size, size_t bytes)
 {
     if (bytes <= *size) return *p;
-    if (*p && !DL__CUDA_CALL(d, cuMemFree_v2(*p))) return 0;
+    if (*p && (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(*p)))) return 0;
     *size = 0;
     if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
     return *p;
@@ -2683,7 +2753,7 @@ static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
     d->settled = false;
     int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
-    if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
+    if (d->staging[k].busy && !dl__cuda_wait(d, d->staging[k].event)) return NULL;
     d->staging[k].busy = false;
     if (d->staging[k].size < bytes) {
         size_t size = bytes < DL__CUDA_STAGING ? (size_t)DL__CUDA_STAGING : bytes;
@@ -2755,7 +2825,8 @@ static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t byt
     int k;
     char *stage = dl__cuda_stage(d, bytes, &k);
     if (!stage || !dl__cuda_note(d) || !DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->ran, 0)) ||
-        !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->copies)))
+        !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) ||
+        !DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->copies)) || !dl__cuda_wait(d, d->staging[k].event))
         return NULL;
     return stage;
 }
@@ -2839,6 +2910,7 @@ static bool dl__cuda_summed(void *device)
 static bool dl__cuda_after_sums(void *device, const void *other)
 {
     dl__cuda *d = (dl__cuda *)device;
+    if (d->comm && other != device) return true; /* NCCL writes each its own */
     return dl__cuda_enter(d) && dl__cuda_end_run(d) &&
         DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->summed, 0));
 }
@@ -3067,6 +3139,7 @@ static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
 
 static bool dl__cuda_check_cublas(dl__cuda *d, int code, const char *call)
 {
+    if (code && d->capturing) return d->refused = true, false; /* perhaps because of that */
     const char *text = code && d->cublas_text ? d->cublas_text(code) : "";
     return !code || dl_fail(d->ctx, "%s: %s says %d: %s", d->device, call, code, text ? text : "");
 }
@@ -3081,11 +3154,13 @@ static bool dl__cuda_open_cublas(dl__cuda *d)
         return dl_fail(d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
     }
     *(void **)&d->cublas_text = dlsym(library, "cublasGetStatusString");
-    return dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names, sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") &&
-        dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") &&
-        dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") &&
-        (d->blas_workspace = dl__cuda_allocate(d, bytes)) &&
-        dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, (void *)(uintptr_t)d->blas_workspace, bytes), "cublasSetWorkspace");
+    if (!dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names,
+            sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") ||
+        !(d->blas_workspace = dl__cuda_allocate(d, bytes))) return false;
+    void *workspace = (void *)(uintptr_t)d->blas_workspace;
+    return dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, workspace, bytes), "cublasSetWorkspace");
 }
 
 /* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
@@ -3839,7 +3914,7 @@ static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, d
 
 /* By cuBLAS, whose matrices lie column by column: c' [N,M] = b' a'. */
 typedef struct dl__cuda_blas_matrix { int transposed, ld; long long step; } dl__cuda_blas_matrix;
-/* Of `rows` x `columns`; one step down, one to the right. Where there is one column alone, ld is not used but must not be less than rows. */
+/* Of `rows` x `columns`, with a step down and one to the right. ld may not be less than what lies together, even where it is not used. */
 static dl__cuda_blas_matrix dl__cuda_blas_matrix_of(int64_t rows, int64_t columns, int64_t down, int64_t right)
 {
     dl__cuda_blas_matrix x;
@@ -3856,8 +3931,10 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
     int m = (int)w->m, n = (int)w->n, k = (int)w->k, dims = q->batch_dims;
     dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row), b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
     int64_t together = 1; /* batches that are evenly apart: one call */
-    for (; dims > 0 && (together == 1 || (q->a_batch[dims - 1] == a.step * together && q->b_batch[dims - 1] == b.step * together)); dims--) {
-        if (together == 1) a.step = q->a_batch[dims - 1], b.step = q->b_batch[dims - 1];
+    for (; dims > 0; dims--) {
+        int64_t step_a = q->a_batch[dims - 1], step_b = q->b_batch[dims - 1];
+        if (together == 1) a.step = step_a, b.step = step_b;
+        else if (step_a != a.step * together || step_b != b.step * together) break;
         together *= q->count[dims - 1];
     }
     bool more = q->bias || q->accumulate; /* is done with the product, which has memory of its own */
@@ -3872,8 +3949,8 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
             from_a += rest % q->count[t] * q->a_batch[t], from_b += rest % q->count[t] * q->b_batch[t];
             rest /= q->count[t];
         }
-        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step, from_a, 0, a.ld, a.step,
-            &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
+        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step,
+            from_a, 0, a.ld, a.step, &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
         if (!dl__cuda_check_cublas(d, code, "cublasGemmStridedBatchedEx")) return false;
     }
     return dl__cuda_join(d, w, y, q->bias, q->accumulate != 0);
@@ -4100,10 +4177,11 @@ static bool dl__cuda_norm_back(dl__cuda *d, const dl_node *y, bool accumulate)
     (void)accumulate;
     return !y->numel || dl__cuda_norm_backward(d, y, dl_device_address(d->ctx, y), y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_in(d, y, k) : NULL, w);
 }
+/* What an operation on the same numbers writes later, all of it, unless there are none. */
 static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
+    return y->in[0]->numel || dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
 }
 static bool dl__cuda_norm_sums(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -4385,6 +4463,13 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
 
+/* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a time, for most are small. */
+static size_t dl__cuda_blocks(size_t most, size_t n)
+{
+    size_t each = 4096 / (n ? n : 1) + 1;
+    return most < each ? most : each;
+}
+
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
@@ -4398,9 +4483,8 @@ static bool dl__cuda_update(void *device, const char *rule, const dl_device_upda
         for (size_t i = 0; i < some; i++) most = most < update[at + i].n ? update[at + i].n : most;
         dl__cuda_address list = dl__cuda_scratch(d, some * sizeof *update);
         void *args[] = { &list };
-        size_t blocks = (most + 255) / 256;
         if (!list || !dl__cuda_upload(d, (void *)(uintptr_t)list, update + at, some * sizeof *update) ||
-            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, some, 1, 256, 1), args))
+            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(dl__cuda_blocks((most + 255) / 256, some), some, 1, 256, 1), args))
             return false;
     }
     return true;
@@ -4422,7 +4506,7 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
     return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
         dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
         dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
-        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, down, 1, 256, 1), scale);
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * most, n), down, 1, 256, 1), scale);
 }
 
 /* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
@@ -4433,6 +4517,9 @@ static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts,
     size_t per = (n + (size_t)parts * 16 - 1) / ((size_t)parts * 16) * 16, first = per * (size_t)own;
     uint64_t slice = first >= n ? 0 : n - first < per ? n - first : per;
     if (!dl__cuda_enter(d)) return false;
+    if (d->comm) /* floats, a sum */
+        return DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, d->ready[bucket % DL__CUDA_BUCKETS], 0)) &&
+            dl__cuda_nccl_check(d, d->nccl.ncclAllReduce(part[own].x, part[own].x, n, 7, 0, d->comm, d->sums), "ncclAllReduce");
     for (int r = 0; r < parts; r++)
         if (!DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, ((dl__cuda *)part[r].device)->ready[bucket % DL__CUDA_BUCKETS], 0))) return false;
     if (!slice) return true;
@@ -4450,14 +4537,41 @@ static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts,
     return true;
 }
 
+/* By one thread for all: a part that fails leaves no other waiting. */
+static bool dl__cuda_connect(void *device, const dl_device_part *part, int parts, double seconds)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    const char *own = getenv("DLTRAIN_NCCL"), *name = own && *own ? own : "libnccl.so.2";
+    void *comm[64], *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    int ordinal[64];
+    if (!library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "dl_launch: nccl is asked for, but NCCL is not there: %s; DLTRAIN_NCCL names it", why ? why : name);
+    }
+    if (parts > 64) return dl_fail(d->ctx, "dl_launch: nccl takes 64 GPUs of a process, not %d", parts);
+    if (!dl__cuda_look_up(d, library, &d->nccl, dl__cuda_nccl_names, sizeof dl__cuda_nccl_names / sizeof *dl__cuda_nccl_names, "NCCL"))
+        return false;
+    for (int r = 0; r < parts; r++) ordinal[r] = ((dl__cuda *)part[r].device)->ordinal;
+    if (!dl__cuda_nccl_check(d, d->nccl.ncclCommInitAll(comm, parts, ordinal), "ncclCommInitAll")) return false;
+    for (int r = 0; r < parts; r++) {
+        dl__cuda *to = (dl__cuda *)part[r].device;
+        to->nccl = d->nccl;
+        to->comm = comm[r];
+        to->seconds = seconds;
+    }
+    return dl__cuda_enter(d); /* NCCL may have left another one's context current */
+}
+
 /* ---- opening and closing ---- */
 static void dl__cuda_close(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
     if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
+        dl__cuda_give_up_sums(d);
         void *const streams[] = { d->stream, d->copies, d->sums }, *const events[] = { d->taken, d->ran, d->summed };
         for (int k = 0; k < 3; k++)
             if (streams[k]) d->driver.cuStreamSynchronize(streams[k]);
+        if (d->comm) d->nccl.ncclCommDestroy(d->comm);
         for (int i = 0; i < DL__CUDA_GRAPHS; i++)
             if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
@@ -4558,7 +4672,7 @@ DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
         dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip,
-        dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_after_sums };
+        dl__cuda_connect, dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_after_sums };
     return &backend;
 }
 

@@ -32,7 +32,7 @@ build() { # NAME FILE ARGUMENT...: linked to the core
     compile "$1" "$2" -O1 "$2" "${@:3}" "$core" -lm -pthread
 }
 build_example() { # NAME OBJECT: linked to the core and to this
-    sed '/^#define DLTRAIN_IMPLEMENTATION$/d' "examples/$1.c" > "$dir/$1.c"
+    sed 's/^#define DLTRAIN_IMPLEMENTATION$/#include <stdio.h>/' "examples/$1.c" > "$dir/$1.c"
     compile "$1" "examples/$1.c" -O1 -iquote examples "$dir/$1.c" "$2" "$core" -lm -pthread
 }
 build_alone() { # NAME FILE: with an implementation of its own
@@ -156,6 +156,7 @@ if wants worlds; then
     # In some step a bucket's sum runs before the kernel that ends the backward pass
     if awk '$1 == 1 && /update/ { early = 0 } $1 == 1 && /sum_parts/ { early = 1 } $1 == 1 && /conv_weight/ && early { found = 1 } END { exit !found }' "$dir/trace"
     then echo "ok cuda: sums of gradients overlap with the backward pass"; else echo "not ok cuda: no sum of gradients runs before the backward pass has ended"; fi
+    for seed in 1 2; do CUDASIM_DEVICES=4 CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "nccl-$seed" sim "$dir/check" '*' nccl; done
     report one-GPU-for-all sim "$dir/check" '*' worlds
     CUDASIM_DEVICES=4 CUDASIM_PEER=0 report worlds-out-of-reach sim "$dir/check" '*' worlds
     CUDASIM_DEVICES=4 CUDASIM_FAIL=peer*:1 report worlds-that-refuse sim "$dir/check" '*' worlds
@@ -231,9 +232,13 @@ END
     for what in graph:1 graph:2 graph:3 graph:3:46 graph:9:719 launch:120 lost:60 lost:110; do # while a graph is captured and launched
         part=graphs says "a graph, a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=$what"
     done
-    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:12; do # at many places of a step
+    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:22; do # at many places of a step
         part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
     done
+    part=nccl says "no NCCL" "NCCL is not there: no/such.so" CUDASIM_DEVICES=4 DLTRAIN_NCCL=no/such.so
+    part=nccl says "NCCL does not begin" "rank 0 (cuda:0), step 0.*: ncclCommInitAll says internal error" CUDASIM_DEVICES=4 CUDASIM_FAIL=nccl:1
+    part=nccl says "NCCL fails" "rank [0-3] (cuda:[0-3]), step 0.*: ncclAllReduce says internal error" CUDASIM_DEVICES=4 CUDASIM_FAIL=nccl:4
+    part=nccl says "NCCL hangs" "rank [0-3] (cuda:[0-3]), step 0.*: a sum of NCCL has not ended in 2 seconds" CUDASIM_DEVICES=4 CUDASIM_FAIL=hang:2
 fi
 
 # The cache: eight programs at once on an empty one, damaged files, a folder that cannot be written
@@ -255,14 +260,15 @@ if wants cache; then
 fi
 
 # Bugs planted in the real kernels: each must be found, with kernel, PTX line, block and thread.
-planted() { # NAME KERNEL SED-SCRIPT PART
-    local tree=$dir/planted log
+planted() { # NAME KERNEL SED-SCRIPT PART; KERNEL may be streams: a copy between them or any kernel
+    local tree=$dir/planted log found="kernel $2, PTX line [0-9]+ .*, block \([0-9,]*\), thread \([0-9,]*\)"
+    [ "$2" != streams ] || found="(kernel .*, PTX line [0-9]+ .*|race between streams at 0x[0-9a-f]+): .*nothing orders them"
     mkdir -p "$tree/tests"
     cp dltrain.h "$tree" && cp tests/cuda_check.c tests/*.h tests/test_ops.c "$tree/tests" && sed "$3" dltrain_cuda.h > "$tree/dltrain_cuda.h"
     if cmp -s dltrain_cuda.h "$tree/dltrain_cuda.h"; then echo "not ok cuda: planted: $1: the text to change is not there"; return; fi
     build planted.program "$tree/tests/cuda_check.c" || return
     log=$(cache= sim "$dir/planted.program" '*' "$4" 2>&1)
-    if grep -qE "^cudasim: kernel $2, PTX line [0-9]+ .*, block \([0-9,]*\), thread \([0-9,]*\)" <<< "$log"; then echo "ok cuda: planted: $1 is found"
+    if grep -qE "^cudasim: $found" <<< "$log"; then echo "ok cuda: planted: $1 is found"
     else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
 }
 if wants planted; then
@@ -271,8 +277,8 @@ if wants planted; then
     planted "a missing barrier on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/__syncthreads();//' tensor
     planted "a missing wait for copies on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/cp.async.wait_group %0;//' tensor
     export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
-    planted "a missing wait before the sums of replicas" '.*' '/^static bool dl__cuda_reduce/,/^}/s/if (.*cuStreamWaitEvent(.*/(void)r, (void)bucket;/' worlds
-    planted "a missing wait behind the sums of replicas" '.*' '/^static bool dl__cuda_after_sums/,/^}/s/return .*/return d \&\& other;/' worlds
+    planted "a missing wait before the sums of replicas" streams '/^static bool dl__cuda_reduce/,/^}/s/if (.*cuStreamWaitEvent(.*/(void)r, (void)bucket;/' worlds
+    planted "a missing wait behind the sums of replicas" streams '/^static bool dl__cuda_after_sums/,/^}/s/return .*/return d \&\& other;/' worlds
     for n in 2 3 23; do # of an input's arrival, of its place, of a result
         if CUDASIM_DROP=stream:wait:$n sim "$dir/check" '*' inputs 2>&1 | grep -q '^cudasim:.* race between streams'; then echo "ok cuda: planted: a missing wait for copies, number $n, is found"
         else echo "not ok cuda: planted: the missing wait number $n is not found"; fi
