@@ -4,6 +4,7 @@
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain_mpi.h"
 #include "nets.h"
+#include <time.h>
 #include <unistd.h>
 
 typedef struct mode { const char *name; int replicas, shards; int failed; } mode;
@@ -56,6 +57,8 @@ static void collectives(dl_context *ctx, dl_comm *comm, void *user)
         for (int r = 0; r < size; r++)
             for (size_t i = 0; i < n; i++) gathers = gathers && all[(size_t)r * n + i] == number(r, i);
     }
+    const dl_transport *t = comm->world->desc.transport;
+    if (t) report(comm, m, !((dl__mpi *)t->user)->channel[0].shared == !!getenv("MESSAGES"), "the way that was to be tested");
     report(comm, m, sums, "sums");
     report(comm, m, again, "the same bits again");
     report(comm, m, most, "maxima");
@@ -167,6 +170,14 @@ static void invariant(dl_context *ctx, dl_comm *comm, void *user)
 }
 
 /* ---- faults ---- */
+/* The clock of the machine, on which all processes are. */
+static void tell_time(const char *what)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    fprintf(stderr, "time %s %lld.%03ld\n", what, (long long)t.tv_sec, t.tv_nsec / 1000000);
+}
+
 static void faults(dl_context *ctx, dl_comm *comm, void *user)
 {
     const char *name = ((mode *)user)->name;
@@ -179,6 +190,7 @@ static void faults(dl_context *ctx, dl_comm *comm, void *user)
         dl_batch b;
         while (!dl_next(l, &b) && !dl_failed(ctx)) {}
         if (it && step == 5) {
+            tell_time("failed");
             if (!strcmp(name, "dies")) raise(SIGKILL);
             if (!strcmp(name, "stops")) raise(SIGSTOP);
             if (!strcmp(name, "fails")) dl_fail(ctx, "the model's own error");
@@ -215,6 +227,7 @@ int main(int argc, char **argv)
         if (strcmp(m.name, modes[i].name)) continue;
         d.invariant_shards = modes[i].shards;
         if (dl_mpi_launch(&d, modes[i].fn, &m)) return m.failed;
+        tell_time("ended");
         fprintf(stderr, "error: %s\n", error);
         return 3;
     }
