@@ -189,6 +189,10 @@ typedef struct dl_config {
     bool no_fusion;                                      /* run elementwise operations one by one */
     const char *simd;                                    /* "portable", "avx2", "avx512", "neon"; NULL: as the environment
                                                             variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
+    /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
+       CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
+    const char *matmul_precision;
+    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas" (docs/cuda.md) */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -519,8 +523,9 @@ DL_API bool dl_optimizer_select(dl_optimizer *opt, const char *pattern); /* this
 /* updates every parameter that has a gradient; the gradients are fresh afterwards */
 DL_API bool dl_step(dl_optimizer *opt);
 DL_API bool dl_zero_grad(dl_context *ctx);               /* forgets all gradients */
-/* the total norm before; NaN after an error */
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+/* Gradients times max_norm / (norm + 1e-6) where that is less than 1: of those whose names match (NULL: of all) and their norm */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
+DL_API double dl_grad_norm(dl_context *ctx);             /* what the last dl_clip_grad_norm found; NaN before one and after an error */
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern);
 DL_API bool dl_scale_grad(dl_context *ctx, double factor);
 
@@ -599,11 +604,14 @@ typedef struct dl_launch_desc {
     const dl_transport *transport;       /* to other processes; NULL: there are none */
     double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
     size_t first_bucket, bucket;         /* bytes of gradient, or more, that are reduced together; 0: 1 MiB and 25 MB */
+    bool nccl;                           /* gradients of the GPUs of this process are summed by NCCL, in its order: no longer the bits
+                                            of CPUs; an error where it is missing */
     bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
     /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
        cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
        dl_step. Gradients are added in one binary tree over the shards; random numbers go by shard; batch_norm sees one
-       shard, its buffers become the mean over shards */
+       shard, its buffers become the mean over shards. With dl_no_sync, or an accumulator of several batches, the sums of
+       each batch are added to those of the ones before it */
     int invariant_shards;
     char *error;                         /* of error_size bytes: what failed, naming rank, step and collective; NULL: nowhere */
     size_t error_size;
@@ -657,7 +665,8 @@ DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *cou
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
     const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: ctx's */
-    int output;                          /* which of them, from 0, is the context's: it has the parameters and gets the outputs */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters, and gets the outputs */
+    dl_context *outputs;                 /* unless this one does, on any device, for losses there: the caller's, until ctx's last step */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
@@ -669,6 +678,9 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
 /* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
+/* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave. Adds to the
+   gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *parallel, dl_tensor loss);
 DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
 DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
 
@@ -1004,6 +1016,7 @@ typedef struct dl_device_launch {        /* an operation, and elementwise ones o
     int count;
     bool accumulate;                     /* the first node adds to its output */
 } dl_device_launch;
+typedef struct dl_device_part { void *device; dl_real *x; } dl_device_part; /* of a sum: memory of that device */
 typedef struct dl_backend {
     const char *name;                    /* "cuda" serves "cuda:0", "cuda:1", ... */
     void *(*open)(dl_context *ctx, const char *device);
@@ -1013,21 +1026,33 @@ typedef struct dl_backend {
     void *(*step_alloc)(void *device, size_t bytes); /* until step_reset */
     void (*step_reset)(void *device);
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
-    bool (*download)(void *device, void *to, const void *from, size_t bytes); /* waits for what was begun; its errors show here, too */
+    bool (*input)(void *device, void *to, const void *from, size_t bytes);  /* the same, beside what runs; to: of step_alloc */
+    /* waits for what was begun, for a value of step_alloc only for launches; errors of what it waits for show here, too */
+    bool (*download)(void *device, void *to, const void *from, size_t bytes);
     /* n launches, in this order. The same again, of the same keys and at the same addresses, may be cheaper */
     bool (*run)(void *device, const dl_device_launch *launch, size_t n);
-    /* rule: "sgd", "adam", "rmsprop", "scale", "clamp" or "add" (p += g), of n parameters */
+    /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
-    /* Between contexts of one process, each called on its own thread: notes all that was begun here, as mark 0 or 1; lets what is
-       begun here next wait for a mark of another's; copies, in the order of `device`, from one's memory to another's */
-    bool (*mark)(void *device, int which);
-    bool (*follow)(void *device, const void *other, int which);
-    bool (*copy)(void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes);
+    /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; norm: in the device's memory, to be written */
+    bool (*clip)(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n);
+    /* Sums over contexts of one process, each called on its own thread. They run beside launches, in an order of their own.
+       ready: bucket number `bucket` of the sums may be read and written once what was begun here is done. reduce: begins this
+       context's share of the sum of a bucket's n numbers x of all parts, added in the order of dl__tree, into all of them; all
+       have said `ready`. summed: notes what reduce has begun here; join: what is begun here next waits for what `other` noted. */
+    bool (*connect)(void *device, const dl_device_part *part, int parts, double seconds); /* by NCCL; for all, called by the first.
+                                            A sum that takes longer is an error; 0: for ever */
+    bool (*ready)(void *device, int bucket);
+    bool (*reduce)(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n);
+    bool (*summed)(void *device);
+    bool (*join)(void *device, const void *other);
 } dl_backend;
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
+DL_API bool dl_device_may_wait(dl_context *ctx); /* false, and an error: another replica has failed, what is waited for may not come */
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
+DL_API const char *dl_device_blas(const dl_context *ctx);             /* "own" or "cublas": dl_config.blas */
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
 DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
 enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
@@ -1123,9 +1148,10 @@ enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may 
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
-/* What gcc makes fast at -O3 only. */
+/* Loops over data. Of what -O3 adds only vectors count, and cost a third of its time; loops to be unrolled say DL__UNROLL. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
-#define DL__FAST __attribute__((optimize("O3", "fp-contract=off", "no-tree-loop-distribute-patterns")))
+#define DL__FAST \
+    __attribute__((optimize("O2", "tree-vectorize", "vect-cost-model=dynamic", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
 #define DL__FAST
 #endif
@@ -1714,6 +1740,7 @@ struct dl_context {
     bool no_sync;
     int parts;                           /* micro-batches of a step with invariant shards; 0: none */
     double weight, reduced;              /* of what is to be reduced, here; of the last reduction, on all ranks */
+    double grad_norm;                    /* that the last dl_clip_grad_norm found */
 };
 
 static bool dl__vfail(dl_context *ctx, const char *format, va_list args);
@@ -3211,95 +3238,11 @@ typedef struct dl__attention {
     dl__matrix dq, dk, dv;       /* those that are wanted have a base */
 } dl__attention;
 
-static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_index batch)
-{
-    dl_real *p = m->base;
-    for (int d = t->batch_dims - 1; d >= 0; d--) {
-        p += batch % t->batch[d] * m->batch[d];
-        batch /= t->batch[d];
-    }
-    return p;
-}
-
-/* Rows of queries that are worked on at a time, a divisor of DL__KB: their scores stay in the cache. A causal block leaves
-   out the keys behind its last row, so that a row counts products with a probability of 0 up to the end of its block: the
-   bits depend on the shape. */
-enum { DL__ATT_ROWS = 64 };
-static dl_index dl__attention_rows(const dl__attention *t)
-{
-    dl_index rows = t->causal ? DL__ATT_ROWS / 2 : DL__ATT_ROWS;
-    while (rows > 8 && rows * t->s > 65536) rows /= 2;
-    return rows;
-}
-
-/* What a thread's scratch holds. Packed: panels of columns, as wide as the kernel's tile, each row by row. */
-enum {
-    DL__ATT_K,       /* k', packed */
-    DL__ATT_V,       /* v, packed; in the gradient v' */
-    DL__ATT_P,       /* scores of a block of queries, then probabilities */
-    DL__ATT_Y,       /* results of the block that are not written in place; in the gradient dq */
-    DL__ATT_TABLES,  /* dl__attention_tables */
-    DL__ATT_FORWARD, /* the rest is the gradient's */
-    DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
-    DL__ATT_DP,      /* gradients of probabilities, then of scores */
-    DL__ATT_PACKED,  /* dy of the block packed, then q */
-    DL__ATT_DK,      /* the chains of dk and dv over a block of DL__KB rows, and where there are several their totals */
-    DL__ATT_DV,
-    DL__ATT_DK_TOTAL,
-    DL__ATT_DV_TOTAL,
-    DL__ATT_PARTS
-};
 enum { DL__SPARE = 64 }; /* what a tile of any level may hang over, and a block of lanes */
+enum { DL__ATT_ROWS = 64 }; /* of queries that are worked on at a time, at most; a divisor of DL__KB */
 
-/* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
-static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
-
-/* Multiples of the distances between rows and columns of what the panels read a number at a time. */
-typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column, *dy_row, *dy_column; } dl__att_tables;
-
-/* Offsets of the parts, and behind them the size of all. */
-static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
-{
-    size_t s = (size_t)t->s + DL__SPARE, e = (size_t)t->e + DL__SPARE, f = (size_t)t->f + DL__SPARE, size[DL__ATT_PARTS],
-           rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
-    size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
-    size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
-    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
-    size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
-    size[DL__ATT_TABLES] = (DL__MAX(s, rows) + 3 * rows + e + f) * (sizeof(dl_index) / sizeof(dl_real) + 1);
-    size[DL__ATT_DK_TOTAL] = totals * s * e;
-    size[DL__ATT_DV_TOTAL] = totals * s * f;
-    at[0] = 0;
-    for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
-}
-
-static dl_index *dl__multiples(dl_index *to, dl_index step, dl_index n)
-{
-    for (dl_index i = 0; i < n; i++) to[i] = i * step;
-    return to + n;
-}
-
-static dl__att_tables dl__attention_tables(const dl__attention *t, dl_index stride, dl_real *scratch)
-{
-    dl__att_tables a;
-    dl_index rows = dl__attention_rows(t), *at = (dl_index *)(void *)scratch;
-    a.one = at, at = dl__multiples(at, 1, DL__MAX(t->s, rows));
-    a.scores = at, at = dl__multiples(at, stride, rows);
-    a.q_row = at, at = dl__multiples(at, t->q.row, rows);
-    a.q_column = at, at = dl__multiples(at, t->q.column, t->e);
-    a.dy_row = at, at = dl__multiples(at, t->y.row, rows);
-    a.dy_column = at, dl__multiples(at, t->y.column, t->f);
-    return a;
-}
-
-static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
-    dl_index rows, dl_index columns)
-{
-    for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
-        if (dst_column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
-        else
-            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j];
-}
+/* How many keys query l sees. */
+static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
 
 /* ---- the levels ----
    DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
@@ -3329,8 +3272,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #include "dltrain.h"
 #undef DL__LEVEL
 #define DL__AVX512_products_of ~, avx512
-#define DL__AVX512_attention ~, avx512
-#define DL__AVX512_attention_back ~, avx512
+#define DL__AVX512_probabilities ~, avx512
 #define DL__AVX512_along ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
@@ -3367,7 +3309,7 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
 #define E_NC 8
 #define E_LOAD(p) (*(p))
 #define E_STORE(p, v) ((void)(*(p) = (v)))
-#define E_LOADN(p, n) (*(p))
+#define E_LOADN(p, n) ((void)(n), *(p))
 #define E_STOREN(p, v, n) ((void)(n), (void)(*(p) = (v)))
 #define E_K(c) ((dl_real)(c))
 #define E_ADD(a, b) ((a) + (b))
@@ -3557,9 +3499,11 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #if DL__LEVEL == DL__PORTABLE
 #define E_IN static /* calls: the portable kernels are for size */
 #define E_OUT static
+#define E_UNROLL
 #else
 #define E_IN E_TARGET DL__INLINE
 #define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
+#define E_UNROLL DL__UNROLL /* where a portable kernel has a lane a number */
 #endif
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 #define E_MULS(a, c) E_MUL(a, E_K(c))
@@ -3809,7 +3753,7 @@ enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
 E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
 {
     for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES)
-        for (int l = 0; l < DL__K(accs); l++)
+        E_UNROLL for (int l = 0; l < DL__K(accs); l++)
             acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
 }
 
@@ -3829,8 +3773,8 @@ E_IN void DL__K(add_rest)(int what, dl_real *lane, const dl_real *x, const dl_re
 E_IN dl_real DL__K(add_lanes)(E_V *acc)
 {
     dl_real last[E_W];
-    for (int h = DL__K(accs) / 2; h; h /= 2)
-        for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
+    E_UNROLL for (int h = DL__K(accs) / 2; h; h /= 2)
+        E_UNROLL for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
     E_STORE(last, acc[0]);
     for (int h = E_W / 2; h; h /= 2)
         for (int l = 0; l < h; l++) last[l] += last[l + h];
@@ -3838,11 +3782,11 @@ E_IN dl_real DL__K(add_lanes)(E_V *acc)
 }
 E_IN void DL__K(load_lanes)(E_V *acc, const dl_real *lane)
 {
-    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_LOAD(lane + l * E_W);
 }
 E_IN void DL__K(store_lanes)(dl_real *lane, const E_V *acc)
 {
-    for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) E_STORE(lane + l * E_W, acc[l]);
 }
 
 /* The sum of the terms of n <= 4096 numbers */
@@ -3850,7 +3794,7 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
 {
     E_V acc[DL__K(accs)];
     size_t whole = n / DL__LANES * DL__LANES;
-    for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
+    E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
     DL__K(add_blocks)(what, acc, x, z, n, m, r);
     if (whole < n) {
         dl_real lane[DL__LANES];
@@ -3941,19 +3885,19 @@ E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t str
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
 /* out[j] (+)= sum over r of x[r * stride + j]: rule 6; of `side` vectors side by side, all whole or of n < E_W numbers */
-E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, int side, int n)
+E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, const int side, int n)
 {
     E_V total[8];
-    for (int v = 0; v < side; v++) total[v] = E_K(0);
+    DL__UNROLL for (int v = 0; v < side; v++) total[v] = E_K(0);
     for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
         E_V p[8];
-        for (int v = 0; v < side; v++) p[v] = E_K(0);
+        DL__UNROLL for (int v = 0; v < side; v++) p[v] = E_K(0);
         for (size_t r = r0; r < DL__MIN(rows, r0 + DL__KB); r++)
-            for (int v = 0; v < side; v++)
+            DL__UNROLL for (int v = 0; v < side; v++)
                 p[v] = E_ADD(p[v], n == E_W ? E_LOAD(x + r * stride + v * E_W) : E_LOADN(x + r * stride, n));
-        for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
+        DL__UNROLL for (int v = 0; v < side; v++) total[v] = r0 ? E_ADD(total[v], p[v]) : p[v];
     }
-    for (int v = 0; v < side; v++) {
+    DL__UNROLL for (int v = 0; v < side; v++) {
         dl_real *to = out + v * E_W;
         if (n == E_W) E_STORE(to, accumulate ? E_ADD(E_LOAD(to), total[v]) : total[v]);
         else E_STOREN(to, accumulate ? E_ADD(E_LOADN(to, n), total[v]) : total[v], n);
@@ -4218,17 +4162,17 @@ DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, 
 /* What was computed of a tile that hangs over the edge of C: t holds `rows` rows of whole vectors. */
 E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
 {
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < E_NV; v++, t += E_W) {
-            dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
-            int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
-            if (n <= 0) continue;
-            E_V y = E_LOAD(t);
+    for (int v = 0; v < E_NV && v * E_W < p->cols; v++) {
+        int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
+        dl_real *out = p->out + first * p->out_row + v * E_W;
+        for (int i = 0; i < rows; i++, out += p->out_row) {
+            E_V y = E_LOAD(t + (i * E_NV + v) * E_W);
             if (p->more) y = E_ADD(E_LOADN(out, n), y);
             if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
             if (p->add) y = E_ADD(E_LOADN(out, n), y);
             E_STOREN(out, y, n);
         }
+    }
 }
 
 /* Rule 2 for rows first .. first + rows of a panel and so many vectors of columns. Both are constants where it is called, and every
@@ -4261,7 +4205,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
     }
 #if E_W > 1 /* the fewer instructions beside the multiply-adds, the less a neighbour on the same core disturbs */
     DL__UNROLL for (int i = 0; i < rows; i++) DL__OPAQUE(a[i]);
-    for (; at + 2 <= end; at += 2, b += 2 * step) {
+    for (; rows > DL__THIN && at + 2 <= end; at += 2, b += 2 * step) {
         E_STEP(at[0], b)
         E_STEP(at[1], b + step)
     }
@@ -4278,10 +4222,13 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
 #define E_EACH(value) \
     DL__UNROLL for (int i = 0; i < rows; i++) \
         DL__UNROLL for (int v = 0; v < vectors; v++) acc[i][v] = value;
-    if (p->more) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
-    if (p->bias && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
-    else if (p->bias) { E_EACH(E_ADD(acc[i][v], E_LOAD(p->bias + v * E_W))) }
-    if (p->add) { E_EACH(E_ADD(E_LOAD(out + i * out_row + v * E_W), acc[i][v])) }
+    for (int term = 0; term < 3; term++) { /* the blocks before, the bias, what C holds */
+        const dl_real *from = term == 1 ? p->bias : out;
+        dl_index apart = term == 1 ? 0 : out_row;
+        if (!(term == 0 ? p->more : term == 1 ? p->bias != NULL : p->add)) continue;
+        if (term == 1 && p->bias_by_row) { E_EACH(E_ADD(acc[i][v], E_K(p->bias[first + i]))) }
+        else { E_EACH(E_ADD(E_LOAD(from + i * apart + v * E_W), acc[i][v])) }
+    }
 #undef E_EACH
     DL__UNROLL for (int i = 0; i < rows; i++)
         DL__UNROLL for (int v = 0; v < vectors; v++) E_STORE(out + i * out_row + v * E_W, acc[i][v]);
@@ -4338,12 +4285,12 @@ DL__HOT E_FN DL__NOINLINE void DL__K(thin)(const dl__panel *p)
 E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
     __m256 a[8], b[8];
-    for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
+    DL__UNROLL for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
         __m128 low = _mm_loadu_ps(src + i * src_row), high = _mm_loadu_ps(src + i * src_row + 4);
         a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(src + (i + 4) * src_row), 1);
         a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(high), _mm_loadu_ps(src + (i + 4) * src_row + 4), 1);
     }
-    for (int h = 0; h < 8; h += 4) {
+    DL__UNROLL for (int h = 0; h < 8; h += 4) {
         __m256 p = _mm256_unpacklo_ps(a[h], a[h + 1]), q = _mm256_unpackhi_ps(a[h], a[h + 1]);
         __m256 r = _mm256_unpacklo_ps(a[h + 2], a[h + 3]), s = _mm256_unpackhi_ps(a[h + 2], a[h + 3]);
         b[h] = _mm256_shuffle_ps(p, r, 0x44);
@@ -4351,14 +4298,11 @@ E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_ro
         b[h + 2] = _mm256_shuffle_ps(q, s, 0x44);
         b[h + 3] = _mm256_shuffle_ps(q, s, 0xee);
     }
-    for (int j = 0; j < 8; j++) {
+    DL__UNROLL for (int j = 0; j < 8; j++) {
         if (add) b[j] = _mm256_add_ps(_mm256_loadu_ps(dst + j * dst_row), b[j]);
         _mm256_storeu_ps(dst + j * dst_row, b[j]);
     }
 }
-#elif DL__LEVEL == DL__AVX512
-#define E_TURN 8
-#define E_TURN_BLOCK dl__turn_block_avx2
 #elif DL__LEVEL == DL__NEON
 #define E_TURN 4
 #define E_TURN_BLOCK dl__turn_block_neon
@@ -4370,12 +4314,16 @@ DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_rea
     float32x4x2_t half[2];
     half[0] = vzipq_f32(p.val[0], q.val[0]);
     half[1] = vzipq_f32(p.val[1], q.val[1]);
-    for (int j = 0; j < 4; j++) {
+    DL__UNROLL for (int j = 0; j < 4; j++) {
         float32x4_t x = half[j / 2].val[j % 2];
         vst1q_f32(dst + j * dst_row, add ? vaddq_f32(vld1q_f32(dst + j * dst_row), x) : x);
     }
 }
 #endif
+#if DL__LEVEL == DL__AVX512 /* moving numbers around bounds these: AVX2's are as fast */
+#define dl__turn_avx512 dl__turn_avx2
+#define dl__dots_avx512 dl__dots_avx2
+#else
 DL__HOT E_FN void DL__K(turn)(
     const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
 {
@@ -4386,7 +4334,8 @@ DL__HOT E_FN void DL__K(turn)(
         some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
         for (; j + E_TURN <= cols; j += E_TURN)
             for (dl_index k = i; k < i + some; k += E_TURN)
-                E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, add);
+                if (add) E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, true);
+                else E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, false);
         for (; j < cols; j++)
             for (dl_index k = i; k < i + some; k++)
                 dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
@@ -4445,6 +4394,7 @@ DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
     for (; j < p->cols; j += E_W) DL__K(dots_of)(p, a, j, 1);
 }
 #endif
+#endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
     enum { NR = E_NV * E_W, SOME = 4 * NR }; /* panels lie a power of two apart: with more at once L1 would lose their lines */
@@ -4455,7 +4405,7 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 dl_real *to = dst + k * NR;
                 dl_index i = 0;
                 for (; i + NR <= n; i += NR, to += kc * NR)
-                    for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
+                    DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(to + v * E_W, E_LOAD(from + i + v * E_W));
                 for (int v = 0; v < E_NV && i < n; v++) {
                     int some = (int)DL__MIN(n - i - v * E_W, (dl_index)E_W);
                     const dl_real *at = from + i + v * E_W;
@@ -4499,27 +4449,34 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
     }
 }
+enum { DL__K(side) = 4 }; /* vectors side by side: chains enough for the multipliers */
+E_IN void DL__K(along_chains)(E_V *acc, const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
+    const dl_index *from, const int *some, const bool whole)
+{
+    for (dl_index k = 0; k < kc; k++) {
+        E_V f = E_K(w[k * w_step]);
+        DL__UNROLL for (int v = 0; v < DL__K(side); v++)
+            acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
+    }
+}
 /* A row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
 DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
     const dl_real *bias, bool add, dl_real *y, dl_index n)
 {
-    enum { SIDE = 4 }; /* vectors side by side: chains enough for the multipliers */
+    enum { SIDE = DL__K(side) };
     for (dl_index i = 0; i < n; i += SIDE * E_W) {
         E_V acc[SIDE];
         dl_index from[SIDE];
         int some[SIDE];
         bool whole = i + SIDE * E_W <= n;
-        for (int v = 0; v < SIDE; v++) {
+        DL__UNROLL for (int v = 0; v < SIDE; v++) {
             acc[v] = E_K(0);
             some[v] = (int)DL__MAX(DL__MIN(n - i - v * E_W, (dl_index)E_W), (dl_index)0);
             from[v] = some[v] ? i + v * E_W : 0;
         }
-        for (dl_index k = 0; k < kc; k++) {
-            E_V f = E_K(w[k * w_step]);
-            for (int v = 0; v < SIDE; v++)
-                acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
-        }
-        for (int v = 0; v < SIDE; v++) {
+        if (whole) DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, true);
+        else DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, false);
+        DL__UNROLL for (int v = 0; v < SIDE; v++) {
             dl_real *to = y + from[v];
             if (!some[v]) continue;
             if (bias) acc[v] = E_ADD(acc[v], E_K(*bias));
@@ -4538,57 +4495,6 @@ static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
-/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at column
-   `diagonal`, is left out. */
-E_FN void DL__K(multiply_packed)(dl_index m, dl_index n, dl_index kk, const dl_real *a, const dl_index *row, const dl_index *at,
-    const dl_real *b, dl_index height, dl_real *c, dl_index stride, bool chained, dl_index diagonal)
-{
-    enum { NR = E_NV * E_W };
-    dl__panel p;
-    memset(&p, 0, sizeof p);
-    p.a = a;
-    p.b_step = NR;
-    p.out_row = stride;
-    p.chained = chained;
-    for (dl_index j = 0; j < n; j += NR) {
-        dl_index first = DL__MAX(j - diagonal, (dl_index)0);
-        p.rows = m - first;
-        p.cols = DL__MIN(n - j, (dl_index)NR);
-        p.row = row + first;
-        p.out = c + first * stride + j;
-        for (dl_index k = 0; k < kk; k += DL__KB) {
-            p.kc = DL__MIN(kk - k, (dl_index)DL__KB);
-            p.at = at + k;
-            p.b = b + j * height + k * NR;
-            p.more = k > 0;
-            DL__K(panel)(&p);
-        }
-    }
-}
-
-/* n columns as whole panels. */
-E_IN dl_index DL__K(panels)(dl_index n) { return (n + E_NV * E_W - 1) / (E_NV * E_W) * (E_NV * E_W); }
-
-/* How many keys row l of the queries sees. */
-E_IN dl_index DL__K(seen)(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
-
-/* dst [m,n] = a [m,k] b [k,n] of scores and b packed, by way of `own` where columns lie apart. */
-E_FN void DL__K(multiply_scores)(const dl__matrix *to, dl_real *dst, dl_index m, dl_index n, dl_index kk, const dl_real *a,
-    const dl__att_tables *i, const dl_real *b, dl_index height, dl_real *own)
-{
-    bool in_place = to->column == 1;
-    DL__K(multiply_packed)(
-        m, n, kk, a, i->scores, i->one, b, height, in_place ? dst : own, in_place ? to->row : n, false, n);
-    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, n, m, n);
-}
-
-/* Asks for rows of a matrix all at once: they lie apart, and would be waited for one by one. */
-E_IN void DL__K(fetch)(const dl__matrix *m, const dl_real *x, dl_index rows, dl_index n)
-{
-    for (dl_index i = 0; m->column == 1 && i < rows; i++)
-        for (dl_index j = 0; j < n; j += 64 / (dl_index)sizeof *x) DL__PREFETCH(x + i * m->row + j);
-}
-
 /* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
 E_IN size_t DL__K(whole)(dl_index n) { return ((size_t)n + DL__LANES - 1) / DL__LANES * DL__LANES; }
 E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
@@ -4596,14 +4502,17 @@ E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
     for (dl_index end = (dl_index)DL__K(whole)(n); n < end; n += E_W) E_STORE(x + n, E_K(0));
 }
 
-/* Rows of scores become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
+/* Rows of products become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
    begins, so that the chains within rows overlap. */
-E_FN void DL__K(softmax_scores)(const dl__attention *t, dl_index l0, dl_index rows, dl_real *p, dl_index stride)
+E_FN void DL__K(probabilities)(
+    const dl__attention *t, const dl_real *mask, dl_index l0, dl_index rows, dl_real *p, dl_index stride)
 {
     dl_real top[DL__ATT_ROWS], sum[DL__ATT_ROWS];
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride, lane[E_W];
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
+        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
+        for (dl_index j = 0; mask && j < n; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
         E_V most = E_K(-HUGE_VALF);
         E_STORE(x + n, most);
         for (dl_index j = 0; j < n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
@@ -4614,57 +4523,16 @@ E_FN void DL__K(softmax_scores)(const dl__attention *t, dl_index l0, dl_index ro
     }
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
         for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_EXP(E_SUB(E_LOAD(x + j), E_K(top[i]))));
         DL__K(clear_row)(x, n);
     }
-    for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(DL__K(seen)(t, l0 + i)));
+    for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(dl__seen(t, l0 + i)));
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
         for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
         E_STORE(x + n, E_K(0));
-    }
-}
-
-/* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
-E_FN void DL__K(probabilities)(const dl__attention *t, const dl__att_tables *tables, const dl_real *q, const dl_real *k,
-    const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
-{
-    DL__K(multiply_packed)(rows, DL__K(panels)(n), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k, t->e, p, stride, false,
-        t->causal ? l0 : n);
-    for (dl_index i = 0; i < rows; i++) {
-        dl_real *x = p + i * stride;
-        dl_index seen = DL__K(seen)(t, l0 + i);
-        for (dl_index j = 0; j < seen; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
-        for (dl_index j = 0; mask && j < seen; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-    }
-    DL__K(softmax_scores)(t, l0, rows, p, stride);
-}
-
-/* Part of a batch: DL__KB rows of queries. */
-E_FN void DL__K(attention)(const dl__attention *t, size_t part, dl_real *scratch)
-{
-    dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
-             end = DL__MIN(t->l, l0 + DL__KB), keys = DL__K(seen)(t, end - 1), block = dl__attention_rows(t),
-             stride = dl__attention_stride(keys);
-    const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
-                  *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
-    dl_real *y = dl__matrix_at(t, &t->y, batch);
-    size_t at[DL__ATT_PARTS + 1];
-    dl__attention_layout(t, false, at);
-    dl_real *p = scratch + at[DL__ATT_P];
-    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
-    DL__K(fetch)(&t->k, k, keys, t->e);
-    DL__K(fetch)(&t->v, v, keys, t->f);
-    DL__K(fetch)(&t->q, q + l0 * t->q.row, end - l0, t->e);
-    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
-    DL__K(pack)(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
-    for (; l0 < end; l0 += block) {
-        dl_index rows = DL__MIN(block, end - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
-        DL__K(multiply_scores)(&t->y, y + l0 * t->y.row, rows, t->f, n, p, &tables, scratch + at[DL__ATT_V], keys,
-            scratch + at[DL__ATT_Y]);
     }
 }
 
@@ -4674,75 +4542,16 @@ E_FN void DL__K(scores_back)(
 {
     dl_real sum[DL__ATT_ROWS];
     for (dl_index i = 0; i < rows; i++) {
-        dl_index at = i * stride, n = DL__K(seen)(t, l0 + i);
+        dl_index at = i * stride, n = dl__seen(t, l0 + i);
         DL__K(clear_row)(dp + at, n);
         sum[i] = DL__K(runs_products)(dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
     }
     for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
-        dl_index n = DL__K(seen)(t, l0 + i);
+        dl_index n = dl__seen(t, l0 + i);
         for (dl_index j = 0; j < n; j += E_W)
             E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale));
         E_STORE(dp + n, E_K(0));
     }
-}
-
-/* A chain over DL__KB rows has ended: it becomes the total, or is added to it, and the next starts. */
-E_FN void DL__K(end_chain)(dl_real *chain, dl_real *total, size_t n, bool first)
-{
-    if (first) memcpy(total, chain, n * sizeof *chain);
-    else DL__K(add_to)(total, chain, n);
-    memset(chain, 0, n * sizeof *chain);
-}
-
-/* dq, dk and dv of a batch, those that are wanted. The probabilities are computed anew. */
-E_FN void DL__K(attention_back)(const dl__attention *t, size_t batch, dl_real *scratch)
-{
-    dl_index b = (dl_index)batch, keys = DL__K(seen)(t, t->l - 1), block = dl__attention_rows(t);
-    dl_index e = DL__K(panels)(t->e), f = DL__K(panels)(t->f), stride = dl__attention_stride(keys);
-    const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
-                  *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
-    size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
-    dl__attention_layout(t, true, at);
-    dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
-            *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
-            *dv_total = scratch + at[DL__ATT_DV_TOTAL];
-    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
-    DL__K(fetch)(&t->k, k, keys, t->e);
-    DL__K(fetch)(&t->v, v, keys, t->f);
-    DL__K(fetch)(&t->q, q, t->l, t->e);
-    DL__K(fetch)(&t->y, dy, t->l, t->f);
-    DL__K(pack)(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
-    DL__K(pack)(v, t->v.row, t->v.column, keys, t->f, scratch + at[DL__ATT_V]);
-    if (t->dq.base) DL__K(pack)(k, t->k.column, t->k.row, t->e, keys, scratch + at[DL__ATT_KEYS]);
-    memset(dk, 0, all_k * sizeof *dk);
-    memset(dv, 0, all_v * sizeof *dv);
-    for (dl_index l0 = 0; l0 < t->l; l0 += block) {
-        dl_index rows = DL__MIN(block, t->l - l0), n = DL__K(seen)(t, l0 + rows - 1);
-        DL__K(probabilities)(t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
-        if (t->dv.base) {
-            DL__K(pack)(dy + l0 * t->y.row, t->y.column, t->y.row, t->f, rows, packed);
-            DL__K(multiply_packed)(n, f, rows, p, tables.one, tables.scores, packed, rows, dv, f, true, f);
-        }
-        if (t->dq.base || t->dk.base) {
-            DL__K(multiply_packed)(rows, DL__K(panels)(n), t->f, dy + l0 * t->y.row, tables.dy_row, tables.dy_column,
-                scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
-            DL__K(scores_back)(t, l0, rows, p, dp, stride);
-        }
-        if (t->dq.base)
-            DL__K(multiply_scores)(&t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, &tables,
-                scratch + at[DL__ATT_KEYS], keys, scratch + at[DL__ATT_Y]);
-        if (t->dk.base) {
-            DL__K(pack)(q + l0 * t->q.row, t->q.column, t->q.row, t->e, rows, packed);
-            DL__K(multiply_packed)(n, e, rows, dp, tables.one, tables.scores, packed, rows, dk, e, true, e);
-        }
-        if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
-            DL__K(end_chain)(dk, dk_total, all_k, l0 < DL__KB);
-            DL__K(end_chain)(dv, dv_total, all_v, l0 < DL__KB);
-        }
-    }
-    if (t->l > DL__KB) dk = dk_total, dv = dv_total;
-    if (t->dk.base) dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, t->s, t->e);
-    if (t->dv.base) dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, t->s, t->f);
 }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4870,6 +4679,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TURN
 #undef E_TURN_BLOCK
 #undef E_UNMIX
+#undef E_UNROLL
 #undef E_V
 #undef E_W
 #undef E_WINNER
@@ -5155,6 +4965,8 @@ DL_API dl_tensor dl_to_float(dl_tensor x)
 static uint64_t dl__random_key(const dl_context *ctx) { return dl__key(ctx->config.seed, 0x7a6e646f6dull); }
 #if DL__DEVICES
 DL_API uint64_t dl_device_random_key(const dl_context *ctx) { return dl__random_key(ctx); }
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx) { return ctx->config.matmul_precision; }
+DL_API const char *dl_device_blas(const dl_context *ctx) { return ctx->config.blas; }
 #endif
 
 /* Numbers first .. first + n of the random stream of this node: four to a Philox block. */
@@ -6415,25 +6227,26 @@ typedef struct dl__gemm {
     struct { dl_index count, a, b, c; } batch[DLTRAIN_MAX_DIMS]; /* outermost first */
 } dl__gemm;
 
-static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
+/* Planning a product is DL__HOT, too: it takes longer than a small one itself. */
+DL__HOT static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
 
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
    many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
-static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
-static bool dl__gemm_dots(const dl__gemm *g)
+DL__HOT static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+DL__HOT static bool dl__gemm_dots(const dl__gemm *g)
 {
     return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
 }
-static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
+DL__HOT static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
     return g->kk && !dl__gemm_dots(g) && (g->b_row != 1 || mc > 8 * g->e->mr);
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
-static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
+DL__HOT static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
 
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
-static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
+DL__HOT static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
     float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr), k = (float)g->kk;
     float cost = (dl__gemm_dots(g) ? 3 : m) * n / (float)g->e->nr * (k + 3);
@@ -6443,18 +6256,21 @@ static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 }
 
 /* C' = B' A' */
-static dl__gemm dl__gemm_exchanged(const dl__gemm *g)
+DL__HOT static void dl__gemm_exchange(dl__gemm *g)
 {
-    dl__gemm x = *g;
-    x.m = g->n, x.a = g->b, x.a_row = g->b_row, x.a_k = g->b_k;
-    x.n = g->m, x.b = g->a, x.b_row = g->a_row, x.b_k = g->a_k;
-    x.turned = !g->turned, x.bias_by_row = !g->bias_by_row;
-    for (int d = 0; d < g->batch_dims; d++) x.batch[d].a = g->batch[d].b, x.batch[d].b = g->batch[d].a;
-    return x;
+    dl_index m = g->m, row = g->a_row, k = g->a_k;
+    const dl_real *a = g->a;
+    g->m = g->n, g->a = g->b, g->a_row = g->b_row, g->a_k = g->b_k;
+    g->n = m, g->b = a, g->b_row = row, g->b_k = k;
+    g->turned = !g->turned, g->bias_by_row = !g->bias_by_row;
+    for (int d = 0; d < g->batch_dims; d++) {
+        dl_index step = g->batch[d].a;
+        g->batch[d].a = g->batch[d].b, g->batch[d].b = step;
+    }
 }
 
 /* Cuts C into units of work, so that the thread with most to do has least: each unit makes copies of its own. */
-static void dl__gemm_cut(dl__gemm *g, int threads)
+DL__HOT static void dl__gemm_cut(dl__gemm *g, int threads)
 {
     enum { WORTH = 20000 }; /* less is done before another thread is awake */
     static const uint8_t parts[] = { 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 };
@@ -6471,31 +6287,32 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
             dl_index nc = DL__MIN(dl__round_up(DL__MAX((g->n + parts[j] - 1) / parts[j], (dl_index)1), e->nr), most_n);
             float units = batch * (float)((g->m + mc - 1) / mc) * (float)((g->n + nc - 1) / nc);
             float turns = (float)(size_t)((units + (float)threads - 1) / (float)threads);
-            float cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
+            float cost = cut ? turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300) : 0;
             if (best < 0 || cost < best) best = cost, g->mc = mc, g->nc = nc;
         }
 }
 
 /* Which operand is broadcast, how large units are and what is copied. The result depends on shapes and on the number of threads, the bits
    do not. */
-static void dl__gemm_plan(dl__gemm *g, int threads)
+DL__HOT static void dl__gemm_plan(dl__gemm *g, int threads)
 {
-    dl__gemm x = dl__gemm_exchanged(g);
-    if (dl__gemm_cost(&x, x.m, x.n) < dl__gemm_cost(g, g->m, g->n)) *g = x;
+    float cost = dl__gemm_cost(g, g->m, g->n);
+    dl__gemm_exchange(g);
+    if (dl__gemm_cost(g, g->m, g->n) >= cost) dl__gemm_exchange(g);
     g->total = g->turned || (g->accumulate && g->kk > DL__KB);
     dl__gemm_cut(g, threads);
     g->pack_a = dl__gemm_packs_a(g, g->nc);
     g->pack_b = dl__gemm_packs_b(g, g->mc);
 }
 
-static size_t dl__gemm_units(const dl__gemm *g)
+DL__HOT static size_t dl__gemm_units(const dl__gemm *g)
 {
     size_t units = (size_t)((g->m + g->mc - 1) / g->mc) * (size_t)((g->n + g->nc - 1) / g->nc);
     for (int d = 0; d < g->batch_dims; d++) units *= (size_t)g->batch[d].count;
     return units;
 }
 
-static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
+DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
 
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
@@ -6596,7 +6413,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
 }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
-static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
+DL__HOT static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
 {
     const dl_node *a = y->in[0], *b = y->in[1];
     int nd = y->ndim, ta = (int)y->i[0], tb = (int)y->i[1];
@@ -6624,7 +6441,7 @@ static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
     return g;
 }
 
-static void dl__matmul_run(const dl_run_args *r)
+DL__HOT static void dl__matmul_run(const dl_run_args *r)
 {
     if (!r->node->numel) return;
     dl__gemm g = dl__matmul_gemm(r->node, r->level, r->accumulate);
@@ -8181,14 +7998,237 @@ static size_t dl__attention_batches(const dl__attention *t)
     return n;
 }
 
-static void dl__attention_part(const dl_run_args *r, size_t part)
+static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_index batch)
 {
-    DL__CALL(r->level, attention, ((const dl__attention *)r->user, part, (dl_real *)r->scratch));
+    dl_real *p = m->base;
+    for (int d = t->batch_dims - 1; d >= 0; d--) {
+        p += batch % t->batch[d] * m->batch[d];
+        batch /= t->batch[d];
+    }
+    return p;
 }
 
-static void dl__attention_back_part(const dl_run_args *r, size_t part)
+/* Rows of queries that are worked on at a time: their scores stay in the cache. A causal block leaves out the keys behind its
+   last row, so that a row counts products with a probability of 0 up to the end of its block: the bits depend on the shape. */
+static dl_index dl__attention_rows(const dl__attention *t)
 {
-    DL__CALL(r->level, attention_back, ((const dl__attention *)r->user, part, (dl_real *)r->scratch));
+    dl_index rows = t->causal ? DL__ATT_ROWS / 2 : DL__ATT_ROWS;
+    while (rows > 8 && rows * t->s > 65536) rows /= 2;
+    return rows;
+}
+
+/* What a thread's scratch holds. Packed: panels of columns, as wide as the kernel's tile, each row by row. */
+enum {
+    DL__ATT_K,       /* k', packed */
+    DL__ATT_V,       /* v, packed; in the gradient v' */
+    DL__ATT_P,       /* scores of a block of queries, then probabilities */
+    DL__ATT_Y,       /* results of the block that are not written in place; in the gradient dq */
+    DL__ATT_TABLES,  /* dl__attention_tables */
+    DL__ATT_FORWARD, /* the rest is the gradient's */
+    DL__ATT_KEYS = DL__ATT_FORWARD, /* k, packed */
+    DL__ATT_DP,      /* gradients of probabilities, then of scores */
+    DL__ATT_PACKED,  /* dy of the block packed, then q */
+    DL__ATT_DK,      /* the chains of dk and dv over a block of DL__KB rows, and where there are several their totals */
+    DL__ATT_DV,
+    DL__ATT_DK_TOTAL,
+    DL__ATT_DV_TOTAL,
+    DL__ATT_PARTS
+};
+
+/* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
+static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
+
+/* Multiples of the distances between rows and columns of what the panels read a number at a time. */
+typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column, *dy_row, *dy_column; } dl__att_tables;
+
+/* Offsets of the parts, and behind them the size of all. */
+static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
+{
+    size_t s = (size_t)t->s + DL__SPARE, e = (size_t)t->e + DL__SPARE, f = (size_t)t->f + DL__SPARE, size[DL__ATT_PARTS],
+           rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
+    size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
+    size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
+    size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
+    size[DL__ATT_Y] = size[DL__ATT_PACKED] = rows * wide;
+    size[DL__ATT_TABLES] = (DL__MAX(s, rows) + 3 * rows + e + f) * (sizeof(dl_index) / sizeof(dl_real) + 1);
+    size[DL__ATT_DK_TOTAL] = totals * s * e;
+    size[DL__ATT_DV_TOTAL] = totals * s * f;
+    at[0] = 0;
+    for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
+}
+
+static dl_index *dl__multiples(dl_index *to, dl_index step, dl_index n)
+{
+    for (dl_index i = 0; i < n; i++) to[i] = i * step;
+    return to + n;
+}
+
+static dl__att_tables dl__attention_tables(const dl__attention *t, dl_index stride, dl_real *scratch)
+{
+    dl__att_tables a;
+    dl_index rows = dl__attention_rows(t), *at = (dl_index *)(void *)scratch;
+    a.one = at, at = dl__multiples(at, 1, DL__MAX(t->s, rows));
+    a.scores = at, at = dl__multiples(at, stride, rows);
+    a.q_row = at, at = dl__multiples(at, t->q.row, rows);
+    a.q_column = at, at = dl__multiples(at, t->q.column, t->e);
+    a.dy_row = at, at = dl__multiples(at, t->y.row, rows);
+    a.dy_column = at, dl__multiples(at, t->y.column, t->f);
+    return a;
+}
+
+static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, const dl_real *x, dl_index row,
+    dl_index rows, dl_index columns)
+{
+    for (dl_index i = 0; i < rows; i++, dst += dst_row, x += row)
+        if (dst_column == 1) memcpy(dst, x, sizeof *dst * (size_t)columns);
+        else
+            for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j];
+}
+
+/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at column
+   `diagonal`, is left out. */
+static void dl__multiply_packed(const dl__products *e, dl_index m, dl_index n, dl_index kk, const dl_real *a,
+    const dl_index *row, const dl_index *at, const dl_real *b, dl_index height, dl_real *c, dl_index stride, bool chained,
+    dl_index diagonal)
+{
+    dl__panel p;
+    memset(&p, 0, sizeof p);
+    p.a = a;
+    p.b_step = e->nr;
+    p.out_row = stride;
+    p.chained = chained;
+    for (dl_index j = 0; j < n; j += e->nr) {
+        dl_index first = DL__MAX(j - diagonal, (dl_index)0);
+        p.rows = m - first;
+        p.cols = DL__MIN(n - j, e->nr);
+        p.row = row + first;
+        p.out = c + first * stride + j;
+        for (dl_index k = 0; k < kk; k += DL__KB) {
+            p.kc = DL__MIN(kk - k, (dl_index)DL__KB);
+            p.at = at + k;
+            p.b = b + j * height + k * e->nr;
+            p.more = k > 0;
+            e->panel(&p);
+        }
+    }
+}
+
+/* dst [m,n] = a [m,k] b [k,n] of scores and b packed, by way of `own` where columns lie apart. */
+static void dl__multiply_scores(const dl__products *e, const dl__matrix *to, dl_real *dst, dl_index m, dl_index n,
+    dl_index kk, const dl_real *a, const dl__att_tables *i, const dl_real *b, dl_index height, dl_real *own)
+{
+    bool in_place = to->column == 1;
+    dl__multiply_packed(
+        e, m, n, kk, a, i->scores, i->one, b, height, in_place ? dst : own, in_place ? to->row : n, false, n);
+    if (!in_place) dl__copy_rows(dst, to->row, to->column, own, n, m, n);
+}
+
+/* Asks for rows of a matrix all at once: they lie apart, and would be waited for one by one. */
+static void dl__fetch_rows(const dl__matrix *m, const dl_real *x, dl_index rows, dl_index n)
+{
+    for (dl_index i = 0; m->column == 1 && i < rows; i++)
+        for (dl_index j = 0; j < n; j += 64 / (dl_index)sizeof *x) DL__PREFETCH(x + i * m->row + j);
+}
+
+/* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
+static void dl__probabilities(int level, const dl__attention *t, const dl__att_tables *tables, const dl_real *q, const dl_real *k,
+    const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
+{
+    const dl__products *e = dl__products_of(level);
+    dl__multiply_packed(e, rows, dl__round_up(n, e->nr), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k, t->e, p,
+        stride, false, t->causal ? l0 : n);
+    DL__CALL(level, probabilities, (t, mask, l0, rows, p, stride));
+}
+
+/* Part of a batch: DL__KB rows of queries. */
+static void dl__attention_part(const dl_run_args *r, size_t part)
+{
+    const dl__attention *t = (const dl__attention *)r->user;
+    const dl__products *e = dl__products_of(r->level);
+    dl_real *scratch = (dl_real *)r->scratch;
+    dl_index parts = (t->l + DL__KB - 1) / DL__KB, batch = (dl_index)part / parts, l0 = (dl_index)part % parts * DL__KB,
+             end = DL__MIN(t->l, l0 + DL__KB), keys = dl__seen(t, end - 1), block = dl__attention_rows(t),
+             stride = dl__attention_stride(keys);
+    const dl_real *q = dl__matrix_at(t, &t->q, batch), *k = dl__matrix_at(t, &t->k, batch),
+                  *v = dl__matrix_at(t, &t->v, batch), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, batch) : NULL;
+    dl_real *y = dl__matrix_at(t, &t->y, batch);
+    size_t at[DL__ATT_PARTS + 1];
+    dl__attention_layout(t, false, at);
+    dl_real *p = scratch + at[DL__ATT_P];
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
+    dl__fetch_rows(&t->k, k, keys, t->e);
+    dl__fetch_rows(&t->v, v, keys, t->f);
+    dl__fetch_rows(&t->q, q + l0 * t->q.row, end - l0, t->e);
+    e->pack(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    e->pack(v, t->v.column, t->v.row, t->f, keys, scratch + at[DL__ATT_V]);
+    for (; l0 < end; l0 += block) {
+        dl_index rows = DL__MIN(block, end - l0), n = dl__seen(t, l0 + rows - 1);
+        dl__probabilities(r->level, t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        dl__multiply_scores(e, &t->y, y + l0 * t->y.row, rows, t->f, n, p, &tables, scratch + at[DL__ATT_V], keys,
+            scratch + at[DL__ATT_Y]);
+    }
+}
+
+/* A chain over DL__KB rows has ended: it becomes the total, or is added to it, and the next starts. */
+static void dl__end_chain(int level, dl_real *chain, dl_real *total, size_t n, bool first)
+{
+    if (first) memcpy(total, chain, n * sizeof *chain);
+    else DL__CALL(level, add_to, (total, chain, n));
+    memset(chain, 0, n * sizeof *chain);
+}
+
+/* dq, dk and dv of a batch, those that are wanted. The probabilities are computed anew. */
+static void dl__attention_back_part(const dl_run_args *r, size_t batch)
+{
+    const dl__attention *t = (const dl__attention *)r->user;
+    const dl__products *w = dl__products_of(r->level);
+    dl_real *scratch = (dl_real *)r->scratch;
+    dl_index b = (dl_index)batch, keys = dl__seen(t, t->l - 1), block = dl__attention_rows(t);
+    dl_index e = dl__round_up(t->e, w->nr), f = dl__round_up(t->f, w->nr), stride = dl__attention_stride(keys);
+    const dl_real *q = dl__matrix_at(t, &t->q, b), *k = dl__matrix_at(t, &t->k, b), *v = dl__matrix_at(t, &t->v, b),
+                  *dy = dl__matrix_at(t, &t->y, b), *mask = t->mask.base ? dl__matrix_at(t, &t->mask, b) : NULL;
+    size_t at[DL__ATT_PARTS + 1], all_k = (size_t)(t->s * e), all_v = (size_t)(t->s * f);
+    dl__attention_layout(t, true, at);
+    dl_real *p = scratch + at[DL__ATT_P], *dp = scratch + at[DL__ATT_DP], *packed = scratch + at[DL__ATT_PACKED],
+            *dk = scratch + at[DL__ATT_DK], *dv = scratch + at[DL__ATT_DV], *dk_total = scratch + at[DL__ATT_DK_TOTAL],
+            *dv_total = scratch + at[DL__ATT_DV_TOTAL];
+    dl__att_tables tables = dl__attention_tables(t, stride, scratch + at[DL__ATT_TABLES]);
+    dl__fetch_rows(&t->k, k, keys, t->e);
+    dl__fetch_rows(&t->v, v, keys, t->f);
+    dl__fetch_rows(&t->q, q, t->l, t->e);
+    dl__fetch_rows(&t->y, dy, t->l, t->f);
+    w->pack(k, t->k.row, t->k.column, keys, t->e, scratch + at[DL__ATT_K]);
+    w->pack(v, t->v.row, t->v.column, keys, t->f, scratch + at[DL__ATT_V]);
+    if (t->dq.base) w->pack(k, t->k.column, t->k.row, t->e, keys, scratch + at[DL__ATT_KEYS]);
+    memset(dk, 0, all_k * sizeof *dk);
+    memset(dv, 0, all_v * sizeof *dv);
+    for (dl_index l0 = 0; l0 < t->l; l0 += block) {
+        dl_index rows = DL__MIN(block, t->l - l0), n = dl__seen(t, l0 + rows - 1);
+        dl__probabilities(r->level, t, &tables, q, scratch + at[DL__ATT_K], mask, l0, rows, n, p, stride);
+        if (t->dv.base) {
+            w->pack(dy + l0 * t->y.row, t->y.column, t->y.row, t->f, rows, packed);
+            dl__multiply_packed(w, n, f, rows, p, tables.one, tables.scores, packed, rows, dv, f, true, f);
+        }
+        if (t->dq.base || t->dk.base) {
+            dl__multiply_packed(w, rows, dl__round_up(n, w->nr), t->f, dy + l0 * t->y.row, tables.dy_row, tables.dy_column,
+                scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
+            DL__CALL(r->level, scores_back, (t, l0, rows, p, dp, stride));
+        }
+        if (t->dq.base)
+            dl__multiply_scores(w, &t->dq, dl__matrix_at(t, &t->dq, b) + l0 * t->dq.row, rows, t->e, n, dp, &tables,
+                scratch + at[DL__ATT_KEYS], keys, scratch + at[DL__ATT_Y]);
+        if (t->dk.base) {
+            w->pack(q + l0 * t->q.row, t->q.column, t->q.row, t->e, rows, packed);
+            dl__multiply_packed(w, n, e, rows, dp, tables.one, tables.scores, packed, rows, dk, e, true, e);
+        }
+        if (t->l > DL__KB && ((l0 + rows) % DL__KB == 0 || l0 + rows == t->l)) {
+            dl__end_chain(r->level, dk, dk_total, all_k, l0 < DL__KB);
+            dl__end_chain(r->level, dv, dv_total, all_v, l0 < DL__KB);
+        }
+    }
+    if (t->l > DL__KB) dk = dk_total, dv = dv_total;
+    if (t->dk.base) dl__copy_rows(dl__matrix_at(t, &t->dk, b), t->dk.row, t->dk.column, dk, e, t->s, t->e);
+    if (t->dv.base) dl__copy_rows(dl__matrix_at(t, &t->dv, b), t->dv.row, t->dv.column, dv, f, t->s, t->f);
 }
 
 static void dl__attention_run(const dl_run_args *r)
@@ -9755,7 +9795,7 @@ static bool dl__upload_inputs(dl_context *ctx, const dl__plan *plan, uint32_t st
             n->offset = (size_t)(uintptr_t)(to + at);
             at += dl__round(dl__bytes(n));
         }
-        if (pass && !ctx->backend->upload(ctx->device, to, from, bytes)) return false;
+        if (pass && !ctx->backend->input(ctx->device, to, from, bytes)) return false;
         dl__tape_release(ctx, mark);
     }
     return true;
@@ -9968,6 +10008,24 @@ static void dl__open_device(dl_context *ctx, const char *device)
     dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
 }
 
+#if DL__DEVICES /* the CPU has one precision and its own products */
+static const char *dl__choose_precision(dl_context *ctx, const char *name)
+{
+    static const char *const names[] = { "highest", "tf32", "bf16" };
+    for (int i = 0; i < 3; i++)
+        if (!name || !strcmp(name, names[i])) return names[i];
+    dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
+    return names[0];
+}
+static const char *dl__choose_blas(dl_context *ctx, const char *name)
+{
+    if (!name || !strcmp(name, "own")) return "own";
+    if (!strcmp(name, "cublas")) return "cublas";
+    dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
+    return "own";
+}
+#endif
+
 DL_API dl_context *dl_create(const dl_config *config)
 {
     dl_config c;
@@ -9994,9 +10052,14 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->config = c;
     ctx->word = sizeof(void *);
     ctx->persistent = dl__round(sizeof *ctx) + 2 * DLTRAIN_ALIGN; /* and what alignment may take of a block */
+    ctx->grad_norm = dl__nan();
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
+#if DL__DEVICES
+    ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
+    ctx->config.blas = dl__choose_blas(ctx, c.blas);
+#endif
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -10554,22 +10617,25 @@ DL__HOT static void dl__scale(dl_real *x, size_t n, dl_real factor)
 }
 
 #if DL__DEVICES
-/* A pass over the gradients that match, on the device. */
-static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, dl_real h)
+/* A pass over the gradients that match, on the device. rule "clip": max_norm is h. */
+static bool dl__grads_there(dl_context *ctx, const char *rule, const char *pattern, double h)
 {
     size_t n = 0;
     dl__mark mark = dl__tape_mark(ctx);
     dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0);
     dl_real *grads = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
+    bool clip = !strcmp(rule, "clip");
+    double *norm = clip ? (double *)dl__there(ctx, &ctx->grad_norm, sizeof ctx->grad_norm, true) : NULL;
     for (int i = 0; list && grads && i < ctx->params; i++) {
         const dl__param *p = &ctx->param[i];
         if (!dl__grad_of(ctx, p) || (pattern && !dl_glob(pattern, p->name))) continue;
         memset(&list[n], 0, sizeof *list);
         list[n].g = grads + p->offset;
         list[n].n = p->numel;
-        list[n++].h[0] = h;
+        list[n++].h[0] = (dl_real)h;
     }
-    if (n) ctx->backend->update(ctx->device, rule, list, n);
+    if (norm) ctx->backend->clip(ctx->device, h, norm, list, n);
+    if (n && !clip) ctx->backend->update(ctx->device, rule, list, n);
     dl__tape_release(ctx, mark);
     return !ctx->failed;
 }
@@ -10593,20 +10659,46 @@ DL_API bool dl_scale_grad(dl_context *ctx, double factor)
     return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor);
 }
 
-DL_API double dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
+/* The sum of the squares of x in double, by rule 5; span: what a lane takes at once, 1 or a chunk of chunks of `span` numbers. */
+DL__HOT static double dl__squares(const dl_real *x, size_t n, size_t span)
+{
+    double lane[DL__LANES];
+    size_t i = 0, k = 0;
+    for (int l = 0; l < DL__LANES; l++) lane[l] = 0;
+    for (; span == 1 && i + DL__LANES <= n; i += DL__LANES)
+        for (int l = 0; l < DL__LANES; l++) lane[l] += (double)x[i + (size_t)l] * (double)x[i + (size_t)l];
+    for (; i < n; i += span, k++)
+        lane[k % DL__LANES] += span == 1 ? (double)x[i] * (double)x[i] : dl__squares(x + i, DL__MIN(span, n - i), span / DL__CHUNK);
+    for (int h = DL__LANES / 2; h; h /= 2)
+        for (int l = 0; l < h; l++) lane[l] += lane[l + h];
+    return lane[0];
+}
+
+/* Parameter by parameter, and these sums in order */
+DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern)
 {
     double sum = 0;
-    if (!ctx || ctx->failed) return dl__nan();
-    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm), dl__nan();
-    if (!dl__matches(ctx, "clip_grad_norm", pattern) || !dl__to_host(ctx, ctx->grads)) return dl__nan();
+    if (!ctx || ctx->failed) return false;
+    if (!(max_norm >= 0)) return dl_fail(ctx, "dl_clip_grad_norm: max_norm %g must not be negative", max_norm);
+    if (!dl__matches(ctx, "clip_grad_norm", pattern)) return false;
+#if DL__DEVICES
+    if (DL__ON(ctx)) return dl__grads_there(ctx, "clip", pattern, max_norm);
+#endif
     for (int i = 0; i < ctx->params && !ctx->dry; i++) {
         const dl_real *g = dl__grad_of(ctx, &ctx->param[i]);
-        if (g && (!pattern || dl_glob(pattern, ctx->param[i].name)))
-            for (size_t k = 0; k < ctx->param[i].numel; k++) sum += (double)g[k] * (double)g[k];
+        size_t n = ctx->param[i].numel, span = 1;
+        if (!g || (pattern && !dl_glob(pattern, ctx->param[i].name))) continue;
+        while (span < n / DL__CHUNK + (n % DL__CHUNK != 0)) span *= DL__CHUNK;
+        sum += dl__squares(g, n, span);
     }
-    double norm = sqrt(sum), factor = max_norm / (norm + 1e-6);
-    if (factor < 1) dl__scale_grads(ctx, pattern, (dl_real)factor);
-    return norm;
+    ctx->grad_norm = sqrt(sum);
+    double factor = max_norm / (ctx->grad_norm + 1e-6);
+    return factor < 1 ? dl__scale_grads(ctx, pattern, (dl_real)factor) : true;
+}
+
+DL_API double dl_grad_norm(dl_context *ctx)
+{
+    return ctx && !ctx->failed && dl__to_host(ctx, &ctx->grad_norm) ? ctx->grad_norm : dl__nan();
 }
 
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern)
@@ -10841,14 +10933,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     dl_accumulator *a = (dl_accumulator *)dl__alloc(o->ctx, sizeof *a, 1);
     if (!a) return NULL;
     a->o = o;
-    a->steps = desc->steps ? desc->steps : 1;
+    a->steps = (desc->steps ? desc->steps : 1) * DL__MAX(o->ctx->parts, 1); /* a batch is so many shards */
     a->mode = desc->mode;
-    if (o->ctx->parts) {
-        if (a->steps > 1)
-            return dl_fail(o->ctx, "dl_accumulator_create: with invariant_shards a window is one batch; make the batch larger"),
-                   (dl_accumulator *)NULL;
-        a->steps = o->ctx->parts;
-    }
     a->clip_norm = desc->clip_norm;
     return a;
 }
@@ -10967,8 +11053,8 @@ static const char *const dl__what_text[] = {
     "the end, as its function has returned"
 };
 
-/* What a rank calls. Compared as bytes but for `step`, so the fields fill it. */
-typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; } dl__call;
+/* What a rank calls; `weight`: of its gradients among those of all ranks. */
+typedef struct dl__call { uint32_t what, detail; uint64_t amount, number, step; double weight; } dl__call;
 typedef struct dl__slot { dl__call call; void *data; uint64_t round; } dl__slot;
 typedef struct dl__channel {
     int arrived;
@@ -11004,7 +11090,7 @@ typedef struct dl__world {
 /* Gradients first .. first + n, reduced as one; `waits` for so many parameters of them. */
 typedef struct dl__bucket { size_t first, n; uint32_t waits; } dl__bucket;
 /* What a rank says at the end of a backward pass. */
-typedef struct dl__closing { double weight; uint64_t has, leaving; } dl__closing;
+typedef struct dl__closing { double weight, batch; uint64_t has, leaving, open; } dl__closing;
 enum { DL__MAX_LEVELS = 16 };
 
 struct dl_comm {
@@ -11022,18 +11108,24 @@ struct dl_comm {
     size_t n_values, n_buffers; /* of them */
     int params, buckets;
     dl__bucket *bucket;      /* in the order in which they are reduced: backward passes end with the first parameters */
-    uint8_t *has, *own;    /* of each parameter: some gradient here; one that was not reduced */
+    uint8_t *has, *own, *kept; /* of each parameter: some gradient here; one that was not reduced; one in `window` */
     dl_real *mask;           /* of each parameter, on all ranks */
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
+    double weight;           /* of the buckets: what ctx->weight was when the backward pass began; HUGE_VAL in a window */
     /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
     int part, levels;
     uint64_t pattern;
     double shard_weight;
     size_t cap_values, cap_buffers;
     dl_real *stack[DL__MAX_LEVELS], *buffer_stack[DL__MAX_LEVELS];
-    dl_real *before, *change; /* buffers before the step; what this shard changed, times its weight */
+    dl_real *before, *change; /* buffers before the batch; what this shard changed, times its weight */
+    double batch_weight, batch; /* of the batch's shards so far; of all of them on all ranks */
+    /* a window of several batches: each is reduced by itself, and added to those before it */
+    bool open;               /* there are such */
+    dl_real *window;         /* their sum */
+    size_t cap_window;
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
     uint32_t backward;       /* the first node of the backward pass that runs */
@@ -11042,8 +11134,8 @@ struct dl_comm {
     bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
     uint64_t spin[DL__CHANNELS]; /* see dl__spin */
-    dl_real *there, *room;   /* on a device: the gradients; memory for a slice of those of all replicas */
-    size_t room_size;
+    dl_real *there;          /* the gradients on a device, and how many buckets are complete there, and how many sums begun */
+    int ready, begun;
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
     pthread_cond_t turn;
@@ -11264,6 +11356,7 @@ static dl__call dl__make_call(dl_comm *c, int channel, dl__what what, uint32_t d
     call.amount = amount;
     call.number = ++c->calls[channel];
     call.step = c->step;
+    call.weight = what == DL__BUCKET ? c->weight : 0;
     if (channel == DL__CALLS) c->doing = (int)what, c->doing_amount = amount;
     return call;
 }
@@ -11357,34 +11450,53 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
+/* What the sum of all gradients is multiplied by; 1 for other sums, and while a window is open. `ranks`: of the replicas here, not of all processes. */
+static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
+{
+    double weight = 0;
+    for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
+    for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
+    return weight > 0 && weight < HUGE_VAL ? (dl_real)(1 / weight) : 1;
+}
+
+/* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
+static bool dl__reduce_processes(dl_comm *c, int channel, dl__call call, dl_real *data, size_t n, dl_comm_op op)
+{
+    const dl__world *w = c->world;
+    const dl_transport *t = w->desc.transport;
+    const bool shards = w->desc.invariant_shards != 0;
+    char *room = shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
+    for (int r = 1; r < w->replicas; r++) call.weight += w->channel[channel].slot[r].call.weight;
+    if (!dl__agree(c, channel, &call) || (shards && !room)) return false;
+    const char *sentence = room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
+                                                     : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+    return !sentence || dl__transport_failed(c, &call, sentence);
+}
+
 static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_real *data, size_t n, dl_comm_op op)
 {
     dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const dl__channel *ch = &w->channel[channel];
     size_t first, mine = dl__slice_of(c, n, &first);
-    bool ok = true;
     if (!dl__meet(c, channel, call, data)) return false;
-    for (size_t i = first, m; w->replicas > 1 && i < first + mine; i += m) {
+    dl_real factor = t ? 1 : dl__factor(w, ch, true);
+    for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
         dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
-        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
+        dl_real *sum = (dl_real *)ch->slot[0].data + i;
+        if (factor != 1) dl__scale(sum, m, factor);
         for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
     if (!t) return true;
-    if (!c->local) {
-        char *room = w->desc.invariant_shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
-        ok = dl__agree(c, channel, call) && (room || !w->desc.invariant_shards);
-        const char *sentence = !ok ? NULL
-            : room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
-                                        : t->all_reduce(t->user, channel, data, n, op, w->seconds);
-        if (sentence) ok = dl__transport_failed(c, call, sentence);
-    }
+    bool ok = c->local || dl__reduce_processes(c, channel, *call, data, n, op);
     dl__meet(c, channel, NULL, NULL);
     if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
+    factor = dl__factor(w, ch, false);
     dl__meet(c, channel, NULL, NULL);
-    return ok && !(t && dl__world_failed(w));
+    if (factor != 1) dl__scale(data, n, factor);
+    return ok && !dl__world_failed(w);
 }
 
 /* The process of a rank, and its index there. */
@@ -11664,11 +11776,13 @@ static bool dl__room_for_parameters(dl_comm *c)
         dl_real *mask = bucket ? (dl_real *)dl__alloc(ctx, n * sizeof *mask, 0) : NULL;
         uint8_t *has = mask ? (uint8_t *)dl__grow(ctx, c->has, (size_t)c->params, n, 0) : NULL;
         uint8_t *own = has ? (uint8_t *)dl__grow(ctx, c->own, (size_t)c->params, n, 0) : NULL;
+        uint8_t *kept = own ? (uint8_t *)dl__grow(ctx, c->kept, (size_t)c->params, n, 0) : NULL;
         if (has) c->has = has;
-        if (!own) return false;
+        if (own) c->own = own;
+        if (!kept) return false;
         dl__release(ctx, c->bucket);
         dl__release(ctx, c->mask);
-        c->own = own;
+        c->kept = kept;
         c->bucket = bucket;
         c->mask = mask;
         c->params = (int)n;
@@ -11872,88 +11986,104 @@ static bool dl__finish_buckets(dl_comm *c)
 static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->levels; }
 
 #if DL__DEVICES
-/* This replica's slice of a bucket: from all to here, summed in the order of dl__tree, and back to all. `list` has room for half
-   as many as there are replicas. */
-static bool dl__sum_there(const dl_comm *c, const dl__bucket *b, dl_device_update *list)
+DL_API bool dl_device_may_wait(dl_context *ctx)
 {
-    const dl_backend *backend = c->ctx->backend;
-    const dl__slot *slot = c->world->channel[DL__GRADIENTS].slot;
-    void *device = c->ctx->device;
-    const int replicas = c->world->replicas;
-    size_t at, n = dl__slice_of(c, b->n, &at);
-    at += b->first;
-    for (int r = 0; n && r < replicas; r++) {
-        const dl_comm *from = (const dl_comm *)slot[r].data;
-        dl_real *to = c->room + (size_t)r * n;
-        if (!backend->copy(device, to, device, from->there + at, from->ctx->device, n * sizeof *to)) return false;
+    return !ctx->failed && (!ctx->comm || !dl__world_failed(ctx->comm->world) || dl_fail(ctx, "%s", ctx->comm->world->error));
+}
+
+/* The replicas' devices, and their gradients from number `first` on; on the tape. */
+static dl_device_part *dl__parts_there(dl_comm *c, size_t first)
+{
+    const dl__world *w = c->world;
+    dl_device_part *part = (dl_device_part *)dl__tape_alloc(c->ctx, (size_t)w->replicas * sizeof *part, 0);
+    for (int r = 0; part && r < w->replicas; r++) {
+        part[r].device = w->comm[r].ctx->device;
+        part[r].x = w->comm[r].there ? w->comm[r].there + first : NULL;
     }
-    for (int apart = 1; n && apart < replicas; apart *= 2) {
-        size_t pairs = 0;
-        for (int r = 0; r + apart < replicas; r += 2 * apart) {
-            memset(&list[pairs], 0, sizeof *list);
-            list[pairs].p = c->room + (size_t)r * n;
-            list[pairs].g = c->room + (size_t)(r + apart) * n;
-            list[pairs++].n = n;
-        }
-        if (!backend->update(device, "add", list, pairs)) return false;
+    return part;
+}
+
+/* All have opened their devices: the first connects them. */
+static bool dl__connect_there(dl_comm *c)
+{
+    dl_context *ctx = c->ctx;
+    if (!c->world->desc.nccl || c->world->size == 1) return true;
+    if (!dl__called(c, dl__barrier(c, DL__MEETS))) return false;
+    if (!c->local) {
+        dl__mark mark = dl__tape_mark(ctx);
+        dl_device_part *part = dl__parts_there(c, 0);
+        if (part) ctx->backend->connect(ctx->device, part, c->world->replicas, c->world->seconds);
+        dl__tape_release(ctx, mark);
     }
-    for (int r = 0; n && r < replicas; r++) {
-        const dl_comm *to = (const dl_comm *)slot[r].data;
-        if (!backend->copy(device, to->there + at, to->ctx->device, c->room, device, n * sizeof(dl_real))) return false;
-    }
+    return !ctx->failed && dl__called(c, dl__barrier(c, DL__MEETS));
+}
+
+/* Buckets up to number n are complete here. */
+static bool dl__ready_there(dl_comm *c, int n)
+{
+    dl_context *ctx = c->ctx;
+    if (n > c->ready) c->there = (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true);
+    for (int b = c->ready; b < n; b++)
+        if (!c->there || !ctx->backend->ready(ctx->device, b)) return false;
+    __atomic_store_n(&c->ready, n, __ATOMIC_RELEASE);
     return true;
 }
 
-/* Room for the replicas' slices of the largest bucket. */
-static bool dl__room_there(dl_comm *c)
+/* Begins the sums of buckets up to number n, which are complete on all replicas. */
+static bool dl__begin_there(dl_comm *c, int n)
 {
-    size_t first, need = 0;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) need = DL__MAX(need, dl__slice_of(c, b->n, &first));
-    need *= (size_t)c->world->replicas * sizeof(dl_real);
-    if (need <= c->room_size) return true;
-    if (c->room) c->ctx->backend->release(c->ctx->device, c->room);
-    c->room = (dl_real *)c->ctx->backend->alloc(c->ctx->device, need);
-    c->room_size = c->room ? need : 0;
-    return c->room != NULL;
+    const dl__world *w = c->world;
+    dl_context *ctx = c->ctx;
+    bool ok = true;
+    for (; ok && c->begun < n; c->begun++) {
+        const dl__bucket *b = &c->bucket[c->begun];
+        dl__mark mark = dl__tape_mark(ctx);
+        dl_device_part *part = dl__parts_there(c, b->first);
+        ok = part && ctx->backend->reduce(ctx->device, part, w->replicas, c->local, c->begun, b->n);
+        dl__tape_release(ctx, mark);
+        c->stats.reduce.bytes += b->n * sizeof(dl_real);
+    }
+    return ok;
 }
 
-/* All buckets, without the host: each replica begins to read when all have marked the end of their backward pass, and what comes
-   next here waits until all have marked the end of their sums. */
-static bool dl__reduce_there(dl_comm *c, dl_device_update *list)
+/* Nobody waits for the others here: the next launch asks again. */
+static bool dl__advance_there(dl_comm *c, int complete)
+{
+    const dl__world *w = c->world;
+    bool ok = dl__ready_there(c, complete);
+    int n = c->ready;
+    for (int r = 0; r < w->replicas; r++) n = DL__MIN(n, __atomic_load_n(&w->comm[r].ready, __ATOMIC_ACQUIRE));
+    return ok && dl__begin_there(c, n);
+}
+
+/* What is left of the sums, without the host; what comes next here waits until all replicas have summed their shares. */
+static bool dl__reduce_there(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
     const dl__world *w = c->world;
-    const dl_backend *backend = ctx->backend;
-    const dl__slot *slot = w->channel[DL__GRADIENTS].slot;
     size_t n = 0;
     uint64_t at = dl__microseconds();
-    c->there = ctx->grads ? (dl_real *)dl__there(ctx, ctx->grads, ctx->cap_values * sizeof(dl_real), true) : NULL;
-    if ((c->buckets && !c->there) || !dl__room_there(c) || !backend->mark(ctx->device, 0)) return false;
     for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) n += b->n;
+    for (int b = c->begun; b < c->buckets; b++) c->stats.wait.bytes += c->bucket[b].n * sizeof(dl_real);
+    bool ok = dl__ready_there(c, c->buckets);
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)c->buckets, n);
-    if (!dl__meet(c, DL__GRADIENTS, &call, c)) return false;
-    bool ok = true;
-    for (int r = 0; r < w->replicas; r++)
-        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 0));
-    for (const dl__bucket *b = c->bucket; ok && b < c->bucket + c->buckets; b++) ok = dl__sum_there(c, b, list);
-    ok = ok && backend->mark(ctx->device, 1);
+    if (!dl__meet(c, DL__GRADIENTS, &call, NULL)) return false;
+    __atomic_store_n(&c->ready, 0, __ATOMIC_RELAXED); /* nobody asks any more before the next step */
+    ok = ok && dl__begin_there(c, c->buckets) && ctx->backend->summed(ctx->device);
     dl__meet(c, DL__GRADIENTS, NULL, NULL);
     for (int r = 0; r < w->replicas && !dl__world_failed(w); r++)
-        ok = ok && (r == c->local || backend->follow(ctx->device, ((const dl_comm *)slot[r].data)->ctx->device, 1));
-    c->stats.reduce.bytes += n * sizeof(dl_real);
-    c->stats.wait.bytes += n * sizeof(dl_real);
+        ok = ok && ctx->backend->join(ctx->device, w->comm[r].ctx->device);
     dl__lap(&at, &c->stats.reduce);
     return ok;
 }
 
-/* All buckets, summed and multiplied. */
+/* All buckets, summed and multiplied: `factor` is known when all have closed. */
 static bool dl__finish_there(dl_comm *c, dl_real factor)
 {
     dl_context *ctx = c->ctx;
     dl__mark mark = dl__tape_mark(ctx);
-    size_t most = DL__MAX((size_t)c->buckets, (size_t)c->world->replicas);
-    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, most * sizeof *list, 0);
-    bool ok = list && dl__reduce_there(c, list);
+    dl_device_update *list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(c->buckets + 1) * sizeof *list, 0);
+    bool ok = list && dl__reduce_there(c);
     if (ok && factor != 1 && c->buckets) {
         memset(list, 0, (size_t)c->buckets * sizeof *list);
         for (int i = 0; i < c->buckets; i++) {
@@ -11969,24 +12099,25 @@ static bool dl__finish_there(dl_comm *c, dl_real factor)
 }
 #endif
 
-/* The gradients of all ranks, times `factor`. */
-static bool dl__finish(dl_comm *c, dl_real factor)
+/* The gradients of all ranks, divided by their weight. */
+static bool dl__finish(dl_comm *c)
 {
 #if DL__DEVICES
-    if (dl__stays_there(c)) return dl__finish_there(c, factor);
+    if (dl__stays_there(c)) return dl__finish_there(c, c->ctx->reduced > 0 ? (dl_real)(1 / c->ctx->reduced) : 1);
 #endif
-    if (!dl__finish_buckets(c)) return false;
-    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets && factor != 1; b++)
-        dl__scale(c->ctx->grads + b->first, b->n, factor);
-    return true;
+    return dl__finish_buckets(c);
 }
+
+/* Shards of a window that goes on behind this batch. */
+static bool dl__opens(const dl_context *ctx) { return ctx->parts && ctx->no_sync; }
 
 static void dl__begin_buckets(dl_comm *c, const char *pattern)
 {
     dl__make_buckets(c, pattern);
     c->complete = 0;
+    c->weight = c->open || dl__opens(c->ctx) ? HUGE_VAL : c->ctx->weight;
     dl__lock(c->world);
-    c->posted = c->done = 0;
+    c->posted = c->done = c->begun = 0;
     c->finishing = false;
     dl__unlock(c->world);
 }
@@ -11995,6 +12126,10 @@ static void dl__post_complete(dl_comm *c)
 {
     int n = c->complete;
     while (n < c->buckets && !c->bucket[n].waits) n++;
+#if DL__DEVICES
+    if (dl__stays_there(c)) dl__advance_there(c, c->complete = n);
+    else
+#endif
     dl__post(c, n);
 }
 
@@ -12035,6 +12170,7 @@ static bool dl__begin_part(dl_context *ctx, const char *pattern)
     if (ctx->parts && c->part && hash != c->pattern)
         return dl_fail(ctx, "dl_backward: with invariant_shards all %d shards of a step need the same pattern", ctx->parts);
     c->pattern = hash;
+    if (!c->part) c->batch_weight = 0;
     if (!c->part && ctx->params) memset(c->has, 0, (size_t)ctx->params);
     return true;
 }
@@ -12057,13 +12193,14 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     }
     c->shard_weight = count ? (double)count : 1;
     ctx->weight = counted ? ctx->weight + c->shard_weight : 1;
+    c->batch_weight += c->shard_weight;
     if ((reduces || ctx->parts) && !dl__fill_absent(c, pattern, false)) return false;
     if (!reduces) return true;
     dl__begin_buckets(c, pattern);
-    c->overlaps = !ctx->config.eager && !DL__ON(ctx);
+    c->overlaps = !ctx->config.eager && (!DL__ON(ctx) || dl__stays_there(c));
     for (uint32_t i = from; i < ctx->nodes; i++)
         if (ctx->node[i]->op == &dl__accumulate_op && ctx->node[i]->numel) dl__bucket_at(c, ctx->node[i]->offset)->waits++;
-    if (c->overlaps) dl__post_complete(c);
+    if (c->overlaps && !DL__ON(ctx)) dl__post_complete(c); /* on a device the gradients may still have to be sent there */
     return true;
 }
 
@@ -12099,7 +12236,7 @@ static bool dl__share_buffers(dl_comm *c)
         dl__call call = dl__make_call(c, DL__CALLS, DL__SHARES_BUFFERS, 0, ctx->n_buffers);
         if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->change, ctx->n_buffers, DL_COMM_SUM))) return false;
         for (size_t i = 0; i < ctx->n_buffers; i++)
-            ctx->buffers[i] = ctx->reduced > 0 ? c->before[i] + c->change[i] / (dl_real)ctx->reduced : c->before[i];
+            ctx->buffers[i] = c->batch > 0 ? c->before[i] + c->change[i] / (dl_real)c->batch : c->before[i];
         return true;
     }
     while (root < c->world->size - 1 && c->closing[root].weight == 0) root++;
@@ -12107,15 +12244,42 @@ static bool dl__share_buffers(dl_comm *c)
     return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
+/* The sums of a batch, in a window of several. They go to those before them, or, at its end, these are added, and all divided. */
+static bool dl__add_batch(dl_comm *c, const char *pattern, bool stays_open)
+{
+    dl_context *ctx = c->ctx;
+    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
+    if (!dl__grow_along(ctx, &c->window, c->cap_window, ctx->cap_values)) return false;
+    c->cap_window = ctx->cap_values;
+    for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) {
+        dl_real *g = ctx->grads + b->first, *sum = c->window + b->first;
+        if (!c->open) memcpy(sum, g, b->n * sizeof *g);
+        else DL__CALL(ctx->level, add_to, (sum, g, b->n));
+        if (stays_open) continue;
+        memcpy(g, sum, b->n * sizeof *g);
+        dl__scale(g, b->n, factor);
+    }
+    for (int i = 0; i < ctx->params; i++) {
+        if (!dl__is_reduced(&ctx->param[i], pattern)) continue;
+        c->kept[i] = (uint8_t)((c->open && c->kept[i]) || !ctx->param[i].fresh);
+        ctx->param[i].fresh = stays_open || !c->kept[i];
+    }
+    c->open = stays_open;
+    if (stays_open) ctx->reduced = 0; /* there is nothing to step with yet */
+    return true;
+}
+
 /* False: nobody has a gradient, or an error. */
 static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
 {
     dl_context *ctx = c->ctx;
     dl__closing mine;
-    uint64_t left = 0, at = dl__microseconds();
+    uint64_t left = 0, open = 0, at = dl__microseconds();
     memset(&mine, 0, sizeof mine);
     mine.weight = ctx->weight;
+    mine.batch = c->batch_weight;
     mine.leaving = leaving;
+    mine.open = !leaving && dl__opens(ctx);
     for (int i = 0; i < ctx->params; i++) mine.has = dl__mix(mine.has, c->has[i]);
     c->overlaps = false;
     if (!dl__stays_there(c)) {
@@ -12123,12 +12287,16 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
         dl__host_wrote(ctx, ctx->grads);
     }
     if (!dl__gather_what(c, DL__CLOSES, &mine, c->closing, sizeof mine, 0)) return false;
-    ctx->reduced = ctx->weight = 0;
+    ctx->reduced = c->batch = 0;
     c->part = 0;
-    for (int r = 0; r < c->world->size; r++) left += c->closing[r].leaving, ctx->reduced += c->closing[r].weight;
-    if (left == (uint64_t)c->world->size && ctx->reduced == 0) return false;
-    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    if (!dl__finish(c, factor) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    for (int r = 0; r < c->world->size; r++) {
+        left += c->closing[r].leaving, open += c->closing[r].open;
+        ctx->reduced += c->closing[r].weight, c->batch += c->closing[r].batch;
+    }
+    if (!open) ctx->weight = 0;
+    if (left == (uint64_t)c->world->size && ctx->reduced == 0) return c->open = false;
+    if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if ((open || c->open) && !dl__add_batch(c, pattern, open != 0)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;
     c->step++;
@@ -12182,8 +12350,7 @@ static bool dl__after_backward(dl_context *ctx, const char *pattern)
     return dl__close(c, pattern, false) || !ctx->failed;
 }
 
-/* A micro-batch without samples; leaving: all that are left of the step. */
-static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
+static bool dl__nothing_of_batch(dl_context *ctx, const char *pattern, bool leaving)
 {
     dl_comm *c = ctx->comm;
     if (ctx->failed) return false;
@@ -12203,11 +12370,22 @@ static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
     return dl__close(c, pattern, leaving);
 }
 
+/* A micro-batch without samples; leaving: all that are left of the step. */
+static bool dl__nothing(dl_context *ctx, const char *pattern, bool leaving)
+{
+    bool ok;
+    do ok = dl__nothing_of_batch(ctx, pattern, leaving);
+    while (ok && leaving && ctx->comm->open);
+    return ok;
+}
+
 static bool dl__before_step(dl_context *ctx, const char *pattern)
 {
     const dl_comm *c = ctx->comm;
     if (c->part)
         return dl_fail(ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
+    if (c->open)
+        return dl_fail(ctx, "dl_step: the window is open: dl_no_sync(ctx, false) must come before the shards of its last batch");
     for (int i = 0; i < ctx->params; i++)
         if (c->own[i] && !ctx->param[i].fresh && dl__is_reduced(&ctx->param[i], pattern))
             return dl_fail(ctx,
@@ -12279,7 +12457,7 @@ static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
 #if DL__DEVICES
-    if (c->room) c->ctx->backend->release(c->ctx->device, c->room); /* and all that was begun has ended */
+    if (DL__ON(c->ctx)) c->ctx->backend->release(c->ctx->device, NULL); /* after an error it gives up sums: others are not to wait */
 #endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
@@ -12340,6 +12518,9 @@ static void dl__replica_main(dl_comm *c)
         return;
     }
     dl__join_world(c);
+#if DL__DEVICES
+    if (!c->ctx->failed) dl__connect_there(c);
+#endif
     if (!c->ctx->failed) w->fn(c->ctx, c, w->user);
     if (!c->ctx->failed) dl_end(c->ctx);
     if (!c->ctx->failed) dl__called(c, dl__barrier(c, DL__LEAVES));
@@ -12459,6 +12640,8 @@ static void dl__launch_world(dl__world *w, int named)
                 w->desc.devices);
         w->there = w->there && strcmp(c->device, "cpu") != 0;
     }
+    if (ok && w->desc.nccl && w->size > 1 && (!w->there || w->desc.invariant_shards))
+        ok = dl__fail_locked(w, "dl_launch: nccl is for replicas that are all on GPUs of one process, without invariant_shards");
     if (ok) dl__run_replicas(w);
     else dl__spread(w);
     for (int i = 0; i < DL__CHANNELS; i++) {
@@ -12544,6 +12727,9 @@ struct dl_data_parallel {
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
+    dl_tensor mine, all;     /* with desc.outputs: the own chunk's output here; all of them there, */
+    dl_real *gathered;       /* as they were copied */
+    size_t gathered_size;
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
@@ -12801,12 +12987,9 @@ static dl_data_parallel *dl__parent_of(const dl_node *n)
     return (dl_data_parallel *)p;
 }
 
-static void dl__assemble_run(const dl_run_args *r)
+/* All outputs, of so many numbers a sample, side by side. */
+static bool dl__gather_outputs(dl_data_parallel *dp, dl_real *y, size_t row, const void *own)
 {
-    dl_data_parallel *dp = dl__parent_of(r->node);
-    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
-    dl_real *y = (dl_real *)r->out;
-    const void *own = dp->own ? dl__host_in(r, 0) : NULL;
     bool ok = dl__helpers_wait(dp);
     dl__lap(&dp->at, &dp->stats.forward);
     if (own) memcpy(y + dp->first * row, own, dp->own * row * sizeof *y);
@@ -12816,16 +12999,19 @@ static void dl__assemble_run(const dl_run_args *r)
         dp->stats.gather.bytes += h->n * row * sizeof *y;
     }
     dl__lap(&dp->at, &dp->stats.gather);
+    return ok;
 }
 
-static void dl__send_back_run(const dl_run_args *r)
+static void dl__assemble_run(const dl_run_args *r)
 {
     dl_data_parallel *dp = dl__parent_of(r->node);
-    const dl_node *dy = r->node->in[0];
-    size_t row = dy->numel / (size_t)dy->dim[0];
-    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
-    if (!from) return;
-    *(dl_real *)r->out = 0;
+    size_t row = r->node->dim[0] ? r->node->numel / (size_t)r->node->dim[0] : 0;
+    dl__gather_outputs(dp, (dl_real *)r->out, row, dp->own ? dl__host_in(r, 0) : NULL);
+}
+
+/* The gradient of all outputs to the replicas, which run back. */
+static void dl__send_back(dl_data_parallel *dp, const dl_real *from, size_t row)
+{
     dl__lap(&dp->at, &dp->stats.forward); /* the loss */
     for (int i = 0; i < dp->used; i++) {
         const dl__helper *h = &dp->helper[i];
@@ -12834,6 +13020,15 @@ static void dl__send_back_run(const dl_run_args *r)
     }
     dl__lap(&dp->at, &dp->stats.gather);
     dl__helpers_start(dp, DL__BACKWARD);
+}
+
+static void dl__send_back_run(const dl_run_args *r)
+{
+    const dl_node *dy = r->node->in[0];
+    const dl_real *from = (const dl_real *)dl__host_in(r, 0);
+    if (!from) return;
+    *(dl_real *)r->out = 0;
+    dl__send_back(dl__parent_of(r->node), from, dy->numel / (size_t)dy->dim[0]);
 }
 
 static void dl__collect_run(const dl_run_args *r)
@@ -12938,14 +13133,14 @@ static int dl__make_portals(dl_data_parallel *dp, dl_node **portal, int most)
     return portals;
 }
 
-static bool dl__room_for_dy(dl_data_parallel *dp, dl__helper *h, size_t numel)
+static bool dl__room_for(dl_context *ctx, dl_real **buffer, size_t *size, size_t numel)
 {
-    if (h->dy_size >= numel) return true;
-    dl_real *dy = (dl_real *)dl__alloc(dp->ctx, numel * sizeof *dy, 0);
-    if (!dy) return false;
-    dl__release(dp->ctx, h->dy);
-    h->dy = dy;
-    h->dy_size = numel;
+    if (*size >= numel) return true;
+    dl_real *room = (dl_real *)dl__alloc(ctx, numel * sizeof *room, 0);
+    if (!room) return false;
+    dl__release(ctx, *buffer);
+    *buffer = room;
+    *size = numel;
     return true;
 }
 
@@ -12969,11 +13164,29 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
         dl__helper *h = &dp->helper[i];
         const dl_node *theirs = h->ctx->node[h->y.node];
         ok = theirs->numel == h->n * row
-            ? dl__room_for_dy(dp, h, theirs->numel)
+            ? dl__room_for(ctx, &h->dy, &h->dy_size, theirs->numel)
             : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
     }
     if (!ok || ctx->failed) dl__helpers_rest(dp);
     return ok && !ctx->failed;
+}
+
+/* With desc.outputs: all outputs, of shape *s, as a tensor of that context. `mine` is the own chunk's; s NULL: there is no other. */
+static dl_tensor dl__show_outputs(dl_data_parallel *dp, dl_tensor mine, const dl_shape *s)
+{
+    dl_context *ctx = dp->ctx, *to = dp->desc.outputs;
+    const dl_shape shape = s ? *s : dl_shape_of(mine);
+    size_t n = 1;
+    for (int i = 0; i < shape.ndim; i++) n *= (size_t)shape.dim[i];
+    const void *own = dp->own ? dl_data(dl_keep(mine)) : NULL;
+    bool ok = !ctx->failed && (s || dl__check_rows(ctx, ctx->node[mine.node], dp->own)) &&
+        dl__room_for(ctx, &dp->gathered, &dp->gathered_size, DL__MAX(n, (size_t)1));
+    if (!ok) dl__helpers_rest(dp);
+    if (!ok || !dl__gather_outputs(dp, dp->gathered, n / (size_t)shape.dim[0], own)) return dl__none();
+    dp->mine = mine;
+    dp->all = dl_variable(to, shape, dp->gathered);
+    if (!dp->all.ctx) dl_fail(ctx, "dl_data_parallel_forward: .outputs: %s", dl_error(to));
+    return dp->all;
 }
 
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
@@ -12990,10 +13203,15 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
     dl__lap(&dp->at, &dp->stats.scatter);
     dp->stats.steps++;
-    if (!dp->used) return dl__run_model(dp, x);
+    if (!dp->used) return dp->desc.outputs ? dl__show_outputs(dp, dl__run_model(dp, x), NULL) : dl__run_model(dp, x);
     dp->with_loss = false;
     dl__helpers_start(dp, DL__RECORD);
     if (!dl__helpers_wait(dp) || !dl__map_parameters(dp)) return dl__none();
+    if (dp->desc.outputs) {
+        dl__helpers_start(dp, DL__FORWARD);
+        if (!dl__own_forward(dp, x, in, &s)) return dl__none();
+        return dl__show_outputs(dp, dp->own ? dl__handle(ctx, in[0]) : dl__none(), &s);
+    }
     int own = dp->own != 0, portals = dl__make_portals(dp, in + own, (int)DL__COUNT_OF(in) - own);
     if (ctx->failed) return dl__none();
     dl__helpers_start(dp, DL__FORWARD);
@@ -13069,6 +13287,32 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     dl__lap(&dp->at, &dp->stats.reduce);
     if (loss) *loss = total;
     return !ctx->failed;
+}
+
+DL_API bool dl_data_parallel_backward_from(dl_data_parallel *dp, dl_tensor loss)
+{
+    dl_tensor dy;
+    if (!dp || dp->ctx->failed) return false;
+    dl_context *ctx = dp->ctx, *from = dp->desc.outputs;
+    const char *wrong = !from ? "there is no .outputs: the outputs are ctx's, where dl_backward does it"
+        : loss.ctx && loss.ctx != from ? "the loss is a tensor of another context than .outputs"
+        : !dp->all.ctx ? "dl_data_parallel_forward comes first" : NULL;
+    const dl_real *d = !wrong && dl_grad(loss, &dp->all, 1, &dy) ? (const dl_real *)dl_data(dy) : NULL;
+    if (!wrong && !d) wrong = from->failed ? dl_error(from) : "the loss is no tensor";
+    if (wrong) return dl_fail(ctx, "dl_data_parallel_backward_from: %s", wrong);
+    dl_shape s = dl_shape_of(dp->all);
+    size_t row = dl_numel(dp->all) / (size_t)s.dim[0];
+    dl__send_back(dp, d, row);
+    s.dim[0] = (dl_index)dp->own;
+    if (dp->own) dl_backward(dl_sum(dl_mul(dp->mine, dl_borrow(ctx, DL_F32, s, d + dp->first * row))));
+    else dl_end(ctx);
+    bool ok = dl__helpers_wait(dp);
+    dl__lap(&dp->at, &dp->stats.backward);
+    for (int i = 0; i < dp->used && ok; i++) dl__add_gradients(dp, &dp->helper[i]);
+    dl__lap(&dp->at, &dp->stats.reduce);
+    dl_end(from);
+    dp->all = dl__none();
+    return ok && !ctx->failed;
 }
 
 DL_API void dl_data_parallel_stats(const dl_data_parallel *dp, dl_parallel_stats *out)
@@ -13152,6 +13396,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     int n = dl__count_devices(devices) - 1, threads = 0;
     if (ctx->replica)
         return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+    if (desc->outputs == ctx)
+        return dl_fail(ctx, "dl_data_parallel_create: .outputs must be another context than ctx; NULL is ctx"), (dl_data_parallel *)NULL;
     if (desc->output < 0 || desc->output > n)
         return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
     if (desc->devices && !dl__named_device(ctx, devices, desc->output, true, own, &threads)) return NULL;
@@ -15669,6 +15915,8 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
         if (dl__grad_of(ctx, &ctx->param[i]))
             return dl_fail(ctx, "dl_snapshot_save: '%s' has a gradient, of which each rank may have a part; save after dl_step",
                 ctx->param[i].name);
+    if (ctx->replica && (ctx->comm->part || ctx->comm->open))
+        return dl_fail(ctx, "dl_snapshot_save: there are shards that wait for others of their batch or window; save after dl_step");
     memset(&s, 0, sizeof s);
     s.d = run;
     if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;

@@ -10,6 +10,7 @@
        NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
+       cuBLAS          if dl_config.blas asks for it: libcublas.so.13, .12 or none, or DLTRAIN_CUBLAS
    What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
@@ -40,7 +41,9 @@ DL_API const char *dl_cuda_device_name(const dl_context *ctx);
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -56,18 +59,29 @@ static const char *const dl__cuda_binary_rows[] = { "add", "sub", "mul", "div", 
     "minimum", "bce", "relu_back", "gelu_back", "eq", "ne", "lt", "le", "gt", "ge", NULL };
 static const char *const dl__cuda_attention_cu[] = {
     "#line 1 \"tools/kernels/attention.cu\"\n",
-    "// Attention: y [L,F] = softmax(scale q k' + mask) v, and its gradients. Rows of scores and of probabilities are written down,\n",
-    "// [batch][L][S] each; a causal row counts products with probabilities of 0 up to the end of its block of `block` queries, as on the CPU.\n",
+    "// Attention: y [L,F] = softmax(scale q k' + mask) v, and its gradients, by tiles of 64 queries and 64 keys, 4 x 4 scores a thread. Scores are\n",
+    "// computed wherever they are needed and never written down: once for the greatest of a row, once for the sum of exponentials, once to be\n",
+    "// used. A causal row counts products with probabilities of 0 up to the end of its block of `block` queries, as on the CPU.\n",
     "struct Matrix { float *base; dl_index row, column, batch[8]; }; // a number lies at base + batch + i * row + j * column\n",
     "struct Attention {\n",
-    "    dl_index l, s, e, f;\n",
-    "    int batch_dims, causal;\n",
-    "    dl_index block, batches;\n",
+    "    int l, s, e, f, batch_dims, causal, block, back;\n",
+    "    dl_index batches;\n",
     "    uint32_t batch[8];\n",
     "    float scale;\n",
-    "    Matrix q, k, v, mask, y, dq, dk, dv; // without a base: none\n",
-    "    float *p, *dp;\n",
+    "    Matrix q, k, v, mask, y, dq, dk, dv; // without a base: none; in the gradient y is dy\n",
+    "    float *top, *sum, *slope;            // of each query: the greatest score, the sum of exponentials, the sum of p dp\n",
+    "    float *chunk;                        // where S is more than a chunk: sums of chunks, of each query\n",
     "};\n",
+    "enum { SIDE = 64, PAD = SIDE + 4 };\n",
+    "#define FULL 0xffffffffu\n",
+    "// One tile of rows that are read 128 bits at a time takes the place of the pieces that scores are made of\n",
+    "struct Tiles {\n",
+    "    union { Pieces<SIDE> pieces; float rows[SIDE][PAD]; };\n",
+    "    float p[SIDE][PAD]; // probabilities or their gradients: a column of the tile is a row here\n",
+    "};\n",
+    "#define CELLS(i, j) \\\n",
+    "    _Pragma(\"unroll\") for (int i = 0; i < 4; i++) \\\n",
+    "        _Pragma(\"unroll\") for (int j = 0; j < 4; j++)\n",
     "\n",
     "static float *matrix_at(const Attention &t, const Matrix &m, dl_index batch)\n",
     "{\n",
@@ -78,104 +92,332 @@ static const char *const dl__cuda_attention_cu[] = {
     "    }\n",
     "    return p;\n",
     "}\n",
-    "static dl_index least(dl_index a, dl_index b) { return a < b ? a : b; }\n",
-    "static dl_index seen(const Attention &t, dl_index l) { return t.causal ? least(t.s, l + 1) : t.s; } // keys of a row\n",
-    "static dl_index counted(const Attention &t, dl_index l) // keys of its block of queries\n",
+    "static int seen(const Attention &t, int l) { return l >= t.l ? 0 : t.causal ? min(t.s, l + 1) : t.s; } // keys of a row\n",
+    "static int counted(const Attention &t, int l) // keys of its block of queries; four rows of a thread are of one block\n",
     "{\n",
-    "    dl_index in_part = l % DL__KB, end = l - in_part + (in_part / t.block + 1) * t.block;\n",
-    "    return seen(t, least(least(end, l - in_part + DL__KB), t.l) - 1);\n",
+    "    return seen(t, min((l / t.block + 1) * t.block, t.l) - 1);\n",
     "}\n",
     "\n",
-    "// a chain over k < n, in blocks of 256, of x[k * dx] y[k * dy]\n",
-    "static float dot(const float *x, dl_index dx, const float *y, dl_index dy, dl_index n)\n",
+    "struct View { const float *at; dl_index row, column; };\n",
+    "static View view_of(const Attention &t, const Matrix &m, dl_index batch)\n",
     "{\n",
-    "    float total = 0;\n",
-    "    for (dl_index k0 = 0; k0 == 0 || k0 < n; k0 += DL__KB) {\n",
-    "        float p = 0;\n",
+    "    View v = { m.base ? matrix_at(t, m, batch) : 0, m.row, m.column };\n",
+    "    return v;\n",
+    "}\n",
+    "static View either(bool second, const View &a, const View &b) // member by member: a choice of addresses would put them into memory\n",
+    "{\n",
+    "    View v = { second ? b.at : a.at, second ? b.row : a.row, second ? b.column : a.column };\n",
+    "    return v;\n",
+    "}\n",
+    "struct Batch { View q, k, v, dy, mask; dl_index first; }; // first: the number of its first query among all\n",
+    "static Batch batch_of(const Attention &t, dl_index batch)\n",
+    "{\n",
+    "    Batch b = { view_of(t, t.q, batch), view_of(t, t.k, batch), view_of(t, t.v, batch), view_of(t, t.y, batch), view_of(t, t.mask, batch), batch * t.l };\n",
+    "    return b;\n",
+    "}\n",
+    "static int across() { return (int)threadIdx.x % 16 * 4; } // the first of a thread's columns of a tile, and of its rows\n",
+    "static int down() { return (int)threadIdx.x / 16 * 4; }\n",
+    "\n",
+    "// Which keys the queries of a thread see. KEYS: rows of the tile are keys, its columns queries\n",
+    "template <bool KEYS> struct Seen {\n",
+    "    int end[4];\n",
+    "    Seen(const Attention &t, int l0)\n",
+    "    {\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 4; i++) end[i] = seen(t, l0 + (KEYS ? across() : down()) + i);\n",
+    "    }\n",
+    "    bool has(int j0, int i, int j) const { return j0 + (KEYS ? down() + i : across() + j) < end[KEYS ? j : i]; }\n",
+    "};\n",
+    "\n",
+    "struct Lines { // a source for tile.cu, whose rows are contiguous as a rule\n",
+    "    View v;\n",
+    "    enum { along = true };\n",
+    "    const float *row[4];\n",
+    "    void begin(int i, uint32_t r) { row[i] = v.at + r * v.row; }\n",
+    "    float get(int i, uint64_t k) const { return row[i][(dl_index)k * v.column]; }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "\n",
+    "// x = the scores of queries, from l0 on, and keys, from j0 on; or the gradients of probabilities, which are products of dy and v\n",
+    "template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*x)[4])\n",
+    "{\n",
+    "    Lines queries = { either(back, b.q, b.dy) }, keys = { either(back, b.k, b.v) };\n",
+    "    tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l), (uint32_t)(KEYS ? t.l : t.s),\n",
+    "        (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);\n",
+    "    __syncthreads();\n",
+    "    if (back) return;\n",
+    "    CELLS(i, j) {\n",
+    "        x[i][j] = E_MUL(x[i][j], t.scale);\n",
+    "        if (b.mask.at && sees.has(j0, i, j)) {\n",
+    "            int l = l0 + (KEYS ? across() + j : down() + i), key = j0 + (KEYS ? down() + i : across() + j);\n",
+    "            x[i][j] = E_ADD(x[i][j], b.mask.at[l * b.mask.row + key * b.mask.column]);\n",
+    "        }\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The 64 lanes of rule 5 are the columns of a tile: those of each row added pairwise, for all of it; empty again\n",
+    "static void add_lanes(float (*lane)[4], float *sum)\n",
+    "{\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++) {\n",
+    "#pragma unroll\n",
+    "        for (int h = 8; h; h /= 2)\n",
+    "#pragma unroll\n",
+    "            for (int j = 0; j < 4; j++) lane[i][j] = E_ADD(lane[i][j], __shfl_down_sync(FULL, lane[i][j], h, 16));\n",
+    "        sum[i] = __shfl_sync(FULL, E_ADD(E_ADD(lane[i][0], lane[i][2]), E_ADD(lane[i][1], lane[i][3])), 0, 16);\n",
+    "        lane[i][0] = lane[i][1] = lane[i][2] = lane[i][3] = 0;\n",
+    "    }\n",
+    "}\n",
+    "// That when a chunk of keys ends, at `end`, or all; the sums of several chunks are added likewise\n",
+    "static void end_tile(const Attention &t, const Batch &b, int l0, int end, int keys, float (*lane)[4], float *sum)\n",
+    "{\n",
+    "    int chunks = (t.s + DL__CHUNK - 1) / DL__CHUNK, l = l0 + down();\n",
+    "    float *to = t.chunk + (b.first + l) * chunks;\n",
+    "    if (end % DL__CHUNK && end < keys) return;\n",
+    "    add_lanes(lane, sum);\n",
+    "    if (keys <= DL__CHUNK) return;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++)\n",
+    "        if (across() == 0 && l + i < t.l) to[i * chunks + (end - 1) / DL__CHUNK] = sum[i];\n",
+    "    if (end < keys) return;\n",
+    "    __syncthreads();\n",
+    "    CELLS(i, j)\n",
+    "        for (int k = across() + j; l + i < t.l && k * DL__CHUNK < keys; k += DL__LANES) lane[i][j] = E_ADD(lane[i][j], to[i * chunks + k]);\n",
+    "    add_lanes(lane, sum);\n",
+    "    __syncthreads();\n",
+    "}\n",
+    "\n",
+    "// A thread's own numbers in s.p: registers are few while products are made\n",
+    "static void keep(Tiles &s, float (*x)[4])\n",
+    "{\n",
+    "#pragma unroll\n",
+    "    for (int j = 0; j < 4; j++) *(float4 *)&s.p[across() + j][down()] = make_float4(x[0][j], x[1][j], x[2][j], x[3][j]);\n",
+    "}\n",
+    "// s.p = x, then s.rows = 64 rows of m, from row r0 and column c0 on: for accumulate\n",
+    "static void put_down(Tiles &s, float (*x)[4], const View &m, int r0, int rows, int c0, int columns)\n",
+    "{\n",
+    "    keep(s, x);\n",
+    "#pragma unroll 4\n",
+    "    for (int e = (int)threadIdx.x; e < SIDE * SIDE; e += THREADS) {\n",
+    "        int r = e / SIDE, c = e % SIDE;\n",
+    "        s.rows[r][c] = r0 + r < rows && c0 + c < columns ? m.at[(r0 + r) * m.row + (c0 + c) * m.column] : 0;\n",
+    "    }\n",
+    "    __syncthreads();\n",
+    "}\n",
+    "// acc += s.p' s.rows, of steps from `first` to `last`; its chain, of n steps, may have ended at `end`\n",
+    "static void accumulate(const Tiles &s, int first, int last, int end, int n, float (*acc)[4], float (*total)[4])\n",
+    "{\n",
+    "#pragma unroll 4\n",
+    "    for (int k = max(first, 0); k < min(last, SIDE); k++) {\n",
+    "        float x[4], y[4];\n",
+    "        *(float4 *)x = *(const float4 *)&s.p[k][down()];\n",
+    "        *(float4 *)y = *(const float4 *)&s.rows[k][across()];\n",
+    "        CELLS(i, j) acc[i][j] = __fmaf_rn(x[i], y[j], acc[i][j]);\n",
+    "    }\n",
+    "    if (end % DL__KB == 0 || end >= n)\n",
+    "        CELLS(i, j) {\n",
+    "            total[i][j] = end <= DL__KB ? acc[i][j] : E_ADD(total[i][j], acc[i][j]);\n",
+    "            acc[i][j] = 0;\n",
+    "        }\n",
+    "    __syncthreads();\n",
+    "}\n",
+    "static void write(const Attention &t, const Matrix &m, dl_index batch, int r0, int rows, int c0, int columns, float (*x)[4])\n",
+    "{\n",
+    "    float *to = matrix_at(t, m, batch);\n",
+    "    CELLS(i, j) {\n",
+    "        int r = r0 + down() + i, c = c0 + across() + j;\n",
+    "        if (r < rows && c < columns) to[r * m.row + c * m.column] = x[i][j];\n",
+    "    }\n",
+    "}\n",
+    "#define KERNEL(name) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(256, 1) attention_##name(Attention t) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Tiles s; \\\n",
+    "        for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \\\n",
+    "    }\n",
+    "\n",
+    "// A tile of queries, c0 its first column: y = p v. Of a gradient: dq = ds k, when it is wanted, and what `keys` needs of each query\n",
+    "static void queries(Tiles &s, const Attention &t, dl_index batch, int l0, int c0)\n",
+    "{\n",
+    "    Batch b = batch_of(t, batch);\n",
+    "    Seen<false> sees(t, l0);\n",
+    "    int keys = counted(t, min(l0 + SIDE, t.l) - 1), mine = counted(t, min(l0 + down(), t.l - 1));\n",
+    "    float top[4], sum[4], slope[4], x[4][4], lane[4][4], total[4][4]; // slope: the sum of p dp\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++) top[i] = -HUGE_VALF, sum[i] = slope[i] = 0;\n",
+    "    CELLS(i, j) lane[i][j] = total[i][j] = 0;\n",
     "#pragma unroll 1\n",
-    "        for (dl_index k = k0; k < n && k < k0 + DL__KB; k++) p = __fmaf_rn(x[k * dx], y[k * dy], p);\n",
-    "        total = k0 ? E_ADD(total, p) : p;\n",
-    "    }\n",
-    "    return total;\n",
-    "}\n",
-    "\n",
-    "// p: a warp a query\n",
-    "extern \"C\" __global__ void attention_probabilities(Attention t)\n",
-    "{\n",
-    "    dl_index row = ((dl_index)blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;\n",
-    "    if (row >= t.batches * t.l) return;\n",
-    "    dl_index batch = row / t.l, l = row % t.l, n = seen(t, l);\n",
-    "    const float *q = matrix_at(t, t.q, batch) + l * t.q.row, *k = matrix_at(t, t.k, batch);\n",
-    "    const float *mask = t.mask.base ? matrix_at(t, t.mask, batch) + l * t.mask.row : 0;\n",
-    "    float *p = t.p + row * t.s, top = -HUGE_VALF;\n",
-    "    for (dl_index j = lane; j < n; j += WARP) {\n",
-    "        float x = E_MUL(dot(q, t.q.column, k + j * t.k.row, t.k.column, t.e), t.scale);\n",
-    "        if (mask) x = E_ADD(x, mask[j * t.mask.column]);\n",
-    "        p[j] = x;\n",
-    "        top = x > top ? x : top;\n",
-    "    }\n",
-    "    for (int h = WARP / 2; h; h /= 2) {\n",
-    "        float b = __shfl_xor_sync(FULL, top, h);\n",
-    "        top = b > top ? b : top;\n",
-    "    }\n",
-    "    for (dl_index j = lane; j < n; j += WARP) p[j] = E_EXP(E_SUB(p[j], top));\n",
-    "    float sum = warp_sum(SUM, p, 0, (uint64_t)n, 0, 0);\n",
-    "    for (dl_index j = lane; j < t.s; j += WARP) p[j] = j < n ? E_DIV(p[j], sum) : 0;\n",
-    "}\n",
-    "\n",
-    "// y = p v\n",
-    "extern \"C\" __global__ void attention_values(Attention t)\n",
-    "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= t.batches * t.l * t.f) return;\n",
-    "    dl_index f = i % t.f, l = i / t.f % t.l, batch = i / t.f / t.l;\n",
-    "    float *y = matrix_at(t, t.y, batch) + l * t.y.row + f * t.y.column;\n",
-    "    *y = dot(t.p + (batch * t.l + l) * t.s, 1, matrix_at(t, t.v, batch) + f * t.v.column, t.v.row, counted(t, l));\n",
-    "}\n",
-    "\n",
-    "// dp: the gradient of the scores, p (dy v' - sum(p (dy v'))) scale; a warp a query\n",
-    "extern \"C\" __global__ void attention_scores_back(Attention t)\n",
-    "{\n",
-    "    dl_index row = ((dl_index)blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;\n",
-    "    if (row >= t.batches * t.l) return;\n",
-    "    dl_index batch = row / t.l, l = row % t.l, n = seen(t, l);\n",
-    "    const float *dy = matrix_at(t, t.y, batch) + l * t.y.row, *v = matrix_at(t, t.v, batch), *p = t.p + row * t.s;\n",
-    "    float *dp = t.dp + row * t.s;\n",
-    "    for (dl_index j = lane; j < n; j += WARP) dp[j] = dot(dy, t.y.column, v + j * t.v.row, t.v.column, t.f);\n",
-    "    float sum = warp_sum(PRODUCTS, dp, p, (uint64_t)n, 0, 1);\n",
-    "    for (dl_index j = lane; j < t.s; j += WARP) dp[j] = j < n ? E_MUL(E_MUL(p[j], E_SUB(dp[j], sum)), t.scale) : 0;\n",
-    "}\n",
-    "\n",
-    "// dq = dp k\n",
-    "extern \"C\" __global__ void attention_dq(Attention t)\n",
-    "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= t.batches * t.l * t.e) return;\n",
-    "    dl_index e = i % t.e, l = i / t.e % t.l, batch = i / t.e / t.l;\n",
-    "    float *y = matrix_at(t, t.dq, batch) + l * t.dq.row + e * t.dq.column;\n",
-    "    *y = dot(t.dp + (batch * t.l + l) * t.s, 1, matrix_at(t, t.k, batch) + e * t.k.column, t.k.row, counted(t, l));\n",
-    "}\n",
-    "\n",
-    "// to [s][width] = m' from: the queries of blocks that count key j, in chains of 256\n",
-    "static void keys_back(const Attention &t, const float *m, const Matrix &from, const Matrix &to, dl_index width)\n",
-    "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= t.batches * t.s * width) return;\n",
-    "    dl_index c = i % width, j = i / width % t.s, batch = i / width / t.s;\n",
-    "    const float *x = matrix_at(t, from, batch) + c * from.column;\n",
-    "    float total = 0;\n",
-    "    m += batch * t.l * t.s + j;\n",
-    "    for (dl_index l0 = 0; l0 < t.l; l0 += DL__KB) {\n",
-    "        float p = 0;\n",
+    "    for (int pass = 0; pass < (t.back && t.dq.base ? 4 : 3); pass++) { // the greatest, the sum of exponentials, [the slope,] the product\n",
+    "        bool back = t.back && pass > 1, sums = pass == 1 || (back && pass == 2);\n",
     "#pragma unroll 1\n",
-    "        for (dl_index l = l0; l < t.l && l < l0 + DL__KB; l++)\n",
-    "            if (j < counted(t, l)) p = __fmaf_rn(m[l * t.s], x[l * from.row], p);\n",
-    "        total = l0 ? E_ADD(total, p) : p;\n",
+    "        for (int j0 = 0; j0 < keys; j0 += SIDE) {\n",
+    "            float p[4][4];\n",
+    "#pragma unroll 1\n",
+    "            for (int of = 0; of <= back; of++) {\n",
+    "                products<false>(s, t, b, of, sees, l0, j0, x);\n",
+    "                if (of < back) keep(s, x);\n",
+    "            }\n",
+    "            CELLS(i, j) p[i][j] = back ? s.p[across() + j][down() + i] : x[i][j];\n",
+    "            if (!pass) {\n",
+    "                CELLS(i, j) if (sees.has(j0, i, j) && x[i][j] > top[i]) top[i] = x[i][j];\n",
+    "                continue;\n",
+    "            }\n",
+    "            CELLS(i, j) p[i][j] = sees.has(j0, i, j) ? E_EXP(E_SUB(p[i][j], top[i])) : 0;\n",
+    "            if (pass > 1) CELLS(i, j) p[i][j] = E_DIV(p[i][j], sum[i]);\n",
+    "            if (sums) {\n",
+    "                CELLS(i, j) lane[i][j] = E_ADD(lane[i][j], back ? E_MUL(p[i][j], x[i][j]) : p[i][j]);\n",
+    "                end_tile(t, b, l0, j0 + SIDE, keys, lane, slope);\n",
+    "                continue;\n",
+    "            }\n",
+    "            if (back) CELLS(i, j) p[i][j] = sees.has(j0, i, j) ? E_MUL(E_MUL(p[i][j], E_SUB(x[i][j], slope[i])), t.scale) : 0;\n",
+    "            put_down(s, p, either(back, b.v, b.k), j0, t.s, c0, back ? t.e : t.f);\n",
+    "            accumulate(s, 0, mine - j0, j0 + SIDE, keys, lane, total);\n",
+    "        }\n",
+    "#pragma unroll\n",
+    "        for (int i = 0; i < 4; i++) {\n",
+    "            if (pass == 1) sum[i] = slope[i];\n",
+    "#pragma unroll\n",
+    "            for (int h = 8; h; h /= 2) {\n",
+    "                float other = __shfl_xor_sync(FULL, top[i], h, 16);\n",
+    "                top[i] = other > top[i] ? other : top[i];\n",
+    "            }\n",
+    "        }\n",
     "    }\n",
-    "    matrix_at(t, to, batch)[j * to.row + c * to.column] = total;\n",
+    "    if (!t.back) write(t, t.y, batch, l0, t.l, c0, t.f, total);\n",
+    "    else if (t.dq.base) write(t, t.dq, batch, l0, t.l, c0, t.e, total);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 4; i++)\n",
+    "        if (t.back && !c0 && !across() && l0 + down() + i < t.l) {\n",
+    "            dl_index l = b.first + l0 + down() + i;\n",
+    "            t.top[l] = top[i], t.sum[l] = sum[i], t.slope[l] = slope[i];\n",
+    "        }\n",
     "}\n",
-    "extern \"C\" __global__ void attention_dk(Attention t) { keys_back(t, t.dp, t.q, t.dk, t.e); }\n",
-    "extern \"C\" __global__ void attention_dv(Attention t) { keys_back(t, t.p, t.y, t.dv, t.f); }\n",
+    "KERNEL(queries)\n",
+    "\n",
+    "// A tile of keys: dk = ds' q, dv = p' dy, those that are wanted, of the queries whose block counts a key\n",
+    "static void keys(Tiles &s, const Attention &t, dl_index batch, int j0, int c0)\n",
+    "{\n",
+    "    Batch b = batch_of(t, batch);\n",
+    "    int mine = t.causal ? (j0 + down()) / t.block * t.block : 0;\n",
+    "    float x[4][4], dk[4][4], dk_total[4][4], dv[4][4], dv_total[4][4];\n",
+    "    CELLS(i, j) dk[i][j] = dk_total[i][j] = dv[i][j] = dv_total[i][j] = 0;\n",
+    "    for (int l0 = t.causal ? j0 : 0; l0 < t.l; l0 += SIDE) {\n",
+    "        Seen<true> sees(t, l0);\n",
+    "        float top[4], sum[4], slope[4];\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++) {\n",
+    "            dl_index l = b.first + min(l0 + across() + j, t.l - 1);\n",
+    "            top[j] = t.top[l], sum[j] = t.sum[l], slope[j] = t.slope[l];\n",
+    "        }\n",
+    "#pragma unroll 1\n",
+    "        for (int back = 0; back <= (t.dk.base != 0); back++) {\n",
+    "            products<true>(s, t, b, back, sees, l0, j0, x);\n",
+    "            CELLS(i, j) {\n",
+    "                bool has = sees.has(j0, i, j);\n",
+    "                if (back) x[i][j] = has ? E_MUL(E_MUL(s.p[across() + j][down() + i], E_SUB(x[i][j], slope[j])), t.scale) : 0;\n",
+    "                else x[i][j] = has ? E_DIV(E_EXP(E_SUB(x[i][j], top[j])), sum[j]) : 0;\n",
+    "            }\n",
+    "            if (!back && !t.dv.base) {\n",
+    "                keep(s, x);\n",
+    "                continue;\n",
+    "            }\n",
+    "            put_down(s, x, either(back, b.dy, b.q), l0, t.l, c0, back ? t.e : t.f);\n",
+    "            if (back) accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dk, dk_total);\n",
+    "            else accumulate(s, mine - l0, t.l - l0, l0 + SIDE, t.l, dv, dv_total);\n",
+    "        }\n",
+    "    }\n",
+    "    if (t.dv.base) write(t, t.dv, batch, j0, t.s, c0, t.f, dv_total);\n",
+    "    if (t.dk.base) write(t, t.dk, batch, j0, t.s, c0, t.e, dk_total);\n",
+    "}\n",
+    "KERNEL(keys)\n",
+    NULL
+};
+static const char *const dl__cuda_clip_cu[] = {
+    "#line 1 \"tools/kernels/clip.cu\"\n",
+    "// Clipping gradients by their norm. Squares are added in double by rule 5, each parameter's alone; these sums are added in order.\n",
+    "struct Update { float *p, *g, *s[3]; uint64_t n; float h[10]; };\n",
+    "enum { WARP = 32 };\n",
+    "#define FULL 0xffffffffu\n",
+    "\n",
+    "static double add_lanes(double low, double high) // the 64 lanes of a warp\n",
+    "{\n",
+    "    double v = __dadd_rn(low, high);\n",
+    "    for (int h = WARP / 2; h; h /= 2) v = __dadd_rn(v, __shfl_down_sync(FULL, v, h));\n",
+    "    return __shfl_sync(FULL, v, 0);\n",
+    "}\n",
+    "\n",
+    "static double *chunks_of(const Update *list, uint64_t k, double *chunk) { return chunk + k + (list[k].g - list[0].g) / DL__CHUNK; }\n",
+    "\n",
+    "// The sums of chunks: a warp each, blockIdx.y is a parameter\n",
+    "extern \"C\" __global__ void clip_chunks(const Update *list, uint64_t count, double *chunk, double *, double *, double)\n",
+    "{\n",
+    "    uint32_t lane = threadIdx.x % WARP;\n",
+    "    for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {\n",
+    "        const float *g = list[k].g;\n",
+    "        uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP, first = unit * DL__CHUNK, n = list[k].n;\n",
+    "        if (first >= n) continue;\n",
+    "        uint32_t end = (uint32_t)(n - first < DL__CHUNK ? n - first : DL__CHUNK);\n",
+    "        double low = 0, high = 0;\n",
+    "#pragma unroll 8\n",
+    "        for (uint32_t i = lane; i < end; i += DL__LANES) {\n",
+    "            double a = g[first + i], b = i + WARP < end ? g[first + i + WARP] : 0;\n",
+    "            low = __dadd_rn(low, __dmul_rn(a, a));\n",
+    "            high = __dadd_rn(high, __dmul_rn(b, b));\n",
+    "        }\n",
+    "        low = add_lanes(low, high);\n",
+    "        if (!lane) chunks_of(list, k, chunk)[unit] = low;\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The sum of n numbers by a warp: n to DL__CHUNK of them, or so many such sums\n",
+    "static double sum_of(const double *x, uint64_t n)\n",
+    "{\n",
+    "    double low = 0, high = 0;\n",
+    "    for (uint64_t i = threadIdx.x % WARP; i < n; i += DL__LANES) {\n",
+    "        low = __dadd_rn(low, x[i]);\n",
+    "        if (i + WARP < n) high = __dadd_rn(high, x[i + WARP]);\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "static double sum_of_sums(const double *x, uint64_t n)\n",
+    "{\n",
+    "    double low = 0, high = 0;\n",
+    "    if (n <= DL__CHUNK) return sum_of(x, n);\n",
+    "    for (uint64_t k = 0; k * DL__CHUNK < n; k++) {\n",
+    "        double v = sum_of(x + k * DL__CHUNK, n - k * DL__CHUNK < DL__CHUNK ? n - k * DL__CHUNK : DL__CHUNK);\n",
+    "        if (k % WARP != threadIdx.x % WARP) continue;\n",
+    "        if (k % DL__LANES < WARP) low = __dadd_rn(low, v);\n",
+    "        else high = __dadd_rn(high, v);\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "\n",
+    "// One block: total, of each parameter by a warp, and norm, which the host may ask for\n",
+    "extern \"C\" __global__ void clip_norm(const Update *list, uint64_t count, double *chunk, double *total, double *norm, double)\n",
+    "{\n",
+    "    for (uint64_t k = threadIdx.x / WARP; k < count; k += blockDim.x / WARP) {\n",
+    "        uint64_t n = list[k].n;\n",
+    "        double v = sum_of_sums(chunks_of(list, k, chunk), (n + DL__CHUNK - 1) / DL__CHUNK);\n",
+    "        if (threadIdx.x % WARP == 0) total[k] = v;\n",
+    "    }\n",
+    "    __syncthreads();\n",
+    "    if (threadIdx.x) return;\n",
+    "    double sum = 0;\n",
+    "#pragma unroll 8\n",
+    "    for (uint64_t k = 0; k < count; k++) sum = __dadd_rn(sum, total[k]);\n",
+    "    *norm = __dsqrt_rn(sum);\n",
+    "}\n",
+    "\n",
+    "extern \"C\" __global__ void clip_scale(const Update *list, uint64_t count, const double *norm, double most)\n",
+    "{\n",
+    "    double factor = __ddiv_rn(most, __dadd_rn(*norm, 1e-6));\n",
+    "    float by = (float)factor;\n",
+    "    if (!(factor < 1)) return;\n",
+    "    for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {\n",
+    "        Update u = list[k];\n",
+    "        for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x) u.g[i] = E_MUL(u.g[i], by);\n",
+    "    }\n",
+    "}\n",
     NULL
 };
 static const char *const dl__cuda_common_cu[] = {
@@ -233,7 +475,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1226 \"dltrain.h\"\n",
+    "#line 1252 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -321,7 +563,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2178 \"dltrain.h\"\n",
+    "#line 2205 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -346,7 +588,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3088 \"dltrain.h\"\n",
+    "#line 3115 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -418,7 +660,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3565 \"dltrain.h\"\n",
+    "#line 3509 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -588,108 +830,18 @@ static const char *const dl__cuda_device_cu[] = {
 };
 static const char *const dl__cuda_conv_cu[] = {
     "#line 1 \"tools/kernels/conv.cu\"\n",
-    "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
-    "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
-    "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
-    "struct Conv {\n",
-    "    const float *x, *w, *bias;\n",
-    "    float *y;\n",
-    "    Geometry q;\n",
-    "    int accumulate;\n",
-    "};\n",
-    "\n",
-    "// ---- forward: k = (ky, kx, c); back: x is dy, y is dx, k = (ky, kx, o). Of strides, pixels of dx fall into classes by the taps that reach\n",
-    "// them: a class is a product of its own, and taps that do not reach it are left out ----\n",
-    "struct Slide {\n",
-    "    const Conv &v;\n",
-    "    bool back;\n",
-    "    int group, in, out;             // channels of a group\n",
-    "    int high, wide, out_w, plane;   // of a source image; the class's pixels: in a row, in an image\n",
-    "    int sy, sx, ry, rx;             // pixels of the class are sy and sx apart, from ry and rx on\n",
-    "};\n",
-    "static Slide slide_of(const Conv &v, bool back, int group, int klass)\n",
-    "{\n",
-    "    const Geometry &q = v.q;\n",
-    "    int sy = back ? q.sh : 1, sx = back ? q.sw : 1, ry = klass / sx, rx = klass % sx;\n",
-    "    int rows = ((back ? q.h : q.oh) - ry + sy - 1) / sy, out_w = ((back ? q.w : q.ow) - rx + sx - 1) / sx;\n",
-    "    Slide s = { v, back, group, (back ? q.o : q.c) / q.groups, (back ? q.c : q.o) / q.groups, back ? q.oh : q.h, back ? q.ow : q.w,\n",
-    "        out_w, rows > 0 && out_w > 0 ? rows * out_w : 0, sy, sx, ry, rx };\n",
-    "    return s;\n",
-    "}\n",
-    "\n",
-    "struct SlideWeight { // rows: channels of the result\n",
-    "    const Slide &s;\n",
-    "    bool along;\n",
-    "    const float *row[4];\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        int taps = s.v.q.kh * s.v.q.kw;\n",
-    "        row[i] = s.v.w + (dl_index)s.group * s.in * s.out * taps + (dl_index)r * (s.back ? taps : s.in * taps);\n",
-    "    }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        int taps = s.v.q.kh * s.v.q.kw, tap = (int)k / s.in, c = (int)k % s.in;\n",
-    "        return row[i][(dl_index)c * (s.back ? s.out * taps : taps) + tap];\n",
-    "    }\n",
-    "};\n",
-    "struct SlidePixels { // rows: pixels of the result\n",
-    "    const Slide &s;\n",
-    "    bool along;\n",
-    "    int y, x; // all of a thread's elements are of one pixel\n",
-    "    const float *image;\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        if (i) return;\n",
-    "        int n = (int)r / s.plane, at = (int)r % s.plane;\n",
-    "        y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
-    "        image = s.v.x + ((dl_index)n * s.v.q.groups + s.group) * s.in * s.high * s.wide;\n",
-    "    }\n",
-    "    float get(int, uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = s.v.q;\n",
-    "        int tap = (int)k / s.in, c = (int)k % s.in, ky = tap / q.kw * q.dh, kx = tap % q.kw * q.dw;\n",
-    "        int fy = y * q.sh - q.ph + ky, fx = x * q.sw - q.pw + kx;\n",
-    "        if (s.back) {\n",
-    "            fy = y + q.ph - ky, fx = x + q.pw - kx;\n",
-    "            if (fy < 0 || fx < 0) return 0;\n",
-    "            fy /= q.sh, fx /= q.sw;\n",
-    "        }\n",
-    "        return fy >= 0 && fx >= 0 && fy < s.high && fx < s.wide ? image[((dl_index)c * s.high + fy) * s.wide + fx] : 0;\n",
-    "    }\n",
-    "    bool reaches(uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = s.v.q;\n",
-    "        int tap = (int)k / s.in;\n",
-    "        return (s.ry + q.ph - tap / q.kw * q.dh) % q.sh == 0 && (s.rx + q.pw - tap % q.kw * q.dw) % q.sw == 0;\n",
-    "    }\n",
-    "};\n",
-    "static float *slide_place(const Slide &s, uint32_t row, uint32_t column)\n",
-    "{\n",
-    "    const Geometry &q = s.v.q;\n",
-    "    int n = (int)column / s.plane, at = (int)column % s.plane, y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
-    "    int h = s.back ? q.h : q.oh, w = s.back ? q.w : q.ow;\n",
-    "    return s.v.y + ((((dl_index)n * q.groups + s.group) * s.out + row) * h + y) * w + x;\n",
-    "}\n",
-    "struct SlideOut {\n",
-    "    const Slide &s;\n",
-    "    const Work &w;\n",
-    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, s.group, row, column) = v;\n",
-    "        else finish(slide_place(s, row, column), v, s.v.bias, (dl_index)s.group * s.out + row, s.v.accumulate);\n",
-    "    }\n",
-    "};\n",
+    "// The convolutions of taps.cu, by the tiles of tile.cu.\n",
     "// blockIdx.z is class * groups + group\n",
     "template <bool BACK, bool SOME> static void slide(Pieces<64> &pieces, const Conv &v, const Work &w)\n",
     "{\n",
     "    uint32_t m0, n0;\n",
     "    uint64_t first, end;\n",
-    "    Slide s = slide_of(v, BACK, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
+    "    Slide s = slide_of(v, BACK, SOME, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
     "    uint32_t n = (uint32_t)(v.q.n * s.plane);\n",
     "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
     "    if (n0 >= n) return;\n",
-    "    SlideWeight a = { s, false };\n",
-    "    SlidePixels b = { s, false };\n",
+    "    SlideWeight<4> a = { s, false };\n",
+    "    SlidePixels<1> b = { s, false };\n",
     "    SlideOut c = { s, w };\n",
     "    tile<64, 4, SOME>(pieces, a, b, c, w.m, n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
@@ -709,65 +861,27 @@ static const char *const dl__cuda_conv_cu[] = {
     "    slide<true, true>(pieces, v, w);\n",
     "}\n",
     "\n",
-    "// ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----\n",
-    "struct TapsDy {\n",
-    "    const Conv &v;\n",
-    "    bool along;\n",
-    "    int group, out;\n",
-    "    const float *row[4];\n",
-    "    void begin(int i, uint32_t r) { row[i] = v.w + ((dl_index)group * out + r) * v.q.oh * v.q.ow; }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        int plane = v.q.oh * v.q.ow;\n",
-    "        return row[i][(dl_index)((int)k / plane) * v.q.o * plane + (int)k % plane];\n",
-    "    }\n",
-    "};\n",
-    "struct TapsX {\n",
-    "    const Conv &v;\n",
-    "    bool along;\n",
-    "    int group, in, y[4], x[4];\n",
-    "    const float *plane[4];\n",
-    "    void begin(int i, uint32_t r)\n",
-    "    {\n",
-    "        int taps = v.q.kh * v.q.kw, tap = (int)r % taps;\n",
-    "        y[i] = tap / v.q.kw * v.q.dh - v.q.ph, x[i] = tap % v.q.kw * v.q.dw - v.q.pw;\n",
-    "        plane[i] = v.x + ((dl_index)group * in + (int)r / taps) * v.q.h * v.q.w;\n",
-    "    }\n",
-    "    float get(int i, uint64_t k) const\n",
-    "    {\n",
-    "        const Geometry &q = v.q;\n",
-    "        int size = q.oh * q.ow, at = (int)k % size, fy = at / q.ow * q.sh + y[i], fx = at % q.ow * q.sw + x[i];\n",
-    "        if (fy < 0 || fx < 0 || fy >= q.h || fx >= q.w) return 0;\n",
-    "        return plane[i][((dl_index)((int)k / size) * q.c * q.h + fy) * q.w + fx];\n",
-    "    }\n",
-    "    bool reaches(uint64_t) const { return true; }\n",
-    "};\n",
-    "struct TapsOut {\n",
-    "    const Conv &v;\n",
-    "    const Work &w;\n",
-    "    int group;\n",
-    "    void put(uint32_t row, uint32_t column, float value, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, group, row, column) = value;\n",
-    "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
-    "    }\n",
-    "};\n",
     "extern \"C\" __global__ void __launch_bounds__(256, 1) conv_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
     "{\n",
     "    __shared__ __align__(16) Pieces<64> pieces;\n",
     "    uint32_t m0, n0;\n",
     "    uint64_t first, end;\n",
     "    int group = (int)blockIdx.z;\n",
-    "    TapsDy a = { v, true, group, (int)w.m };\n",
-    "    TapsX b = { v, true, group, v.q.c / v.q.groups };\n",
+    "    TapsDy<4> a = { v, true, group, (int)w.m };\n",
+    "    TapsX<4> b = { v, true, group, v.q.c / v.q.groups };\n",
     "    TapsOut c = { v, w, group };\n",
     "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
     "    tile<64, 4, false>(pieces, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
     "}\n",
-    "extern \"C\" __global__ void conv_weight_join(Conv v, Work w)\n",
+    NULL
+};
+static const char *const dl__cuda_join_cu[] = {
+    "#line 1 \"tools/kernels/join.cu\"\n",
+    "// The totals of parts of k, added in order: what a product does that was cut by k.\n",
+    "extern \"C\" __global__ void join(Work w, float *y, const float *bias, int accumulate)\n",
     "{\n",
     "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i < w.batches * size) finish(v.y + i, work_joined(w, i / size, i % size), 0, 0, v.accumulate);\n",
+    "    if (i < w.batches * size) finish(y + i, work_joined(w, i / size, i % size), bias, (dl_index)(i % w.n), accumulate);\n",
     "}\n",
     NULL
 };
@@ -781,16 +895,6 @@ static const char *const dl__cuda_matmul_cu[] = {
     "    void begin(int i, uint32_t r) { row[i] = base + r * stride; }\n",
     "    float get(int i, uint64_t k) const { return row[i][k * step]; }\n",
     "    bool reaches(uint64_t) const { return true; }\n",
-    "};\n",
-    "struct MatmulOut {\n",
-    "    const Matmul &q;\n",
-    "    const Work &w;\n",
-    "    uint32_t batch;\n",
-    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
-    "    {\n",
-    "        if (part) *work_part(w, batch, row, column) = v;\n",
-    "        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);\n",
-    "    }\n",
     "};\n",
     "template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)\n",
     "{\n",
@@ -813,11 +917,6 @@ static const char *const dl__cuda_matmul_cu[] = {
     "    __shared__ __align__(16) Pieces<64> s;\n",
     "    matmul<64, 4>(s, q, w);\n",
     "}\n",
-    "extern \"C\" __global__ void matmul_join(Matmul q, Work w)\n",
-    "{\n",
-    "    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i < w.batches * size) finish(q.c + i, work_joined(w, i / size, i % size), q.bias, (dl_index)(i % w.n), q.accumulate);\n",
-    "}\n",
     NULL
 };
 static const char *const dl__cuda_move_cu[] = {
@@ -825,13 +924,13 @@ static const char *const dl__cuda_move_cu[] = {
     "// Copies with strides, and what looks by index. An index out of range is told in *bad, as place << 32 | index of the first.\n",
     "struct Strided { int ndim; uint32_t dim[8]; dl_index from[8], to[8]; };\n",
     "\n",
-    "template <typename T> static void strided(T *y, const T *x, const Strided &s, uint64_t n)\n",
+    "template <typename I, typename T> static void strided(T *y, const T *x, const Strided &s, I n)\n",
     "{\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
     "        dl_index from = 0, to = 0;\n",
-    "        uint64_t left = i;\n",
+    "        I left = i;\n",
     "        for (int d = s.ndim - 1; d >= 0; d--) {\n",
-    "            uint32_t at = (uint32_t)(left % s.dim[d]);\n",
+    "            uint32_t at = (uint32_t)(d ? left % s.dim[d] : left);\n",
     "            left /= s.dim[d];\n",
     "            from += at * s.from[d];\n",
     "            to += at * s.to[d];\n",
@@ -839,8 +938,16 @@ static const char *const dl__cuda_move_cu[] = {
     "        y[to] = x[from];\n",
     "    }\n",
     "}\n",
-    "extern \"C\" __global__ void strided_4(uint32_t *y, const uint32_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }\n",
-    "extern \"C\" __global__ void strided_1(uint8_t *y, const uint8_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }\n",
+    "extern \"C\" __global__ void strided_4(uint32_t *y, const uint32_t *x, Strided s, uint64_t n)\n",
+    "{\n",
+    "    if (n >> 31) strided<uint64_t>(y, x, s, n);\n",
+    "    else strided<uint32_t>(y, x, s, (uint32_t)n); // a 64-bit division takes as long as ten\n",
+    "}\n",
+    "extern \"C\" __global__ void strided_1(uint8_t *y, const uint8_t *x, Strided s, uint64_t n)\n",
+    "{\n",
+    "    if (n >> 31) strided<uint64_t>(y, x, s, n);\n",
+    "    else strided<uint32_t>(y, x, s, (uint32_t)n);\n",
+    "}\n",
     "\n",
     "extern \"C\" __global__ void fill_4(uint32_t *y, uint32_t v, uint64_t n)\n",
     "{\n",
@@ -865,53 +972,69 @@ static const char *const dl__cuda_move_cu[] = {
     "        if (index[i] != except) in_range(index[i], least, rows, i, bad);\n",
     "}\n",
     "\n",
-    "// y[o][k][i] = x[o][index[k]][i], bytes `size` an element\n",
-    "extern \"C\" __global__ void index_select(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,\n",
-    "    uint32_t size)\n",
+    "// y[o][k][i] = x[o][index[k]][i], or EACH: x[o][index[o][k][i]][i]; bytes `size` an element, 0 for an index of -1\n",
+    "template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, const int *index, I n, uint64_t rows, I inner, I picks, uint32_t size)\n",
     "{\n",
-    "    uint64_t n = outer * picks * inner;\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t c = i % inner, k = i / inner % picks, o = i / inner / picks;\n",
-    "        uint64_t from = (o * rows + (uint32_t)index[k]) * inner + c;\n",
-    "        bool there = (uint32_t)index[k] < rows;\n",
-    "        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;\n",
-    "        else y[i] = there ? x[from] : 0;\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
+    "        I c = i % inner, line = i / inner;\n",
+    "        uint32_t row = (uint32_t)index[EACH ? i : line % picks];\n",
+    "        uint64_t from = (line / picks * rows + row) * inner + c;\n",
+    "        if (size == 4) ((uint32_t *)y)[i] = row < rows ? ((const uint32_t *)x)[from] : 0;\n",
+    "        else y[i] = row < rows ? x[from] : 0;\n",
     "    }\n",
     "}\n",
+    "#define PICK(name, each) \\\n",
+    "    extern \"C\" __global__ void name(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks, uint32_t size) \\\n",
+    "    { \\\n",
+    "        uint64_t n = outer * picks * inner; \\\n",
+    "        if (n >> 31) pick<each>(y, x, index, n, rows, inner, picks, size); \\\n",
+    "        else pick<each>(y, x, index, (uint32_t)n, rows, (uint32_t)inner, (uint32_t)picks, size); \\\n",
+    "    }\n",
+    "PICK(index_select, false)\n",
+    "PICK(gather, true)\n",
     "\n",
-    "// y[o][index[k]][i] += x[o][k][i] in the order of k\n",
+    "// y[o][row][i] = the sum of x[o][k][i] over the k whose index[k] is `row`, in their order: a warp a row and 128 of its numbers\n",
     "extern \"C\" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
     "{\n",
-    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i >= outer * inner) return;\n",
-    "    uint64_t o = i / inner, c = i % inner;\n",
-    "    float *to = y + o * rows * inner + c;\n",
-    "    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;\n",
-    "    for (uint64_t k = 0; k < picks; k++)\n",
-    "        if ((uint32_t)index[k] < rows) to[index[k] * inner] = E_ADD(to[index[k] * inner], x[(o * picks + k) * inner + c]);\n",
-    "}\n",
-    "\n",
-    "// y[o][k][i] = x[o][index[o][k][i]][i]; 0 for an index of -1\n",
-    "extern \"C\" __global__ void gather(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,\n",
-    "    uint32_t size)\n",
-    "{\n",
-    "    uint64_t n = outer * picks * inner;\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t o = i / inner / picks, from = (o * rows + (uint32_t)index[i]) * inner + i % inner;\n",
-    "        bool there = (uint32_t)index[i] < rows;\n",
-    "        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;\n",
-    "        else y[i] = there ? x[from] : 0;\n",
+    "    uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32, row = unit % rows, o = unit / rows;\n",
+    "    uint32_t lane = threadIdx.x % 32;\n",
+    "    if (o >= outer) return;\n",
+    "    for (uint64_t first = (uint64_t)blockIdx.y * 128 + lane; first - lane < inner; first += (uint64_t)gridDim.y * 128) {\n",
+    "        float sum[4] = { 0, 0, 0, 0 };\n",
+    "        for (uint64_t k0 = 0; k0 < picks; k0 += 32) {\n",
+    "            uint32_t found = __ballot_sync(0xffffffffu, k0 + lane < picks && (uint64_t)index[k0 + lane] == row);\n",
+    "            for (; found; found &= found - 1) {\n",
+    "                const float *from = x + (o * picks + k0 + __popc((found & -found) - 1)) * inner;\n",
+    "#pragma unroll\n",
+    "                for (int j = 0; j < 4; j++)\n",
+    "                    if (first + 32 * j < inner) sum[j] = E_ADD(sum[j], from[first + 32 * j]);\n",
+    "            }\n",
+    "        }\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "            if (first + 32 * j < inner) y[(o * rows + row) * inner + first + 32 * j] = sum[j];\n",
     "    }\n",
     "}\n",
     "\n",
-    "// y[o][index[o][k][i]][i] += x[o][k][i] in the order of k\n",
+    "// y[o][row][i] = the sum of x[o][k][i] over the k whose index[o][k][i] is `row`, in their order. Of few k: a thread a number; of many:\n",
+    "// a thread for all rows, which are 0 before\n",
     "extern \"C\" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
+    "{\n",
+    "    uint64_t n = outer * rows * inner;\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
+    "        uint64_t row = i / inner % rows, at = i / inner / rows * picks * inner + i % inner;\n",
+    "        float sum = 0;\n",
+    "        for (uint64_t k = 0; k < picks; k++, at += inner)\n",
+    "            if ((uint64_t)index[at] == row) sum = E_ADD(sum, x[at]);\n",
+    "        y[i] = sum;\n",
+    "    }\n",
+    "}\n",
+    "extern \"C\" __global__ void scatter_add_many(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
     "{\n",
     "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
     "    if (i >= outer * inner) return;\n",
     "    uint64_t o = i / inner, c = i % inner;\n",
     "    float *to = y + o * rows * inner + c;\n",
-    "    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;\n",
     "    for (uint64_t k = 0; k < picks; k++) {\n",
     "        uint64_t from = (o * picks + k) * inner + c;\n",
     "        if ((uint32_t)index[from] < rows) to[index[from] * inner] = E_ADD(to[index[from] * inner], x[from]);\n",
@@ -980,43 +1103,110 @@ static const char *const dl__cuda_move_cu[] = {
 static const char *const dl__cuda_normalise_cu[] = {
     "#line 1 \"tools/kernels/normalise.cu\"\n",
     "// Normalisation by groups of numbers, as >>normalisation of dltrain.h: group k of x [outer][channels][inner] is channel k, or, by row,\n",
-    "// row k of x [rows][inner]. The sums come from reduce.cu.\n",
+    "// row k of x [rows][inner]. saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. Sums by chunks are [group][chunk].\n",
+    "static uint64_t chunks_of(const Terms &t) { return (t.n + DL__CHUNK - 1) / DL__CHUNK; }\n",
+    "static uint64_t warp() { return ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP; }\n",
+    "static bool first_lane() { return threadIdx.x % WARP == 0; }\n",
     "\n",
-    "// saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. step 0: of the sums in `sum`; 1: of squares.\n",
-    "extern \"C\" __global__ void norm_moments(float *saved, const float *sum, uint64_t groups, float share, float eps, int step, int keep_var)\n",
+    "// Sums of squares by chunks, and the mean, from the sums by chunks\n",
+    "extern \"C\" __global__ void norm_squares(float *squares, const float *sums, float *saved, Terms t, float share)\n",
     "{\n",
-    "    uint64_t k = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    uint64_t chunks = chunks_of(t), group = warp() / chunks, chunk = warp() % chunks;\n",
+    "    if (group >= t.groups) return;\n",
+    "    float m = E_MUL(warp_sum(SUM, sums + group * chunks, 0, chunks, 0, 0), share);\n",
+    "    float v = chunk_sum(t, group, chunk * DL__CHUNK, [&](uint64_t at) { return term(SQUARES, t.x[at], 0, m, 0); });\n",
+    "    if (first_lane()) squares[warp()] = v;\n",
+    "    if (first_lane() && !chunk) saved[group] = m;\n",
+    "}\n",
+    "extern \"C\" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps, int keep_var)\n",
+    "{\n",
+    "    uint64_t k = warp();\n",
     "    if (k >= groups) return;\n",
-    "    float v = E_MUL(sum[k], share);\n",
-    "    if (!step) {\n",
-    "        saved[k] = v;\n",
-    "        return;\n",
-    "    }\n",
-    "    saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
-    "    if (keep_var) saved[2 * groups + k] = v;\n",
+    "    float v = E_MUL(warp_sum(SUM, squares + k * chunks, 0, chunks, 0, 0), share);\n",
+    "    if (first_lane()) saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
+    "    if (first_lane() && keep_var) saved[2 * groups + k] = v;\n",
     "}\n",
     "\n",
+    "// Which group number i belongs to, and which of w and b is for it\n",
+    "template <class I> static I group_of(I i, I groups, I inner, int by_row, I *j)\n",
+    "{\n",
+    "    I k = by_row ? i / inner : i / inner % groups;\n",
+    "    *j = by_row ? i % inner : k;\n",
+    "    return k;\n",
+    "}\n",
+    "static float normal(float x, float m, float r) { return E_MUL(E_SUB(x, m), r); }\n",
+    "\n",
     "// y = (x - m) r w + b; by row w and b are [inner]\n",
+    "template <class I> static void apply(float *y, const float *x, const float *saved, const float *w, const float *b, I n, I groups, I inner, int by_row)\n",
+    "{\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
+    "        I j, k = group_of(i, groups, inner, by_row, &j);\n",
+    "        y[i] = E_ADD(E_MUL(normal(x[i], saved[k], saved[groups + k]), w ? w[j] : 1), b ? b[j] : 0);\n",
+    "    }\n",
+    "}\n",
     "extern \"C\" __global__ void norm_apply(float *y, const float *x, const float *saved, const float *w, const float *b, uint64_t n, uint64_t groups,\n",
     "    uint64_t inner, int by_row)\n",
     "{\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t k = by_row ? i / inner : i / inner % groups, j = by_row ? i % inner : k;\n",
-    "        float h = E_MUL(E_SUB(x[i], saved[k]), saved[groups + k]);\n",
-    "        y[i] = E_ADD(E_MUL(h, w ? w[j] : 1), b ? b[j] : 0);\n",
-    "    }\n",
+    "    if (n >> 31) apply<uint64_t>(y, x, saved, w, b, n, groups, inner, by_row);\n",
+    "    else apply<uint32_t>(y, x, saved, w, b, (uint32_t)n, (uint32_t)groups, (uint32_t)inner, by_row);\n",
     "}\n",
     "\n",
-    "// dx = k ((g - a) - h b): a and b the means of g and g h, k = w r by channel, r by row\n",
+    "// Rows of no more than a chunk: all at once, a warp a row\n",
+    "extern \"C\" __global__ void norm_rows(float *y, const float *x, float *saved, const float *w, const float *b, uint64_t rows, uint32_t n, float share, float eps)\n",
+    "{\n",
+    "    uint64_t k = warp();\n",
+    "    if (k >= rows) return;\n",
+    "    x += k * n, y += k * n;\n",
+    "    float m = E_MUL(lanes_sum(n, [&](uint32_t i) { return x[i]; }), share);\n",
+    "    float v = E_MUL(lanes_sum(n, [&](uint32_t i) { return term(SQUARES, x[i], 0, m, 0); }), share), r = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
+    "    if (first_lane()) saved[k] = m, saved[rows + k] = r;\n",
+    "    for (uint32_t i = threadIdx.x % WARP; i < n; i += WARP) y[i] = E_ADD(E_MUL(normal(x[i], m, r), w ? w[i] : 1), b ? b[i] : 0);\n",
+    "}\n",
+    "\n",
+    "// dx = k ((g - a) - h b): a and b the means of g and g h, k = w r by channel, r by row, where g is dy w\n",
+    "static float slope(float k, float g, float a, float h, float b) { return E_MUL(k, E_SUB(E_SUB(g, a), E_MUL(h, b))); }\n",
+    "extern \"C\" __global__ void norm_rows_back(float *dx, const float *dy, const float *x, const float *saved, const float *w, uint64_t rows, uint32_t n, float share)\n",
+    "{\n",
+    "    uint64_t k = warp();\n",
+    "    if (k >= rows) return;\n",
+    "    x += k * n, dx += k * n, dy += k * n;\n",
+    "    float m = saved[k], r = saved[rows + k];\n",
+    "    float a = E_MUL(lanes_sum(n, [&](uint32_t i) { return w ? E_MUL(dy[i], w[i]) : dy[i]; }), share);\n",
+    "    float b = E_MUL(lanes_sum(n, [&](uint32_t i) { return term(PRODUCTS, x[i], w ? E_MUL(dy[i], w[i]) : dy[i], m, r); }), share);\n",
+    "    for (uint32_t i = threadIdx.x % WARP; i < n; i += WARP) dx[i] = slope(r, w ? E_MUL(dy[i], w[i]) : dy[i], a, normal(x[i], m, r), b);\n",
+    "}\n",
+    "\n",
+    "// Sums of g and of g h by chunks: part [2][group][chunk]; and of these, sums [2][group]\n",
+    "extern \"C\" __global__ void norm_back_chunks(float *part, const float *saved, Terms t)\n",
+    "{\n",
+    "    uint64_t chunks = chunks_of(t), group = warp() / chunks, first = warp() % chunks * DL__CHUNK;\n",
+    "    if (group >= t.groups) return;\n",
+    "    float m = saved[group], r = saved[t.groups + group];\n",
+    "    float g = chunk_sum(t, group, first, [&](uint64_t at) { return t.z[at]; });\n",
+    "    float h = chunk_sum(t, group, first, [&](uint64_t at) { return term(PRODUCTS, t.x[at], t.z[at], m, r); });\n",
+    "    if (first_lane()) part[warp()] = g, part[t.groups * chunks + warp()] = h;\n",
+    "}\n",
+    "extern \"C\" __global__ void norm_totals(float *sums, const float *part, uint64_t n, uint64_t chunks)\n",
+    "{\n",
+    "    if (warp() >= n) return;\n",
+    "    float v = warp_sum(SUM, part + warp() * chunks, 0, chunks, 0, 0);\n",
+    "    if (first_lane()) sums[warp()] = v;\n",
+    "}\n",
+    "\n",
+    "template <class I> static void back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w, I n, I groups, I inner,\n",
+    "    float share, int by_row)\n",
+    "{\n",
+    "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
+    "        I j, k = group_of(i, groups, inner, by_row, &j);\n",
+    "        float r = saved[groups + k];\n",
+    "        dx[i] = slope(w && !by_row ? E_MUL(w[k], r) : r, g[i], E_MUL(sums[k], share), normal(x[i], saved[k], r), E_MUL(sums[groups + k], share));\n",
+    "    }\n",
+    "}\n",
     "extern \"C\" __global__ void norm_back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w,\n",
     "    uint64_t n, uint64_t groups, uint64_t inner, float share, int by_row)\n",
     "{\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
-    "        uint64_t k = by_row ? i / inner : i / inner % groups;\n",
-    "        float r = saved[groups + k], slope = w && !by_row ? E_MUL(w[k], r) : r, h = E_MUL(E_SUB(x[i], saved[k]), r);\n",
-    "        float a = E_MUL(sums[k], share), b = E_MUL(sums[groups + k], share);\n",
-    "        dx[i] = E_MUL(slope, E_SUB(E_SUB(g[i], a), E_MUL(h, b)));\n",
-    "    }\n",
+    "    if (n >> 31) back<uint64_t>(dx, g, x, saved, sums, w, n, groups, inner, share, by_row);\n",
+    "    else back<uint32_t>(dx, g, x, saved, sums, w, (uint32_t)n, (uint32_t)groups, (uint32_t)inner, share, by_row);\n",
     "}\n",
     "\n",
     "// y = x z; z is repeated every `inner`\n",
@@ -1025,24 +1215,15 @@ static const char *const dl__cuda_normalise_cu[] = {
     "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) y[i] = E_MUL(x[i], z[i % inner]);\n",
     "}\n",
     "\n",
-    "// sums = the gradients of b and of w by row, [2][inner]: blocks of 256 rows are chains, their totals are added in order\n",
-    "extern \"C\" __global__ void norm_weights(float *sums, const float *dy, const float *x, const float *saved, uint64_t rows, uint64_t inner)\n",
+    "// sums = the gradients of b and of w by row, [2][inner]: blockIdx.y is one of them\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) norm_weights(float *sums, float *part, const float *dy, const float *x, const float *saved, uint64_t rows, uint64_t inner)\n",
     "{\n",
-    "    uint64_t j = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (j >= inner) return;\n",
-    "    float db = 0, dw = 0;\n",
-    "    for (uint64_t r0 = 0; r0 < rows; r0 += DL__KB) {\n",
-    "        float b = 0, w = 0;\n",
-    "        for (uint64_t r = r0; r < rows && r < r0 + DL__KB; r++) {\n",
-    "            float g = dy[r * inner + j];\n",
-    "            b = E_ADD(b, g);\n",
-    "            w = E_ADD(w, E_MUL(g, E_MUL(E_SUB(x[r * inner + j], saved[r]), saved[rows + r])));\n",
-    "        }\n",
-    "        db = r0 ? E_ADD(db, b) : b;\n",
-    "        dw = r0 ? E_ADD(dw, w) : w;\n",
-    "    }\n",
-    "    sums[j] = db;\n",
-    "    sums[inner + j] = dw;\n",
+    "    __shared__ Columns s;\n",
+    "    uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;\n",
+    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t at) {\n",
+    "        float g = dy[at];\n",
+    "        return which ? E_MUL(g, normal(x[at], saved[row], saved[rows + row])) : g;\n",
+    "    });\n",
     "}\n",
     "\n",
     "// buffer = (1 - momentum) buffer + momentum (scale batch)\n",
@@ -1056,10 +1237,20 @@ static const char *const dl__cuda_normalise_cu[] = {
 static const char *const dl__cuda_pool_cu[] = {
     "#line 1 \"tools/kernels/pool.cu\"\n",
     "// Pooling of planes. A thread makes one number of the result, from the numbers that it is made of in the order of the rules.\n",
-    "struct Pool { dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups, adaptive; };\n",
-    "struct Window { dl_index y0, y1, x0, x1; };\n",
+    "struct Pool { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups, adaptive; };\n",
+    "// Place `at` of plane i / size: threads of all planes\n",
+    "static bool place(const Pool &q, int size, dl_index *i, dl_index *plane, int *at)\n",
+    "{\n",
+    "    dl_index n = (dl_index)q.n * q.c * size;\n",
+    "    *i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (*i >= n) return false;\n",
+    "    *plane = n >> 31 ? *i / size : (uint32_t)*i / (uint32_t)size; // a 64-bit division takes as long as ten\n",
+    "    *at = (int)(*i - *plane * size);\n",
+    "    return true;\n",
+    "}\n",
+    "struct Window { int y0, y1, x0, x1; };\n",
     "\n",
-    "static Window window(const Pool &q, dl_index oy, dl_index ox) // within the image\n",
+    "static Window window(const Pool &q, int oy, int ox) // within the image\n",
     "{\n",
     "    Window v;\n",
     "    if (q.adaptive) {\n",
@@ -1073,14 +1264,15 @@ static const char *const dl__cuda_pool_cu[] = {
     "}\n",
     "\n",
     "// Where in its plane the greatest of a window is: the first, and a NaN before all.\n",
-    "static dl_index greatest(const Pool &q, const float *x, dl_index oy, dl_index ox)\n",
+    "static int greatest(const Pool &q, const float *x, int oy, int ox)\n",
     "{\n",
     "    Window v = window(q, oy, ox);\n",
-    "    dl_index best = v.y0 * q.w + v.x0;\n",
-    "    for (dl_index iy = v.y0; iy < v.y1; iy++)\n",
-    "        for (dl_index ix = v.x0; ix < v.x1; ix++) {\n",
-    "            float a = x[best], b = x[iy * q.w + ix];\n",
-    "            if (a == a && !(b <= a)) best = iy * q.w + ix;\n",
+    "    int best = v.y0 * q.w + v.x0;\n",
+    "    float a = x[best];\n",
+    "    for (int iy = v.y0; iy < v.y1; iy++)\n",
+    "        for (int ix = v.x0; ix < v.x1; ix++) {\n",
+    "            float b = x[iy * q.w + ix];\n",
+    "            if (a == a && !(b <= a)) best = iy * q.w + ix, a = b;\n",
     "        }\n",
     "    return best;\n",
     "}\n",
@@ -1088,49 +1280,63 @@ static const char *const dl__cuda_pool_cu[] = {
     "// y = v where x is greatest\n",
     "extern \"C\" __global__ void pool_pick(float *y, const float *x, const float *v, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.oh * q.ow;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    dl_index plane = i / size * q.h * q.w;\n",
-    "    y[i] = v[plane + greatest(q, x + plane, i % size / q.ow, i % q.ow)];\n",
+    "    dl_index i, plane;\n",
+    "    int at;\n",
+    "    if (!place(q, q.oh * q.ow, &i, &plane, &at)) return;\n",
+    "    plane *= q.h * q.w;\n",
+    "    y[i] = v[plane + greatest(q, x + plane, at / q.ow, at % q.ow)];\n",
     "}\n",
     "\n",
     "// The windows that hold row or column i, of n: they begin at o * stride - pad and are `kernel` wide\n",
-    "static void holders(dl_index i, dl_index pad, dl_index kernel, dl_index stride, dl_index n, dl_index *first, dl_index *end)\n",
+    "static void holders(int i, int pad, int kernel, int stride, int n, int *first, int *end)\n",
     "{\n",
-    "    dl_index low = i + pad - kernel + 1;\n",
+    "    int low = i + pad - kernel + 1;\n",
     "    *first = low > 0 ? (low + stride - 1) / stride : 0;\n",
     "    *end = (i + pad) / stride + 1 < n ? (i + pad) / stride + 1 : n;\n",
     "}\n",
     "\n",
-    "// dx = the sum of dy over the windows whose greatest this is; windows of 2 x 2 side by side are alone\n",
+    "// dx = the sum of dy over the windows whose greatest this is\n",
     "extern \"C\" __global__ void pool_spread(float *dx, const float *x, const float *dy, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.h * q.w;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    dl_index plane = i / size, at = i % size, oy, ey, first, end;\n",
-    "    bool alone = q.kh == 2 && q.kw == 2 && q.sh == 2 && q.sw == 2 && !q.ph && !q.pw;\n",
+    "    dl_index i, plane;\n",
+    "    int at, oy, ey, first, end;\n",
+    "    if (!place(q, q.h * q.w, &i, &plane, &at)) return;\n",
     "    float sum = 0;\n",
     "    holders(at / q.w, q.ph, q.kh, q.sh, q.oh, &oy, &ey);\n",
     "    holders(at % q.w, q.pw, q.kw, q.sw, q.ow, &first, &end);\n",
     "    for (; oy < ey; oy++)\n",
-    "        for (dl_index ox = first; ox < end; ox++)\n",
-    "            if (greatest(q, x + plane * size, oy, ox) == at) {\n",
-    "                float g = dy[(plane * q.oh + oy) * q.ow + ox];\n",
-    "                sum = alone ? g : E_ADD(sum, g);\n",
-    "            }\n",
+    "        for (int ox = first; ox < end; ox++)\n",
+    "            if (greatest(q, x + plane * q.h * q.w, oy, ox) == at) sum = E_ADD(sum, dy[(plane * q.oh + oy) * q.ow + ox]);\n",
     "    dx[i] = sum;\n",
+    "}\n",
+    "// The same for windows of 2 x 2 side by side, a thread each; where no window is there may be an odd row or column\n",
+    "extern \"C\" __global__ void pool_spread_2x2(float *dx, const float *x, const float *dy, Pool q)\n",
+    "{\n",
+    "    dl_index i, plane;\n",
+    "    int at, wide = (q.w + 1) / 2;\n",
+    "    if (!place(q, (q.h + 1) / 2 * wide, &i, &plane, &at)) return;\n",
+    "    int oy = at / wide, ox = at % wide;\n",
+    "    bool whole = oy < q.oh && ox < q.ow;\n",
+    "    int best = whole ? greatest(q, x + plane * q.h * q.w, oy, ox) : -1;\n",
+    "    float g = whole ? dy[(plane * q.oh + oy) * q.ow + ox] : 0;\n",
+    "#pragma unroll\n",
+    "    for (int k = 0; k < 4; k++) {\n",
+    "        int iy = 2 * oy + k / 2, ix = 2 * ox + k % 2;\n",
+    "        if (iy < q.h && ix < q.w) dx[(plane * q.h + iy) * q.w + ix] = iy * q.w + ix == best ? g : 0;\n",
+    "    }\n",
     "}\n",
     "\n",
     "// The mean of a window, but of one that is the whole plane: that is a sum by rule 5, see pool_share\n",
     "extern \"C\" __global__ void pool_avg(float *y, const float *x, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.oh * q.ow;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    Window v = window(q, i % size / q.ow, i % q.ow);\n",
+    "    dl_index i, plane;\n",
+    "    int at;\n",
+    "    if (!place(q, q.oh * q.ow, &i, &plane, &at)) return;\n",
+    "    Window v = window(q, at / q.ow, at % q.ow);\n",
     "    float sum = 0;\n",
-    "    x += i / size * q.h * q.w;\n",
-    "    for (dl_index iy = v.y0; iy < v.y1; iy++)\n",
-    "        for (dl_index ix = v.x0; ix < v.x1; ix++) sum = E_ADD(sum, x[iy * q.w + ix]);\n",
+    "    x += plane * q.h * q.w;\n",
+    "    for (int iy = v.y0; iy < v.y1; iy++)\n",
+    "        for (int ix = v.x0; ix < v.x1; ix++) sum = E_ADD(sum, x[iy * q.w + ix]);\n",
     "    y[i] = E_DIV(sum, (float)(q.adaptive ? (v.y1 - v.y0) * (v.x1 - v.x0) : q.kh * q.kw));\n",
     "}\n",
     "extern \"C\" __global__ void pool_share(float *y, uint64_t n, float count)\n",
@@ -1141,16 +1347,17 @@ static const char *const dl__cuda_pool_cu[] = {
     "\n",
     "extern \"C\" __global__ void pool_avg_back(float *dx, const float *dy, Pool q)\n",
     "{\n",
-    "    dl_index i = (dl_index)blockIdx.x * blockDim.x + threadIdx.x, size = q.h * q.w;\n",
-    "    if (i >= q.n * q.c * size) return;\n",
-    "    dl_index plane = i / size, y = i % size / q.w, x = i % q.w, first = 0, end = q.oh, left = 0, right = q.ow;\n",
+    "    dl_index i, plane;\n",
+    "    int at, first = 0, end = q.oh, left = 0, right = q.ow;\n",
+    "    if (!place(q, q.h * q.w, &i, &plane, &at)) return;\n",
+    "    int y = at / q.w, x = at % q.w;\n",
     "    float sum = 0;\n",
     "    if (!q.adaptive) {\n",
     "        holders(y, q.ph, q.kh, q.sh, q.oh, &first, &end);\n",
     "        holders(x, q.pw, q.kw, q.sw, q.ow, &left, &right);\n",
     "    }\n",
-    "    for (dl_index oy = first; oy < end; oy++)\n",
-    "        for (dl_index ox = left; ox < right; ox++) {\n",
+    "    for (int oy = first; oy < end; oy++)\n",
+    "        for (int ox = left; ox < right; ox++) {\n",
     "            Window v = window(q, oy, ox);\n",
     "            if (y < v.y0 || y >= v.y1 || x < v.x0 || x >= v.x1) continue;\n",
     "            float share = E_DIV(dy[(plane * q.oh + oy) * q.ow + ox], (float)(q.adaptive ? (v.y1 - v.y0) * (v.x1 - v.x0) : q.kh * q.kw));\n",
@@ -1163,52 +1370,38 @@ static const char *const dl__cuda_pool_cu[] = {
 static const char *const dl__cuda_reduce_cu[] = {
     "#line 1 \"tools/kernels/reduce.cu\"\n",
     "// Sums and winners. What a warp sums is in sums.cu.\n",
-    "// out[group * chunks + chunk] (+)= the sum of a chunk of a group's terms. Term i of a group is at group * step + i / run * stride + i % run.\n",
-    "// A warp a chunk; m and r by group.\n",
-    "extern \"C\" __global__ void sum_chunks(float *out, const float *x, const float *z, const float *m, const float *r, uint64_t groups, uint64_t n,\n",
-    "    uint64_t run, uint64_t stride, uint64_t step, int what, int accumulate)\n",
+    "// out[group * chunks + chunk] (+)= the sum of a chunk of a group's terms: a warp a chunk.\n",
+    "extern \"C\" __global__ void sum_chunks(float *out, Terms t, int accumulate)\n",
     "{\n",
-    "    uint64_t chunks = n ? (n + DL__CHUNK - 1) / DL__CHUNK : 1, unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;\n",
-    "    if (unit >= groups * chunks) return;\n",
-    "    uint64_t group = unit / chunks, first = unit % chunks * DL__CHUNK, base = group * step;\n",
-    "    uint32_t lane = threadIdx.x % WARP, end = (uint32_t)(n - first < DL__CHUNK ? n - first : DL__CHUNK);\n",
-    "    float low = 0, high = 0, mean = m ? m[group] : 0, scale = r ? r[group] : 0;\n",
-    "    for (uint32_t i = lane; i < end; i += WARP) {\n",
-    "        uint64_t at = first + i;\n",
-    "        at = base + (run == n ? at : at / run * stride + at % run);\n",
-    "        float v = term(what, x[at], z ? z[at] : 0, mean, scale);\n",
-    "        if (i / WARP % 2) high = E_ADD(high, v);\n",
-    "        else low = E_ADD(low, v);\n",
-    "    }\n",
-    "    float v = add_lanes(low, high);\n",
-    "    if (!lane) out[unit] = accumulate ? E_ADD(out[unit], v) : v;\n",
+    "    uint64_t chunks = t.n ? (t.n + DL__CHUNK - 1) / DL__CHUNK : 1, unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;\n",
+    "    if (unit >= t.groups * chunks) return;\n",
+    "    uint64_t group = unit / chunks;\n",
+    "    float m = t.m ? t.m[group] : 0, r = t.r ? t.r[group] : 0;\n",
+    "    float v = chunk_sum(t, group, unit % chunks * DL__CHUNK, [&](uint64_t at) { return term(t.what, t.x[at], t.z ? t.z[at] : 0, m, r); });\n",
+    "    if (threadIdx.x % WARP == 0) out[unit] = accumulate ? E_ADD(out[unit], v) : v;\n",
     "}\n",
     "\n",
-    "// out[o][c] (+)= sum over rows of x[o][row][c]: blocks of 256 rows are chains, their totals are added in order. threadIdx.y takes a\n",
-    "// block of rows each, of eight that are worked on at a time.\n",
-    "extern \"C\" __global__ void sum_columns(float *out, const float *x, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)\n",
+    "// out[o][c] (+)= sum over rows of x[o][row][c]\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) sum_columns(float *out, float *part, const float *x, uint64_t outer, uint64_t rows, uint64_t inner,\n",
+    "    int accumulate)\n",
     "{\n",
-    "    __shared__ float part[8][32];\n",
-    "    uint64_t c = (uint64_t)blockIdx.x * 32 + threadIdx.x;\n",
+    "    __shared__ Columns s;\n",
+    "    uint64_t blocks = (rows + DL__KB - 1) / DL__KB;\n",
     "    for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {\n",
-    "        float total = 0;\n",
-    "        for (uint64_t r0 = 0; r0 == 0 || r0 < rows; r0 += 8 * DL__KB) {\n",
-    "            uint64_t r = r0 + threadIdx.y * DL__KB, end = rows < r + DL__KB ? rows : r + DL__KB;\n",
-    "            float p = 0;\n",
-    "            if (c < inner)\n",
-    "                for (; r < end; r++) p = E_ADD(p, x[(o * rows + r) * inner + c]);\n",
-    "            part[threadIdx.y][threadIdx.x] = p;\n",
-    "            __syncthreads();\n",
-    "            if (!threadIdx.y)\n",
-    "                for (int k = 0; k < 8 && (k == 0 || r0 + k * DL__KB < rows); k++)\n",
-    "                    total = r0 + k ? E_ADD(total, part[k][threadIdx.x]) : part[k][threadIdx.x];\n",
-    "            __syncthreads();\n",
-    "        }\n",
-    "        if (!threadIdx.y && c < inner) {\n",
-    "            float *y = out + o * inner + c;\n",
-    "            *y = accumulate ? E_ADD(*y, total) : total;\n",
-    "        }\n",
+    "        columns_sum(s, out + o * inner, part ? part + o * blocks * inner : 0, rows, inner, accumulate,\n",
+    "            [&](uint64_t, uint64_t at) { return x[o * rows * inner + at]; });\n",
+    "        __syncthreads();\n",
     "    }\n",
+    "}\n",
+    "extern \"C\" __global__ void sum_columns_join(float *out, const float *part, uint64_t outer, uint64_t blocks, uint64_t inner, int accumulate)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i >= outer * inner) return;\n",
+    "    part += i / inner * blocks * inner + i % inner;\n",
+    "    float total = part[0];\n",
+    "#pragma unroll 8\n",
+    "    for (uint64_t b = 1; b < blocks; b++) total = E_ADD(total, part[b * inner]);\n",
+    "    out[i] = accumulate ? E_ADD(out[i], total) : total;\n",
     "}\n",
     "\n",
     "// The same for rows offset[s] .. offset[s + 1] of x [rows][inner].\n",
@@ -1314,8 +1507,9 @@ static const char *const dl__cuda_sums_cu[] = {
     "enum { WARP = 32, LEVELS = 3 };\n",
     "#define FULL 0xffffffffu\n",
     "\n",
-    "// What is summed: x, (x - m)^2 or z (x - m) r.\n",
+    "// What is summed: x, (x - m)^2 or z (x - m) r, with m and r by group. Term i of group k is at k * step + i / run * stride + i % run.\n",
     "enum { SUM, SQUARES, PRODUCTS };\n",
+    "struct Terms { const float *x, *z, *m, *r; uint64_t groups, n, run, stride, step; int what; };\n",
     "static float term(int what, float x, float z, float m, float r)\n",
     "{\n",
     "    if (what == SUM) return x;\n",
@@ -1329,6 +1523,70 @@ static const char *const dl__cuda_sums_cu[] = {
     "    float v = E_ADD(low, high);\n",
     "    for (int h = WARP / 2; h; h /= 2) v = E_ADD(v, __shfl_down_sync(FULL, v, h));\n",
     "    return __shfl_sync(FULL, v, 0);\n",
+    "}\n",
+    "\n",
+    "// The sum of n <= DL__CHUNK terms f(i), by all of a warp\n",
+    "template <class Term> static float lanes_sum(uint32_t n, Term f)\n",
+    "{\n",
+    "    float low = 0, high = 0;\n",
+    "#pragma unroll 4\n",
+    "    for (uint32_t i = threadIdx.x % WARP; i < n; i += DL__LANES) {\n",
+    "        low = E_ADD(low, f(i));\n",
+    "        if (i + WARP < n) high = E_ADD(high, f(i + WARP));\n",
+    "    }\n",
+    "    return add_lanes(low, high);\n",
+    "}\n",
+    "\n",
+    "// The chunk of a group's terms that begins at `first`; f is given where a term is\n",
+    "template <class Term> static float chunk_sum(const Terms &t, uint64_t group, uint64_t first, Term f)\n",
+    "{\n",
+    "    uint32_t n = (uint32_t)(t.n - first < DL__CHUNK ? t.n - first : DL__CHUNK), lane = threadIdx.x % WARP;\n",
+    "    if (t.run >= t.n) return lanes_sum(n, [&](uint32_t i) { return f(group * t.step + first + i); });\n",
+    "    uint64_t in = (first + lane) % t.run, at = group * t.step + (first + lane) / t.run * t.stride + in;\n",
+    "    float sum[2] = { 0, 0 };\n",
+    "#pragma unroll 4\n",
+    "    for (uint32_t i = lane; i < n;) {\n",
+    "#pragma unroll\n",
+    "        for (int half = 0; half < 2; half++, i += WARP) { // lane, and lane + 32 of the rule\n",
+    "            if (i < n) sum[half] = E_ADD(sum[half], f(at));\n",
+    "            at += WARP, in += WARP;\n",
+    "            if (in >= t.run) at += in / t.run * (t.stride - t.run), in %= t.run; // on to the next run: no division at each term\n",
+    "        }\n",
+    "    }\n",
+    "    return add_lanes(sum[0], sum[1]);\n",
+    "}\n",
+    "\n",
+    "// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
+    "// four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes\n",
+    "// those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.\n",
+    "enum { COLUMNS = 8, EACH = 256 / COLUMNS, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
+    "struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };\n",
+    "template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)\n",
+    "{\n",
+    "    uint32_t c = threadIdx.x % COLUMNS, k = threadIdx.x / COLUMNS;\n",
+    "    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;\n",
+    "    float total = 0;\n",
+    "    for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {\n",
+    "        uint32_t n = column < inner ? (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN) : 0;\n",
+    "        uint64_t at = (r0 + k) * inner + column;\n",
+    "#pragma unroll 1\n",
+    "        for (uint32_t b = 0; b < BLOCKS && b * DL__KB + k < n; b++)\n",
+    "#pragma unroll\n",
+    "            for (uint32_t r = k; r < DL__KB; r += EACH, at += EACH * inner)\n",
+    "                if (b * DL__KB + r < n) s.x[b][r * COLUMNS + c] = f(r0 + b * DL__KB + r, at);\n",
+    "        __syncthreads();\n",
+    "        if (k < BLOCKS && (k == 0 || k * DL__KB < n)) {\n",
+    "            uint32_t rows_here = n < (k + 1) * DL__KB ? n - k * DL__KB : DL__KB;\n",
+    "            float p = 0;\n",
+    "#pragma unroll 8\n",
+    "            for (uint32_t r = 0; r < rows_here; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
+    "            s.sum[k][c] = p;\n",
+    "            if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;\n",
+    "        }\n",
+    "        __syncthreads();\n",
+    "        for (uint32_t b = 0; k == 0 && b < BLOCKS && (b == 0 || b * DL__KB < n); b++) total = r0 + b ? E_ADD(total, s.sum[b][c]) : s.sum[b][c];\n",
+    "    }\n",
+    "    if (!part && k == 0 && column < inner) out[column] = accumulate ? E_ADD(out[column], total) : total;\n",
     "}\n",
     "\n",
     "// Sums of chunks, and of these: dl__total of dltrain.h.\n",
@@ -1356,17 +1614,11 @@ static const char *const dl__cuda_sums_cu[] = {
     "// The sum of the n terms x[i], by all of a warp.\n",
     "static float warp_sum(int what, const float *x, const float *z, uint64_t n, float m, float r)\n",
     "{\n",
-    "    uint32_t lane = threadIdx.x % WARP;\n",
     "    Total t;\n",
     "    for (int l = 0; l < LEVELS; l++) t.low[l] = t.high[l] = 0, t.n[l] = 0;\n",
     "    for (uint64_t chunk = 0; chunk < n; chunk += DL__CHUNK) {\n",
     "        uint64_t end = n - chunk < DL__CHUNK ? n : chunk + DL__CHUNK;\n",
-    "        float low = 0, high = 0;\n",
-    "        for (uint64_t i = chunk + lane; i < end; i += DL__LANES) {\n",
-    "            low = E_ADD(low, term(what, x[i], z ? z[i] : 0, m, r));\n",
-    "            if (i + WARP < end) high = E_ADD(high, term(what, x[i + WARP], z ? z[i + WARP] : 0, m, r));\n",
-    "        }\n",
-    "        float v = add_lanes(low, high);\n",
+    "        float v = lanes_sum((uint32_t)(end - chunk), [&](uint32_t i) { return term(what, x[chunk + i], z ? z[chunk + i] : 0, m, r); });\n",
     "        if (n <= DL__CHUNK) return v;\n",
     "        carry(&t, 0, v);\n",
     "    }\n",
@@ -1379,6 +1631,441 @@ static const char *const dl__cuda_sums_cu[] = {
     "    }\n",
     "    return v;\n",
     "}\n",
+    NULL
+};
+static const char *const dl__cuda_taps_cu[] = {
+    "#line 1 \"tools/kernels/taps.cu\"\n",
+    "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
+    "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
+    "// A source holds N rows of a tile, a thread's: begin(i, row) for number i, seek(k), then at(i, &p): is there a number, and where?\n",
+    "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
+    "struct Conv {\n",
+    "    const float *x, *w, *bias;\n",
+    "    float *y;\n",
+    "    Geometry q;\n",
+    "    int accumulate;\n",
+    "};\n",
+    "\n",
+    "// ---- forward: k = (ky, kx, c); back: x is dy, y is dx, k = (ky, kx, o). Of strides, pixels of dx fall into classes by the taps that reach\n",
+    "// them: a class is a product of its own, and taps that do not reach it are left out ----\n",
+    "struct Slide {\n",
+    "    const Conv &v;\n",
+    "    bool back, strided;             // strided: of the gradient alone\n",
+    "    int group, in, out;             // channels of a group\n",
+    "    int high, wide, out_w, plane;   // of a source image; the class's pixels: in a row, in an image\n",
+    "    int sy, sx, ry, rx;             // pixels of the class are sy and sx apart, from ry and rx on\n",
+    "};\n",
+    "static Slide slide_of(const Conv &v, bool back, bool strided, int group, int klass)\n",
+    "{\n",
+    "    const Geometry &q = v.q;\n",
+    "    int sy = back ? q.sh : 1, sx = back ? q.sw : 1, ry = klass / sx, rx = klass % sx;\n",
+    "    int rows = ((back ? q.h : q.oh) - ry + sy - 1) / sy, out_w = ((back ? q.w : q.ow) - rx + sx - 1) / sx;\n",
+    "    Slide s = { v, back, strided, group, (back ? q.o : q.c) / q.groups, (back ? q.c : q.o) / q.groups, back ? q.oh : q.h, back ? q.ow : q.w,\n",
+    "        out_w, rows > 0 && out_w > 0 ? rows * out_w : 0, sy, sx, ry, rx };\n",
+    "    return s;\n",
+    "}\n",
+    "\n",
+    "template <class S> static float number(S &s, int i, uint64_t k) // of a source\n",
+    "{\n",
+    "    const float *p;\n",
+    "    s.seek(k);\n",
+    "    return s.at(i, &p) ? *p : 0;\n",
+    "}\n",
+    "\n",
+    "template <int N> struct SlideWeight { // rows: channels of the result\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    const float *row[N];\n",
+    "    dl_index step;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw;\n",
+    "        row[i] = s.v.w + (dl_index)s.group * s.in * s.out * taps + (dl_index)r * (s.back ? taps : s.in * taps);\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        int taps = s.v.q.kh * s.v.q.kw, tap = (int)k / s.in, c = (int)k % s.in;\n",
+    "        step = (dl_index)c * (s.back ? s.out * taps : taps) + tap;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const { return *p = row[i] + step, true; }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "};\n",
+    "template <int N> struct SlidePixels { // rows: pixels of the result; N is 1 where all of a thread's numbers are of one\n",
+    "    const Slide &s;\n",
+    "    bool along;\n",
+    "    int y[N], x[N], ky, kx;\n",
+    "    const float *image[N];\n",
+    "    dl_index channel;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        if (i >= N) return;\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int n = (int)r / s.plane, at = (int)r % s.plane, fy = s.ry + at / s.out_w * s.sy, fx = s.rx + at % s.out_w * s.sx;\n",
+    "        y[i] = s.back ? fy + q.ph : fy * q.sh - q.ph, x[i] = s.back ? fx + q.pw : fx * q.sw - q.pw;\n",
+    "        image[i] = s.v.x + ((dl_index)n * q.groups + s.group) * s.in * s.high * s.wide;\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in;\n",
+    "        ky = tap / q.kw * q.dh, kx = tap % q.kw * q.dw;\n",
+    "        channel = (dl_index)((int)k % s.in) * s.high * s.wide;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const\n",
+    "    {\n",
+    "        int fy = s.back ? y[i % N] - ky : y[i % N] + ky, fx = s.back ? x[i % N] - kx : x[i % N] + kx;\n",
+    "        if (fy < 0 || fx < 0) return false;\n",
+    "        if (s.strided) fy /= s.v.q.sh, fx /= s.v.q.sw;\n",
+    "        return *p = image[i % N] + channel + (dl_index)fy * s.wide + fx, fy < s.high && fx < s.wide;\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "    // Is step k of the class? And the first that is, from k on\n",
+    "    bool reaches(uint64_t k) const\n",
+    "    {\n",
+    "        const Geometry &q = s.v.q;\n",
+    "        int tap = (int)k / s.in;\n",
+    "        return (s.ry + q.ph - tap / q.kw * q.dh) % q.sh == 0 && (s.rx + q.pw - tap % q.kw * q.dw) % q.sw == 0;\n",
+    "    }\n",
+    "    uint64_t next(uint64_t k, uint64_t end) const\n",
+    "    {\n",
+    "        while (k < end && !reaches(k)) k = (k / s.in + 1) * s.in;\n",
+    "        return k;\n",
+    "    }\n",
+    "};\n",
+    "static float *slide_place(const Slide &s, uint32_t row, uint32_t column)\n",
+    "{\n",
+    "    const Geometry &q = s.v.q;\n",
+    "    int n = (int)column / s.plane, at = (int)column % s.plane, y = s.ry + at / s.out_w * s.sy, x = s.rx + at % s.out_w * s.sx;\n",
+    "    int h = s.back ? q.h : q.oh, w = s.back ? q.w : q.ow;\n",
+    "    return s.v.y + ((((dl_index)n * q.groups + s.group) * s.out + row) * h + y) * w + x;\n",
+    "}\n",
+    "struct SlideOut {\n",
+    "    const Slide &s;\n",
+    "    const Work &w;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, s.group, row, column) = v;\n",
+    "        else finish(slide_place(s, row, column), v, s.v.bias, (dl_index)s.group * s.out + row, s.v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    "// ---- the gradient of the weight: rows are output channels, columns taps (c, ky, kx), k = (image, y, x) ----\n",
+    "template <int N> struct TapsDy {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, out;\n",
+    "    const float *row[N];\n",
+    "    dl_index step;\n",
+    "    void begin(int i, uint32_t r) { row[i] = v.w + ((dl_index)group * out + r) * v.q.oh * v.q.ow; }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        int plane = v.q.oh * v.q.ow;\n",
+    "        step = (dl_index)((int)k / plane) * v.q.o * plane + (int)k % plane;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const { return *p = row[i] + step, true; }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "};\n",
+    "template <int N> struct TapsX {\n",
+    "    const Conv &v;\n",
+    "    bool along;\n",
+    "    int group, in, y[N], x[N], oy, ox;\n",
+    "    const float *plane[N];\n",
+    "    dl_index image;\n",
+    "    void begin(int i, uint32_t r)\n",
+    "    {\n",
+    "        int taps = v.q.kh * v.q.kw, tap = (int)r % taps;\n",
+    "        y[i] = tap / v.q.kw * v.q.dh - v.q.ph, x[i] = tap % v.q.kw * v.q.dw - v.q.pw;\n",
+    "        plane[i] = v.x + ((dl_index)group * in + (int)r / taps) * v.q.h * v.q.w;\n",
+    "    }\n",
+    "    void seek(uint64_t k)\n",
+    "    {\n",
+    "        const Geometry &q = v.q;\n",
+    "        int size = q.oh * q.ow, at = (int)k % size;\n",
+    "        oy = at / q.ow * q.sh, ox = at % q.ow * q.sw;\n",
+    "        image = (dl_index)((int)k / size) * q.c * q.h * q.w;\n",
+    "    }\n",
+    "    bool at(int i, const float **p) const\n",
+    "    {\n",
+    "        int fy = oy + y[i], fx = ox + x[i];\n",
+    "        return *p = plane[i] + image + (dl_index)fy * v.q.w + fx, fy >= 0 && fx >= 0 && fy < v.q.h && fx < v.q.w;\n",
+    "    }\n",
+    "    float get(int i, uint64_t k) { return number(*this, i, k); }\n",
+    "    bool reaches(uint64_t) const { return true; }\n",
+    "};\n",
+    "struct TapsOut {\n",
+    "    const Conv &v;\n",
+    "    const Work &w;\n",
+    "    int group;\n",
+    "    void put(uint32_t row, uint32_t column, float value, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, group, row, column) = value;\n",
+    "        else finish(v.y + ((uint64_t)group * w.m + row) * w.n + column, value, 0, 0, v.accumulate);\n",
+    "    }\n",
+    "};\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_cu[] = {
+    "#line 1 \"tools/kernels/tensor.cu\"\n",
+    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16;\n",
+    "// sums are fp32, in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32,\n",
+    "// in pieces of 16 steps of k, several of them on their way at once; they are rounded when they are read from there. A block of\n",
+    "// 2 W threads computes W x W, a warp W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
+    "template <int W> struct Stages {\n",
+    "    enum { N = W == 128 ? 3 : 4 }; // within the 48 KB that need no asking\n",
+    "    float a[N][W * BK], b[N][W * BK];\n",
+    "};\n",
+    "\n",
+    "// Where a number lies in a piece: fours of a row change places, so that neither rows of fours nor fours of rows meet in a bank.\n",
+    "static uint32_t placed(uint32_t row, uint32_t k) { return row * BK + (k / 4 ^ row / 2 % 4) * 4 + k % 4; }\n",
+    "\n",
+    "static uint32_t shared_address(const float *p) { return (uint32_t)__cvta_generic_to_shared(p); }\n",
+    "static void copy_4(float *to, const float *from, bool there) // or 0\n",
+    "{\n",
+    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
+    "}\n",
+    "static void copy_16(float *to, const float *from, uint32_t n) // n of four numbers, then zeros\n",
+    "{\n",
+    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
+    "}\n",
+    "\n",
+    "// A thread's rows are 8, W/8 apart; its step of k is one of the piece.\n",
+    "enum { ROWS = 8 };\n",
+    "static uint32_t own_row() { return threadIdx.x % 8 + threadIdx.x / 128 * 8; }\n",
+    "static uint32_t own_k() { return threadIdx.x / 8 % BK; }\n",
+    "\n",
+    "// Rows of a matrix. by_16: they are contiguous along k, and aligned.\n",
+    "template <int W> struct Matrix {\n",
+    "    const float *base;\n",
+    "    dl_index stride, step;\n",
+    "    bool by_16;\n",
+    "    const float *first, *here;\n",
+    "    void begin(int i, uint32_t r) { if (!i) first = base + r * stride; }\n",
+    "    void seek(uint64_t k) { here = first + k * step; }\n",
+    "    bool at(int i, const float **p) const { return *p = here + i * (W / ROWS) * stride, true; }\n",
+    "};\n",
+    "\n",
+    "// Fetches the piece at k0 of rows r0.. of a source. Nothing of it: zeros.\n",
+    "template <int W, class S> static void fetch(float *to, S &s, uint32_t r0, uint32_t rows, uint64_t k0, uint64_t end, bool counts)\n",
+    "{\n",
+    "    uint64_t k = k0 + own_k();\n",
+    "    counts = counts && k < end;\n",
+    "    if (counts) s.seek(k);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < ROWS; i++) {\n",
+    "        uint32_t row = own_row() + i * (W / ROWS);\n",
+    "        const float *p = 0;\n",
+    "        bool there = counts && r0 + row < rows && s.at(i, &p);\n",
+    "        copy_4(to + placed(row, own_k()), p, there);\n",
+    "    }\n",
+    "}\n",
+    "template <int W> static void fetch(float *to, Matrix<W> &s, uint32_t r0, uint32_t rows, uint64_t k0, uint64_t end, bool)\n",
+    "{\n",
+    "    if (!s.by_16) return fetch<W, Matrix<W> >(to, s, r0, rows, k0, end, true);\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < 2; i++) {\n",
+    "        uint32_t row = threadIdx.x / 4 + i * (W / 2), chunk = threadIdx.x % 4 * 4;\n",
+    "        uint64_t k = k0 + chunk;\n",
+    "        uint32_t n = r0 + row >= rows || k >= end ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4;\n",
+    "        copy_16(to + placed(row, chunk), n ? s.base + (r0 + row) * s.stride + k : s.base, n);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// Four matrices of 8 rows and 4 steps of k: a lane gets the number (row lane / 4, step lane % 4) of each.\n",
+    "static void read_four(uint32_t *r, const float *p)\n",
+    "{\n",
+    "    asm volatile(\"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\"\n",
+    "                 : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(p)) : \"memory\");\n",
+    "}\n",
+    "#if BF16\n",
+    "// An mma takes all 16 steps. What it calls which of them does not matter to a sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
+    "enum { STEPS = 1 };\n",
+    "static uint32_t rounded(uint32_t low, uint32_t high)\n",
+    "{\n",
+    "    uint32_t r;\n",
+    "    asm(\"cvt.rn.bf16x2.f32 %0, %1, %2;\" : \"=r\"(r) : \"f\"(__uint_as_float(high)), \"f\"(__uint_as_float(low)));\n",
+    "    return r;\n",
+    "}\n",
+    "static void round_a(uint32_t *x, const uint32_t *r) // r: rows 0.., 8.. of fours of k 0, 1, 2, 3\n",
+    "{\n",
+    "    for (int i = 0; i < 4; i++) x[i] = rounded(r[i / 2 * 4 + i % 2], r[i / 2 * 4 + i % 2 + 2]);\n",
+    "}\n",
+    "static void round_b(uint32_t *y, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 2; i++) y[i] = rounded(r[2 * i], r[2 * i + 1]);\n",
+    "}\n",
+    "#define MMA \"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32\"\n",
+    "#else\n",
+    "enum { STEPS = 2 }; // of 8\n",
+    "static uint32_t rounded(uint32_t v)\n",
+    "{\n",
+    "    uint32_t r;\n",
+    "    asm(\"cvt.rna.tf32.f32 %0, %1;\" : \"=r\"(r) : \"f\"(__uint_as_float(v)));\n",
+    "    return r;\n",
+    "}\n",
+    "static void round_a(uint32_t *x, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 8; i++) x[i] = rounded(r[i]);\n",
+    "}\n",
+    "static void round_b(uint32_t *y, const uint32_t *r)\n",
+    "{\n",
+    "    for (int i = 0; i < 4; i++) y[i] = rounded(r[i]);\n",
+    "}\n",
+    "#define MMA \"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32\"\n",
+    "#endif\n",
+    "static void multiply_add(float *c, const uint32_t *x, const uint32_t *y)\n",
+    "{\n",
+    "    asm(MMA \" {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\"\n",
+    "        : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3]) : \"r\"(x[0]), \"r\"(x[1]), \"r\"(x[2]), \"r\"(x[3]), \"r\"(y[0]), \"r\"(y[1]));\n",
+    "}\n",
+    "\n",
+    "// The warp's part of a piece: acc[16 rows each][8 columns each]\n",
+    "template <int W> static void multiply(float (*acc)[4][4], const float *a, const float *b)\n",
+    "{\n",
+    "    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, x[W / 32][STEPS * 4], y[STEPS * 2], r[8];\n",
+    "    const float *rows = a + warp / (W / 32) * (W / 2) * BK, *columns = b + warp % (W / 32) * 32 * BK;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++) {\n",
+    "        read_four(r, rows + i * 16 * BK + placed(lane % 16, lane / 16 * 4));\n",
+    "        read_four(r + 4, rows + i * 16 * BK + placed(lane % 16, 8 + lane / 16 * 4));\n",
+    "        round_a(x[i], r);\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int j = 0; j < 4; j++) {\n",
+    "        read_four(r, columns + j * 8 * BK + placed(lane % 8, lane / 8 * 4));\n",
+    "        round_b(y, r);\n",
+    "#pragma unroll\n",
+    "        for (int s = 0; s < STEPS; s++)\n",
+    "#pragma unroll\n",
+    "            for (int i = 0; i < W / 32; i++) multiply_add(acc[i][j], x[i] + 4 * s, y + 2 * s);\n",
+    "    }\n",
+    "}\n",
+    "\n",
+    "// The tile from (m0, n0), k from `first`, a multiple of 16, to `end`. SOME: B tells which steps of k count.\n",
+    "template <bool SOME, class B> static uint64_t next_piece(const B &b, uint64_t k, uint64_t end)\n",
+    "{\n",
+    "    if constexpr (SOME) {\n",
+    "        uint64_t next = b.next(k, end) / BK * BK;\n",
+    "        return next > k ? next : k;\n",
+    "    }\n",
+    "    return k;\n",
+    "}\n",
+    "template <int W, bool SOME, class A, class B, class C>\n",
+    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,\n",
+    "    uint64_t first, uint64_t end, bool part)\n",
+    "{\n",
+    "    enum { N = Stages<W>::N };\n",
+    "    float acc[W / 32][4][4];\n",
+    "    uint64_t k = next_piece<SOME>(b, first, end);\n",
+    "    int fetched = 0, stage = 0, reading = 0;\n",
+    "    for (int i = 0; i < ROWS; i++) {\n",
+    "        a.begin(i, m0 + own_row() + i * (W / ROWS));\n",
+    "        b.begin(i, n0 + own_row() + i * (W / ROWS));\n",
+    "    }\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "#pragma unroll\n",
+    "            for (int e = 0; e < 4; e++) acc[i][j][e] = 0;\n",
+    "    for (int i = -(N - 1); i < fetched; i++) {\n",
+    "        if (i >= 0) {\n",
+    "            asm volatile(\"cp.async.wait_group %0;\" ::\"n\"(N - 2) : \"memory\");\n",
+    "            __syncthreads(); // the piece is there, and all have read the one before, whose place is free now\n",
+    "        }\n",
+    "        if (k < end) {\n",
+    "            fetch<W>(s.a[stage], a, m0, m, k, end, true);\n",
+    "            if constexpr (SOME) fetch<W>(s.b[stage], b, n0, n, k, end, b.reaches(k + own_k()));\n",
+    "            else fetch<W>(s.b[stage], b, n0, n, k, end, true);\n",
+    "            stage = stage + 1 == N ? 0 : stage + 1;\n",
+    "            fetched++;\n",
+    "            k = next_piece<SOME>(b, k + BK, end);\n",
+    "        }\n",
+    "        asm volatile(\"cp.async.commit_group;\" ::: \"memory\");\n",
+    "        if (i >= 0) {\n",
+    "            multiply<W>(acc, s.a[reading], s.b[reading]);\n",
+    "            reading = reading + 1 == N ? 0 : reading + 1;\n",
+    "        }\n",
+    "    }\n",
+    "    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n",
+    "    uint32_t row = m0 + warp / (W / 32) * (W / 2) + lane / 4, column = n0 + warp % (W / 32) * 32 + lane % 4 * 2;\n",
+    "#pragma unroll\n",
+    "    for (int i = 0; i < W / 32; i++)\n",
+    "#pragma unroll\n",
+    "        for (int j = 0; j < 4; j++)\n",
+    "#pragma unroll\n",
+    "            for (int e = 0; e < 4; e++) {\n",
+    "                uint32_t y = row + i * 16 + e / 2 * 8, x = column + j * 8 + e % 2;\n",
+    "                if (y < m && x < n) c.put(y, x, acc[i][j][e], part);\n",
+    "            }\n",
+    "    __syncthreads();\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_conv_cu[] = {
+    "#line 1 \"tools/kernels/tensor_conv.cu\"\n",
+    "// The convolutions of taps.cu on tensor cores, as conv.cu.\n",
+    "template <bool BACK, bool SOME> static void tensor_slide(Stages<64> &stages, const Conv &v, const Work &w)\n",
+    "{\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    Slide s = slide_of(v, BACK, SOME, (int)blockIdx.z % v.q.groups, (int)blockIdx.z / v.q.groups);\n",
+    "    uint32_t n = (uint32_t)(v.q.n * s.plane);\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    if (n0 >= n) return;\n",
+    "    SlideWeight<ROWS> a = { s };\n",
+    "    SlidePixels<ROWS> b = { s };\n",
+    "    SlideOut c = { s, w };\n",
+    "    tensor_tile<64, SOME>(stages, a, b, c, w.m, n, m0, n0, first, end, false);\n",
+    "}\n",
+    "#define TENSOR_SLIDE(name, BACK, SOME) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(128, 1) name(Conv v, Work w) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Stages<64> stages; \\\n",
+    "        tensor_slide<BACK, SOME>(stages, v, w); \\\n",
+    "    }\n",
+    "TENSOR_SLIDE(tensor_forward, false, false)\n",
+    "TENSOR_SLIDE(tensor_back, true, false)\n",
+    "TENSOR_SLIDE(tensor_back_strided, true, true)\n",
+    "\n",
+    "extern \"C\" __global__ void __launch_bounds__(128, 1) tensor_weight(Conv v, Work w) // v.w is dy, v.y is dw\n",
+    "{\n",
+    "    __shared__ __align__(16) Stages<64> stages;\n",
+    "    uint32_t m0, n0;\n",
+    "    uint64_t first, end;\n",
+    "    int group = (int)blockIdx.z;\n",
+    "    TapsDy<ROWS> a = { v, true, group, (int)w.m };\n",
+    "    TapsX<ROWS> b = { v, true, group, v.q.c / v.q.groups };\n",
+    "    TapsOut c = { v, w, group };\n",
+    "    work_tile<64>(w, &m0, &n0, &first, &end);\n",
+    "    tensor_tile<64, false>(stages, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "}\n",
+    NULL
+};
+static const char *const dl__cuda_tensor_matmul_cu[] = {
+    "#line 1 \"tools/kernels/tensor_matmul.cu\"\n",
+    "// Matrix products on tensor cores. by_16: 1: A, 2: B, see Matrix.\n",
+    "template <int W> static void tensor_matmul(Stages<W> &s, const Matmul &q, const Work &w, int by_16)\n",
+    "{\n",
+    "    for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {\n",
+    "        dl_index at_a, at_b;\n",
+    "        uint32_t m0, n0;\n",
+    "        uint64_t first, end;\n",
+    "        matmul_batch(q, batch, &at_a, &at_b);\n",
+    "        Matrix<W> a = { q.a + at_a, q.a_row, q.a_k, (by_16 & 1) != 0 }, b = { q.b + at_b, q.b_row, q.b_k, (by_16 & 2) != 0 };\n",
+    "        MatmulOut c = { q, w, batch };\n",
+    "        work_tile<W>(w, &m0, &n0, &first, &end);\n",
+    "        tensor_tile<W, false>(s, a, b, c, w.m, w.n, m0, n0, first, end, w.parts > 1);\n",
+    "    }\n",
+    "}\n",
+    "#define TENSOR_MATMUL(W) \\\n",
+    "    extern \"C\" __global__ void __launch_bounds__(2 * W, 1) tensor_##W(Matmul q, Work w, int by_16) \\\n",
+    "    { \\\n",
+    "        __shared__ __align__(16) Stages<W> s; \\\n",
+    "        tensor_matmul<W>(s, q, w, by_16); \\\n",
+    "    }\n",
+    "TENSOR_MATMUL(64)\n",
+    "TENSOR_MATMUL(128)\n",
     NULL
 };
 static const char *const dl__cuda_tile_cu[] = {
@@ -1408,12 +2095,12 @@ static const char *const dl__cuda_tile_cu[] = {
     "// The pieces, of which one is multiplied while the next comes. use: which steps of k count.\n",
     "template <int W> struct Pieces { float a[2][BK][W + 4], b[2][BK][W + 4]; bool use[2][BK]; };\n",
     "\n",
-    "// A tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.\n",
-    "template <int W, int T, bool SOME, class A, class B, class C>\n",
-    "static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "// The totals of a tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.\n",
+    "template <int W, int T, bool SOME, class A, class B> static void tile_totals(Pieces<W> &s, A &a, B &b, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,\n",
+    "    uint64_t first, uint64_t end, float (*total)[T])\n",
     "{\n",
     "    enum { EACH = W * BK / THREADS };\n",
-    "    float acc[T][T], total[T][T], next_a[EACH], next_b[EACH];\n",
+    "    float acc[T][T], next_a[EACH], next_b[EACH];\n",
     "    int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);\n",
     "    bool reached[EACH];\n",
     "    for (int i = 0; i < EACH; i++) {\n",
@@ -1472,6 +2159,14 @@ static const char *const dl__cuda_tile_cu[] = {
     "        }\n",
     "        __syncthreads();\n",
     "    }\n",
+    "}\n",
+    "\n",
+    "template <int W, int T, bool SOME, class A, class B, class C>\n",
+    "static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "{\n",
+    "    float total[T][T];\n",
+    "    int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);\n",
+    "    tile_totals<W, T, SOME>(s, a, b, m, n, m0, n0, first, end, total);\n",
     "#pragma unroll\n",
     "    for (int i = 0; i < T; i++)\n",
     "#pragma unroll\n",
@@ -1489,7 +2184,7 @@ static const char *const dl__cuda_tile_cu[] = {
     "}\n",
     "\n",
     "// Which part of the work a thread block does: blockIdx.x a tile, blockIdx.y a block of k where these are computed apart (then `partial`\n",
-    "// takes their totals [batch][block][m][n], and the kernels ..._join add them in order), blockIdx.z a batch.\n",
+    "// takes their totals [batch][block][m][n], and join.cu adds them in order), blockIdx.z a batch.\n",
     "struct Work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; };\n",
     "template <int W> static void work_tile(const Work &w, uint32_t *m0, uint32_t *n0, uint64_t *first, uint64_t *end)\n",
     "{\n",
@@ -1511,7 +2206,7 @@ static const char *const dl__cuda_tile_cu[] = {
     "    return total;\n",
     "}\n",
     "\n",
-    "// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----\n",
+    "// ---- matmul, by the tiles above (matmul.cu), by larger ones (warp.cu) or by tensor cores (tensor.cu) ----\n",
     "struct Matmul {\n",
     "    const float *a, *b, *bias;\n",
     "    float *c;\n",
@@ -1529,6 +2224,16 @@ static const char *const dl__cuda_tile_cu[] = {
     "        batch /= q.count[d];\n",
     "    }\n",
     "}\n",
+    "struct MatmulOut {\n",
+    "    const Matmul &q;\n",
+    "    const Work &w;\n",
+    "    uint32_t batch;\n",
+    "    void put(uint32_t row, uint32_t column, float v, bool part) const\n",
+    "    {\n",
+    "        if (part) *work_part(w, batch, row, column) = v;\n",
+    "        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);\n",
+    "    }\n",
+    "};\n",
     NULL
 };
 static const char *const dl__cuda_update_cu[] = {
@@ -1590,11 +2295,12 @@ static const char *const dl__cuda_update_cu[] = {
     "    }\n",
     "}\n",
     "\n",
-    "// Gradients of replicas\n",
-    "extern \"C\" __global__ void update_add(const Update *list)\n",
+    "// Gradients of replicas: x [parts][n], of which the first becomes the sum, in the order of dl__tree\n",
+    "extern \"C\" __global__ void sum_parts(float *x, int parts, uint64_t n)\n",
     "{\n",
-    "    Update u = list[blockIdx.y];\n",
-    "    EACH(i) u.p[i] = E_ADD(u.p[i], u.g[i]);\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "        for (int apart = 1; apart < parts; apart *= 2)\n",
+    "            for (int r = 0; r + apart < parts; r += 2 * apart) x[r * n + i] = E_ADD(x[r * n + i], x[(r + apart) * n + i]);\n",
     "}\n",
     "\n",
     "extern \"C\" __global__ void update_scale(const Update *list)\n",
@@ -1754,6 +2460,7 @@ typedef unsigned long long dl__cuda_address;
     F(cuMemFreeHost, (void *p)) \
     F(cuMemcpyHtoDAsync_v2, (dl__cuda_address to, const void *from, size_t bytes, void *stream)) \
     F(cuMemcpyDtoHAsync_v2, (void *to, dl__cuda_address from, size_t bytes, void *stream)) \
+    F(cuMemcpyDtoDAsync_v2, (dl__cuda_address to, dl__cuda_address from, size_t bytes, void *stream)) \
     F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, size_t bytes, \
         void *stream)) \
     F(cuDeviceCanAccessPeer, (int *can, int device, int peer)) \
@@ -1766,6 +2473,7 @@ typedef unsigned long long dl__cuda_address;
     F(cuEventCreate, (void **event, unsigned flags)) \
     F(cuEventRecord, (void *event, void *stream)) \
     F(cuEventSynchronize, (void *event)) \
+    F(cuEventQuery, (void *event)) \
     F(cuEventDestroy_v2, (void *event)) \
     F(cuModuleLoadData, (void **module, const void *image)) \
     F(cuModuleUnload, (void *module)) \
@@ -1793,12 +2501,30 @@ typedef unsigned long long dl__cuda_address;
     F(nvrtcGetPTXSize, (void *program, size_t *size)) \
     F(nvrtcGetPTX, (void *program, char *image)) \
     F(nvrtcDestroyProgram, (void **program))
+#define DL__CUDA_CUBLAS(F) \
+    F(cublasCreate_v2, (void **handle)) \
+    F(cublasDestroy_v2, (void *handle)) \
+    F(cublasSetStream_v2, (void *handle, void *stream)) \
+    F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
+    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, \
+        int type_a, int lda, long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, \
+        void *c, int type_c, int ldc, long long stride_c, int batches, int compute, int algorithm))
+#define DL__CUDA_NCCL(F) \
+    F(ncclCommInitAll, (void **comm, int devices, const int *device)) \
+    F(ncclAllReduce, (const void *from, void *to, size_t n, int type, int operation, void *comm, void *stream)) \
+    F(ncclCommGetAsyncError, (void *comm, int *error)) \
+    F(ncclCommAbort, (void *comm)) \
+    F(ncclCommDestroy, (void *comm))
 #define DL__CUDA_POINTER(name, args) int (*name) args;
 typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
 typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
+typedef struct dl__cuda_cublas { DL__CUDA_CUBLAS(DL__CUDA_POINTER) } dl__cuda_cublas;
+typedef struct dl__cuda_nccl { DL__CUDA_NCCL(DL__CUDA_POINTER) const char *(*text)(int code); } dl__cuda_nccl;
 #define DL__CUDA_NAME(name, args) #name,
 static const char *const dl__cuda_driver_names[] = { DL__CUDA_DRIVER(DL__CUDA_NAME) };
 static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME) };
+static const char *const dl__cuda_cublas_names[] = { DL__CUDA_CUBLAS(DL__CUDA_NAME) };
+static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) "ncclGetErrorString" };
 #undef DL__CUDA_NAME
 #undef DL__CUDA_POINTER
 
@@ -1809,12 +2535,14 @@ enum {
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
     DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
     DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
+    DL__CUDA_BUCKETS = 8,        /* events for as many buckets of gradients; those that share one wait for the last */
     DL__CUDA_FILES = 2048,       /* kept in the cache folder */
     DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
 };
 typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__cuda_text;
 typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
+typedef enum dl__cuda_precision { DL__CUDA_FP32, DL__CUDA_TF32, DL__CUDA_BF16 } dl__cuda_precision; /* of products */
 typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
 typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
 typedef struct dl__cuda {
@@ -1823,14 +2551,25 @@ typedef struct dl__cuda {
     void *driver_library, *nvrtc_library;
     dl__cuda_driver driver;
     dl__cuda_nvrtc nvrtc;
+    dl__cuda_nccl nccl;
+    void *comm;                  /* NCCL's, or NULL */
+    double seconds;              /* a sum of NCCL's may take; 0: for ever */
     int ordinal, arch;
-    void *context, *stream, *mark[2];
+    dl__cuda_precision precision;
+    dl__cuda_cublas cublas;
+    const char *(*cublas_text)(int code);
+    void *blas;                  /* cuBLAS's handle, where it is asked for */
+    dl__cuda_address blas_workspace;
+    void *context, *stream;
+    void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
+    bool running;                /* there may be launches since `ran` */
+    void *sums, *summed, *ready[DL__CUDA_BUCKETS]; /* the stream of sums between GPUs; its end; see dl__cuda_reduce */
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
     int chunks, chunk_at;
     size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
-    dl__cuda_address scratch;
-    size_t scratch_size;
+    dl__cuda_address scratch, arrival, room; /* of the operation at hand; of an input on its way; of sums between GPUs */
+    size_t scratch_size, arrival_size, room_size;
     struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
     int staging_at;
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
@@ -1874,6 +2613,50 @@ static bool dl__cuda_look_up(dl__cuda *d, void *library, void *table, const char
     return true;
 }
 
+/* ---- waiting: the host does so here alone, but for the driver before it frees memory ---- */
+static bool dl__cuda_nccl_check(dl__cuda *d, int code, const char *call)
+{
+    return !code || dl_fail(d->ctx, "%s: %s says %s (%d)", d->device, call, d->nccl.text(code), code);
+}
+
+/* After an error: sums that others do not come to would never end. */
+static void dl__cuda_give_up_sums(dl__cuda *d)
+{
+    if (d->comm && dl_failed(d->ctx)) d->nccl.ncclCommAbort(d->comm), d->comm = NULL;
+}
+
+/* While sums of NCCL are on their way the driver is asked again and again: they may have failed, or never end. */
+static bool dl__cuda_wait(dl__cuda *d, void *event)
+{
+    struct timeval nap, last, now;
+    double waited = 0;
+    int code, error = 0;
+    if (!d->comm) return DL__CUDA_CALL(d, cuEventSynchronize(event));
+    gettimeofday(&last, NULL);
+    while ((code = d->driver.cuEventQuery(event)) == 600 && dl_device_may_wait(d->ctx)) { /* not ready */
+        if (!dl__cuda_nccl_check(d, d->nccl.ncclCommGetAsyncError(d->comm, &error), "ncclCommGetAsyncError") ||
+            !dl__cuda_nccl_check(d, error, "NCCL"))
+            break;
+        gettimeofday(&now, NULL);
+        double some = (double)(now.tv_sec - last.tv_sec) + 1e-6 * (double)(now.tv_usec - last.tv_usec);
+        waited += some < 0 ? 0 : some > 0.05 ? 0.05 : some; /* a clock that is set, or a process that was stopped, is no deadline */
+        last = now;
+        if (d->seconds > 0 && waited > d->seconds) {
+            dl_fail(d->ctx, "%s: a sum of NCCL has not ended in %g seconds: have all GPUs come to it?", d->device, d->seconds);
+            break;
+        }
+        nap.tv_sec = 0; /* nanosleep hides from a strict -std=c99 */
+        nap.tv_usec = 50;
+        select(0, NULL, NULL, NULL, &nap);
+    }
+    bool ok = !dl_failed(d->ctx) && dl__cuda_check(d, code, "cuEventQuery");
+    dl__cuda_give_up_sums(d);
+    return ok;
+}
+
+/* Waits for launches and all that comes in their order. */
+static bool dl__cuda_settle(dl__cuda *d) { return DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)) && dl__cuda_wait(d, d->ran); }
+
 /* ---- memory ---- */
 /* Nearly all of what a step takes grows with the batch. How much of the batch would fit, by what was asked for so far: a bound from above. */
 static void dl__cuda_tell_batch(const dl__cuda *d, size_t left, char *out, size_t size)
@@ -1912,6 +2695,7 @@ static void *dl__cuda_alloc(void *device, size_t bytes)
 static void dl__cuda_release(void *device, void *memory)
 {
     dl__cuda *d = (dl__cuda *)device;
+    dl__cuda_give_up_sums(d);
     if (memory && dl__cuda_enter(d)) DL__CUDA_CALL(d, cuMemFree_v2((dl__cuda_address)(uintptr_t)memory));
 }
 
@@ -1947,28 +2731,29 @@ static void dl__cuda_step_reset(void *device)
     size_t all = 0;
     for (int i = 0; i < d->chunks; i++) all += d->chunk[i].size, d->chunk[i].used = 0;
     d->chunk_at = 0;
-    if (d->chunks < 2 || !dl__cuda_enter(d) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return;
+    if (d->chunks < 2 || !dl__cuda_enter(d) || !dl__cuda_settle(d)) return;
     while (d->chunks) DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
     if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
 }
 
-/* Memory of one operation, until the next. */
-static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
+/* Memory that grows, without what was in it. The driver waits for work before it frees. */
+static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *size, size_t bytes)
 {
-    if (bytes <= d->scratch_size) return d->scratch;
-    if (d->scratch && !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream))) return 0;
-    if (d->scratch && !DL__CUDA_CALL(d, cuMemFree_v2(d->scratch))) return 0;
-    d->scratch_size = 0;
-    if ((d->scratch = dl__cuda_allocate(d, bytes))) d->scratch_size = bytes;
-    return d->scratch;
+    if (bytes <= *size) return *p;
+    if (*p && (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(*p)))) return 0;
+    *size = 0;
+    if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
+    return *p;
 }
+/* Memory of one operation, until the next. */
+static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes) { return dl__cuda_room(d, &d->scratch, &d->scratch_size, bytes); }
 
 /* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
     d->settled = false;
     int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
-    if (d->staging[k].busy && !DL__CUDA_CALL(d, cuEventSynchronize(d->staging[k].event))) return NULL;
+    if (d->staging[k].busy && !dl__cuda_wait(d, d->staging[k].event)) return NULL;
     d->staging[k].busy = false;
     if (d->staging[k].size < bytes) {
         size_t size = bytes < DL__CUDA_STAGING ? (size_t)DL__CUDA_STAGING : bytes;
@@ -1983,26 +2768,65 @@ static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
     return d->staging[k].at;
 }
 
-static bool dl__cuda_upload(void *device, void *to, const void *from, size_t bytes)
+/* By way of pinned memory; *event: when it has arrived. */
+static bool dl__cuda_send(dl__cuda *d, dl__cuda_address to, const void *from, size_t bytes, void *stream, void **event)
 {
-    dl__cuda *d = (dl__cuda *)device;
     int k;
-    if (!bytes) return true;
-    if (!dl__cuda_enter(d)) return false;
     char *stage = dl__cuda_stage(d, bytes, &k);
     if (!stage) return false;
     memcpy(stage, from, bytes);
-    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2((dl__cuda_address)(uintptr_t)to, stage, bytes, d->stream))) return false;
+    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2(to, stage, bytes, stream))) return false;
     d->staging[k].busy = true;
-    return DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->stream));
+    *event = d->staging[k].event;
+    return DL__CUDA_CALL(d, cuEventRecord(*event, stream));
 }
 
-/* Copies to pinned memory and waits. */
+static bool dl__cuda_is_value(const dl__cuda *d, dl__cuda_address p)
+{
+    int i = 0;
+    while (i < d->chunks && !(p >= d->chunk[i].at && p - d->chunk[i].at < d->chunk[i].size)) i++;
+    return i < d->chunks;
+}
+
+static bool dl__cuda_upload(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    dl__cuda_address at = (dl__cuda_address)(uintptr_t)to;
+    void *event;
+    d->running = d->running || dl__cuda_is_value(d, at);
+    return !bytes || (dl__cuda_enter(d) && dl__cuda_send(d, at, from, bytes, d->stream, &event));
+}
+
+/* It crosses while the last step still runs, to a place of its own; from there it is copied in the order of launches. */
+static bool dl__cuda_input(void *device, void *to, const void *from, size_t bytes)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    void *arrived;
+    if (!dl__cuda_enter(d) || !dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
+    d->running = true;
+    return DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->taken, 0)) &&
+        dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&
+        DL__CUDA_CALL(d, cuMemcpyDtoDAsync_v2((dl__cuda_address)(uintptr_t)to, d->arrival, bytes, d->stream)) &&
+        DL__CUDA_CALL(d, cuEventRecord(d->taken, d->stream));
+}
+
+static bool dl__cuda_note(dl__cuda *d) { return !d->running || DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)); }
+/* What begins now are no launches: values need not wait for it. */
+static bool dl__cuda_end_run(dl__cuda *d)
+{
+    bool ok = dl__cuda_note(d);
+    d->running = false;
+    return ok;
+}
+
+/* Copies to pinned memory what launches have made, and waits. */
 static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t bytes)
 {
     int k;
     char *stage = dl__cuda_stage(d, bytes, &k);
-    if (!stage || !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->stream)) || !DL__CUDA_CALL(d, cuStreamSynchronize(d->stream)))
+    if (!stage || !dl__cuda_note(d) || !DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->ran, 0)) ||
+        !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) ||
+        !DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->copies)) || !dl__cuda_wait(d, d->staging[k].event))
         return NULL;
     return stage;
 }
@@ -2031,6 +2855,7 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     dl__cuda *d = (dl__cuda *)device;
     if (!bytes) return true;
     if (!dl__cuda_enter(d) || !dl__cuda_check_slots(d)) return false;
+    d->running = d->running || !dl__cuda_is_value(d, (dl__cuda_address)(uintptr_t)from);
     const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from, bytes);
     if (!p) return false;
     memcpy(to, p, bytes);
@@ -2052,18 +2877,6 @@ static bool dl__cuda_forget_graphs(dl__cuda *d)
 }
 
 /* ---- between GPUs ---- */
-static bool dl__cuda_mark(void *device, int which)
-{
-    dl__cuda *d = (dl__cuda *)device;
-    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->mark[which], d->stream));
-}
-
-static bool dl__cuda_follow(void *device, const void *other, int which)
-{
-    dl__cuda *d = (dl__cuda *)device;
-    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->mark[which], 0));
-}
-
 /* Where one GPU can read the other's memory the copy is direct; elsewhere the driver takes it through the host. */
 static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
 {
@@ -2074,16 +2887,32 @@ static void dl__cuda_reach(dl__cuda *d, const dl__cuda *other)
     if (!code && can) d->driver.cuCtxEnablePeerAccess(other->context, 0); /* if it refuses, copies go the long way */
 }
 
-static bool dl__cuda_copy_over(
-    void *device, void *to, const void *to_device, const void *from, const void *from_device, size_t bytes)
+static bool dl__cuda_copy_over(dl__cuda *d, const dl__cuda *target, dl__cuda_address to, const dl__cuda *source,
+    dl__cuda_address from, size_t bytes)
 {
-    dl__cuda *d = (dl__cuda *)device;
-    const dl__cuda *target = (const dl__cuda *)to_device, *source = (const dl__cuda *)from_device;
-    dl__cuda_address a = (dl__cuda_address)(uintptr_t)to, b = (dl__cuda_address)(uintptr_t)from;
-    if (!dl__cuda_enter(d)) return false;
     dl__cuda_reach(d, target);
     dl__cuda_reach(d, source);
-    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(a, target->context, b, source->context, bytes, d->stream));
+    return DL__CUDA_CALL(d, cuMemcpyPeerAsync(to, target->context, from, source->context, bytes, d->sums));
+}
+
+static bool dl__cuda_ready(void *device, int bucket)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->ready[bucket % DL__CUDA_BUCKETS], d->stream));
+}
+
+static bool dl__cuda_summed(void *device)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    return dl__cuda_enter(d) && DL__CUDA_CALL(d, cuEventRecord(d->summed, d->sums));
+}
+
+static bool dl__cuda_after_sums(void *device, const void *other)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    if (d->comm && other != device) return true; /* NCCL writes each its own */
+    return dl__cuda_enter(d) && dl__cuda_end_run(d) &&
+        DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, ((const dl__cuda *)other)->summed, 0));
 }
 
 /* ---- texts ---- */
@@ -2283,23 +3112,55 @@ static bool dl__cuda_write_text(dl__cuda *d, const dl__cuda_text *t, const char 
     return ok || dl_fail(d->ctx, "%s: DLTRAIN_CUDA_TEXTS: '%s' cannot be written: %s", d->device, path, strerror(errno));
 }
 
+/* The library that the environment variable names, or else the first of n that is there. */
+static void *dl__cuda_open_library(const char *variable, const char *const *usual, int n)
+{
+    const char *own = getenv(variable);
+    void *library = NULL;
+    if (own && *own) return dlopen(own, RTLD_NOW | RTLD_LOCAL);
+    for (int i = 0; i < n && !library; i++) library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
+    return library;
+}
+
 /* ---- compiling ---- */
 static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
 {
     char baked[700];
     static const char *const usual[] = { "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so" };
-    const char *own = getenv("DLTRAIN_NVRTC");
     if (d->nvrtc_library) return true;
-    if (own && *own) d->nvrtc_library = dlopen(own, RTLD_NOW | RTLD_LOCAL);
-    for (size_t i = 0; (!own || !*own) && i < sizeof usual / sizeof *usual && !d->nvrtc_library; i++)
-        d->nvrtc_library = dlopen(usual[i], RTLD_NOW | RTLD_LOCAL);
-    if (!d->nvrtc_library) {
+    if (!(d->nvrtc_library = dl__cuda_open_library("DLTRAIN_NVRTC", usual, 3))) {
         const char *why = dlerror();
         return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it%s", d->device,
             why ? why : "", dl__cuda_tell_baked(d, what, baked, sizeof baked));
     }
     return dl__cuda_look_up(d, d->nvrtc_library, &d->nvrtc, dl__cuda_nvrtc_names,
         sizeof dl__cuda_nvrtc_names / sizeof *dl__cuda_nvrtc_names, "NVRTC");
+}
+
+static bool dl__cuda_check_cublas(dl__cuda *d, int code, const char *call)
+{
+    if (code && d->capturing) return d->refused = true, false; /* perhaps because of that */
+    const char *text = code && d->cublas_text ? d->cublas_text(code) : "";
+    return !code || dl_fail(d->ctx, "%s: %s says %d: %s", d->device, call, code, text ? text : "");
+}
+/* Opens cuBLAS and gives it a workspace, which graphs need. */
+static bool dl__cuda_open_cublas(dl__cuda *d)
+{
+    static const char *const usual[] = { "libcublas.so.13", "libcublas.so.12", "libcublas.so" };
+    size_t bytes = (size_t)(d->arch >= 90 ? 32 : 4) << 20; /* what NVIDIA advises */
+    void *library = dl__cuda_open_library("DLTRAIN_CUBLAS", usual, 3);
+    if (!library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
+    }
+    *(void **)&d->cublas_text = dlsym(library, "cublasGetStatusString");
+    if (!dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names,
+            sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") ||
+        !(d->blas_workspace = dl__cuda_allocate(d, bytes))) return false;
+    void *workspace = (void *)(uintptr_t)d->blas_workspace;
+    return dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, workspace, bytes), "cublasSetWorkspace");
 }
 
 /* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
@@ -2404,18 +3265,38 @@ static void dl__cuda_begin_text(dl__cuda_text *t)
     dl__cuda_lines(t, dl__cuda_device_cu);
 }
 
-/* What the modules are made of. */
-static const struct { const char *name; const char *const *part[3]; } dl__cuda_parts[] = {
-    { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL } },
-    { "attention", { dl__cuda_sums_cu, dl__cuda_attention_cu, NULL } },
-    { "normalise", { dl__cuda_normalise_cu, NULL, NULL } },
-    { "move", { dl__cuda_move_cu, NULL, NULL } },
-    { "pool", { dl__cuda_pool_cu, NULL, NULL } },
-    { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL } },
-    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL } },
-    { "conv", { dl__cuda_tile_cu, dl__cuda_conv_cu, NULL } },
-    { "update", { dl__cuda_update_cu, NULL, NULL } }
+/* What the modules are made of; `least`: the compute capability that they need, if any. */
+static const char *const dl__cuda_tf32[] = { "#define BF16 0\n", NULL }, *const dl__cuda_bf16[] = { "#define BF16 1\n", NULL };
+static const struct { const char *name; const char *const *part[6]; int least; } dl__cuda_parts[] = {
+    { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL }, 0 },
+    { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL }, 0 },
+    { "normalise", { dl__cuda_sums_cu, dl__cuda_normalise_cu, NULL }, 0 },
+    { "move", { dl__cuda_move_cu, NULL }, 0 },
+    { "pool", { dl__cuda_pool_cu, NULL }, 0 },
+    { "matmul", { dl__cuda_tile_cu, dl__cuda_matmul_cu, NULL }, 0 },
+    { "warp", { dl__cuda_tile_cu, dl__cuda_warp_cu, NULL }, 0 },
+    { "conv", { dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_conv_cu, NULL }, 0 },
+    { "join", { dl__cuda_tile_cu, dl__cuda_join_cu, NULL }, 0 },
+    { "matmul_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
+    { "matmul_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
+    { "conv_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "conv_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "clip", { dl__cuda_clip_cu, NULL }, 0 },
+    { "update", { dl__cuda_update_cu, NULL }, 0 }
 };
+enum { DL__CUDA_PARTS = sizeof dl__cuda_parts / sizeof *dl__cuda_parts };
+/* The one of that name; DL__CUDA_PARTS: none. */
+static size_t dl__cuda_part(const char *name)
+{
+    size_t i = 0;
+    while (i < DL__CUDA_PARTS && strcmp(dl__cuda_parts[i].name, name)) i++;
+    return i;
+}
+static void dl__cuda_module_text(dl__cuda_text *t, size_t i)
+{
+    dl__cuda_begin_text(t);
+    for (int k = 0; dl__cuda_parts[i].part[k]; k++) dl__cuda_lines(t, dl__cuda_parts[i].part[k]);
+}
 
 /* A kernel by name; both names are string constants. */
 static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
@@ -2423,10 +3304,7 @@ static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
     dl__cuda_text t;
     for (dl__cuda_function *f = d->functions; f; f = f->next)
         if (!strcmp(f->name, name) && !strcmp(f->module, module)) return f->function;
-    dl__cuda_begin_text(&t);
-    for (size_t i = 0; i < sizeof dl__cuda_parts / sizeof *dl__cuda_parts; i++)
-        for (int k = 0; k < 3 && dl__cuda_parts[i].part[k] && !strcmp(dl__cuda_parts[i].name, module); k++)
-            dl__cuda_lines(&t, dl__cuda_parts[i].part[k]);
+    dl__cuda_module_text(&t, dl__cuda_part(module));
     void *m = dl__cuda_load(d, &t, module), *function = NULL;
     free(t.at);
     if (!m || !DL__CUDA_CALL(d, cuModuleGetFunction(&function, m, name))) return NULL;
@@ -2645,15 +3523,17 @@ static bool dl__cuda_elementwise(dl__cuda *d, const dl_device_launch *l)
 static void *dl__cuda_in(dl__cuda *d, const dl_node *y, int k) { return dl_device_address(d->ctx, y->in[k]); }
 static size_t dl__cuda_size(const dl_node *n) { return n->dtype == DL_U8 ? 1 : 4; }
 
-/* What can be summed: see sums.cu. Term i of group k is at k * step + i / run * stride + i % run. */
+/* What can be summed: see sums.cu. */
 enum { DL__CUDA_SUM, DL__CUDA_SQUARES, DL__CUDA_PRODUCTS };
 typedef struct dl__cuda_sums {
-    int what;
     const void *x, *z, *m, *r;
     uint64_t groups, n, run, stride, step;
+    int what;
 } dl__cuda_sums;
-static size_t dl__cuda_chunks(size_t n) { return n ? (n + 4095) / 4096 : 1; }
+enum { DL__CUDA_CHUNK = 4096, DL__CUDA_KB = 256 }; /* DL__CHUNK and DL__KB of dltrain.h, whose implementation may be elsewhere */
+static size_t dl__cuda_chunks(size_t n) { return n ? (n + DL__CUDA_CHUNK - 1) / DL__CUDA_CHUNK : 1; }
 static size_t dl__cuda_sum_scratch(size_t groups, size_t n) { return 2 * groups * dl__cuda_chunks(n) * sizeof(float) + 512; }
+static dl__cuda_grid dl__cuda_warps(size_t n) { return dl__cuda_flat(n * 32); }
 
 /* out[k] (+)= the sum of group k, by way of scratch where it has more than one chunk. */
 static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumulate, dl__cuda_address scratch)
@@ -2663,8 +3543,8 @@ static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumul
         size_t chunks = dl__cuda_chunks(s.n);
         void *to = chunks == 1 ? out : (void *)(uintptr_t)scratch;
         int add = chunks == 1 && accumulate;
-        void *args[] = { &to, &s.x, &s.z, &s.m, &s.r, &s.groups, &s.n, &s.run, &s.stride, &s.step, &s.what, &add };
-        if (!dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_flat(s.groups * chunks * 32), args)) return false;
+        void *args[] = { &to, &s, &add };
+        if (!dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_warps(s.groups * chunks), args)) return false;
         if (chunks == 1) return true;
         scratch += (s.groups * chunks * sizeof(float) + 255) / 256 * 256; /* the next level's */
         s.x = to;
@@ -2672,6 +3552,25 @@ static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumul
         s.z = s.m = s.r = none;
         s.n = s.run = s.step = chunks;
     }
+}
+
+/* Down columns, of `outer` matrices: how the kernel is cut, and memory for the totals of blocks of rows where there are many; see columns_sum.
+   Once it ran, they are added. */
+typedef struct dl__cuda_columns { void *out; dl__cuda_address part; uint64_t outer, blocks, inner; int accumulate; dl__cuda_grid grid; } dl__cuda_columns;
+static bool dl__cuda_columns_begin(dl__cuda *d, dl__cuda_columns *c, void *out, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)
+{
+    enum { AT_ONCE = 1024 };
+    bool parts = rows > AT_ONCE;
+    memset(c, 0, sizeof *c);
+    c->out = out, c->outer = outer, c->inner = inner, c->accumulate = accumulate;
+    c->blocks = (rows + DL__CUDA_KB - 1) / DL__CUDA_KB;
+    c->grid = dl__cuda_grid_of((inner + 7) / 8, outer < 65535 ? outer : 65535, parts ? (rows + AT_ONCE - 1) / AT_ONCE : 1, 256, 1);
+    return !parts || (c->part = dl__cuda_scratch(d, outer * c->blocks * inner * sizeof(float)));
+}
+static bool dl__cuda_columns_end(dl__cuda *d, dl__cuda_columns *c)
+{
+    void *args[] = { &c->out, &c->part, &c->outer, &c->blocks, &c->inner, &c->accumulate };
+    return !c->part || dl__cuda_go(d, "reduce", "sum_columns_join", dl__cuda_flat(c->outer * c->inner), args);
 }
 
 /* i = outer, count, inner, by channel */
@@ -2683,9 +3582,10 @@ static bool dl__cuda_sum_dims(dl__cuda *d, const dl_node *y, bool accumulate)
     int add = accumulate;
     if (!i[3] && i[2] != 1) {
         uint64_t outer = (uint64_t)i[0], rows = (uint64_t)i[1], inner = (uint64_t)i[2];
-        void *args[] = { &out, &x, &outer, &rows, &inner, &add };
-        size_t down = outer < 65535 ? outer : 65535;
-        return dl__cuda_go(d, "reduce", "sum_columns", dl__cuda_grid_of((inner + 31) / 32, down, 1, 32, 8), args);
+        dl__cuda_columns c;
+        void *args[] = { &out, &c.part, &x, &outer, &rows, &inner, &add };
+        return dl__cuda_columns_begin(d, &c, out, outer, rows, inner, add) && dl__cuda_go(d, "reduce", "sum_columns", c.grid, args) &&
+            dl__cuda_columns_end(d, &c);
     }
     dl__cuda_sums s;
     memset(&s, 0, sizeof s);
@@ -2732,8 +3632,15 @@ static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const dl_node *x, const
     uint64_t n = 1;
     size_t size = dl__cuda_size(y);
     char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size, *from = (char *)dl_device_address(d->ctx, x) + x_at * (int64_t)size;
-    s->ndim = y->ndim;
-    for (int k = 0; k < y->ndim; k++) s->dim[k] = (uint32_t)dim[k], n *= (uint64_t)dim[k];
+    s->ndim = 0;
+    for (int k = 0; k < y->ndim; k++) { /* dimensions that follow one another in both are one */
+        int last = s->ndim - 1;
+        n *= (uint64_t)dim[k];
+        if (dim[k] == 1) continue;
+        bool joins = last >= 0 && s->from[last] == s->from[k] * dim[k] && s->to[last] == s->to[k] * dim[k] && s->dim[last] * (uint64_t)dim[k] >> 31 == 0;
+        if (!joins) s->dim[last = s->ndim++] = 1;
+        s->dim[last] *= (uint32_t)dim[k], s->from[last] = s->from[k], s->to[last] = s->to[k];
+    }
     void *args[] = { &to, &from, s, &n };
     return dl__cuda_go(d, "move", size == 4 ? "strided_4" : "strided_1", dl__cuda_strides(n), args);
 }
@@ -2837,9 +3744,15 @@ static bool dl__cuda_indexed(dl__cuda *d, const dl_node *y, const char *kernel, 
     void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *index = dl__cuda_in(d, y, 1);
     uint64_t n = (uint64_t)(each ? i[0] * i[3] * i[2] : i[3]);
     uint32_t size = (uint32_t)dl__cuda_size(y);
-    bool forward = !strcmp(kernel, "gather") || !strcmp(kernel, "index_select");
     void *args[] = { &out, &x, &index, (void *)&i[0], (void *)&i[1], (void *)&i[2], (void *)&i[3], &size };
-    dl__cuda_grid g = forward ? dl__cuda_strides(y->numel) : dl__cuda_flat((size_t)(i[0] * i[2]));
+    dl__cuda_grid g = dl__cuda_strides(y->numel);
+    if (!strcmp(kernel, "index_add")) {
+        g = dl__cuda_warps((size_t)(i[0] * i[1]));
+        g.y = (size_t)(i[2] + 127) / 128 < 65535 ? (size_t)(i[2] + 127) / 128 : 65535;
+    } else if (!strcmp(kernel, "scatter_add_many")) {
+        g = dl__cuda_flat((size_t)(i[0] * i[2]));
+        if (!dl__cuda_fill(d, out, 0, y->numel, sizeof(float))) return false;
+    }
     return dl__cuda_in_range(d, y, index, n, i[5] ? -1 : 0, i[1], 0) && dl__cuda_go(d, "move", kernel, g, args);
 }
 static bool dl__cuda_index_select(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -2853,7 +3766,7 @@ static bool dl__cuda_index_add(dl__cuda *d, const dl_node *y, bool accumulate)
 static bool dl__cuda_gather(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_indexed(d, y, "gather", true); }
 static bool dl__cuda_scatter_add(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    return (void)accumulate, dl__cuda_indexed(d, y, "scatter_add", true);
+    return (void)accumulate, dl__cuda_indexed(d, y, y->i[3] > 64 ? "scatter_add_many" : "scatter_add", true);
 }
 
 static bool dl__cuda_one_hot(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -2925,7 +3838,7 @@ static bool dl__cuda_segment_inverse(dl__cuda *d, const dl_node *y, bool accumul
 
 /* ---- products: see tile.cu ---- */
 typedef struct dl__cuda_work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; } dl__cuda_work;
-enum { DL__CUDA_TILE = 64, DL__CUDA_KB = 256 };
+enum { DL__CUDA_TILE = 64 };
 
 /* How a product is cut: where its tiles are few and k is long, blocks of k are computed apart and added in order afterwards. */
 static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, uint64_t k, uint64_t batches, bool may_part, dl__cuda_grid *g)
@@ -2942,6 +3855,15 @@ static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, 
     return !parts || (w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, m * n * batches * blocks * sizeof(float)));
 }
 
+/* Adds them, where k was cut; bias and what is there, too. */
+static bool dl__cuda_join(dl__cuda *d, dl__cuda_work *w, const dl_node *y, const void *bias, bool accumulate)
+{
+    void *out = dl_device_address(d->ctx, y);
+    int add = accumulate;
+    void *args[] = { w, &out, &bias, &add };
+    return !w->partial || dl__cuda_go(d, "join", "join", dl__cuda_flat(y->numel), args);
+}
+
 typedef struct dl__cuda_matmul_args {
     const void *a, *b, *bias;
     void *c;
@@ -2951,21 +3873,87 @@ typedef struct dl__cuda_matmul_args {
     int64_t a_batch[8], b_batch[8];
 } dl__cuda_matmul_args;
 
-/* Enough tiles of 128 x 128 to fill a GPU: see warp.cu, which has three of the four kinds of transposition. *done: it was. */
-static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, bool *done)
+/* Are there enough tiles of 128 x 128 to fill a GPU? Then it is cut into these. */
+static bool dl__cuda_cut_wide(dl__cuda_work *w, dl__cuda_grid *g)
 {
     enum { WIDE = 128, ENOUGH = 64 };
-    uint64_t down = (w.m + WIDE - 1) / WIDE, across = (w.n + WIDE - 1) / WIDE;
+    uint64_t down = (w->m + WIDE - 1) / WIDE, across = (w->n + WIDE - 1) / WIDE;
+    if (w->m <= WIDE / 2 || w->n <= WIDE / 2 || down * across * w->batches < ENOUGH) return false;
+    w->across = (uint32_t)across;
+    w->partial = NULL;
+    g->x = down * across;
+    return true;
+}
+
+/* By warp.cu, which has three of the four kinds of transposition. *done: it was. */
+static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, dl__cuda_grid g, bool *done)
+{
     bool along_a = q->a_k == 1, along_b = q->b_k == 1, even = !(w.m % 4 || w.n % 4 || w.k % 4);
     int aligned = even && !(((uintptr_t)q->a | (uintptr_t)q->b) % 16);
-    *done = w.m > WIDE / 2 && w.n > WIDE / 2 && down * across * w.batches >= ENOUGH && (along_a || !along_b);
-    if (!*done) return true;
-    w.across = (uint32_t)across;
-    w.partial = NULL;
+    if (!(*done = (along_a || !along_b) && dl__cuda_cut_wide(&w, &g))) return true;
     if (w.k > DL__CUDA_KB && !(w.partial = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)w.m * w.n * w.batches * sizeof(float)))) return false;
     void *args[] = { (void *)(uintptr_t)q, &w, &aligned };
-    dl__cuda_grid g = dl__cuda_grid_of(down * across, 1, w.batches < 65535 ? w.batches : 65535, 256, 1);
     return dl__cuda_go(d, "warp", along_b ? "matmul_128_kk" : along_a ? "matmul_128_kr" : "matmul_128_rr", g, args);
+}
+
+/* By tensor_matmul.cu: copies of 16 bytes where operands are contiguous along k, and rows and batches aligned. */
+static bool dl__cuda_by_16(const void *base, int64_t row, int64_t k, int dims, const int64_t *batch)
+{
+    bool aligned = k == 1 && (uintptr_t)base % 16 == 0 && row % 4 == 0;
+    for (int i = 0; i < dims; i++) aligned = aligned && batch[i] % 4 == 0;
+    return aligned;
+}
+static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work *w, dl__cuda_grid g)
+{
+    int by_16 = dl__cuda_by_16(q->a, q->a_row, q->a_k, q->batch_dims, q->a_batch) | dl__cuda_by_16(q->b, q->b_row, q->b_k, q->batch_dims, q->b_batch) << 1;
+    bool wide = dl__cuda_cut_wide(w, &g);
+    void *args[] = { (void *)(uintptr_t)q, w, &by_16 };
+    g.bx = wide ? 256 : 128;
+    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "matmul_tf32" : "matmul_bf16", wide ? "tensor_128" : "tensor_64", g, args);
+}
+
+/* By cuBLAS, whose matrices lie column by column: c' [N,M] = b' a'. */
+typedef struct dl__cuda_blas_matrix { int transposed, ld; long long step; } dl__cuda_blas_matrix;
+/* Of `rows` x `columns`, with a step down and one to the right. ld may not be less than what lies together, even where it is not used. */
+static dl__cuda_blas_matrix dl__cuda_blas_matrix_of(int64_t rows, int64_t columns, int64_t down, int64_t right)
+{
+    dl__cuda_blas_matrix x;
+    int64_t least = down == 1 ? rows : columns, ld = down == 1 ? right : down;
+    x.transposed = down != 1;
+    x.ld = (int)(ld > least ? ld : least);
+    x.step = 0;
+    return x;
+}
+static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work *w, const dl_node *y)
+{
+    static const int compute[] = { 69, 77, 75 }; /* CUBLAS_COMPUTE_32F_PEDANTIC, _FAST_TF32, _FAST_16BF */
+    const float one = 1, zero = 0;
+    int m = (int)w->m, n = (int)w->n, k = (int)w->k, dims = q->batch_dims;
+    dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row), b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
+    int64_t together = 1; /* batches that are evenly apart: one call */
+    for (; dims > 0; dims--) {
+        int64_t step_a = q->a_batch[dims - 1], step_b = q->b_batch[dims - 1];
+        if (together == 1) a.step = step_a, b.step = step_b;
+        else if (step_a != a.step * together || step_b != b.step * together) break;
+        together *= q->count[dims - 1];
+    }
+    bool more = q->bias || q->accumulate; /* is done with the product, which has memory of its own */
+    w->parts = 1;
+    w->partial = NULL;
+    if (more && !(w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, y->numel * sizeof(float)))) return false;
+    float *to = more ? w->partial : (float *)q->c;
+    for (int64_t i = 0; i < (int64_t)w->batches / together; i++, to += together * m * n) {
+        const float *from_a = (const float *)q->a, *from_b = (const float *)q->b;
+        int64_t rest = i;
+        for (int t = dims - 1; t >= 0; t--) {
+            from_a += rest % q->count[t] * q->a_batch[t], from_b += rest % q->count[t] * q->b_batch[t];
+            rest /= q->count[t];
+        }
+        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step,
+            from_a, 0, a.ld, a.step, &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
+        if (!dl__cuda_check_cublas(d, code, "cublasGemmStridedBatchedEx")) return false;
+    }
+    return dl__cuda_join(d, w, y, q->bias, q->accumulate != 0);
 }
 
 /* in a [...,M,K], b [...,K,N], bias [N] or none; i = transposed a, b */
@@ -2997,15 +3985,24 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
     }
     bool done;
     if (!dl__cuda_cut(d, &w, (uint64_t)m, (uint64_t)n, (uint64_t)k, (uint64_t)batches, true, &g)) return false;
-    if (!dl__cuda_matmul_wide(d, &q, w, &done) || done) return done;
+    if (d->blas && k) return dl__cuda_matmul_cublas(d, &q, &w, y);
+    if (d->precision) return dl__cuda_matmul_tensor(d, &q, &w, g) && dl__cuda_join(d, &w, y, q.bias, accumulate);
+    if (!dl__cuda_matmul_wide(d, &q, w, g, &done) || done) return done;
     void *args[] = { &q, &w };
-    return dl__cuda_go(d, "matmul", "matmul_64", g, args) &&
-        (w.parts == 1 || dl__cuda_go(d, "matmul", "matmul_join", dl__cuda_flat(y->numel), args));
+    return dl__cuda_go(d, "matmul", "matmul_64", g, args) && dl__cuda_join(d, &w, y, q.bias, accumulate);
 }
 
 /* i = the geometry: n c h w o kh kw oh ow sh sw ph pw dh dw groups */
 enum { DL__CUDA_GEOMETRY = 16, DL__CUDA_SH = 9, DL__CUDA_SW = 10, DL__CUDA_GROUPS = 15 };
 typedef struct dl__cuda_conv_args { const void *x, *w, *bias; void *y; int32_t q[DL__CUDA_GEOMETRY]; int32_t accumulate; } dl__cuda_conv_args;
+
+/* The kernel of a convolution, in the precision that is wanted. */
+static bool dl__cuda_conv_go(dl__cuda *d, const char *kernel, const char *tensor, dl__cuda_grid g, void **args)
+{
+    if (!d->precision) return dl__cuda_go(d, "conv", kernel, g, args);
+    g.bx = 128;
+    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "conv_tf32" : "conv_bf16", tensor, g, args);
+}
 
 static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char kind)
 {
@@ -3028,30 +4025,36 @@ static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char k
     void *args[] = { &v, &w };
     if (kind == 'w')
         return dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)(in * taps), (uint64_t)(q[0] * q[7] * q[8]), (uint64_t)groups, true, &g) &&
-            dl__cuda_go(d, "conv", "conv_weight", g, args) &&
-            (w.parts == 1 || dl__cuda_go(d, "conv", "conv_weight_join", dl__cuda_flat(y->numel), args));
+            dl__cuda_conv_go(d, "conv_weight", "tensor_weight", g, args) && dl__cuda_join(d, &w, y, NULL, accumulate);
     if (!dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)pixels, (uint64_t)(taps * in), (uint64_t)(groups * classes), false, &g)) return false;
     g.z = w.batches;
-    return dl__cuda_go(d, "conv", kind == 'f' ? "conv_forward" : classes > 1 ? "conv_back_strided" : "conv_back", g, args);
+    if (kind == 'f') return dl__cuda_conv_go(d, "conv_forward", "tensor_forward", g, args);
+    return classes > 1 ? dl__cuda_conv_go(d, "conv_back_strided", "tensor_back_strided", g, args) : dl__cuda_conv_go(d, "conv_back", "tensor_back", g, args);
 }
 static bool dl__cuda_conv2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'f'); }
 static bool dl__cuda_conv_transpose2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'b'); }
 static bool dl__cuda_conv2d_weight(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'w'); }
 
 /* ---- pooling: i = the geometry, then: adaptive ---- */
-typedef struct dl__cuda_pool { int64_t q[DL__CUDA_GEOMETRY + 1]; } dl__cuda_pool;
+typedef struct dl__cuda_pool { int32_t q[DL__CUDA_GEOMETRY + 1]; } dl__cuda_pool;
 static bool dl__cuda_pooled(dl__cuda *d, const dl_node *y, const char *kernel)
 {
     dl__cuda_pool p;
     void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *v = y->n_in > 1 ? dl__cuda_in(d, y, 1) : NULL;
-    for (int k = 0; k < DL__CUDA_GEOMETRY + 1; k++) p.q[k] = y->i[k];
+    for (int k = 0; k < DL__CUDA_GEOMETRY + 1; k++) {
+        if (y->i[k] >> 30) return dl_fail(d->ctx, "%s: dl_%s: a size of %td is more than its kernel takes", d->device, y->op->name, y->i[k]);
+        p.q[k] = (int32_t)y->i[k];
+    }
     void *two[] = { &out, &x, &v, &p }, *one[] = { &out, &x, &p };
-    return dl__cuda_go(d, "pool", kernel, dl__cuda_flat(y->numel), y->n_in > 1 ? two : one);
+    size_t windows = (size_t)(y->i[0] * y->i[1] * ((y->i[2] + 1) / 2) * ((y->i[3] + 1) / 2)); /* of 2 x 2, a thread each */
+    return dl__cuda_go(d, "pool", kernel, dl__cuda_flat(strcmp(kernel, "pool_spread_2x2") ? y->numel : windows), y->n_in > 1 ? two : one);
 }
 static bool dl__cuda_max_pool2d(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_pooled(d, y, "pool_pick"); }
 static bool dl__cuda_max_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    return (void)accumulate, dl__cuda_pooled(d, y, "pool_spread");
+    const dl_index *q = y->i;
+    bool alone = q[5] == 2 && q[6] == 2 && q[DL__CUDA_SH] == 2 && q[DL__CUDA_SW] == 2 && !q[11] && !q[12]; /* windows of 2 x 2 side by side */
+    return (void)accumulate, dl__cuda_pooled(d, y, alone ? "pool_spread_2x2" : "pool_spread");
 }
 static bool dl__cuda_avg_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -3100,33 +4103,33 @@ static dl__cuda_norm dl__cuda_norm_of(const dl_node *y)
 
 static bool dl__cuda_moments_of(dl__cuda *d, dl__cuda_norm *q, void *saved)
 {
-    size_t own = (q->groups * sizeof(float) + 255) / 256 * 256;
-    dl__cuda_address scratch = dl__cuda_scratch(d, own + dl__cuda_sum_scratch(q->groups, q->n));
-    int keep = !q->by_row, step = 0;
-    void *args[] = { &saved, &scratch, &q->groups, &q->share, &q->eps, &step, &keep };
-    if (!scratch) return false;
-    q->sums.what = DL__CUDA_SUM;
-    if (!dl__cuda_sum_to(d, q->sums, (void *)(uintptr_t)scratch, 0, scratch + own) ||
-        !dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_flat(q->groups), args))
-        return false;
-    q->sums.what = DL__CUDA_SQUARES;
-    q->sums.m = saved;
-    step = 1;
-    return dl__cuda_sum_to(d, q->sums, (void *)(uintptr_t)scratch, 0, scratch + own) &&
-        dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_flat(q->groups), args);
+    uint64_t chunks = dl__cuda_chunks(q->n), parts = q->groups * chunks;
+    dl__cuda_address sums = dl__cuda_scratch(d, 2 * parts * sizeof(float)), squares = sums + parts * sizeof(float);
+    int keep = !q->by_row, add = 0;
+    void *first[] = { &sums, &q->sums, &add }, *second[] = { &squares, &sums, &saved, &q->sums, &q->share },
+         *last[] = { &squares, &saved, &q->groups, &chunks, &q->share, &q->eps, &keep };
+    return sums && dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_warps(parts), first) &&
+        dl__cuda_go(d, "normalise", "norm_squares", dl__cuda_warps(parts), second) &&
+        dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_warps(q->groups), last);
 }
 
 static bool dl__cuda_norm_forward(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_norm q = dl__cuda_norm_of(y);
     void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *saved = dl__cuda_in(d, y, 1), *w = NULL, *b = NULL;
+    bool has_moments = y->i[3] & DL__CUDA_HAS_MOMENTS;
     int k = 2;
     (void)accumulate;
     if (y->i[3] & DL__CUDA_SCALED) w = dl__cuda_in(d, y, k++);
     if (y->i[3] & DL__CUDA_SHIFTED) b = dl__cuda_in(d, y, k);
     q.sums.x = x;
     if (!y->numel) return true;
-    if (!(y->i[3] & DL__CUDA_HAS_MOMENTS) && !dl__cuda_moments_of(d, &q, saved)) return false;
+    if (q.by_row && q.n <= DL__CUDA_CHUNK && !has_moments) {
+        uint32_t n = (uint32_t)q.n;
+        void *args[] = { &out, &x, &saved, &w, &b, &q.groups, &n, &q.share, &q.eps };
+        return dl__cuda_go(d, "normalise", "norm_rows", dl__cuda_warps(q.groups), args);
+    }
+    if (!has_moments && !dl__cuda_moments_of(d, &q, saved)) return false;
     void *args[] = { &out, &x, &saved, &w, &b, &q.numel, &q.groups, &q.inner, &q.by_row };
     return dl__cuda_go(d, "normalise", "norm_apply", dl__cuda_strides(q.numel), args);
 }
@@ -3136,29 +4139,33 @@ static bool dl__cuda_norm_backward(dl__cuda *d, const dl_node *y, void *dx, void
 {
     dl__cuda_norm q = dl__cuda_norm_of(y);
     void *dy = dl__cuda_in(d, y, 0), *x = dl__cuda_in(d, y, 1), *saved = dl__cuda_in(d, y, 2), *g = dy;
-    size_t own = (2 * q.groups * sizeof(float) + 255) / 256 * 256;
-    dl__cuda_address scratch = dl__cuda_scratch(d, own + dl__cuda_sum_scratch(q.groups, q.n));
-    if (!scratch) return false;
     if (q.by_row && sums) {
-        void *args[] = { &sums, &dy, &x, &saved, &q.groups, &q.inner };
-        if (!dl__cuda_go(d, "normalise", "norm_weights", dl__cuda_flat(q.inner), args)) return false;
+        dl__cuda_columns c;
+        void *args[] = { &sums, &c.part, &dy, &x, &saved, &q.groups, &q.inner };
+        if (!dl__cuda_columns_begin(d, &c, sums, 2, q.groups, q.inner, 0) || !dl__cuda_go(d, "normalise", "norm_weights", c.grid, args) ||
+            !dl__cuda_columns_end(d, &c))
+            return false;
     }
     if (q.by_row && !dx) return true;
+    if (q.by_row && q.n <= DL__CUDA_CHUNK) {
+        uint32_t n = (uint32_t)q.n;
+        void *args[] = { &dx, &dy, &x, &saved, (void *)&w, &q.groups, &n, &q.share };
+        return dl__cuda_go(d, "normalise", "norm_rows_back", dl__cuda_warps(q.groups), args);
+    }
     if (q.by_row && w) {
         void *args[] = { &dx, &dy, &w, &q.numel, &q.inner };
         if (!dl__cuda_go(d, "normalise", "norm_scale", dl__cuda_strides(q.numel), args)) return false;
         g = dx;
     }
+    uint64_t chunks = dl__cuda_chunks(q.n), parts = q.groups * chunks, both = 2 * q.groups;
+    dl__cuda_address part = dl__cuda_scratch(d, (2 * parts + both) * sizeof(float)), scratch = part + 2 * parts * sizeof(float);
     float *total = q.by_row || !sums ? (float *)(uintptr_t)scratch : (float *)sums;
-    q.sums.what = DL__CUDA_SUM;
-    q.sums.x = g;
-    if (!dl__cuda_sum_to(d, q.sums, total, 0, scratch + own)) return false;
-    q.sums.what = DL__CUDA_PRODUCTS;
     q.sums.x = x;
     q.sums.z = g;
-    q.sums.m = saved;
-    q.sums.r = (float *)saved + q.groups;
-    if (!dl__cuda_sum_to(d, q.sums, total + q.groups, 0, scratch + own)) return false;
+    void *first[] = { &part, &saved, &q.sums }, *second[] = { &total, &part, &both, &chunks };
+    if (!part || !dl__cuda_go(d, "normalise", "norm_back_chunks", dl__cuda_warps(parts), first) ||
+        !dl__cuda_go(d, "normalise", "norm_totals", dl__cuda_warps(both), second))
+        return false;
     void *args[] = { &dx, &g, &x, &saved, &total, &w, &q.numel, &q.groups, &q.inner, &q.share, &q.by_row };
     return !dx || dl__cuda_go(d, "normalise", "norm_back", dl__cuda_strides(q.numel), args);
 }
@@ -3170,10 +4177,11 @@ static bool dl__cuda_norm_back(dl__cuda *d, const dl_node *y, bool accumulate)
     (void)accumulate;
     return !y->numel || dl__cuda_norm_backward(d, y, dl_device_address(d->ctx, y), y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_in(d, y, k) : NULL, w);
 }
+/* What an operation on the same numbers writes later, all of it, unless there are none. */
 static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
+    return y->in[0]->numel || dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
 }
 static bool dl__cuda_norm_sums(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -3194,13 +4202,12 @@ static bool dl__cuda_running(dl__cuda *d, const dl_node *y, bool accumulate)
 /* ---- attention: in q, k, v, mask or none; its gradient: q, k, v, dy, mask or none. Orders are those of dl_permute, see dltrain.h ---- */
 typedef struct dl__cuda_matrix { void *base; int64_t row, column, batch[8]; } dl__cuda_matrix;
 typedef struct dl__cuda_attention_args {
-    int64_t l, s, e, f;
-    int32_t batch_dims, causal;
-    int64_t block, batches;
+    int32_t l, s, e, f, batch_dims, causal, block, back;
+    int64_t batches;
     uint32_t batch[8];
     float scale;
     dl__cuda_matrix q, k, v, mask, y, dq, dk, dv;
-    float *p, *dp;
+    float *top, *sum, *slope, *chunk;
 } dl__cuda_attention_args;
 
 /* x lies in memory with dimension t as dimension order[t]; NULL: as it comes. */
@@ -3235,19 +4242,21 @@ static dl__cuda_matrix dl__cuda_in_memory(void *base, const dl_node *x, const dl
     return m;
 }
 
-static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, int matrices, dl__cuda_attention_args *t)
+static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl__cuda_attention_args *t)
 {
     const dl_node *q = y->in[0], *k = y->in[1], *v = y->in[2];
     int nd = q->ndim;
     memset(t, 0, sizeof *t);
-    t->l = q->dim[nd - 2], t->e = q->dim[nd - 1], t->s = k->dim[nd - 2], t->f = v->dim[nd - 1];
+    if ((q->dim[nd - 2] | q->dim[nd - 1] | k->dim[nd - 2] | v->dim[nd - 1]) >> 30)
+        return dl_fail(d->ctx, "%s: dl_scaled_dot_product_attention: a size of 2^30 or more is more than its kernels take", d->device);
+    t->l = (int32_t)q->dim[nd - 2], t->e = (int32_t)q->dim[nd - 1], t->s = (int32_t)k->dim[nd - 2], t->f = (int32_t)v->dim[nd - 1];
     t->batch_dims = nd - 2;
     t->batches = 1;
     for (int b = 0; b < nd - 2; b++) t->batch[b] = (uint32_t)q->dim[b], t->batches *= q->dim[b];
     t->causal = y->i[0] != 0;
     t->scale = y->f[0];
     t->block = t->causal ? 32 : 64; /* dl__attention_rows of dltrain.h */
-    while (t->block > 8 && t->block * t->s > 65536) t->block /= 2;
+    while (t->block > 8 && (int64_t)t->block * t->s > 65536) t->block /= 2;
     t->q = dl__cuda_ordered(dl__cuda_in(d, y, 0), q, NULL);
     t->k = dl__cuda_ordered(dl__cuda_in(d, y, 1), k, NULL);
     t->v = dl__cuda_ordered(dl__cuda_in(d, y, 2), v, NULL);
@@ -3264,47 +4273,51 @@ static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, in
         t->mask.column = wide[nd - 1];
         for (int b = 0; b < nd - 2; b++) t->mask.batch[b] = wide[b];
     }
-    size_t size = (size_t)(t->batches * t->l * t->s);
-    t->p = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)matrices * size * sizeof(float));
-    t->dp = t->p + size;
+    size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CUDA_CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
+    t->top = (float *)(uintptr_t)dl__cuda_scratch(d, (3 + chunks) * rows * sizeof(float));
+    t->sum = t->top + rows;
+    t->slope = t->sum + rows;
+    t->chunk = t->slope + rows;
+    return t->top != NULL;
+}
+
+/* Tiles of `rows` by `columns`, see attention.cu. */
+static bool dl__cuda_attend(dl__cuda *d, const char *kernel, dl__cuda_attention_args *t, int64_t rows, int64_t columns)
+{
     void *args[] = { t };
-    return t->p && dl__cuda_go(d, "attention", "attention_probabilities", dl__cuda_flat((size_t)(t->batches * t->l) * 32), args);
+    size_t down = (size_t)(rows + 63) / 64, across = (size_t)(columns + 63) / 64, batches = (size_t)t->batches;
+    return dl__cuda_go(d, "attention", kernel, dl__cuda_grid_of(down, across, batches < 65535 ? batches : 65535, 256, 1), args);
 }
 
 static bool dl__cuda_attention(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_attention_args t;
     (void)accumulate;
-    if (!dl__cuda_attention_begin(d, y, 3, 1, &t)) return false;
+    if (!dl__cuda_attention_begin(d, y, 3, &t)) return false;
     t.y = dl__cuda_in_memory(dl_device_address(d->ctx, y), y, y->i + 1);
-    void *args[] = { &t };
-    return dl__cuda_go(d, "attention", "attention_values", dl__cuda_flat(y->numel), args);
+    return dl__cuda_attend(d, "attention_queries", &t, t.l, t.f);
 }
 
 /* i = causal, which are wanted, orders of the memory of dy, dq, dk, dv */
 static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    static const char *const kernel[] = { "attention_dq", "attention_dk", "attention_dv" };
     dl__cuda_attention_args t;
     int nd = y->in[0]->ndim;
     const dl_index *order = y->i + 2;
     float *at = (float *)dl_device_address(d->ctx, y);
     (void)accumulate;
-    if (!dl__cuda_attention_begin(d, y, 4, 2, &t)) return false;
+    if (!dl__cuda_attention_begin(d, y, 4, &t)) return false;
     dl__cuda_matrix *to[] = { &t.dq, &t.dk, &t.dv };
-    t.y = dl__cuda_ordered(dl__cuda_in(d, y, 3), y->in[3], NULL);
-    const dl_node *dy = y->in[3];
-    t.y = dl__cuda_in_memory(dl__cuda_in(d, y, 3), dy, order);
+    t.y = dl__cuda_in_memory(dl__cuda_in(d, y, 3), y->in[3], order);
     for (int k = 0; k < 3; k++)
         if (y->i[1] >> k & 1) {
             *to[k] = dl__cuda_ordered(at, y->in[k], order + (k + 1) * nd);
             at += y->in[k]->numel;
         }
-    void *args[] = { &t };
-    if (y->i[1] & 3 && !dl__cuda_go(d, "attention", "attention_scores_back", dl__cuda_flat((size_t)(t.batches * t.l) * 32), args)) return false;
-    for (int k = 0; k < 3; k++)
-        if (y->i[1] >> k & 1 && !dl__cuda_go(d, "attention", kernel[k], dl__cuda_flat(y->in[k]->numel), args)) return false;
-    return true;
+    bool dq = y->i[1] & 1, dk = y->i[1] & 2, dv = y->i[1] & 4;
+    t.back = 1;
+    return dl__cuda_attend(d, "attention_queries", &t, t.l, dq ? t.e : 1) &&
+        (!(dk || dv) || dl__cuda_attend(d, "attention_keys", &t, t.s, !dk || (dv && t.f > t.e) ? t.f : t.e));
 }
 
 /* ---- all operations that are not elementwise; those of replicas run on the host ---- */
@@ -3431,6 +4444,7 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     dl__cuda *d = (dl__cuda *)device;
     uint64_t key = 0;
     if (!dl__cuda_enter(d) || !dl__cuda_prepare(d, l, n, &key)) return false;
+    d->running = true;
     if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
     dl__cuda_graph *g = dl__cuda_graph_of(d, key);
     if (!g) return false;
@@ -3449,25 +4463,103 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
 
+/* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a time, for most are small. */
+static size_t dl__cuda_blocks(size_t most, size_t n)
+{
+    size_t each = 4096 / (n ? n : 1) + 1;
+    return most < each ? most : each;
+}
+
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
-        { "scale", "update_scale" }, { "clamp", "update_clamp" }, { "add", "update_add" } };
+        { "scale", "update_scale" }, { "clamp", "update_clamp" } };
     dl__cuda *d = (dl__cuda *)device;
     size_t k = 0, most = 0;
-    if (!dl__cuda_enter(d)) return false;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
     while (strcmp(rules[k][0], rule)) k++;
     for (size_t at = 0, some; at < n; at += some) {
         some = n - at < 65535 ? n - at : 65535;
         for (size_t i = 0; i < some; i++) most = most < update[at + i].n ? update[at + i].n : most;
         dl__cuda_address list = dl__cuda_scratch(d, some * sizeof *update);
         void *args[] = { &list };
-        size_t blocks = (most + 255) / 256;
         if (!list || !dl__cuda_upload(d, (void *)(uintptr_t)list, update + at, some * sizeof *update) ||
-            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, some, 1, 256, 1), args))
+            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(dl__cuda_blocks((most + 255) / 256, some), some, 1, 256, 1), args))
             return false;
     }
     return true;
+}
+
+/* See clip.cu. The sums of a parameter's chunks begin at the number of parameters before it and of whole chunks before its gradient. */
+static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
+    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
+    for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
+    dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
+                     chunk = total + n * sizeof(double);
+    uint64_t count = n;
+    void *args[] = { &list, &count, &chunk, &total, &norm, &max_norm }, *scale[] = { &list, &count, &norm, &max_norm };
+    size_t down = n < 65535 ? n : 65535, blocks = (most + 3) / 4;
+    return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
+        dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * most, n), down, 1, 256, 1), scale);
+}
+
+/* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
+   `ready`; an event that has been recorded again since, for a later bucket or anew, is later than that. */
+static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    size_t per = (n + (size_t)parts * 16 - 1) / ((size_t)parts * 16) * 16, first = per * (size_t)own;
+    uint64_t slice = first >= n ? 0 : n - first < per ? n - first : per;
+    if (!dl__cuda_enter(d)) return false;
+    if (d->comm) /* floats, a sum */
+        return DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, d->ready[bucket % DL__CUDA_BUCKETS], 0)) &&
+            dl__cuda_nccl_check(d, d->nccl.ncclAllReduce(part[own].x, part[own].x, n, 7, 0, d->comm, d->sums), "ncclAllReduce");
+    for (int r = 0; r < parts; r++)
+        if (!DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, ((dl__cuda *)part[r].device)->ready[bucket % DL__CUDA_BUCKETS], 0))) return false;
+    if (!slice) return true;
+    size_t bytes = (size_t)slice * sizeof(float);
+    dl__cuda_address room = dl__cuda_room(d, &d->room, &d->room_size, (size_t)parts * bytes);
+    void *sum = dl__cuda_kernel(d, "update", "sum_parts"), *args[] = { &room, &parts, &slice };
+    if (!room || !sum) return false;
+    for (int r = 0; r < parts; r++)
+        if (!dl__cuda_copy_over(d, d, room + (size_t)r * bytes, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), bytes))
+            return false;
+    unsigned blocks = slice < 256 * 1024 ? (unsigned)((slice + 255) / 256) : 1024;
+    if (!DL__CUDA_CALL(d, cuLaunchKernel(sum, blocks, 1, 1, 256, 1, 1, 0, d->sums, args, NULL))) return false;
+    for (int r = 0; r < parts; r++)
+        if (!dl__cuda_copy_over(d, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), d, room, bytes)) return false;
+    return true;
+}
+
+/* By one thread for all: a part that fails leaves no other waiting. */
+static bool dl__cuda_connect(void *device, const dl_device_part *part, int parts, double seconds)
+{
+    dl__cuda *d = (dl__cuda *)device;
+    const char *own = getenv("DLTRAIN_NCCL"), *name = own && *own ? own : "libnccl.so.2";
+    void *comm[64], *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    int ordinal[64];
+    if (!library) {
+        const char *why = dlerror();
+        return dl_fail(d->ctx, "dl_launch: nccl is asked for, but NCCL is not there: %s; DLTRAIN_NCCL names it", why ? why : name);
+    }
+    if (parts > 64) return dl_fail(d->ctx, "dl_launch: nccl takes 64 GPUs of a process, not %d", parts);
+    if (!dl__cuda_look_up(d, library, &d->nccl, dl__cuda_nccl_names, sizeof dl__cuda_nccl_names / sizeof *dl__cuda_nccl_names, "NCCL"))
+        return false;
+    for (int r = 0; r < parts; r++) ordinal[r] = ((dl__cuda *)part[r].device)->ordinal;
+    if (!dl__cuda_nccl_check(d, d->nccl.ncclCommInitAll(comm, parts, ordinal), "ncclCommInitAll")) return false;
+    for (int r = 0; r < parts; r++) {
+        dl__cuda *to = (dl__cuda *)part[r].device;
+        to->nccl = d->nccl;
+        to->comm = comm[r];
+        to->seconds = seconds;
+    }
+    return dl__cuda_enter(d); /* NCCL may have left another one's context current */
 }
 
 /* ---- opening and closing ---- */
@@ -3475,24 +4567,35 @@ static void dl__cuda_close(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
     if (d->context && !d->driver.cuCtxSetCurrent(d->context)) {
-        if (d->stream) d->driver.cuStreamSynchronize(d->stream);
+        dl__cuda_give_up_sums(d);
+        void *const streams[] = { d->stream, d->copies, d->sums }, *const events[] = { d->taken, d->ran, d->summed };
+        for (int k = 0; k < 3; k++)
+            if (streams[k]) d->driver.cuStreamSynchronize(streams[k]);
+        if (d->comm) d->nccl.ncclCommDestroy(d->comm);
         for (int i = 0; i < DL__CUDA_GRAPHS; i++)
             if (d->graph[i].exec) d->driver.cuGraphExecDestroy(d->graph[i].exec);
         for (int i = 0; i < d->chunks; i++) d->driver.cuMemFree_v2(d->chunk[i].at);
+        if (d->blas) d->cublas.cublasDestroy_v2(d->blas);
+        if (d->blas_workspace) d->driver.cuMemFree_v2(d->blas_workspace);
         if (d->scratch) d->driver.cuMemFree_v2(d->scratch);
+        if (d->arrival) d->driver.cuMemFree_v2(d->arrival);
+        if (d->room) d->driver.cuMemFree_v2(d->room);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
         for (int k = 0; k < DL__CUDA_STAGES; k++) {
             if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
             if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
         }
-        for (int k = 0; k < 2; k++)
-            if (d->mark[k]) d->driver.cuEventDestroy_v2(d->mark[k]);
+        for (int k = 0; k < DL__CUDA_BUCKETS; k++)
+            if (d->ready[k]) d->driver.cuEventDestroy_v2(d->ready[k]);
+        for (int k = 0; k < 3; k++)
+            if (events[k]) d->driver.cuEventDestroy_v2(events[k]);
         for (dl__cuda_module *m = d->modules, *next; m; m = next) {
             next = m->next;
             d->driver.cuModuleUnload(m->module);
             free(m);
         }
-        if (d->stream) d->driver.cuStreamDestroy_v2(d->stream);
+        for (int k = 0; k < 3; k++)
+            if (streams[k]) d->driver.cuStreamDestroy_v2(streams[k]);
         d->driver.cuDevicePrimaryCtxRelease_v2(d->ordinal);
     }
     for (dl__cuda_function *f = d->functions, *next; f; f = next) {
@@ -3533,13 +4636,22 @@ static bool dl__cuda_open_device(dl__cuda *d)
         !DL__CUDA_CALL(d, cuDeviceGetAttribute(&major, 75, d->ordinal)) || !DL__CUDA_CALL(d, cuDeviceGetAttribute(&minor, 76, d->ordinal)))
         return false;
     d->arch = 10 * major + minor;
+    const char *precision = dl_device_matmul_precision(d->ctx);
+    d->precision = !strcmp(precision, "tf32") ? DL__CUDA_TF32 : !strcmp(precision, "bf16") ? DL__CUDA_BF16 : DL__CUDA_FP32;
+    if (d->precision && d->arch < 80)
+        return dl_fail(d->ctx, "dl_create: the matmul_precision '%s' needs a GPU of compute capability 8.0 or later; '%s' is %s, of %d.%d", precision,
+            d->device, d->name, major, minor);
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
     for (int k = 0; k < DL__CUDA_STAGES; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
-    for (int k = 0; k < 2; k++)
-        if (!DL__CUDA_CALL(d, cuEventCreate(&d->mark[k], 2))) return false;
-    return DL__CUDA_CALL(d, cuStreamCreate(&d->stream, 1)) /* waits for no other */ && (d->slots = dl__cuda_allocate(d, bytes)) &&
+    for (int k = 0; k < DL__CUDA_BUCKETS; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->ready[k], 2))) return false;
+    void **const streams[] = { &d->stream, &d->copies, &d->sums }, **const events[] = { &d->taken, &d->ran, &d->summed };
+    for (int k = 0; k < 3; k++) /* streams that wait for no other */
+        if (!DL__CUDA_CALL(d, cuStreamCreate(streams[k], 1)) || !DL__CUDA_CALL(d, cuEventCreate(events[k], 2))) return false;
+    if (!strcmp(dl_device_blas(d->ctx), "cublas") && !dl__cuda_open_cublas(d)) return false;
+    return (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
 }
 
@@ -3559,8 +4671,8 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 DL_API const dl_backend *dl_cuda_backend(void)
 {
     static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_mark, dl__cuda_follow,
-        dl__cuda_copy_over };
+        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip,
+        dl__cuda_connect, dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_after_sums };
     return &backend;
 }
 

@@ -15,8 +15,11 @@
 
    Replicas of one process and processes compose: mpirun -np 2 of a program with dl_launch_desc.replicas = 2 is a world of four.
 
-   Who waits polls MPI and sleeps in between, so that there are deadlines, and so that processes may outnumber the CPUs. Sums are made in
-   the order of the processes: two runs give the same bits. MIT licence, as dltrain.h. */
+   The device "cuda" is the GPU of this process, or one for each of its replicas: those after the GPUs of the node's processes before it.
+
+   Who waits polls and sleeps in between, so that there are deadlines, and so that processes may outnumber the CPUs. Processes that are all
+   on one machine sum in memory that they share (MPI_Win_allocate_shared), others, or where MPI gives none, by messages. Sums are made in
+   the order of the processes, either way: two runs give the same bits. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_MPI_H
 #define DLTRAIN_MPI_H
 #ifdef __cplusplus
@@ -42,8 +45,21 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
 
 /* ---- state ---- */
 enum { DL__MPI_SENTENCE = 512, DL__MPI_PART = 1 << 30 }; /* bytes of one message: MPI counts in int */
+enum { DL__MPI_SHARE = 1 << 17, DL__MPI_NOTE = 256 };    /* numbers of a process in shared memory; bytes of a small all_gather */
+
+/* What a process shows the others on its machine. DL__MPI_SHARE numbers follow: a part for each process. */
+typedef struct dl__mpi_shared {
+    uint64_t stage;          /* how far it has come: one more with each meeting */
+    char apart[120];         /* who reads the stage does not touch what is being written */
+    char note[2][DL__MPI_NOTE]; /* in turn: others may still read the one before */
+} dl__mpi_shared;
 
 typedef struct dl__mpi_channel {
+    MPI_Win window;
+    dl__mpi_shared **shared; /* of each process; NULL: messages alone */
+    size_t part;             /* numbers of a part there */
+    uint64_t stage, due;     /* of this process; the one that is waited for, 0: messages are */
+    uint64_t gathered;       /* notes so far */
     MPI_Comm comm;
     MPI_Request *request;    /* two a process, and room for what comes */
     char *room;
@@ -54,6 +70,7 @@ typedef struct dl__mpi_channel {
 typedef struct dl__mpi {
     int rank, size;
     dl__mpi_channel channel[2];
+    MPI_Comm node;           /* the processes on this machine */
     MPI_Comm control;        /* the sentence of a process that fails comes here, at any time */
     MPI_Request failing;
     char heard[DL__MPI_SENTENCE], told[DL__MPI_SENTENCE];
@@ -107,14 +124,24 @@ static const char *dl__mpi_ended(dl__mpi *m, dl__mpi_channel *c)
     return dl__mpi_say(c, "%s by signal %d: has another process died?", "the job is being ended", dl__mpi_terminated);
 }
 
-/* Waits for all requests. NULL, or why not; "" is the deadline. Requests that are left then are left for good: MPI is not used again. */
+/* Have all processes come to the stage that is due? */
+static bool dl__mpi_reached(const dl__mpi *m, const dl__mpi_channel *c)
+{
+    for (int p = 0; p < m->size; p++)
+        if (__atomic_load_n(&c->shared[p]->stage, __ATOMIC_ACQUIRE) < c->due) return false;
+    return true;
+}
+
+/* Waits for all requests, or for the stage that is due. NULL, or why not; "" is the deadline. Requests that are left then are left for
+   good: MPI is not used again. */
 static const char *dl__mpi_wait(dl__mpi *m, dl__mpi_channel *c, double seconds)
 {
     double last = dl__mpi_now(), waited = 0;
     for (;;) {
         int flag = 0;
+        if (c->due && dl__mpi_reached(m, c)) return NULL;
         pthread_mutex_lock(&m->mutex);
-        int code = MPI_Testall(2 * m->size, c->request, &flag, MPI_STATUSES_IGNORE);
+        int code = c->due ? MPI_SUCCESS : MPI_Testall(2 * m->size, c->request, &flag, MPI_STATUSES_IGNORE);
         const char *why = code ? dl__mpi_error(c, code) : flag ? NULL : dl__mpi_ended(m, c);
         pthread_mutex_unlock(&m->mutex);
         if (why || flag) return why;
@@ -133,7 +160,7 @@ static const char *dl__mpi_late(dl__mpi *m, dl__mpi_channel *c, bool *missing, d
     size_t at = 0;
     pthread_mutex_lock(&m->mutex);
     for (int p = 0; p < m->size; p++) {
-        int received = 1, sent = 1;
+        int received = !c->due || __atomic_load_n(&c->shared[p]->stage, __ATOMIC_ACQUIRE) >= c->due, sent = 1;
         if (c->request[p] != MPI_REQUEST_NULL) MPI_Test(&c->request[p], &received, MPI_STATUS_IGNORE);
         if (c->request[m->size + p] != MPI_REQUEST_NULL) MPI_Test(&c->request[m->size + p], &sent, MPI_STATUS_IGNORE);
         if (received && sent) continue;
@@ -190,6 +217,92 @@ static size_t dl__mpi_cut(const dl__mpi *m, size_t n, int i)
     return first;
 }
 
+DL__HOT static void dl__mpi_add(dl_real *to, const dl_real *from, size_t n, dl_comm_op op)
+{
+    if (op == DL_COMM_MAX)
+        for (size_t i = 0; i < n; i++) to[i] = from[i] > to[i] || from[i] != from[i] ? from[i] : to[i];
+    else
+        for (size_t i = 0; i < n; i++) to[i] += from[i];
+}
+
+/* ---- on one machine, in shared memory ---- */
+/* All have written what they had to, before any goes on to read it. */
+static const char *dl__mpi_meet(dl__mpi *m, dl__mpi_channel *c, double seconds, bool *missing)
+{
+    c->due = ++c->stage;
+    __atomic_store_n(&c->shared[m->rank]->stage, c->stage, __ATOMIC_RELEASE);
+    const char *why = dl__mpi_finish(m, c, MPI_SUCCESS, seconds, missing);
+    c->due = 0;
+    return why;
+}
+
+static const char *dl__mpi_gather_note(
+    dl__mpi *m, dl__mpi_channel *c, const void *mine, void *all, size_t bytes, double seconds, bool *missing)
+{
+    uint64_t turn = c->gathered++ & 1;
+    if (bytes) memcpy(c->shared[m->rank]->note[turn], mine, bytes);
+    const char *why = dl__mpi_meet(m, c, seconds, missing);
+    for (int p = 0; p < m->size && !why && bytes; p++)
+        memcpy((char *)all + (size_t)p * bytes, c->shared[p]->note[turn], bytes);
+    return why;
+}
+
+/* In the memory of process `owner`, what goes to process `reader`, or, where they are the same, to all. */
+static dl_real *dl__mpi_shared_part(const dl__mpi_channel *c, int owner, int reader)
+{
+    void *numbers = c->shared[owner] + 1;
+    return (dl_real *)numbers + (size_t)reader * c->part;
+}
+
+/* Everybody shows the others their parts, sums its own from all, and shows the sum; n is at most so many parts. What was shown
+   is not written to before all have met again, and so have read it. */
+static const char *dl__mpi_reduce_shared(dl__mpi *m, dl__mpi_channel *c, dl_real *data, size_t n, dl_comm_op op, double seconds)
+{
+    size_t first = dl__mpi_cut(m, n, m->rank), own = dl__mpi_cut(m, n, m->rank + 1) - first, k;
+    for (int p = 0; p < m->size; p++) {
+        size_t at = dl__mpi_cut(m, n, p);
+        if (p != m->rank) memcpy(dl__mpi_shared_part(c, m->rank, p), data + at, (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
+    }
+    const char *why = dl__mpi_meet(m, c, seconds, NULL);
+    for (size_t at = 0; at < own && !why; at += k) {
+        dl_real *sum = dl__mpi_shared_part(c, m->rank, m->rank) + at;
+        k = DL__MIN(own - at, (size_t)DL__SUM_TILE);
+        for (int p = 0; p < m->size; p++) {
+            const dl_real *x = p == m->rank ? data + first + at : dl__mpi_shared_part(c, p, m->rank) + at;
+            if (p) dl__mpi_add(sum, x, k, op);
+            else memcpy(sum, x, k * sizeof *sum);
+        }
+        memcpy(data + first + at, sum, k * sizeof *sum);
+    }
+    if (!why) why = dl__mpi_meet(m, c, seconds, NULL);
+    for (int p = 0; p < m->size && !why; p++) {
+        size_t at = dl__mpi_cut(m, n, p);
+        if (p != m->rank) memcpy(data + at, dl__mpi_shared_part(c, p, p), (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
+    }
+    return why;
+}
+
+/* Memory of this channel for all, if all are on one machine and MPI gives it; otherwise there are messages. False: MPI has failed. */
+static bool dl__mpi_share(dl__mpi *m, dl__mpi_channel *c)
+{
+    int size = 0, unit, mine, all;
+    MPI_Aint room = (MPI_Aint)(sizeof(dl__mpi_shared) + DL__MPI_SHARE * sizeof(dl_real)), found;
+    void *own = NULL;
+    MPI_Comm_size(m->node, &size);
+    c->part = (size_t)DL__MPI_SHARE / (size_t)m->size / 16 * 16; /* whole cache lines */
+    mine = size == m->size && c->part && (c->shared = (dl__mpi_shared **)calloc((size_t)size, sizeof *c->shared)) != NULL;
+    if (MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, m->control)) return false;
+    mine = all && !MPI_Win_allocate_shared(room, 1, MPI_INFO_NULL, m->node, &own, &c->window);
+    for (int p = 0; p < m->size && mine; p++) mine = !MPI_Win_shared_query(c->window, p, &found, &unit, &c->shared[p]);
+    if (mine) memset(own, 0, sizeof(dl__mpi_shared));
+    if (MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, m->control)) return false;
+    if (all) return true;
+    free(c->shared);
+    c->shared = NULL;
+    return true;
+}
+
+/* ---- messages between all ---- */
 /* Every process sends to every other: nobody's lateness hides behind another's. */
 static const char *dl__mpi_gather_part(
     dl__mpi *m, dl__mpi_channel *c, const char *mine, char *all, size_t stride, size_t bytes, double seconds, bool *missing)
@@ -209,19 +322,13 @@ static const char *dl__mpi_all_gather(
 {
     dl__mpi *m = (dl__mpi *)user;
     const char *why = NULL;
+    if (m->channel[channel].shared && bytes <= DL__MPI_NOTE)
+        return dl__mpi_gather_note(m, &m->channel[channel], mine, all, bytes, seconds, missing);
     for (size_t at = 0, n; !why && (at < bytes || !at); at += n ? n : 1) {
         n = DL__MIN(bytes - at, (size_t)DL__MPI_PART);
         why = dl__mpi_gather_part(m, &m->channel[channel], (const char *)mine + at, (char *)all + at, bytes, n, seconds, missing);
     }
     return why;
-}
-
-DL__HOT static void dl__mpi_add(dl_real *to, const dl_real *from, size_t n, dl_comm_op op)
-{
-    if (op == DL_COMM_MAX)
-        for (size_t i = 0; i < n; i++) to[i] = from[i] > to[i] || from[i] != from[i] ? from[i] : to[i];
-    else
-        for (size_t i = 0; i < n; i++) to[i] += from[i];
 }
 
 /* Each process gets its part of everybody's numbers, sums in the order of processes, and sends the sum to all. */
@@ -259,10 +366,11 @@ static const char *dl__mpi_reduce_part(dl__mpi *m, dl__mpi_channel *c, dl_real *
 static const char *dl__mpi_all_reduce(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds)
 {
     dl__mpi *m = (dl__mpi *)user;
+    dl__mpi_channel *c = &m->channel[channel];
     const char *why = NULL;
     for (size_t at = 0, part; !why && at < n; at += part) {
-        part = DL__MIN(n - at, (size_t)DL__MPI_PART / sizeof *data);
-        why = dl__mpi_reduce_part(m, &m->channel[channel], data + at, part, op, seconds);
+        part = DL__MIN(n - at, c->shared ? c->part * (size_t)m->size : (size_t)DL__MPI_PART / sizeof *data);
+        why = (c->shared ? dl__mpi_reduce_shared : dl__mpi_reduce_part)(m, c, data + at, part, op, seconds);
     }
     return why;
 }
@@ -353,6 +461,12 @@ static bool dl__mpi_start(dl__mpi *m)
         MPI_Comm_set_errhandler(*comm, MPI_ERRORS_RETURN);
         if (i < 2 && !(m->channel[i].request = (MPI_Request *)malloc(2 * (size_t)m->size * sizeof(MPI_Request)))) return false;
     }
+    if (MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &m->node)) return false;
+    MPI_Comm_set_errhandler(m->node, MPI_ERRORS_RETURN);
+    for (int i = 0; i < 2; i++) {
+        dl__mpi_clear(m, &m->channel[i]);
+        if (m->size > 1 && !dl__mpi_share(m, &m->channel[i])) return false;
+    }
     return !MPI_Irecv(m->heard, (int)sizeof m->heard, MPI_BYTE, MPI_ANY_SOURCE, 1, m->control, &m->failing);
 }
 
@@ -363,13 +477,35 @@ static void dl__mpi_stop(dl__mpi *m)
         MPI_Wait(&m->failing, MPI_STATUS_IGNORE);
     }
     for (int i = 0; i < 2; i++) {
+        if (m->channel[i].shared) MPI_Win_free(&m->channel[i].window);
+        free(m->channel[i].shared);
         MPI_Comm_free(&m->channel[i].comm);
         free(m->channel[i].request);
         free(m->channel[i].room);
     }
+    MPI_Comm_free(&m->node);
     MPI_Comm_free(&m->control);
     pthread_mutex_destroy(&m->mutex);
     if (!m->lent) MPI_Finalize();
+}
+
+/* The device "cuda": as many GPUs as this process has replicas, after those of the node's processes of lower rank that see the same GPUs.
+   malloc'd, or NULL where devices have other names. */
+static char *dl__mpi_own_gpus(const dl__mpi *m, const dl_launch_desc *d)
+{
+    const char *device = d->devices ? d->devices : d->config ? d->config->device : NULL, *visible = getenv("CUDA_VISIBLE_DEVICES");
+    int mine = d->replicas > 0 ? d->replicas : 1, first = 0, rank = 0;
+    unsigned color = 0;
+    MPI_Comm peers;
+    if (!device) device = "cpu";
+    for (; visible && *visible; visible++) color = color * 31 + (unsigned char)*visible;
+    if (MPI_Comm_split(m->node, (int)(color & 0x7fffffff), 0, &peers)) return NULL;
+    MPI_Comm_rank(peers, &rank);
+    MPI_Exscan(&mine, &first, 1, MPI_INT, MPI_SUM, peers);
+    MPI_Comm_free(&peers);
+    char *names = strcmp(device, "cuda") ? NULL : (char *)malloc((size_t)mine * 16), *p = names;
+    for (int i = 0; p && i < mine; i++) p += snprintf(p, 16, "%scuda:%d", i ? "," : "", (rank ? first : 0) + i);
+    return names;
 }
 
 /* Why MPI, though it has started, is not what the environment promises; or NULL. */
@@ -403,9 +539,15 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
     t.exchange = dl__mpi_exchange;
     t.abort = dl__mpi_abort;
     d.transport = m->size > 1 ? &t : NULL;
+    char *gpus = dl__mpi_own_gpus(m, &d);
+    if (gpus) d.devices = gpus;
     void (*before)(int) = signal(SIGTERM, dl__mpi_on_term);
     bool ok = dl_launch(&d, fn, user);
     signal(SIGTERM, before == SIG_ERR ? SIG_DFL : before);
+    size_t said = d.error ? strlen(d.error) : 0;
+    if (!ok && gpus && said && strstr(d.error, "there is no device"))
+        snprintf(d.error + said, d.error_size - said, "; 'cuda' is a GPU of its own for each process of a node: to share one, name it");
+    free(gpus);
     if (!ok) return false;
     dl__mpi_stop(m);
     free(m);

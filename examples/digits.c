@@ -2,10 +2,10 @@
 
        cc -O2 examples/digits.c -o digits -lm -pthread && ./digits
 
-   Same options, same bytes in the checkpoint, whatever the number of threads. */
+   Same options, same bytes in the checkpoint, whatever the number of threads; on several devices, whatever they are. */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
-#ifdef __linux__ /* --device cuda:0 */
+#ifdef __linux__ /* --device cuda:0 or cuda:0,cuda:1 */
 #include "../dltrain_cuda.h"
 #endif
 
@@ -30,7 +30,7 @@ static const char *usage =
     "  --lr X          learning rate of Adam (0.001)\n"
     "  --seed N        of initial weights and shuffling (1)\n"
     "  --threads N     0: one a CPU (0)\n"
-    "  --device NAME   cpu, or cuda:0 for the first GPU, cuda:1, ... (cpu)\n"
+    "  --device NAME   cpu, or cuda:0 for the first GPU, cuda:1, ... (cpu); cuda:0,cuda:1: a chunk of each batch to each\n"
     "  --save FILE     write the trained network as safetensors, its curves beside it as .svg and .csv\n"
     "  --load FILE     start from such a file\n"
     "  --help\n";
@@ -97,12 +97,12 @@ static dl_tensor net(dl_tensor x)
     return dl_dim(x, 2) > 8 ? large_net(x) : small_net(x);
 }
 
-static double accuracy(dl_context *ctx, dl_loader *loader)
+static double accuracy(dl_context *ctx, dl_data_parallel *model, dl_loader *loader)
 {
     size_t right = 0, all = 0;
     bool training = dl_train(ctx, false), recording = dl_set_grad(ctx, false);
     for (dl_batch b; dl_next(loader, &b); all += b.count) {
-        dl_tensor hits = dl_eq(dl_to_float(dl_argmax(net(b.x), 1, false)), dl_to_float(b.y));
+        dl_tensor hits = dl_eq(dl_to_float(dl_argmax(dl_data_parallel_forward(model, b.x), 1, false)), dl_to_float(b.y));
         right += (size_t)dl_item(dl_sum(hits));
     }
     dl_train(ctx, training);
@@ -143,6 +143,7 @@ static double train(dl_context *ctx, options *o)
 
     dl_loader *loader = dl_loader_create(data, &(dl_loader_desc){ .batch = (size_t)o->batch, .shuffle = true });
     dl_loader *test = dl_loader_create(held_out, &(dl_loader_desc){ .batch = 100 });
+    dl_data_parallel *model = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = o->device, .model = net });
     dl_optimizer *opt = dl_adam(ctx, &(dl_adam_desc){ .lr = o->lr });
     dl_accumulator *acc = dl_accumulator_create(opt, &(dl_accumulator_desc){ .steps = o->accumulate });
     dl_history *curves = dl_history_create(ctx);
@@ -155,14 +156,14 @@ static double train(dl_context *ctx, options *o)
         double sum = 0;
         size_t seen = 0;
         for (dl_batch b; dl_next(loader, &b);) {
-            dl_tensor loss = dl_cross_entropy(net(b.x), b.y);
+            dl_tensor loss = dl_cross_entropy(dl_data_parallel_forward(model, b.x), b.y);
             dl_accumulate(acc, loss, b.count);
             sum += dl_item(loss) * (double)b.count;
             seen += b.count;
             dl_progress_show(&line, "epoch %2d/%d  %3zu%%  loss %.4f", epoch, o->epochs, 100 * seen / dl_dataset_count(data), sum / (double)seen);
         }
         dl_accumulator_flush(acc);
-        score = accuracy(ctx, test);
+        score = accuracy(ctx, model, test);
         if (dl_failed(ctx)) break;
         dl_history_add(curves, "training loss", epoch, sum / (double)seen);
         dl_history_add(curves, "test error", epoch, 1 - score / 100);
@@ -184,7 +185,9 @@ int main(int argc, char **argv)
 {
     options o = { .data = "examples/data", .accumulate = 1, .lr = 1e-3f, .seed = 1 };
     if (!parse(argc, argv, &o)) return 2;
-    dl_context *ctx = dl_create(&(dl_config){ .seed = o.seed, .threads = o.threads, .device = o.device });
+    char first[64] = ""; /* of the devices: the parameters live there */
+    if (o.device) snprintf(first, sizeof first, "%.*s", (int)strcspn(o.device, ","), o.device);
+    dl_context *ctx = dl_create(&(dl_config){ .seed = o.seed, .threads = o.threads, .device = o.device ? first : NULL });
     double score = train(ctx, &o);
     bool failed = dl_failed(ctx);
     if (failed) fprintf(stderr, "digits: %s\n", dl_error(ctx));

@@ -28,7 +28,7 @@ static const char *usage =
     "  --data DIR        where MNIST is (default: the environment variable DLTRAIN_DATA; without: the shipped digits)\n"
     "  --experiment NAME bags, labels, canvas or tiles (bags)\n"
     "  --rule NAME       of the bags: any, share or both (both)\n"
-    "  --counts LIST     bags to learn from (bags: 50,200, under 'share' 60; labels: 400; canvas and tiles: 1000)\n"
+    "  --counts LIST     bags to learn from (bags: 50,100,200, under 'share' 60; labels: 400; canvas and tiles: 1000)\n"
     "  --poolings LIST   of max,mean,noisy-or,isr,gm,lse,noisy-and,embedding-max,embedding-mean,attention,gated (all that fit)\n"
     "  --test N          bags to test on (400)\n"
     "  --seeds N         (3)\n"
@@ -36,7 +36,7 @@ static const char *usage =
     "  --validate        to choose settings by: the last sixth of the images to learn from makes the bags that are scored\n"
     "  --steps N         of Adam (bags: 1200; labels and CSV: 600; canvas and tiles: 2000)\n"
     "  --batch N         bags of a step (bags: 2; labels and CSV: 8; canvas and tiles: 4)\n"
-    "  --lr X            (0.002; CSV: 0.001)\n"
+    "  --lr X            (0.001; labels, canvas, tiles and the quick form: 0.002)\n"
     "  --decay X         weight decay (0.0001; CSV: 0.005)\n"
     "  --r X             of gm and lse (5)\n"
     "  --a X             of noisy-and (10)\n"
@@ -674,10 +674,10 @@ static void defaults(options *o)
     if (!o->seeds) o->seeds = o->quick ? 1 : 3;
     if (!o->steps) o->steps = o->quick ? 1000 : o->csv || labels ? 600 : bags ? 1200 : 2000;
     if (!o->batch) o->batch = o->csv || labels ? 8 : bags ? 2 : 4;
-    if (o->lr == 0) o->lr = o->csv ? 1e-3 : 2e-3;
+    if (o->lr == 0) o->lr = o->csv || (bags && !o->quick) ? 1e-3 : 2e-3;
     if (o->decay < 0) o->decay = o->csv ? 5e-3 : 1e-4;
     if (!o->test) o->test = o->quick ? 100 : 400;
-    if (!o->counts) o->counts = o->quick ? "200" : bags ? "50,200" : labels ? "400" : "1000";
+    if (!o->counts) o->counts = o->quick ? "200" : bags ? "50,100,200" : labels ? "400" : "1000";
     if (!o->poolings && !bags && !o->csv) o->poolings = "max,mean,noisy-or,lse,noisy-and"; /* one attention a bag serves one label */
     if (!o->poolings && o->quick) o->poolings = "max,mean,noisy-or,noisy-and,attention";
 }

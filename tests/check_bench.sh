@@ -53,7 +53,7 @@ expect "one replica and two" 2 "$replicas" $dir/bench_parallel --rounds 1 --seco
 lines() { # PATTERN LINES: of the last output
     [ "$(grep -cE -- "$1" $dir/out.txt)" = "$2" ]
 }
-if lines '^W[23] threads all-reduce of [0-9.]+ MB [0-9.]+ ms, of a number [0-9.]+ us$' 2 && lines '^(loss on output|loss on each  |dl_launch     )( +[0-9.]+){14}   [0-9.]+, [0-9.]+$' 6; then
+if lines '^W[23] threads all-reduce of [0-9.]+ MB [0-9.]+ ms, of a number [0-9.]+ us$' 2 && lines '^W[23] threads CPU time of a step [0-9.]+ ms alone, [0-9.]+ ms of two, [0-9.]+ ms of two unconnected$' 2 && lines '^(loss on output|loss on each  |dl_launch     )( +[0-9.]+){14}   [0-9.]+, [0-9.]+$' 6; then
     echo "ok bench: where the time goes"; else echo "not ok bench: where the time goes: $(tr '\n' ' ' < $dir/out.txt | cut -c1-400)"; fi
 if "${CC:-cc}" -std=c99 -pedantic -Wall -Wextra tools/cost_model.c -o $dir/cost_model > $dir/out.txt 2>&1 && [ ! -s $dir/out.txt ]; then echo "ok bench: cost_model builds"; else echo "not ok bench: cost_model: $(head -2 $dir/out.txt)"; fi
 expect "four networks, three sizes" 12 '^(NVLink 4|PCIe 4 x16|100? Gb Ethernet) +(8|64|512)( +[0-9.e+]+){3}% +[0-9.e+]+ +[0-9.]+%$' $dir/cost_model

@@ -72,13 +72,19 @@ if wants linking; then
     if [ -z "$(sim "$dir/with")" ]; then echo "ok cuda: the implementations in two files"; else echo "not ok cuda: in two files: $(sim "$dir/with")"; fi
 fi
 
-if wants bits || wants schedules || wants worlds || wants failures || wants cache; then build check tests/cuda_check.c || exit; fi
-if wants bits; then CUDASIM_DEVICES=4 report bits sim "$dir/check" 'cudasim sm_80'; fi
+if wants bits || wants schedules || wants worlds || wants failures || wants cache || wants planted; then build check tests/cuda_check.c || exit; fi
+if wants bits; then CUDASIM_DEVICES=4 CUDASIM_ORDER=1 report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
     for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
-    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide optimizers nets ops
+    # Inputs cross while steps run, results while the update does; the traces of three schedules tell
+    for seed in 1 2 3; do CUDASIM_TRACE=$dir/trace-$seed CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "inputs-$seed" sim "$dir/check" '*' inputs; done
+    if cat "$dir"/trace-[123] | awk '$3 == "copy" { runs = 1; lane = $2 } $3 ~ /^update/ { runs = 0 } runs && $2 != lane { while_it_runs[$3] = 1 }
+        END { exit !(while_it_runs["upload"] && while_it_runs["download"]) }'; then echo "ok cuda: inputs and results cross while a step runs"
+    else echo "not ok cuda: inputs and results wait for steps to end"; fi
+    CUDASIM_SEED=6 report schedule-6 sim "$dir/check" 'cudasim sm_80' tensor-nets
+    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide tensor optimizers nets ops
     CUDASIM_ORDER=1 CUDASIM_SEED=6 report graphs-in-order sim "$dir/check" 'cudasim sm_80' graphs
-    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets
+    CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets tensor
     CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
 fi
 
@@ -95,6 +101,10 @@ if wants digits && build_example digits "$dir/cuda.o"; then
     DLTRAIN_CUDA_TEXTS=$dir/texts sim "$dir/digits" --epochs 2 --device cuda:0 --save "$dir/gpu.safetensors" > "$dir/digits-gpu.log" 2>&1
     if cmp -s "$dir/cpu.safetensors" "$dir/gpu.safetensors"; then echo "ok cuda: digits.c trains to the same bytes on cuda:0 as on the CPU"
     else echo "not ok cuda: digits.c on cuda:0: $(tail -1 "$dir/digits-gpu.log")"; fi
+    "$dir/digits" --epochs 1 --device cpu,cpu --save "$dir/cpu-2.safetensors" > "$dir/digits-cpu.log" 2>&1
+    CUDASIM_DEVICES=2 sim "$dir/digits" --epochs 1 --device cuda:0,cuda:1 --save "$dir/gpu-2.safetensors" > "$dir/digits-gpu.log" 2>&1
+    if cmp -s "$dir/cpu-2.safetensors" "$dir/gpu-2.safetensors"; then echo "ok cuda: digits.c trains to the same bytes on cuda:0,cuda:1 as on cpu,cpu"
+    else echo "not ok cuda: digits.c on cuda:0,cuda:1: $(tail -1 "$dir/digits-gpu.log")"; fi
     if ldd "$dir/digits" | grep -vqE 'linux-vdso|libm\.so|libc\.so|ld-linux|libpthread|libdl'; then echo "not ok cuda: digits is linked to $(ldd "$dir/digits" | tr '\n' ' ')"
     else echo "ok cuda: digits is linked to libc and libm alone"; fi
 
@@ -146,7 +156,11 @@ fi
 
 # Several GPUs: other schedules, with the order of streams checked; and the examples
 if wants worlds; then
-    for seed in 2 3; do CUDASIM_DEVICES=4 CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "worlds-$seed" sim "$dir/check" '*' worlds; done
+    for seed in 2 3; do CUDASIM_TRACE=$dir/trace CUDASIM_DEVICES=4 CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "worlds-$seed" sim "$dir/check" '*' worlds; done
+    # In some step a bucket's sum runs before the kernel that ends the backward pass
+    if awk '$1 == 1 && /update/ { early = 0 } $1 == 1 && /sum_parts/ { early = 1 } $1 == 1 && /conv_weight/ && early { found = 1 } END { exit !found }' "$dir/trace"
+    then echo "ok cuda: sums of gradients overlap with the backward pass"; else echo "not ok cuda: no sum of gradients runs before the backward pass has ended"; fi
+    for seed in 1 2; do CUDASIM_DEVICES=4 CUDASIM_ORDER=1 CUDASIM_SEED=$seed report "nccl-$seed" sim "$dir/check" '*' nccl; done
     report one-GPU-for-all sim "$dir/check" '*' worlds
     CUDASIM_DEVICES=4 CUDASIM_PEER=0 report worlds-out-of-reach sim "$dir/check" '*' worlds
     CUDASIM_DEVICES=4 CUDASIM_FAIL=peer*:1 report worlds-that-refuse sim "$dir/check" '*' worlds
@@ -183,6 +197,9 @@ if wants failures; then
     says "no NVRTC" "NVRTC, which is not there: no/such.so" DLTRAIN_CUDA_CACHE= DLTRAIN_NVRTC=no/such.so
     says "NVRTC fails" "NVRTC cannot compile the kernels" DLTRAIN_CUDA_CACHE= CUDASIM_FAIL=nvrtc:1
     says "a GPU older than NVRTC knows" "is of compute capability 5.0; this NVRTC compiles for 7.5 and later" DLTRAIN_CUDA_CACHE= CUDASIM_ARCH=50
+    part=cublas says "a failing cuBLAS" "cuda:0: cublasGemmStridedBatchedEx says 13: the GPU program failed to execute" 'CUDASIM_FAIL=cublas*:7'
+    log=$(DLTRAIN_CUBLAS=no/such.so sim "$dir/check" '*' cublas 2>&1)
+    if grep -q "^skip cublas: dl_create: the blas 'cublas' is not there: no/such.so: .*; DLTRAIN_CUBLAS names it" <<< "$log"; then echo "ok cuda: no cuBLAS"; else echo "not ok cuda: no cuBLAS: $log"; fi
     says "out of memory" "out of memory: asked for .* bytes, .* are free" 'CUDASIM_FAIL=alloc*:3'
     # How much of the batch would fit, at most: a little more does not, half of that does.
     cat > "$dir/batch.c" << 'END'
@@ -219,9 +236,13 @@ END
     for what in graph:1 graph:2 graph:3 graph:3:46 graph:9:719 launch:120 lost:60 lost:110; do # while a graph is captured and launched
         part=graphs says "a graph, a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=$what"
     done
-    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:12; do # at many places of a step
+    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:22; do # at many places of a step
         part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
     done
+    part=nccl says "no NCCL" "NCCL is not there: no/such.so" CUDASIM_DEVICES=4 DLTRAIN_NCCL=no/such.so
+    part=nccl says "NCCL does not begin" "rank 0 (cuda:0), step 0.*: ncclCommInitAll says internal error" CUDASIM_DEVICES=4 CUDASIM_FAIL=nccl:1
+    part=nccl says "NCCL fails" "rank [0-3] (cuda:[0-3]), step 0.*: ncclAllReduce says internal error" CUDASIM_DEVICES=4 CUDASIM_FAIL=nccl:4
+    part=nccl says "NCCL hangs" "rank [0-3] (cuda:[0-3]), step 0.*: a sum of NCCL has not ended in 2 seconds" CUDASIM_DEVICES=4 CUDASIM_FAIL=hang:2
 fi
 
 # The cache: eight programs at once on an empty one, damaged files, a folder that cannot be written
@@ -257,9 +278,15 @@ planted() { # NAME KERNEL SED-SCRIPT PART; KERNEL may be streams: a copy between
 if wants planted; then
     planted "a missing barrier in the product" matmul_64 '/dl__cuda_tile_cu\[/,/^    NULL/s/__syncthreads();//' optimizers
     planted "a missing barrier in the large product" 'matmul_128_[kr]*' '/dl__cuda_warp_cu\[/,/^    NULL/s/__syncthreads();//' wide
+    planted "a missing barrier on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/__syncthreads();//' tensor
+    planted "a missing wait for copies on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/cp.async.wait_group %0;//' tensor
     export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
-    planted "a missing wait before the sums of replicas" streams '/^static bool dl__cuda_follow/,/^}/s/return /return !which ? true : /' worlds
-    planted "a missing wait behind the sums of replicas" streams '/^static bool dl__cuda_follow/,/^}/s/return /return which ? true : /' worlds
+    planted "a missing wait before the sums of replicas" streams '/^static bool dl__cuda_reduce/,/^}/s/if (.*cuStreamWaitEvent(.*/(void)r, (void)bucket;/' worlds
+    planted "a missing wait behind the sums of replicas" streams '/^static bool dl__cuda_after_sums/,/^}/s/return .*/return d \&\& other;/' worlds
+    for n in 2 3 23; do # of an input's arrival, of its place, of a result
+        if CUDASIM_DROP=stream:wait:$n sim "$dir/check" '*' inputs 2>&1 | grep -q '^cudasim:.* race between streams'; then echo "ok cuda: planted: a missing wait for copies, number $n, is found"
+        else echo "not ok cuda: planted: the missing wait number $n is not found"; fi
+    done
     unset CUDASIM_DEVICES CUDASIM_ORDER
 fi
 
@@ -293,10 +320,11 @@ if wants gpu-check; then
 ^examples/digits.c, 1 epochs: the same checkpoint
 ^W1c cuda:0 dltrain [0-9]+ samples/s
 ^1T +200 +130 +70 NN +1 +[0-9]+\.[0-9]{2}$
+^W1 to W4 and matrix products with matmul_precision bf16$
 ^everything is right$'
     simulated "a GPU that fails" 1 '^FAILED: not ok reading
 ^FAILED: examples/digits.c: another checkpoint
 ^FAILED: tools/bench.c gives no figures
 ^FAILED: tools/bench_gemm.c
-^[1-9] failures$' 'CUDASIM_FAIL=launch*:3'
+^[0-9]+ failures$' 'CUDASIM_FAIL=launch*:3'
 fi

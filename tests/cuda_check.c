@@ -1,6 +1,7 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
-       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading random large wide optimizers snapshots errors nets worlds
-       graphs ops subsets */
+       cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide
+       tensor tensor-nets cublas sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets;
+       tensor, tensor-nets and cublas only come near the CPU's bits */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -215,6 +216,34 @@ static void reading(void)
     dl_destroy(c);
 }
 
+/* Batches that come while steps run, and results that are read while the update does: see the trace in check_cuda.sh. */
+static void inputs(void)
+{
+    dl_real want[15], got[15];
+    double loss[2][2] = { { 0 } };
+    for (int on = 0; on < 2; on++) {
+        dl_context *c = open_on(on ? "cuda:0" : NULL);
+        dl_optimizer *o = dl_adam(c, NULL);
+        for (int step = 0; step < 12; step++) {
+            float x[8 * 4];
+            for (int i = 0; i < 8 * 4; i++) x[i] = (float)((i * 7 + step * 5) % 11) / 4 - 1;
+            dl_index n = step < 10 ? 8 : 2 + step % 2;
+            dl_tensor y = dl_mean(dl_square(dl_relu(dl_linear(dl_input(c, DL_F32, DL_SHAPE(n, 4), x), "fc", 3))));
+            dl_backward(y);
+            dl_step(o);
+            if (step > 9) loss[on][step - 10] = dl_item(y);
+        }
+        dl_param_info p[2];
+        CHECK(dl_param_find(c, "fc.weight", &p[0]) && dl_param_find(c, "fc.bias", &p[1]), "%s", dl_error(c));
+        if (dl_failed(c)) return;
+        memcpy(on ? got : want, p[0].value, 12 * sizeof *want);
+        memcpy((on ? got : want) + 12, p[1].value, 3 * sizeof *want);
+        dl_destroy(c);
+    }
+    CHECK(!memcmp(want, got, sizeof want), "other parameters than on the CPU");
+    CHECK(!memcmp(loss[0], loss[1], sizeof *loss), "losses %.9g %.9g, on the CPU %.9g %.9g", loss[1][0], loss[1][1], loss[0][0], loss[0][1]);
+}
+
 /* dropout, dl_rand and dl_randn */
 static void random_numbers(void)
 {
@@ -284,6 +313,7 @@ static void wide_layer(void)
     enum { M = 1030, IN = 20, OUT = 1026 };
     static float x[M * IN];
     uint64_t h[2][3];
+    double norm[2];
     for (int i = 0; i < M * IN; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
     for (int on = 0; on < 2; on++) {
         dl_context *c = open_on(on ? "cuda:0" : NULL);
@@ -294,6 +324,8 @@ static void wide_layer(void)
         }
         dl_param_info p;
         h[on][0] = hash_of(c, y);
+        dl_clip_grad_norm(c, 1e-4, NULL); /* of several chunks */
+        norm[on] = dl_grad_norm(c);
         h[on][1] = h[on][2] = 14695981039346656037u;
         for (int k = 0; k < 2; k++)
             if (dl_param_get(c, k, &p))
@@ -302,12 +334,319 @@ static void wide_layer(void)
         dl_destroy(c);
     }
     for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "%d differs", k);
+    CHECK(norm[0] == norm[1] && norm[0] > 1e-4, "the norm of the gradients is %.17g, on the CPU %.17g", norm[1], norm[0]);
+}
+
+/* Sums down many rows, and normalisation by groups of several chunks and in long columns, with all gradients */
+static dl_tensor summed(int which, const dl_tensor *in)
+{
+    if (which < 2) return dl_sum_dims(in[0], &(int){ which }, 1, false);
+    return which < 4 ? dl_batch_norm_op(in[0], in[1], in[2], none, none, 0, 1e-5f) : dl_layer_norm_op(in[0], in[1], in[2], 1e-5f);
+}
+static void sums(void)
+{
+    static const dl_index sizes[][4] = { { 2100, 11 }, { 3, 1500, 7 }, { 7, 3, 30, 23 }, { 4200, 2 }, { 1100, 9 }, { 2, 5000 } }, wide[] = { 1, 1, 3, 2, 9, 5000 };
+    static float x[3 * 1500 * 7];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((i * 2654435761u) >> 20 & 4095) / 1024 - 2;
+    for (int which = 0; which < 6; which++) {
+        uint64_t h[2][4] = { { 0 } };
+        int n = which < 2 ? 1 : 3;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_shape shape = { .ndim = 0 };
+            while (shape.ndim < 4 && sizes[which][shape.ndim]) shape.dim[shape.ndim] = sizes[which][shape.ndim], shape.ndim++;
+            dl_tensor in[3] = { dl_variable(c, shape, x), dl_variable(c, DL_SHAPE(wide[which]), x + 5), dl_variable(c, DL_SHAPE(wide[which]), x + 9) }, d[3];
+            dl_tensor y = dl_keep(summed(which, in));
+            dl_grad(dl_sum(dl_mul(dl_square(y), y)), in, n, d);
+            h[on][3] = hash_of(c, y);
+            for (int k = 0; k < n; k++) h[on][k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "case %d: number %d differs", which, k);
+    }
+}
+
+/* Gradients of looks by index: of more than one ballot of 32 and strip of 128, and of more looks than scatter_add takes number by number */
+static void indices(void)
+{
+    enum { ROWS = 6, PICKS = 75, INNER = 133 };
+    static float x[PICKS * INNER];
+    static int32_t index[PICKS * INNER];
+    for (int i = 0; i < PICKS * INNER; i++) x[i] = (float)(i * 37 % 101) / 50 - 1, index[i] = i * 7 % 11 % ROWS;
+    for (int which = 0; which < 2; which++) {
+        uint64_t h[2];
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor in = dl_variable(c, DL_SHAPE(ROWS, INNER), x), dx;
+            dl_tensor y = which ? dl_gather(in, 0, dl_borrow(c, DL_I32, DL_SHAPE(PICKS, INNER), index)) : dl_index_select(in, 0, dl_borrow(c, DL_I32, DL_SHAPE(PICKS), index));
+            dl_grad(dl_sum(dl_mul(y, dl_borrow(c, DL_F32, DL_SHAPE(PICKS, INNER), x))), &in, 1, &dx);
+            h[on] = hash_of(c, dx);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        CHECK(h[0] == h[1], "the gradient of %s differs", which ? "gather" : "index_select");
+    }
+}
+
+/* Attention of several tiles of queries, of keys and of columns, of more than one block of 256 and one chunk of 4096: values and gradients */
+static void attention(void)
+{
+    static const struct { dl_index batch, l, s, e, f; bool causal; } sizes[] = { { 2, 70, 75, 5, 67, true }, { 1, 270, 200, 17, 3, false },
+        { 1, 140, 300, 66, 2, true }, { 1, 300, 300, 3, 2, true }, { 1, 3, 4200, 3, 2, false } };
+    static float x[3][4200 * 3 + 140 * 66 + 300 * 66];
+    for (int k = 0; k < 3; k++)
+        for (size_t i = 0; i < sizeof x[k] / sizeof **x; i++) x[k][i] = (float)((i * 2654435761u + (size_t)k) >> 20 & 4095) / 1024 - 2;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint64_t h[2][4];
+        dl_index b = sizes[i].batch, l = sizes[i].l, s = sizes[i].s, e = sizes[i].e, f = sizes[i].f;
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor in[3] = { dl_variable(c, DL_SHAPE(b, l, e), x[0]), dl_variable(c, DL_SHAPE(b, s, e), x[1]), dl_variable(c, DL_SHAPE(b, s, f), x[2]) }, d[3];
+            dl_tensor y = dl_keep(dl_scaled_dot_product_attention(in[0], in[1], in[2], &(dl_attention_desc){ .causal = sizes[i].causal }));
+            dl_grad(dl_sum(dl_square(y)), in, 3, d);
+            h[on][0] = hash_of(c, y);
+            for (int k = 0; k < 3; k++) h[on][1 + k] = hash_of(c, d[k]);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "sizes %d: the %s", (int)i, k ? k == 1 ? "gradient of q" : k == 2 ? "gradient of k" : "gradient of v" : "values");
+    }
+}
+
+/* ---- dl_config.matmul_precision: products and their gradients on tensor cores. What is wanted is exact but for the order of sums: the CPU's
+   result of operands that were rounded beforehand, within 1e-5 of the same sums of absolute values ---- */
+static bool tensors; /* has this GPU tensor cores for it? */
+typedef enum operand_kind { AS_IS, ROUNDED, ABSOLUTE } operand_kind;
+static float round_to(const char *precision, float v) /* "highest": as it is */
+{
+    uint32_t u;
+    if (*precision == 'h') return v;
+    memcpy(&u, &v, sizeof u);
+    if (*precision == 't') u = (u + 0x1000) & ~0x1fffu;       /* 10 bits of mantissa, ties away from zero */
+    else u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u;      /* 7 bits, ties to even */
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
+typedef struct product {
+    const char *name;
+    dl_index a[4], b[4];                 /* sizes, as far as they are not 0 */
+    dl_tensor (*build)(dl_tensor a, dl_tensor b);
+} product;
+#define PRODUCT(name, expression) static dl_tensor name(dl_tensor a, dl_tensor b) { return expression; }
+PRODUCT(product_nn, dl_matmul(a, b))
+PRODUCT(product_nt, dl_matmul_ex(a, b, MATMUL(.transpose_b = true)))
+PRODUCT(product_tn, dl_matmul_ex(a, b, MATMUL(.transpose_a = true)))
+PRODUCT(product_tt, dl_matmul_ex(a, b, MATMUL(.transpose_a = true, .transpose_b = true)))
+PRODUCT(conv_plain, dl_conv2d_op(a, b, NULL))
+PRODUCT(conv_padded, dl_conv2d_op(a, b, CONV(.padding = 1)))
+PRODUCT(conv_strided, dl_conv2d_op(a, b, CONV(.stride = 2, .padding = 1)))
+PRODUCT(conv_uneven, dl_conv2d_op(a, b, CONV(.stride = 3, .stride_w = 2, .padding = 2, .padding_w = 1, .dilation_w = 2, .groups = 2)))
+PRODUCT(conv_transposed, dl_conv_transpose2d_op(a, b, CONV(.stride = 2, .padding = 1)))
+static const product tensor_products[] = {
+    { "1 x 1 x 1", { 1, 1 }, { 1, 1 }, product_nn },
+    { "3 x 7 x 5", { 3, 5 }, { 5, 7 }, product_nn },
+    { "65 x 67 x 33", { 65, 33 }, { 33, 67 }, product_nn },
+    { "70 x 66 x 36, aligned", { 70, 36 }, { 66, 36 }, product_nt },
+    { "66 x 9 x 140, a transposed", { 140, 66 }, { 140, 9 }, product_tn },
+    { "5 x 68 x 20, both transposed", { 20, 5 }, { 68, 20 }, product_tt },
+    { "9 x 10 x 1037, cut by k", { 9, 1037 }, { 1037, 10 }, product_nn },
+    { "of batches, broadcast", { 3, 1, 6, 20 }, { 2, 20, 5 }, product_nn },
+    { "large", { 16, 132, 20 }, { 16, 20, 130 }, product_nn },
+    { "large, transposed", { 64, 18, 65 }, { 64, 66, 18 }, product_tt },
+    { "conv", { 2, 3, 9, 10 }, { 5, 3, 3, 2 }, conv_plain },
+    { "conv, padded", { 3, 17, 7, 5 }, { 66, 17, 3, 3 }, conv_padded },
+    { "conv, of stride 2", { 2, 19, 9, 8 }, { 7, 19, 3, 3 }, conv_strided },
+    { "conv, uneven", { 2, 6, 11, 9 }, { 4, 3, 3, 2 }, conv_uneven },
+    { "conv, transposed", { 2, 5, 6, 7 }, { 5, 18, 3, 3 }, conv_transposed },
+};
+
+enum { MOST = 300000 }; /* numbers of a tensor */
+typedef struct results { float *value[3]; size_t n[3]; bool ok; } results; /* y and the gradients of sum(y w) */
+
+static dl_context *open_with(const char *device, const char *precision, const char *blas)
+{
+    dl_config c = { .seed = 1, .threads = 1, .device = device, .matmul_precision = precision, .blas = blas };
+    return dl_create(&c);
+}
+static const float *operand_numbers(size_t n, uint32_t seed, operand_kind kind, const char *precision)
+{
+    static float x[MOST];
+    if (n > MOST) abort();
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)(seed >> 8) / 8388608 - 1;
+        if (kind == ROUNDED) x[i] = round_to(precision, x[i]);
+        if (kind == ABSOLUTE) x[i] = fabsf(x[i]);
+    }
+    return x;
+}
+static dl_shape shape_of(const dl_index *size)
+{
+    dl_shape s = DL_SCALAR;
+    while (s.ndim < 4 && size[s.ndim]) s.dim[s.ndim] = size[s.ndim], s.ndim++;
+    return s;
+}
+static size_t shape_numel(dl_shape s)
+{
+    size_t n = 1;
+    for (int i = 0; i < s.ndim; i++) n *= (size_t)s.dim[i];
+    return n;
+}
+
+static results product_run(const product *p, const char *device, const char *precision, const char *blas, operand_kind kind)
+{
+    results r = { .ok = false };
+    dl_context *c = open_with(device, device ? precision : NULL, blas);
+    dl_shape sa = shape_of(p->a), sb = shape_of(p->b);
+    dl_tensor x[2], t[3];
+    x[0] = dl_variable(c, sa, operand_numbers(shape_numel(sa), 1, kind, precision));
+    x[1] = dl_variable(c, sb, operand_numbers(shape_numel(sb), 2, kind, precision));
+    t[0] = p->build(x[0], x[1]);
+    dl_shape sy = dl_shape_of(t[0]);
+    dl_tensor w = dl_input(c, DL_F32, sy, operand_numbers(shape_numel(sy), 3, kind, precision));
+    bool ok = dl_grad(dl_sum(dl_mul(t[0], w)), x, 2, t + 1);
+    for (int i = 0; i < 3 && ok; i++) {
+        r.n[i] = dl_numel(t[i]);
+        r.value[i] = (float *)malloc(r.n[i] * sizeof(float));
+        ok = dl_read(t[i], r.value[i], r.n[i]);
+    }
+    CHECK(ok, "%s, %s: %s", p->name, precision, dl_error(c));
+    r.ok = ok;
+    dl_destroy(c);
+    return r;
+}
+static void results_free(results *r)
+{
+    for (int i = 0; i < 3; i++) free(r->value[i]);
+}
+
+/* The largest |got - want| / scale of result i; HUGE_VAL for one that is no number */
+static double farthest(const results *got, const results *want, const results *scale, int i)
+{
+    double most = 0;
+    for (size_t k = 0; k < got->n[i]; k++) {
+        double d = fabs((double)got->value[i][k] - (double)want->value[i][k]);
+        d = d == 0 ? 0 : d / (double)scale->value[i][k];
+        most = d <= most ? most : d == d ? d : HUGE_VAL;
+    }
+    return most;
+}
+static void product_check(const product *p, const char *precision, const char *blas)
+{
+    static const char *const what[] = { "y", "the gradient of a", "the gradient of b" };
+    double bound = *precision == 't' ? 2.01 * 0x1p-11 : *precision == 'b' ? 2.01 * 0x1p-8 : 1e-5; /* of two operands, relative */
+    results got = product_run(p, "cuda:0", precision, blas, AS_IS), again = product_run(p, "cuda:0", precision, blas, AS_IS);
+    results want = product_run(p, NULL, precision, NULL, ROUNDED), scale = product_run(p, NULL, precision, NULL, ABSOLUTE);
+    results exact = product_run(p, NULL, precision, NULL, AS_IS);
+    for (int i = 0; i < 3 && got.ok && again.ok && want.ok && scale.ok && exact.ok; i++) {
+        double off = farthest(&got, &want, &scale, i), from_fp32 = farthest(&got, &exact, &scale, i);
+        CHECK(off <= 1e-5, "%s, %s: %s is off by %.3g of what its products sum to", p->name, precision, what[i], off);
+        CHECK(from_fp32 <= bound, "%s, %s: %s is %.3g from fp32; the bound is %.3g", p->name, precision, what[i], from_fp32, bound);
+        CHECK(*precision == 'h' || from_fp32 > 2e-5, "%s, %s: %s is fp32", p->name, precision, what[i]);
+        CHECK(!memcmp(got.value[i], again.value[i], got.n[i] * sizeof(float)), "%s, %s: %s has other bits the second time", p->name, precision, what[i]);
+    }
+    results_free(&got), results_free(&again), results_free(&want), results_free(&scale), results_free(&exact);
+}
+enum { PRODUCTS = sizeof tensor_products / sizeof *tensor_products };
+static void tensor_tf32(void)
+{
+    for (int i = 0; i < PRODUCTS; i++) product_check(&tensor_products[i], "tf32", NULL);
+}
+static void tensor_bf16(void)
+{
+    for (int i = 0; i < PRODUCTS; i++) product_check(&tensor_products[i], "bf16", NULL);
+}
+
+/* Layers: with a bias, which is not rounded; gradients of two passes are added in fp32. The losses of training stay near those of fp32. */
+static void layer_run(bool conv, const char *device, const char *precision, const char *blas, operand_kind kind, float *grad,
+    float *y)
+{
+    dl_context *c = open_with(device, device ? precision : NULL, blas);
+    const char *name = conv ? "conv.weight" : "fc.weight";
+    for (int pass = -1; pass < 2; pass++) {
+        dl_tensor x = dl_input(c, DL_F32, conv ? DL_SHAPE(2, 3, 5, 4) : DL_SHAPE(40, 3), operand_numbers(120, 1, kind, precision));
+        dl_tensor t = conv ? dl_conv2d(x, "conv", CONV(.out_channels = 7, .kernel = 3, .padding = 1)) : dl_linear(x, "fc", 7);
+        dl_tensor w = dl_input(c, DL_F32, dl_shape_of(t), operand_numbers(280, 3, kind, precision));
+        dl_end(c);
+        if (pass < 0) { /* parameters are there now */
+            dl_param_set(c, name, operand_numbers(conv ? 189 : 21, 2, kind, precision), conv ? 189 : 21);
+            dl_param_set(c, conv ? "conv.bias" : "fc.bias", operand_numbers(7, 4, kind == ABSOLUTE ? ABSOLUTE : AS_IS, precision), 7);
+            continue;
+        }
+        x = dl_input(c, DL_F32, conv ? DL_SHAPE(2, 3, 5, 4) : DL_SHAPE(40, 3), operand_numbers(120, 1, kind, precision));
+        t = dl_keep(conv ? dl_conv2d(x, "conv", CONV(.out_channels = 7, .kernel = 3, .padding = 1)) : dl_linear(x, "fc", 7));
+        w = dl_input(c, DL_F32, dl_shape_of(t), operand_numbers(280, 3, kind, precision));
+        dl_backward(dl_sum(dl_mul(t, w)));
+        dl_read(t, y, 280);
+    }
+    dl_param_info p;
+    if (dl_param_find(c, name, &p)) memcpy(grad, p.grad, p.numel * sizeof *grad);
+    CHECK(!dl_failed(c), "%s: %s", precision, dl_error(c));
+    dl_destroy(c);
+}
+static void layer_check(bool conv, const char *precision, const char *blas)
+{
+    static float got[2][280], want[2][280], scale[2][280];
+    layer_run(conv, "cuda:0", precision, blas, AS_IS, got[0], got[1]);
+    layer_run(conv, NULL, precision, NULL, ROUNDED, want[0], want[1]);
+    layer_run(conv, NULL, precision, NULL, ABSOLUTE, scale[0], scale[1]);
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < (i ? 280 : conv ? 189 : 21); j++)
+            CHECK(fabs((double)got[i][j] - (double)want[i][j]) <= 1e-5 * (double)scale[i][j],
+                "%s, %s, %s %d: %.9g instead of %.9g", precision, conv ? "conv" : "linear", i ? "y" : "gradient", j, (double)got[i][j], (double)want[i][j]);
+}
+static void tensor_layers(void)
+{
+    for (int k = 0; k < 4; k++) layer_check(k % 2, k / 2 ? "bf16" : "tf32", NULL);
+}
+
+static double last_loss(const net *n, const char *device, const char *precision, const char *blas)
+{
+    dl_context *c = open_with(device, precision, blas);
+    dl_optimizer *o = n->optimizer(c);
+    double loss = 0;
+    for (int step = 0; step < 8; step++) {
+        dl_tensor t = n->loss(c, step % 2);
+        dl_backward(t);
+        loss = dl_item(t);
+        dl_step(o);
+    }
+    CHECK(!dl_failed(c), "%s, %s: %s", n->name, precision, dl_error(c));
+    dl_destroy(c);
+    return loss;
+}
+static void tensor_nets(void)
+{
+    for (int i = 2; i < 4; i++) { /* the residual network and the GPT */
+        double want = last_loss(&nets[i], NULL, "highest", NULL);
+        double first = last_loss(&nets[i], "cuda:0", "tf32", NULL), second = last_loss(&nets[i], "cuda:0", "bf16", NULL);
+        CHECK(fabs(first - want) < 0.01 * want, "%s: the loss of tf32 is %.6g, that of fp32 %.6g", nets[i].name, first, want);
+        CHECK(fabs(second - want) < 0.05 * want, "%s: the loss of bf16 is %.6g, that of fp32 %.6g", nets[i].name, second, want);
+        CHECK(first != want && second != want && first != second, "%s: %.9g, %.9g and %.9g are not of three precisions", nets[i].name, want, first, second);
+    }
+}
+
+/* dl_config.blas: matrix products by cuBLAS */
+static void cublas(void)
+{
+    static const char *const precision[] = { "highest", "tf32", "bf16" };
+    for (int k = 0; k < (tensors ? 3 : 1); k++) {
+        for (int i = 0; i < PRODUCTS; i++)
+            if (tensor_products[i].name[0] != 'c' && (k == 0 || tensor_products[i].name[0] != 'l')) /* no convolutions; large ones once */
+                product_check(&tensor_products[i], precision[k], "cublas");
+        layer_check(false, precision[k], "cublas");
+    }
+    /* and in graphs */
+    double want = last_loss(&nets[3], NULL, "highest", NULL), got = last_loss(&nets[3], "cuda:0", "highest", "cublas");
+    CHECK(fabs(got - want) < 1e-4 * want, "the loss is %.9g, without cuBLAS %.9g", got, want);
 }
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
 enum { WORLD_STEPS = 20 };
 typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, SYNC_NORM, EAGER, WORLDS } world_kind;
-typedef struct world { world_kind kind; uint64_t hash[4]; char error[512]; } world;
+typedef struct world { world_kind kind; uint64_t hash[4]; size_t early[4]; char error[512]; } world; /* early: see worlds */
 
 static dl_tensor world_net(dl_tensor x)
 {
@@ -363,6 +702,9 @@ static void world_steps(dl_context *c, dl_comm *comm, void *user)
         dl_step(o);
     }
     if (w->kind == UNEQUAL) dl_accumulator_flush(acc);
+    dl_parallel_stats stats;
+    dl_comm_stats(comm, &stats);
+    w->early[rank] = stats.reduce.bytes - stats.wait.bytes;
     w->hash[rank] = hash_of_parameters(c);
 }
 
@@ -420,8 +762,41 @@ static void worlds(void)
             if (kind == EVEN) want = run_world(EVEN, "cpu,cpu,cpu,cpu");
             world got = run_world((world_kind)kind, lists[several][2]);
             for (int r = 0; r < 4; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][2], r);
+            /* Whoever completes a bucket last begins with it at once, in mid-pass */
+            CHECK(kind != EVEN || got.early[0] + got.early[1] + got.early[2] + got.early[3], "no sums begin before the backward pass has ended");
         }
     }
+}
+
+/* By NCCL: near the sums of CPUs, and all replicas have the same. */
+typedef struct nccl_sums { float grad[4][400]; size_t n; } nccl_sums;
+static void sum_once(dl_context *c, dl_comm *comm, void *user)
+{
+    nccl_sums *s = (nccl_sums *)user;
+    float *to = s->grad[dl_comm_rank(comm)];
+    const world w = { .kind = EVEN };
+    dl_param_info p;
+    dl_backward(world_loss(c, &w, 0, dl_comm_rank(comm), 3));
+    for (int i = 0; i < dl_param_count(c) && dl_param_get(c, i, &p); i++)
+        for (size_t k = 0; p.grad && k < p.numel; k++) *to++ = p.grad[k];
+    s->n = (size_t)(to - s->grad[dl_comm_rank(comm)]);
+}
+static void by_nccl(void)
+{
+    static nccl_sums want, got;
+    static char error[2][512];
+    for (int k = 0; k < 2; k++) {
+        dl_launch_desc d = { .devices = k ? "cuda:0,cuda:1,cuda:2,cuda:3" : "cpu,cpu,cpu,cpu", .config = &(dl_config){ .seed = 3, .threads = 1 }, .nccl = k,
+            .first_bucket = 64, .bucket = 256, .deadline_seconds = 2, .error = error[k], .error_size = sizeof error[k] };
+        CHECK(dl_launch(&d, sum_once, k ? &got : &want), "%s", error[k]);
+    }
+    CHECK(error[1][0] || (got.n > 100 && got.n == want.n), "%zu gradients, on the CPU %zu", got.n, want.n);
+    for (size_t i = 0; i < got.n && !error[1][0]; i++)
+        for (int r = 0; r < 4; r++)
+            CHECK(got.grad[r][i] == got.grad[0][i] && fabsf(got.grad[r][i] - want.grad[0][i]) <= 1e-6f * fmaxf(1, fabsf(want.grad[0][i])),
+                "gradient %zu of rank %d: %.9g, on the CPU %.9g", i, r, (double)got.grad[r][i], (double)want.grad[0][i]);
+    dl_launch_desc d = { .devices = "cpu,cpu", .nccl = true, .error = error[0], .error_size = sizeof error[0] };
+    CHECK(!dl_launch(&d, sum_once, &got) && strstr(error[0], "nccl is for replicas that are all on GPUs of one process"), "%s", error[0]);
 }
 
 static void processes(void)
@@ -483,12 +858,13 @@ static int count_made(void **exec, void *graph, unsigned long long flags) { retu
 static int count_ended(void *exec) { return calls.ended++, real.cuGraphExecDestroy(exec); }
 static dl_context *open_counted(bool graphs)
 {
+    if (!graphs) setenv("DLTRAIN_CUDA_GRAPHS", "0", 1);
     dl_context *c = open_on("cuda:0");
+    unsetenv("DLTRAIN_CUDA_GRAPHS");
     dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
     memset(&calls, 0, sizeof calls);
     if (!d) return c;
     real = d->driver;
-    d->no_graphs = !graphs;
     d->driver.cuLaunchKernel = count_kernel;
     d->driver.cuGraphLaunch = count_graph;
     d->driver.cuGraphInstantiateWithFlags = count_made;
@@ -508,7 +884,8 @@ static dl_tensor graph_loss(dl_context *c, int step, dl_index n)
     return dl_mul_scalar(dl_cross_entropy(dl_linear(h, "out", 4), to), 1 + (float)step / 8);
 }
 
-/* Schedules and set_lr, groups, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches. */
+/* Schedules and set_lr, groups, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches, memory that
+   moves as it grows. */
 static uint64_t train_varied(dl_context *c)
 {
     dl_optimizer *o = dl_adamw(c, &(dl_adam_desc){ .lr = 0.01f });
@@ -524,6 +901,7 @@ static uint64_t train_varied(dl_context *c)
         else dl_accumulate(acc, loss, (size_t)n);
         if (step % 2) sum += dl_item(loss);
         if (step == 12) dl_set_lr(o, 0.005);
+        if (step == 8) sum += dl_item(dl_sum(dl_keep(dl_tanh(dl_full(c, DL_SHAPE(300000), 1)))));
         if (step % 3 == 0) {
             bool training = dl_train(c, false), recording = dl_set_grad(c, false);
             sum += dl_item(graph_loss(c, 100 + step, 5));
@@ -572,24 +950,29 @@ static void graphs_replace_kernels(void)
 
 /* Many kinds of steps keep few graphs; so many kinds of looks by index that slots are dealt anew; an index that is wrong in a replay;
    offsets, which the host checks in mid-step. */
+static void look(dl_context *c, dl_index rows, int32_t index)
+{
+    static const float x[80];
+    dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(rows), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ 1, index }));
+    dl_keep(dl_mul_scalar(dl_tanh(dl_sum(t)), 2));
+    dl_end(c);
+}
 static void graphs_are_bounded(void)
 {
-    static const float x[80] = { 1, 2, 3 };
+    static const float x[3] = { 1, 2, 3 };
     dl_context *c = open_counted(true);
     for (int k = 0; k < 3 * 70; k++) {
-        dl_index rows = 5 + k / 3;
-        dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(rows), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ k % 5, 1 }));
-        dl_keep(t = dl_mul_scalar(dl_tanh(dl_sum(t)), 2));
-        dl_end(c);
+        look(c, 5 + k / 3, k % 5);
+        look(c, 3, k % 3);
         CHECK(calls.made - calls.ended <= DL__CUDA_GRAPHS, "%d graphs are kept", calls.made - calls.ended);
     }
-    CHECK(calls.made > 60, "only %d graphs made", calls.made);
-    for (int k = 0; k < 5; k++) {
-        dl_tensor t = dl_index_select(dl_input(c, DL_F32, DL_SHAPE(3), x), 0, dl_input(c, DL_I32, DL_SHAPE(2), (int32_t[]){ 1, k == 4 ? 7 : 0 }));
-        dl_tensor s = dl_sum(dl_tanh(t));
-        if (k < 4) dl_end(c);
-        else dl_item(s);
+    CHECK(calls.made > 70 && calls.graphs > 270, "only %d graphs made, %d launched", calls.made, calls.graphs);
+    for (int k = 0; k < 2; k++) { /* reading finds what was wrong since the last time */
+        CHECK(!dl_failed(c) && dl_item(dl_full(c, DL_SHAPE(1), 4)) == 4, "%s", dl_error(c));
+        dl_end(c);
+        look(c, 3, k ? 7 : 0);
     }
+    dl_item(dl_full(c, DL_SHAPE(1), 4));
     CHECK(strstr(dl_error(c), "dl_index_select: index 7 at position 1 is out of range for 3 rows"), "%s", dl_error(c));
     dl_clear_error(c);
     int made = calls.made;
@@ -599,6 +982,26 @@ static void graphs_are_bounded(void)
         dl_end(c);
     }
     CHECK(made == calls.made, "a step during which the host waits was captured");
+    dl_destroy(c);
+}
+
+/* A number that a kernel is given by value has a graph of its own, and so has scratch memory that moved. */
+static void graphs_know_arguments(void)
+{
+    static const float x[2] = { 1, 2 };
+    dl_context *c = open_counted(true);
+    for (int k = 0; k < 8; k++) {
+        dl_tensor t = dl_pad(dl_input(c, DL_F32, DL_SHAPE(2), x), (dl_index[]){ 1, 1 }, 2, (float)(k % 2));
+        CHECK(dl_item(dl_sum(dl_mul_scalar(t, (float)k))) == k * (3 + k % 2 * 2), "step %d: %s", k, dl_error(c));
+        dl_end(c);
+    }
+    CHECK(calls.made == 2 && calls.graphs == 5, "%d graphs made, %d launched", calls.made, calls.graphs);
+    for (int k = 0; k < 10; k++) {
+        int n = k == 5 ? 100000 : 5000;
+        CHECK(dl_item(dl_sum(dl_full(c, DL_SHAPE(n), 1))) == n, "step %d: %s", k, dl_error(c));
+        dl_end(c);
+    }
+    CHECK(calls.made == 4, "%d graphs made", calls.made);
     dl_destroy(c);
 }
 
@@ -631,6 +1034,10 @@ static void says(dl_context *c, const char *part)
     CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
     dl_destroy(c);
 }
+static void tensor_refused(void)
+{
+    says(open_with("cuda:0", "tf32", NULL), "dl_create: the matmul_precision 'tf32' needs a GPU of compute capability 8.0 or later; 'cuda:0' is ");
+}
 static void own_run(const dl_run_args *r) { (void)r; }
 static const dl_op own_op = { "of_my_own", DL_OP_ELEMENTWISE, NULL, own_run, NULL, NULL, NULL };
 static const dl_op own_block = { "block_of_my_own", 0, NULL, own_run, NULL, NULL, NULL };
@@ -639,6 +1046,9 @@ static void errors(void)
     static const float x[3] = { 1, 2, 3 };
     says(open_on("cuda:99"), "there is no device 'cuda:99': the GPUs here are cuda:0 to cuda:");
     says(open_on("cuda:x"), "GPUs are called 'cuda:0'");
+    says(open_with("cuda:0", "high", NULL), "dl_create: there is no matmul_precision 'high'; there are 'highest' (fp32), 'tf32'");
+    says(open_with(NULL, "fp16", NULL), "dl_create: there is no matmul_precision 'fp16'");
+    says(open_with(NULL, NULL, "mkl"), "dl_create: there is no blas 'mkl'; there are 'own' and 'cublas'");
     for (int k = 0; k < 2; k++) {
         dl_context *c = open_on("cuda:0");
         dl_tensor t = dl_input(c, DL_F32, DL_SHAPE(3), x);
@@ -677,12 +1087,33 @@ int main(int argc, char **argv)
     test__end();
     if (dl_failed(gpu)) return REPORT();
     if (wants("reading")) RUN(reading);
+    if (wants("inputs")) RUN(inputs);
     if (wants("random")) RUN(random_numbers);
     if (wants("large")) RUN(large);
     if (wants("wide")) {
         RUN(wide);
         RUN(wide_layer);
     }
+    if (wants("sums")) {
+        RUN(sums);
+        RUN(indices);
+    }
+    if (wants("attention")) RUN(attention);
+    dl_context *with_tf32 = open_with("cuda:0", "tf32", NULL), *with_cublas = open_with("cuda:0", NULL, "cublas");
+    tensors = !dl_failed(with_tf32);
+    if (wants("cublas")) {
+        if (strstr(dl_error(with_cublas), "is not there")) printf("skip cublas: %s\n", dl_error(with_cublas));
+        else RUN(cublas);
+    }
+    dl_destroy(with_tf32);
+    dl_destroy(with_cublas);
+    if (!tensors && wants("tensor")) RUN(tensor_refused);
+    if (tensors && wants("tensor")) {
+        RUN(tensor_tf32);
+        RUN(tensor_bf16);
+        RUN(tensor_layers);
+    }
+    if (tensors && wants("tensor-nets")) RUN(tensor_nets);
     if (wants("optimizers")) RUN(optimizers);
     if (wants("snapshots")) RUN(snapshots);
     if (wants("errors")) RUN(errors);
@@ -698,8 +1129,10 @@ int main(int argc, char **argv)
         RUN(graphs_replace_kernels);
         RUN(graphs_alike);
         RUN(graphs_are_bounded);
+        RUN(graphs_know_arguments);
         RUN(graphs_refused);
     }
+    if (wanted_parts && wants("nccl")) RUN(by_nccl);
     if (wants("nets")) {
         RUN(mlp);
         RUN(cnn);

@@ -3,7 +3,7 @@
 #include "test.h"
 #include <pthread.h>
 
-enum { SAMPLES = 10, FEATURES = 6, CLASSES = 4, MOST = 2000, WHOLE = 0, GATHERED = 1, EACH = 2 };
+enum { SAMPLES = 10, FEATURES = 6, CLASSES = 4, MOST = 2000, WHOLE = 0, GATHERED = 1, EACH = 2, ELSEWHERE = 3 };
 
 static float *samples(void)
 {
@@ -53,10 +53,20 @@ static result train(const char *devices, int form, dl_tensor (*model)(dl_tensor 
     memset(&r, 0, sizeof r);
     dl_context *ctx = dl_create(&(dl_config){ .seed = 3, .threads = 1 });
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f, .momentum = 0.9f });
-    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices, .output = output, .model = model, .loss = loss });
+    dl_context *elsewhere = form == ELSEWHERE ? dl_create(&(dl_config){ .seed = 4, .threads = 1 }) : NULL;
+    dl_data_parallel *dp = dl_data_parallel_create(
+        ctx, &(dl_data_parallel_desc){ .devices = devices, .output = output, .outputs = elsewhere, .model = model, .loss = loss });
     for (int i = 0; i < steps; i++) {
         dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()), y = targets(ctx, SAMPLES), l;
         if (form == EACH) dl_data_parallel_backward(dp, x, y, &r.loss);
+        else if (form == ELSEWHERE) {
+            dl_tensor out = dl_keep(dl_data_parallel_forward(dp, x));
+            y = targets(elsewhere, SAMPLES);
+            l = dl_keep(loss ? loss(out, y) : dl_cross_entropy(out, y));
+            r.loss = dl_item(l);
+            dl_read(out, r.outputs, SAMPLES * CLASSES);
+            dl_data_parallel_backward_from(dp, l);
+        }
         else {
             if (scoped) dl_scope_begin(ctx, "net");
             dl_tensor out = dl_keep(form == WHOLE ? model(x) : dl_data_parallel_forward(dp, x));
@@ -73,7 +83,9 @@ static result train(const char *devices, int form, dl_tensor (*model)(dl_tensor 
     for (int k = r.n = 0; k < dl_param_count(ctx) && dl_param_get(ctx, k, &p); k++)
         for (size_t e = 0; e < p.numel; e++) r.values[r.n++] = p.value[e];
     CHECK(!dl_failed(ctx), "%s: %s", devices, dl_error(ctx));
+    CHECK(!elsewhere || !dl_failed(elsewhere), "%s: %s", devices, dl_error(elsewhere));
     dl_destroy(ctx);
+    dl_destroy(elsewhere);
     return r;
 }
 
@@ -89,7 +101,7 @@ static const char *const devices[4] = { "cpu", "cpu,cpu", "cpu,cpu:2,cpu", "cpu,
 static void trains_as_one_context(void)
 {
     for (int k = 0; k < 4; k++)
-        for (int form = GATHERED; form <= EACH; form++)
+        for (int form = GATHERED; form <= ELSEWHERE; form++)
             for (int with = 0; with < 2; with++) {
                 result one = train("cpu", WHOLE, net, with ? squares : NULL, 50, false), many = train(devices[k], form, net, with ? squares : NULL, 50, false);
                 CHECK(many.n == one.n && distance(many.values, one.values, one.n) < 1e-6, "%s, form %d: %g", devices[k], form, distance(many.values, one.values, one.n));
@@ -105,7 +117,7 @@ static void trains_as_one_context(void)
 static void any_output_device(void)
 {
     for (int k = 1; k < 4; k++)
-        for (int form = GATHERED; form <= EACH; form++) {
+        for (int form = GATHERED; form <= ELSEWHERE; form++) {
             result one = train("cpu", WHOLE, net, NULL, 20, false);
             for (output = 1; output <= k; output++) {
                 result many = train(devices[k], form, net, NULL, 20, false);
@@ -118,20 +130,27 @@ static void any_output_device(void)
         }
 }
 
-/* Batches of 1 to 5 samples on four devices: the context, on the last, often has no chunk. */
+/* Batches of 1 to 5 samples on four devices: the context, on the last, often has no chunk. With .outputs it is on the first, and often
+   has all. */
 static void an_output_device_without_samples(void)
 {
     dl_context *ctx = dl_create(&(dl_config){ .seed = 3, .threads = 1 }), *alone = dl_create(&(dl_config){ .seed = 3, .threads = 1 });
     dl_optimizer *opt = dl_sgd(ctx, &(dl_sgd_desc){ .lr = 0.1f }), *want = dl_sgd(alone, &(dl_sgd_desc){ .lr = 0.1f });
+    dl_context *other = dl_create(&(dl_config){ .seed = 4, .threads = 1 });
     dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices[3], .output = 3, .model = net });
+    dl_data_parallel *elsewhere = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = devices[3], .outputs = other, .model = net });
     dl_real a[SAMPLES * CLASSES], b[SAMPLES * CLASSES];
     dl_param_info p, q;
     for (int i = 0; i < 20; i++) {
         int n = 1 + i % 5;
         dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(n, FEATURES), samples()), y = targets(ctx, n);
         double loss = 0;
-        if (i % 2) dl_data_parallel_backward(dp, x, y, &loss);
-        else {
+        if (i % 3 == 1) dl_data_parallel_backward(dp, x, y, &loss);
+        else if (i % 3 == 2) {
+            dl_tensor l = dl_cross_entropy(dl_data_parallel_forward(elsewhere, x), targets(other, n));
+            loss = dl_item(l);
+            dl_data_parallel_backward_from(elsewhere, l);
+        } else {
             dl_tensor l = dl_cross_entropy(dl_data_parallel_forward(dp, x), y);
             dl_backward(l);
             loss = dl_item(l);
@@ -147,8 +166,12 @@ static void an_output_device_without_samples(void)
     dl_read(dl_data_parallel_forward(dp, dl_input(ctx, DL_F32, DL_SHAPE(3, FEATURES), samples())), a, 3 * CLASSES);
     dl_read(net(dl_input(alone, DL_F32, DL_SHAPE(3, FEATURES), samples())), b, 3 * CLASSES);
     CHECK(distance(a, b, 3 * CLASSES) < 1e-6, "evaluation");
-    CHECK(!dl_failed(ctx) && !dl_failed(alone), "%s%s", dl_error(ctx), dl_error(alone));
+    dl_end(ctx);
+    dl_read(dl_data_parallel_forward(elsewhere, dl_input(ctx, DL_F32, DL_SHAPE(3, FEATURES), samples())), a, 3 * CLASSES);
+    CHECK(distance(a, b, 3 * CLASSES) < 1e-6, "evaluation with .outputs");
+    CHECK(!dl_failed(ctx) && !dl_failed(alone) && !dl_failed(other), "%s%s%s", dl_error(ctx), dl_error(alone), dl_error(other));
     dl_destroy(ctx);
+    dl_destroy(other);
     dl_destroy(alone);
 }
 
@@ -156,7 +179,7 @@ static void an_output_device_without_samples(void)
 static void where_the_time_goes(void)
 {
     enum { PARAMETERS = 7 * FEATURES + 7 + CLASSES * 7 + CLASSES + CLASSES };
-    for (int form = GATHERED; form <= EACH; form++) {
+    for (int form = GATHERED; form <= ELSEWHERE; form++) {
         dl_parallel_stats s;
         dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
         dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu,cpu", .model = net });
@@ -204,6 +227,25 @@ static void misuse_is_refused(void)
     odd = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = wider });
     CHECK(!dl_ok(dl_data_parallel_forward(odd, dl_input(ctx, DL_F32, DL_SHAPE(5, FEATURES), samples()))) && strstr(dl_error(ctx), "fc.weight"), "%s", dl_error(ctx));
     dl_destroy(ctx);
+    ctx = dl_create(&(dl_config){ .threads = 1 });
+    dl_context *other = dl_create(&(dl_config){ .threads = 1 });
+    CHECK(!dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .outputs = ctx, .model = net }) && strstr(dl_error(ctx), "another context than ctx"), "%s", dl_error(ctx));
+    dl_clear_error(ctx);
+    dl_data_parallel *plain = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = net });
+    dl_tensor y = dl_data_parallel_forward(plain, dl_input(ctx, DL_F32, DL_SHAPE(5, FEATURES), samples()));
+    CHECK(!dl_data_parallel_backward_from(plain, dl_sum(y)) && strstr(dl_error(ctx), "where dl_backward does it"), "%s", dl_error(ctx));
+    dl_clear_error(ctx);
+    dl_data_parallel *there = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .outputs = other, .model = net });
+    CHECK(!dl_data_parallel_backward_from(there, dl_full(other, DL_SCALAR, 1)) && strstr(dl_error(ctx), "dl_data_parallel_forward comes first"), "%s", dl_error(ctx));
+    dl_clear_error(ctx);
+    y = dl_data_parallel_forward(there, dl_input(ctx, DL_F32, DL_SHAPE(5, FEATURES), samples()));
+    CHECK(!dl_data_parallel_backward_from(there, y) && strstr(dl_error(ctx), "takes a tensor of one element"), "%s", dl_error(ctx));
+    dl_clear_error(ctx);
+    dl_clear_error(other);
+    dl_data_parallel_forward(there, dl_input(ctx, DL_F32, DL_SHAPE(5, FEATURES), samples()));
+    CHECK(!dl_data_parallel_backward_from(there, dl_sum(dl_input(ctx, DL_F32, DL_SHAPE(2), samples()))) && strstr(dl_error(ctx), "another context than .outputs"), "%s", dl_error(ctx));
+    dl_destroy(ctx);
+    dl_destroy(other);
     CHECK(!dl_launch(&(dl_launch_desc){ .replicas = 2, .error = error, .error_size = sizeof error }, launched, NULL) && strstr(error, "this is a replica of dl_launch"), "%s", error);
 }
 
@@ -230,7 +272,7 @@ static void chunks_are_pytorchs(void)
 static void statistics_of_the_first_chunk(void)
 {
     dl_param_info p;
-    for (int form = GATHERED; form <= EACH; form++) {
+    for (int form = GATHERED; form <= ELSEWHERE; form++) {
         dl_context *ctx = dl_create(&(dl_config){ .threads = 1 }), *alone = dl_create(&(dl_config){ .threads = 1 });
         dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = norm_net });
         dl_tensor x = dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()), y = targets(ctx, SAMPLES);

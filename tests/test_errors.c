@@ -520,7 +520,7 @@ static void test_statements(void)
     X((dl_end(c), true)) X((dl_memory_used(c), true)) X(!dl_ok(F(2))) X(!dl_ok(dl_borrow(c, DL_F32, DL_SHAPE(2), zeros))) X(!dl_ok(V(2))) \
     X(!dl_ok(dl_full(c, DL_SHAPE(2), 1))) X(!dl_ok(dl_rand(c, DL_SHAPE(2)))) X(!dl_ok(dl_randn(c, DL_SHAPE(2)))) X(!dl_ok(dl_parameter(c, "p", NULL))) \
     X(!dl_scope_begin(c, "s")) X((dl_scope_end(c), true)) X(dl_param_count(c) >= 0) X(!dl_param_get(c, 0, NULL)) X(!dl_param_find(c, "p", NULL)) \
-    X(!dl_param_set(c, "p", zeros, 1)) X(!dl_freeze(c, "*", true)) X(!dl_seal(c)) X(!dl_zero_grad(c)) X(dl_clip_grad_norm(c, 1, NULL) != 1) \
+    X(!dl_param_set(c, "p", zeros, 1)) X(!dl_freeze(c, "*", true)) X(!dl_seal(c)) X(!dl_zero_grad(c)) X(!dl_clip_grad_norm(c, 1, NULL)) X(dl_grad_norm(c) != dl_grad_norm(c)) \
     X(!dl_clip_grad_value(c, 1, NULL)) X(!dl_scale_grad(c, 1)) X(!sgd(c)) X(!dl_adam(c, NULL)) X(!dl_adamw(c, NULL)) X(!dl_rmsprop(c, NULL)) X(!data(c)) \
     X(!dl_open_idx(c, "a", "b")) X(!dl_save(c, scratch)) X(!dl_save_matching(c, scratch, "*")) X(!dl_load(c, scratch)) X(dl_load_pending(c) <= 0) X(!dl_history_create(c))
 #define NULL_HANDLES(X) \
@@ -559,6 +559,8 @@ static void test_configs(void)
         { "cuda", { .device = "cuda:0" }, "dl_create: |dltrain_cuda.h" },
         { "threads", { .threads = -1 }, "dl_create: |-1" },
         { "unknown kernels", { .simd = "mmx" }, "dl_create: simd 'mmx'|portable, avx2, avx512 and neon" },
+        { "unknown precision", { .matmul_precision = "fp16" }, "dl_create: there is no matmul_precision 'fp16'|'tf32'|'bf16'" },
+        { "unknown blas", { .blas = "mkl" }, "dl_create: there is no blas 'mkl'|'own' and 'cublas'" },
 #ifdef __aarch64__
         { "other kernels", { .simd = "avx2" }, "dl_create: simd 'avx2'|lacks it|the fastest here is 'neon'" },
 #else

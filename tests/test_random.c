@@ -668,7 +668,7 @@ static void one_step(machine *m, int operations)
         }
     log_params(m, true);
     if (!one_in(&m->shape, 4)) { /* else the next step adds */
-        log_numbers(m, "norm", 0, &(double){ dl_clip_grad_norm(m->ctx, 0.5, NULL) }, sizeof(double), false);
+        log_numbers(m, "norm", 0, &(double){ (dl_clip_grad_norm(m->ctx, 0.5, NULL), dl_grad_norm(m->ctx)) }, sizeof(double), false);
         m->step |= 0x10000;
     }
     if (m->n && !dl_failed(m->ctx)) log_tensor(m, "any value", m->pool[below(&m->shape, m->n)].t, true);

@@ -79,17 +79,19 @@ static void write_image(baker *b, const char *image, size_t size)
 static bool bake(baker *b, const dl__cuda_text *t, const char *name)
 {
     uint64_t h[2];
+    size_t part = dl__cuda_part(name);
     dl__cuda_hash_text(t, h);
-    for (int i = 0; i < b->targets; i++, b->images++) {
+    for (int i = 0; i < b->targets; i++) {
         const target *to = &b->target[i];
         size_t size = 0;
+        if (part < DL__CUDA_PARTS && to->arch < dl__cuda_parts[part].least) continue; /* which has no use for it */
         char *image = dl__cuda_compile(&b->d, t, name, to->arch, to->binary, &size);
         if (!image) return fprintf(stderr, "bake_kernels: %s\n", dl_error(b->d.ctx)), false;
         write_image(b, image, size);
         free(image);
         b->bytes += size;
         dl__cuda_put(&b->rows, " \\\n    { %d, %s, { 0x%llxu, 0x%llxu }, dl__baked_%d }, /* %s */", to->arch, to->binary ? "true" : "false",
-            (unsigned long long)h[0], (unsigned long long)h[1], b->images, name);
+            (unsigned long long)h[0], (unsigned long long)h[1], b->images++, name);
     }
     return true;
 }
@@ -97,10 +99,9 @@ static bool bake(baker *b, const dl__cuda_text *t, const char *name)
 static bool bake_modules(baker *b)
 {
     bool good = true;
-    for (size_t m = 0; good && m < sizeof dl__cuda_parts / sizeof *dl__cuda_parts; m++) {
+    for (size_t m = 0; good && m < DL__CUDA_PARTS; m++) {
         dl__cuda_text t;
-        dl__cuda_begin_text(&t);
-        for (int k = 0; k < 3 && dl__cuda_parts[m].part[k]; k++) dl__cuda_lines(&t, dl__cuda_parts[m].part[k]);
+        dl__cuda_module_text(&t, m);
         good = !t.failed && bake(b, &t, dl__cuda_parts[m].name);
         free(t.at);
     }

@@ -27,13 +27,14 @@ static const char help[] =
     "    --rounds N             of each side (5, and 3 for variants); medians are printed\n"
     "    --seconds S            of a round (0.6)\n"
     "    --device cuda:0        on a GPU, PyTorch too; batches come from the host's memory\n"
+    "    --precision tf32       dl_config.matmul_precision, or bf16; PyTorch's side stays fp32\n"
     "    --no-torch             dltrain alone\n";
 static struct {
-    const char *self, *only, *python, *device;
+    const char *self, *only, *python, *device, *precision;
     int threads, rounds;
     double seconds;
     bool no_torch;
-} option = { .python = "python3", .seconds = 0.6 };
+} option = { .python = "python3", .precision = "highest", .seconds = 0.6 };
 
 static const workload *find_workload(const char *name)
 {
@@ -65,9 +66,9 @@ static void pin_to_one_core(void)
 }
 
 /* 'ready', then for each line on stdin one round: 'SAMPLES_PER_SECOND PEAK_RESIDENT_MB'. As bench_torch.py. */
-static int be_worker(const workload *w, int threads, double seconds, const char *device)
+static int be_worker(const workload *w, int threads, double seconds, const char *device, const char *precision)
 {
-    dl_context *ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads, .device = device });
+    dl_context *ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads, .device = device, .matmul_precision = precision });
     dl_optimizer *opt = w->optimizer(ctx);
     void *data = wl_data(w);
     int step = 0;
@@ -180,7 +181,7 @@ static bool start_dltrain(child *c, const workload *w, int threads, bool pinned)
     char n[16], seconds[32];
     snprintf(n, sizeof n, "%d", threads);
     snprintf(seconds, sizeof seconds, "%g", option.seconds);
-    const char *argv[] = { option.self, "--worker", w->name, n, seconds, option.device ? option.device : "cpu", pinned ? "pinned" : NULL, NULL };
+    const char *argv[] = { option.self, "--worker", w->name, n, seconds, option.device ? option.device : "cpu", option.precision, pinned ? "pinned" : NULL, NULL };
     return child_start(c, argv) && child_ready(c, 60);
 }
 
@@ -366,13 +367,15 @@ static int parse(int argc, char **argv)
         const char *value = argv[i + 1];
         if (!strcmp(argv[i], "--help")) return printf("%s", help), -1;
         if (!strcmp(argv[i], "--no-torch")) { option.no_torch = true; continue; }
-        bool device = !strcmp(argv[i], "--device"), only = !strcmp(argv[i], "--only"), threads = !strcmp(argv[i], "--threads"), rounds = !strcmp(argv[i], "--rounds");
-        if (!device && !only && !threads && !rounds && strcmp(argv[i], "--seconds")) return refuse("there is no option", argv[i]);
+        bool device = !strcmp(argv[i], "--device"), only = !strcmp(argv[i], "--only"), precision = !strcmp(argv[i], "--precision");
+        bool threads = !strcmp(argv[i], "--threads"), rounds = !strcmp(argv[i], "--rounds");
+        if (!device && !only && !precision && !threads && !rounds && strcmp(argv[i], "--seconds")) return refuse("there is no option", argv[i]);
         if (!value) return refuse("a value is missing after", argv[i]);
         char *end = NULL;
-        double number = device || only ? 0 : strtod(value, &end);
+        double number = device || only || precision ? 0 : strtod(value, &end);
         if (device) option.device = value, option.threads = 1;
         else if (only) option.only = value;
+        else if (precision) option.precision = value;
         else if (threads) option.threads = (int)number;
         else if (rounds) option.rounds = (int)number;
         else option.seconds = number;
@@ -409,9 +412,9 @@ int main(int argc, char **argv)
     const char *simd;
     bool good = true;
     if (w && !strcmp(argv[1], "--first")) return take_first_step(w);
-    if (w && argc > 5 && !strcmp(argv[1], "--worker")) {
-        if (argc > 6) pin_to_one_core();
-        return be_worker(w, atoi(argv[3]), atof(argv[4]), argv[5]);
+    if (w && argc > 6 && !strcmp(argv[1], "--worker")) {
+        if (argc > 7) pin_to_one_core();
+        return be_worker(w, atoi(argv[3]), atof(argv[4]), argv[5], argv[6]);
     }
     int status = parse(argc, argv);
     if (status) return status < 0 ? 0 : status;

@@ -53,12 +53,13 @@ static const char help[] =
     "    --seconds S               of a round (0.01)\n"
     "    --shape M,N,K,NT[,BATCH]  this product alone; NN, NT, TN or TT: is a, is b stored transposed?\n"
     "    --no-libs                 dltrain alone\n"
-    "    --device cuda:0           on a GPU: dltrain alone, operands in its memory\n";
+    "    --device cuda:0           on a GPU: dltrain alone, operands in its memory\n"
+    "    --precision tf32          dl_config.matmul_precision, or bf16\n";
 static struct {
     int threads, rounds;
     double seconds;
     bool no_libs, one;
-    const char *device;
+    const char *device, *precision;
     product shape;
 } option = { .rounds = 9, .seconds = 0.01 };
 
@@ -261,13 +262,15 @@ static bool right(const job *j)
 {
     const product *p = &j->p;
     size_t n = c_numel(p);
+    char first = option.precision ? *option.precision : 'h';
+    double rounding = first == 't' ? 0x1p-10 : first == 'b' ? 0x1p-7 : 1e-6; /* a product's */
     for (size_t at = 0; at < n; at += 1 + n / 97) {
         dl_index batch = (dl_index)at / (p->m * p->n), row = (dl_index)at / p->n % p->m, column = (dl_index)at % p->n;
         const float *a = j->a + batch * p->m * p->k, *b = j->b + batch * p->k * p->n;
         double sum = 0;
         for (dl_index k = 0; k < p->k; k++)
             sum += (double)a[p->ta ? k * p->m + row : row * p->k + k] * (double)b[p->tb ? column * p->k + k : k * p->n + column];
-        if (!(fabs(sum - (double)j->c[at]) <= 1e-6 * ((double)p->k + 8))) return false;
+        if (!(fabs(sum - (double)j->c[at]) <= rounding * ((double)p->k + 8))) return false;
     }
     return true;
 }
@@ -298,7 +301,8 @@ static bool measure(side *s, const product *p, int threads, int rounds)
 {
     double flops = 2 * (double)batch_of(p) * (double)p->m * (double)p->n * (double)p->k;
     job j = { .p = *p, .threads = threads, .outputs = flops < 1e6 ? 8 : 1, .a = numbers((size_t)(batch_of(p) * p->m * p->k)),
-              .b = numbers((size_t)(batch_of(p) * p->k * p->n)), .ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads, .device = option.device }) };
+              .b = numbers((size_t)(batch_of(p) * p->k * p->n)), .ctx = dl_create(&(dl_config){ .seed = 1, .threads = threads, .device = option.device,
+              .matmul_precision = option.precision }) };
     bool good = true;
     j.c = (float *)malloc((size_t)j.outputs * c_numel(p) * sizeof(float));
     dl_set_grad(j.ctx, false);
@@ -407,6 +411,10 @@ static int parse(int argc, char **argv)
         if (!strcmp(argv[i], "--help")) return printf("%s", help), -1;
         if (!strcmp(argv[i], "--no-libs")) { option.no_libs = true; continue; }
         bool device = !strcmp(argv[i], "--device"), shape = !strcmp(argv[i], "--shape"), threads = !strcmp(argv[i], "--threads"), rounds = !strcmp(argv[i], "--rounds");
+        if (!strcmp(argv[i], "--precision") && value) {
+            option.precision = argv[++i];
+            continue;
+        }
         if (!device && !shape && !threads && !rounds && strcmp(argv[i], "--seconds")) return refuse("there is no option", argv[i]);
         if (!value) return refuse("a value is missing after", argv[i]);
         i++;

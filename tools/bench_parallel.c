@@ -9,14 +9,25 @@
 #include "cost.h"
 #include "measure.h"
 #include "workloads.h"
+#include <sys/resource.h>
 
 static const char help[] =
     "usage: build/bench_parallel [OPTIONS], from the top folder of dltrain\n"
     "    --rounds N     of each side (5); medians are printed\n"
-    "    --seconds S    of a round (1)\n";
+    "    --seconds S    of a round (1)\n"
+    "    --samples N    of a batch, instead of the workload's: of 1, the reduction is much of the step\n";
 
-/* ---- one round: --run SIDE WORKLOAD REPLICAS SECONDS; it prints samples/s, and for `reduce` what an all-reduce takes ---- */
-typedef struct round_of { const workload *w; const char *side; double seconds; } round_of;
+/* ---- one round: --run SIDE WORKLOAD REPLICAS SECONDS SAMPLES; it prints samples/s and seconds of CPU time of a replica's step, and for `reduce` what an
+   all-reduce takes ---- */
+typedef struct round_of { const workload *w; const char *side; double seconds; int here; } round_of;
+
+/* CPU time of this process, user and system, on all its threads. */
+static double cpu_seconds(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
 
 static void print_rate(dl_context *ctx, dl_comm *comm, const round_of *r)
 {
@@ -33,10 +44,12 @@ static void print_rate(dl_context *ctx, dl_comm *comm, const round_of *r)
     dl_all_reduce(comm, &steps, 1, DL_COMM_MAX);
     dl_barrier(comm);
     start = now();
+    double cpu = cpu_seconds();
     for (int i = 0; i < (int)steps && !dl_failed(mine); i++) wl_step(mine, r->w, opt, data, step++);
     dl_barrier(comm);
     double rate = (double)((int)steps * r->w->samples * dl_comm_size(comm)) / (now() - start);
-    if (!dl_comm_rank(comm) && !dl_failed(mine)) printf("%.1f\n", rate);
+    cpu = (cpu_seconds() - cpu) / (steps * r->here);
+    if (!dl_comm_rank(comm) && !dl_failed(mine)) printf("%.1f %.9f\n", rate, cpu);
     free(data);
     if (apart) dl_destroy(mine);
 }
@@ -72,10 +85,12 @@ static void run_side(dl_context *ctx, dl_comm *comm, void *user)
 static int run_round(char **argv)
 {
     char error[512] = "";
-    round_of r = { .side = argv[1], .seconds = atof(argv[4]) };
+    workload w;
+    round_of r = { .side = argv[1], .seconds = atof(argv[4]), .here = atoi(argv[3]) };
     for (size_t i = 0; i < sizeof workloads / sizeof *workloads; i++)
-        if (!strcmp(workloads[i].name, argv[2])) r.w = &workloads[i];
-    dl_launch_desc desc = { .replicas = atoi(argv[3]), .config = &(dl_config){ .seed = 1, .threads = 1 }, .error = error, .error_size = sizeof error };
+        if (!strcmp(workloads[i].name, argv[2])) w = workloads[i], r.w = &w;
+    if (r.w && atoi(argv[5])) w.samples = atoi(argv[5]);
+    dl_launch_desc desc = { .replicas = r.here, .config = &(dl_config){ .seed = 1, .threads = 1 }, .error = error, .error_size = sizeof error };
 #ifdef DLTRAIN_MPI
     bool ok = r.w && dl_mpi_launch(&desc, run_side, &r);
 #else
@@ -86,14 +101,14 @@ static int run_round(char **argv)
 }
 
 /* ---- the comparison ---- */
-typedef struct bench { const char *self; int rounds; double seconds; } bench;
+typedef struct bench { const char *self; int rounds; double seconds; int samples; } bench;
 
 /* What a round prints, as far as it is numbers. */
 static bool ask(const bench *b, const char *side, const char *name, bool mpi, int replicas, double *out, int n)
 {
     char command[512];
-    if (mpi) snprintf(command, sizeof command, "mpirun --oversubscribe -np %d %s_mpi --run %s %s 1 %g", replicas, b->self, side, name, b->seconds);
-    else snprintf(command, sizeof command, "%s --run %s %s %d %g", b->self, side, name, replicas, b->seconds);
+    if (mpi) snprintf(command, sizeof command, "mpirun --oversubscribe -np %d %s_mpi --run %s %s 1 %g %d", replicas, b->self, side, name, b->seconds, b->samples);
+    else snprintf(command, sizeof command, "%s --run %s %s %d %g %d", b->self, side, name, replicas, b->seconds, b->samples);
     FILE *f = popen(command, "r");
     int got = 0;
     while (f && got < n && fscanf(f, "%lf", &out[got]) == 1) got++;
@@ -105,10 +120,13 @@ static bool ask(const bench *b, const char *side, const char *name, bool mpi, in
 static bool compare(const bench *b, const workload *w, bool mpi)
 {
     static const char *const sides[3] = { "run", "run", "apart" };
-    double rate[3][MOST_ROUNDS], reduction[3], exposed, middle[3];
+    double rate[3][MOST_ROUNDS], cpu[3][MOST_ROUNDS], got[2], reduction[3], exposed, middle[3];
     for (int i = 0; i < b->rounds; i++)
-        for (int k = 0; k < 3; k++)
-            if (!ask(b, sides[k], w->name, mpi, k ? 2 : 1, &rate[k][i], 1)) return false;
+        for (int k = 0; k < 3; k++) {
+            if (!ask(b, sides[k], w->name, mpi, k ? 2 : 1, got, 2)) return false;
+            rate[k][i] = got[0];
+            cpu[k][i] = got[1] * 1e3;
+        }
     if (!ask(b, "reduce", w->name, mpi, 2, reduction, 3)) return false;
     for (int k = 0; k < 3; k++) middle[k] = median(rate[k], b->rounds);
     /* with two cores nothing runs beside two replicas: no overlap, and the step of both at once instead of one alone */
@@ -117,6 +135,8 @@ static bool compare(const bench *b, const workload *w, bool mpi)
     double predicted = 2 * w->samples / cost_of_step(&step, reduction[0], each > 0 ? each : 0, &exposed);
     printf("%s %s 1 replica %.0f samples/s  2 replicas %.0f samples/s  ratio %.2f  unconnected %.2f  predicted %.2f (measured %+.1f%%)\n", w->name,
         mpi ? "MPI" : "threads", middle[0], middle[1], middle[1] / middle[0], middle[2] / middle[0], predicted / middle[0], 100 * (middle[1] / predicted - 1));
+    printf("%s %s CPU time of a step %.2f ms alone, %.2f ms of two, %.2f ms of two unconnected\n", w->name, mpi ? "MPI" : "threads",
+        median(cpu[0], b->rounds), median(cpu[1], b->rounds), median(cpu[2], b->rounds));
     printf("%s %s all-reduce of %.2f MB %.3f ms, of a number %.1f us\n", w->name, mpi ? "MPI" : "threads", bytes * 1e-6, reduction[1] * 1e3, reduction[0] * 1e6);
     return true;
 }
@@ -213,28 +233,30 @@ static bool phases(const workload *w, double seconds)
 
 int main(int argc, char **argv)
 {
-    bench b = { argv[0], 5, 1 };
-    if (argc == 6 && !strcmp(argv[1], "--run")) return run_round(argv + 1);
+    bench b = { argv[0], 5, 1, 0 };
+    if (argc == 7 && !strcmp(argv[1], "--run")) return run_round(argv + 1);
     for (int i = 1; i < argc; i += 2) {
-        bool number = !strcmp(argv[i], "--rounds"), time = !strcmp(argv[i], "--seconds");
+        bool number = !strcmp(argv[i], "--rounds"), time = !strcmp(argv[i], "--seconds"), samples = !strcmp(argv[i], "--samples");
         double value = i + 1 < argc ? atof(argv[i + 1]) : 0;
         if (!strcmp(argv[i], "--help")) return printf("%s", help), 0;
-        if ((!number && !time) || !(value >= (number ? 1 : 0.001)) || value > (number ? MOST_ROUNDS : 60))
+        if ((!number && !time && !samples) || !(value >= (time ? 0.001 : 1)) || value > (number ? MOST_ROUNDS : samples ? 4096 : 60))
             return fprintf(stderr, "bench_parallel: '%s' is no option, or its value is missing or out of range\n%s", argv[i], help), 2;
         if (number) b.rounds = (int)value;
+        else if (samples) b.samples = (int)value;
         else b.seconds = value;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0); /* as in a container */
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
     setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
-    setenv("OMPI_MCA_btl_vader_max_send_size", "262144", 0); /* see docs/parallel.md */
     char mpi[512];
     snprintf(mpi, sizeof mpi, "%s_mpi", argv[0]);
     bool with_mpi = access(mpi, X_OK) == 0, good = true;
+    workload w[2] = { workloads[1], workloads[2] };
+    for (int i = 0; i < 2 && b.samples; i++) w[i].samples = b.samples;
     if (!with_mpi) printf("%s is not there: threads alone\n", mpi);
     for (int k = 0; k < (with_mpi ? 2 : 1); k++)
-        for (int i = 1; i < 3; i++) good = compare(&b, &workloads[i], k == 1) && good;
-    for (int i = 1; i < 3; i++) good = phases(&workloads[i], b.seconds) && good;
+        for (int i = 0; i < 2; i++) good = compare(&b, &w[i], k == 1) && good;
+    for (int i = 0; i < 2; i++) good = phases(&w[i], b.seconds) && good;
     return !good;
 }

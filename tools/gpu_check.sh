@@ -91,6 +91,12 @@ if build bench tools/bench.c; then
     grep -E '^W[0-9]' "$dir/bench.log" | grep dltrain | grep -v failed > "$dir/bench.lines" || fail "tools/bench.c gives no figures"
     say "$(cat "$dir/bench.lines")"
 fi
+if [ -x "$dir/bench" ]; then
+    say "" && say "The same, each kernel launched by itself (DLTRAIN_CUDA_GRAPHS=0)"
+    DLTRAIN_CUDA_GRAPHS=0 within 40 "$dir/bench" --device "$device" --no-torch --rounds 3 --seconds 0.3 ${simulated:+$small} > "$dir/bench.log" 2>&1 ||
+        fail "tools/bench.c without graphs: $(tail -1 "$dir/bench.log")"
+    say "$(grep -E '^W[0-9].*dltrain' "$dir/bench.log" | grep -v failed)"
+fi
 say "" && say "Matrix products: GFLOP/s, operands on the GPU"
 if build bench_gemm tools/bench_gemm.c; then
     small="--shape 200,130,70,NN --rounds 1 --seconds 0.001"
@@ -100,6 +106,15 @@ if build bench_gemm tools/bench_gemm.c; then
     grep -qE '^1T +[0-9]' "$dir/gemm.lines" || fail "tools/bench_gemm.c gives no figures"
     say "$(grep '^1T' "$dir/gemm.lines")"
 fi
+for precision in tf32 bf16; do # dltrain alone, on tensor cores
+    [[ $what =~ "compute capability "([0-9]+)\. ]] && [ "${BASH_REMATCH[1]}" -ge 8 ] && [ -x "$dir/bench" ] && [ -x "$dir/bench_gemm" ] || continue
+    say "" && say "W1 to W4 and matrix products with matmul_precision $precision"
+    within 40 "$dir/bench" --device "$device" --no-torch --precision $precision --rounds 3 --seconds 0.3 ${simulated:+--only W1c --rounds 1 --seconds 0.01} > "$dir/bench.log" 2>&1 ||
+        fail "tools/bench.c, $precision: $(tail -1 "$dir/bench.log")"
+    within 40 "$dir/bench_gemm" --device "$device" --precision $precision --rounds 3 ${simulated:+--shape 200,130,70,NN --rounds 1 --seconds 0.001} > "$dir/gemm.log" 2>&1 ||
+        fail "tools/bench_gemm.c, $precision: $(tail -1 "$dir/gemm.log")"
+    say "$(grep -hE '^W[0-9].*dltrain|^1T +[0-9]' "$dir/bench.log" "$dir/gemm.log")"
+done
 if [ "$torch" ] && [ -x "$dir/bench" ]; then
     say "" && say "W1 to W4 beside PyTorch at the best settings that were found"
     for w in W1 W2 W3 W4; do

@@ -120,4 +120,21 @@ GLOBAL copy_no_barrier(float *y, const float *x, int n)
     asm volatile("cp.async.wait_all;" ::: "memory");
     y[threadIdx.x] = s[(threadIdx.x + 33) & 63];
 }
+GLOBAL copy_wait_short(float *y, const float *x, int n) // two groups, of which one may be left: the second is read
+{
+    __shared__ __align__(16) float s[128];
+    for (int k = 0; k < 2; k++) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((u32)__cvta_generic_to_shared(s + 64 * k + threadIdx.x)), "l"(x + threadIdx.x));
+        asm volatile("cp.async.commit_group;");
+    }
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    y[threadIdx.x] = s[64 + threadIdx.x];
+}
+GLOBAL copy_misaligned(float *y, const float *x, int n)
+{
+    __shared__ __align__(16) float s[256];
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(s + 4 * threadIdx.x)), "l"(x + 1), "r"(4));
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    y[threadIdx.x] = s[4 * threadIdx.x];
+}
 #endif

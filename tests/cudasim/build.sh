@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the simulated driver, the NVRTC shim and the stand-in NCCL into build/cudasim.
+# Builds the simulated driver, the NVRTC shim and the stand-ins of NCCL and cuBLAS into build/cudasim.
 # Says 'no NVRTC' (and still builds) where the real one is missing.
 #     tests/cudasim/build.sh      then: LD_LIBRARY_PATH=build/cudasim PROGRAM
 cd "$(dirname "$0")/../.." || exit 1
@@ -38,4 +38,6 @@ if [ -f tests/cudasim/nccl.c ]; then
     ${CC:-cc} $flags -shared -Wl,-soname,libnccl.so.2 tests/cudasim/nccl.c -o $out/libnccl.so.2.new -ldl -pthread
     mv $out/libnccl.so.2.new $out/libnccl.so.2
 fi
+${CC:-cc} $flags -shared -Wl,-soname,libcublas.so.13 tests/cudasim/cublas.c -o $out/libcublas.so.13.new -ldl -lm
+mv $out/libcublas.so.13.new $out/libcublas.so.13
 echo "$same" > $out/built

@@ -9,6 +9,7 @@
        exec.c      lanes, warps, barriers, blocks     driver.c    the driver's functions, strict about arguments
        order.c     what comes after what, if asked    nvrtc.c     the shim: forwards to NVRTC, keeps the PTX of each cubin
        faults.c    settings, planned faults, reports  nccl.c      the stand-in NCCL
+       cublas.c    the stand-in cuBLAS
        selftest.c  planted bugs (bugs.cu) are caught, right kernels (kernels.cu) give the results of plain C
 
    What a kernel does wrong is written to stderr (and to the file CUDASIM_LOG) as

@@ -8,10 +8,11 @@
        CUDASIM_ORDER=0           1: work of different streams on the same memory must be ordered (order.c)
        CUDASIM_EXACT=0           1: add.f32 and kin without .rn are refused: ptxas may contract them
        CUDASIM_COUNT=0           1: bank conflicts and sectors are counted (cudasim_statistics)
+       CUDASIM_TRACE=FILE        the order of execution: device, stream, kernel or upload, copy, download, memset, a line each
        CUDASIM_CUBINS=DIR        where the NVRTC shim leaves the PTX of each cubin (else beside the library)
        CUDASIM_FAIL=WHAT:N[:CODE],...   the N-th call of a kind fails: alloc (2), hostalloc (2), launch (719), copy (700),
                                  module (200), sync (719), stream (2), event (2), graph (1: begin of a capture, instantiation, a
-                                 graph's launch), init (999), context (2), peer (217), nvrtc (6), nccl (3); WHAT* instead of WHAT: from the N-th on
+                                 graph's launch), init (999), context (2), peer (217), nvrtc (6), nccl (3), cublas; WHAT* instead of WHAT: from the N-th on
        CUDASIM_FAIL=lost:N       the device is lost at its N-th launch: this and every later call returns 46;
                                  lost@1:N: only device 1
        CUDASIM_FAIL=hang:N       the N-th NCCL collective never completes
@@ -130,11 +131,11 @@ EXPORT void cudasim_seed(uint64_t seed)
 static struct { const char *name; int code; long calls; } kinds[] = {
     { "alloc", 2, 0 }, { "hostalloc", 2, 0 }, { "launch", 719, 0 }, { "copy", 700, 0 }, { "module", 200, 0 },
     { "sync", 719, 0 }, { "stream", 2, 0 }, { "event", 2, 0 }, { "graph", 1, 0 }, { "init", 999, 0 }, { "context", 2, 0 },
-    { "peer", 217, 0 }, { "nvrtc", 6, 0 }, { "nccl", 3, 0 }, { "hang", 1, 0 }, { "nodevice", 100, 0 }, { "stub", 34, 0 },
+    { "peer", 217, 0 }, { "nvrtc", 6, 0 }, { "nccl", 3, 0 }, { "hang", 1, 0 }, { "cublas", 1, 0 }, { "nodevice", 100, 0 }, { "stub", 34, 0 },
     { "mismatch", 803, 0 },
 };
 
-static const size_t first_state = 15; /* nodevice, stub, mismatch: not the N-th call, a state */
+static const size_t first_state = 16; /* nodevice, stub, mismatch: not the N-th call, a state */
 
 static bool matches(const char **p, const char *name)
 {

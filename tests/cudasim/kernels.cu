@@ -306,4 +306,20 @@ GLOBAL mma_bf16(float *c, const unsigned short *a, const unsigned short *b) // a
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]), "r"(s[0]), "r"(s[1]));
     for (int i = 0; i < 4; i++) c[(l / 4 + 8 * (i >> 1)) * 8 + l % 4 * 2 + (i & 1)] = d[i];
 }
+
+GLOBAL copy_groups(float *y, const float *x) // 12 of 16 bytes; the group before the last is there, then the last
+{
+    __shared__ __align__(16) float s[2][128];
+    int l = threadIdx.x;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(s[0] + 4 * l)), "l"(x + 4 * l), "r"(12));
+    asm volatile("cp.async.commit_group;");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((u32)__cvta_generic_to_shared(s[1] + l)), "l"(x + l));
+    asm volatile("cp.async.commit_group;");
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    __syncthreads();
+    for (int k = 0; k < 4; k++) y[4 * l + k] = s[0][(4 * l + k + 37) % 128];
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncthreads();
+    y[128 + l] = s[1][(l + 1) % 32];
+}
 #endif

@@ -820,8 +820,13 @@ static void cp_async_finish(warp *w, int lane, uint32_t groups) /* all copies of
         async_copy *c = &w->copies[lane][k];
         if (c->group >= groups) { w->copies[lane][kept++] = *c; continue; }
         uint8_t value[16] = { 0 };
-        if (c->source_size)
-            memcpy(value, global_access(w, c->in, lane, c->global, c->source_size, ACCESS_READ, NULL), c->source_size);
+        if (c->source_size && c->global % c->size)
+            kernel_fault(w, c->in, lane, 716, "misaligned: address 0x%llx is not a multiple of %u", (unsigned long long)c->global, c->size);
+        for (uint32_t at = 0, n = c->size; n; n /= 2) /* a part of the size is no power of two */
+            if (c->source_size - at >= n) {
+                memcpy(value + at, global_access(w, c->in, lane, c->global + at, n, ACCESS_READ, NULL), n);
+                at += n;
+            }
         memcpy(shared_access(w, c->in, lane, c->shared, c->size, ACCESS_WRITE, value), value, c->size);
     }
     w->copy_count[lane] = kept;

@@ -552,6 +552,18 @@ static void test_mma(void)
             bad += s != c[i * 8 + j];
         }
     result("mma bf16, ldmatrix, cp.async", bad ? "%d wrong" : NULL, bad);
+    float x[128], y[160];
+    for (int i = 0; i < 128; i++) x[i] = (float)(i + 1);
+    pointer px = upload(x, sizeof x), py = upload(NULL, sizeof y);
+    LAUNCH("copy_groups", 1, 1, 32, 1, 0, &py, &px);
+    download(y, py, sizeof y);
+    CHECK(cuMemFree_v2(px));
+    bad = 0;
+    for (int i = 0; i < 160; i++) {
+        int at = i < 128 ? (i + 37) % 128 : (i + 1) % 32;
+        bad += y[i] != (i < 128 && at % 4 == 3 ? 0 : x[at]);
+    }
+    result("cp.async in groups, and of a part", bad ? "%d wrong" : NULL, bad);
 }
 
 static void results(const char *arch)
@@ -863,6 +875,8 @@ static const struct { const char *kernel; unsigned grid, threads; int code; cons
     { "use_after_free", 1, 32, 700, "ld.global", "use after free", "block (0,0,0)" },
     { "copy_no_wait", 1, 64, 719, "ld.shared", "", "block (0,0,0)" },
     { "copy_no_barrier", 1, 64, 719, "", "shared", "block (0,0,0)" },
+    { "copy_wait_short", 1, 64, 719, "ld.shared", "uninitialised", "block (0,0,0)" },
+    { "copy_misaligned", 1, 32, 716, "cp.async", "misaligned", "block (0,0,0)" },
 };
 
 static handle context;

@@ -155,6 +155,17 @@ static int set_now(work *w, uint32_t id, const view *seen)
     return 0;
 }
 
+/* In the order of execution, to the file CUDASIM_TRACE. */
+static void trace(const work *w, const char *what)
+{
+    static FILE *file;
+    static bool asked;
+    const char *path = asked ? NULL : getenv("CUDASIM_TRACE");
+    asked = true;
+    if (path && *path) file = fopen(path, "w");
+    if (file) fprintf(file, "%d %u %s\n", w->device, w->lane, what), fflush(file);
+}
+
 /* 0: waits, 1: a part is done, 2: done. v: what the work comes after, which it becomes a part of. */
 static int step(work *w, view *v)
 {
@@ -163,6 +174,9 @@ static int step(work *w, view *v)
     if (w->since) view_join(v, w->since);
     if (device_error[w->device] && w->kind != WORK_RECORD)
         return 2; /* a failed device does nothing any more; whoever waits for it in a collective goes on waiting */
+    if (w->kind == WORK_KERNEL || w->kind == WORK_COPY || w->kind == WORK_SET)
+        trace(w, w->kind == WORK_KERNEL ? w->k->name : w->kind == WORK_SET ? "memset"
+            : !on_device(w->from) ? "upload" : on_device(w->to) ? "copy" : "download");
     switch (w->kind) {
     case WORK_KERNEL: error = kernel_run(w->k, w->device, w->grid, w->dim, w->dynamic_shared, w->params,
         launch_new(v, w->lane, w->k->name), seen); break;

@@ -7,16 +7,6 @@ struct Rows { // rows of a matrix
     float get(int i, uint64_t k) const { return row[i][k * step]; }
     bool reaches(uint64_t) const { return true; }
 };
-struct MatmulOut {
-    const Matmul &q;
-    const Work &w;
-    uint32_t batch;
-    void put(uint32_t row, uint32_t column, float v, bool part) const
-    {
-        if (part) *work_part(w, batch, row, column) = v;
-        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);
-    }
-};
 template <int W, int T> static void matmul(Pieces<W> &s, const Matmul &q, const Work &w)
 {
     for (uint32_t batch = blockIdx.z; batch < w.batches; batch += gridDim.z) {
@@ -37,9 +27,4 @@ extern "C" __global__ void __launch_bounds__(256, 1) matmul_64(Matmul q, Work w)
 {
     __shared__ __align__(16) Pieces<64> s;
     matmul<64, 4>(s, q, w);
-}
-extern "C" __global__ void matmul_join(Matmul q, Work w)
-{
-    uint64_t size = (uint64_t)w.m * w.n, i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < w.batches * size) finish(q.c + i, work_joined(w, i / size, i % size), q.bias, (dl_index)(i % w.n), q.accumulate);
 }

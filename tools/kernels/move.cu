@@ -1,13 +1,13 @@
 // Copies with strides, and what looks by index. An index out of range is told in *bad, as place << 32 | index of the first.
 struct Strided { int ndim; uint32_t dim[8]; dl_index from[8], to[8]; };
 
-template <typename T> static void strided(T *y, const T *x, const Strided &s, uint64_t n)
+template <typename I, typename T> static void strided(T *y, const T *x, const Strided &s, I n)
 {
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
+    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {
         dl_index from = 0, to = 0;
-        uint64_t left = i;
+        I left = i;
         for (int d = s.ndim - 1; d >= 0; d--) {
-            uint32_t at = (uint32_t)(left % s.dim[d]);
+            uint32_t at = (uint32_t)(d ? left % s.dim[d] : left);
             left /= s.dim[d];
             from += at * s.from[d];
             to += at * s.to[d];
@@ -15,8 +15,16 @@ template <typename T> static void strided(T *y, const T *x, const Strided &s, ui
         y[to] = x[from];
     }
 }
-extern "C" __global__ void strided_4(uint32_t *y, const uint32_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }
-extern "C" __global__ void strided_1(uint8_t *y, const uint8_t *x, Strided s, uint64_t n) { strided(y, x, s, n); }
+extern "C" __global__ void strided_4(uint32_t *y, const uint32_t *x, Strided s, uint64_t n)
+{
+    if (n >> 31) strided<uint64_t>(y, x, s, n);
+    else strided<uint32_t>(y, x, s, (uint32_t)n); // a 64-bit division takes as long as ten
+}
+extern "C" __global__ void strided_1(uint8_t *y, const uint8_t *x, Strided s, uint64_t n)
+{
+    if (n >> 31) strided<uint64_t>(y, x, s, n);
+    else strided<uint32_t>(y, x, s, (uint32_t)n);
+}
 
 extern "C" __global__ void fill_4(uint32_t *y, uint32_t v, uint64_t n)
 {
@@ -41,53 +49,69 @@ extern "C" __global__ void check_indices(const int *index, uint64_t n, dl_index 
         if (index[i] != except) in_range(index[i], least, rows, i, bad);
 }
 
-// y[o][k][i] = x[o][index[k]][i], bytes `size` an element
-extern "C" __global__ void index_select(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,
-    uint32_t size)
+// y[o][k][i] = x[o][index[k]][i], or EACH: x[o][index[o][k][i]][i]; bytes `size` an element, 0 for an index of -1
+template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, const int *index, I n, uint64_t rows, I inner, I picks, uint32_t size)
 {
-    uint64_t n = outer * picks * inner;
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
-        uint64_t c = i % inner, k = i / inner % picks, o = i / inner / picks;
-        uint64_t from = (o * rows + (uint32_t)index[k]) * inner + c;
-        bool there = (uint32_t)index[k] < rows;
-        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;
-        else y[i] = there ? x[from] : 0;
+    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {
+        I c = i % inner, line = i / inner;
+        uint32_t row = (uint32_t)index[EACH ? i : line % picks];
+        uint64_t from = (line / picks * rows + row) * inner + c;
+        if (size == 4) ((uint32_t *)y)[i] = row < rows ? ((const uint32_t *)x)[from] : 0;
+        else y[i] = row < rows ? x[from] : 0;
     }
 }
+#define PICK(name, each) \
+    extern "C" __global__ void name(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks, uint32_t size) \
+    { \
+        uint64_t n = outer * picks * inner; \
+        if (n >> 31) pick<each>(y, x, index, n, rows, inner, picks, size); \
+        else pick<each>(y, x, index, (uint32_t)n, rows, (uint32_t)inner, (uint32_t)picks, size); \
+    }
+PICK(index_select, false)
+PICK(gather, true)
 
-// y[o][index[k]][i] += x[o][k][i] in the order of k
+// y[o][row][i] = the sum of x[o][k][i] over the k whose index[k] is `row`, in their order: a warp a row and 128 of its numbers
 extern "C" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)
 {
-    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= outer * inner) return;
-    uint64_t o = i / inner, c = i % inner;
-    float *to = y + o * rows * inner + c;
-    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;
-    for (uint64_t k = 0; k < picks; k++)
-        if ((uint32_t)index[k] < rows) to[index[k] * inner] = E_ADD(to[index[k] * inner], x[(o * picks + k) * inner + c]);
-}
-
-// y[o][k][i] = x[o][index[o][k][i]][i]; 0 for an index of -1
-extern "C" __global__ void gather(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks,
-    uint32_t size)
-{
-    uint64_t n = outer * picks * inner;
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
-        uint64_t o = i / inner / picks, from = (o * rows + (uint32_t)index[i]) * inner + i % inner;
-        bool there = (uint32_t)index[i] < rows;
-        if (size == 4) ((uint32_t *)y)[i] = there ? ((const uint32_t *)x)[from] : 0;
-        else y[i] = there ? x[from] : 0;
+    uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32, row = unit % rows, o = unit / rows;
+    uint32_t lane = threadIdx.x % 32;
+    if (o >= outer) return;
+    for (uint64_t first = (uint64_t)blockIdx.y * 128 + lane; first - lane < inner; first += (uint64_t)gridDim.y * 128) {
+        float sum[4] = { 0, 0, 0, 0 };
+        for (uint64_t k0 = 0; k0 < picks; k0 += 32) {
+            uint32_t found = __ballot_sync(0xffffffffu, k0 + lane < picks && (uint64_t)index[k0 + lane] == row);
+            for (; found; found &= found - 1) {
+                const float *from = x + (o * picks + k0 + __popc((found & -found) - 1)) * inner;
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    if (first + 32 * j < inner) sum[j] = E_ADD(sum[j], from[first + 32 * j]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (first + 32 * j < inner) y[(o * rows + row) * inner + first + 32 * j] = sum[j];
     }
 }
 
-// y[o][index[o][k][i]][i] += x[o][k][i] in the order of k
+// y[o][row][i] = the sum of x[o][k][i] over the k whose index[o][k][i] is `row`, in their order. Of few k: a thread a number; of many:
+// a thread for all rows, which are 0 before
 extern "C" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)
+{
+    uint64_t n = outer * rows * inner;
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
+        uint64_t row = i / inner % rows, at = i / inner / rows * picks * inner + i % inner;
+        float sum = 0;
+        for (uint64_t k = 0; k < picks; k++, at += inner)
+            if ((uint64_t)index[at] == row) sum = E_ADD(sum, x[at]);
+        y[i] = sum;
+    }
+}
+extern "C" __global__ void scatter_add_many(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)
 {
     uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= outer * inner) return;
     uint64_t o = i / inner, c = i % inner;
     float *to = y + o * rows * inner + c;
-    for (uint64_t k = 0; k < rows; k++) to[k * inner] = 0;
     for (uint64_t k = 0; k < picks; k++) {
         uint64_t from = (o * picks + k) * inner + c;
         if ((uint32_t)index[from] < rows) to[index[from] * inner] = E_ADD(to[index[from] * inner], x[from]);

@@ -1,50 +1,36 @@
 // Sums and winners. What a warp sums is in sums.cu.
-// out[group * chunks + chunk] (+)= the sum of a chunk of a group's terms. Term i of a group is at group * step + i / run * stride + i % run.
-// A warp a chunk; m and r by group.
-extern "C" __global__ void sum_chunks(float *out, const float *x, const float *z, const float *m, const float *r, uint64_t groups, uint64_t n,
-    uint64_t run, uint64_t stride, uint64_t step, int what, int accumulate)
+// out[group * chunks + chunk] (+)= the sum of a chunk of a group's terms: a warp a chunk.
+extern "C" __global__ void sum_chunks(float *out, Terms t, int accumulate)
 {
-    uint64_t chunks = n ? (n + DL__CHUNK - 1) / DL__CHUNK : 1, unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;
-    if (unit >= groups * chunks) return;
-    uint64_t group = unit / chunks, first = unit % chunks * DL__CHUNK, base = group * step;
-    uint32_t lane = threadIdx.x % WARP, end = (uint32_t)(n - first < DL__CHUNK ? n - first : DL__CHUNK);
-    float low = 0, high = 0, mean = m ? m[group] : 0, scale = r ? r[group] : 0;
-    for (uint32_t i = lane; i < end; i += WARP) {
-        uint64_t at = first + i;
-        at = base + (run == n ? at : at / run * stride + at % run);
-        float v = term(what, x[at], z ? z[at] : 0, mean, scale);
-        if (i / WARP % 2) high = E_ADD(high, v);
-        else low = E_ADD(low, v);
-    }
-    float v = add_lanes(low, high);
-    if (!lane) out[unit] = accumulate ? E_ADD(out[unit], v) : v;
+    uint64_t chunks = t.n ? (t.n + DL__CHUNK - 1) / DL__CHUNK : 1, unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;
+    if (unit >= t.groups * chunks) return;
+    uint64_t group = unit / chunks;
+    float m = t.m ? t.m[group] : 0, r = t.r ? t.r[group] : 0;
+    float v = chunk_sum(t, group, unit % chunks * DL__CHUNK, [&](uint64_t at) { return term(t.what, t.x[at], t.z ? t.z[at] : 0, m, r); });
+    if (threadIdx.x % WARP == 0) out[unit] = accumulate ? E_ADD(out[unit], v) : v;
 }
 
-// out[o][c] (+)= sum over rows of x[o][row][c]: blocks of 256 rows are chains, their totals are added in order. threadIdx.y takes a
-// block of rows each, of eight that are worked on at a time.
-extern "C" __global__ void sum_columns(float *out, const float *x, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)
+// out[o][c] (+)= sum over rows of x[o][row][c]
+extern "C" __global__ void __launch_bounds__(256) sum_columns(float *out, float *part, const float *x, uint64_t outer, uint64_t rows, uint64_t inner,
+    int accumulate)
 {
-    __shared__ float part[8][32];
-    uint64_t c = (uint64_t)blockIdx.x * 32 + threadIdx.x;
+    __shared__ Columns s;
+    uint64_t blocks = (rows + DL__KB - 1) / DL__KB;
     for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {
-        float total = 0;
-        for (uint64_t r0 = 0; r0 == 0 || r0 < rows; r0 += 8 * DL__KB) {
-            uint64_t r = r0 + threadIdx.y * DL__KB, end = rows < r + DL__KB ? rows : r + DL__KB;
-            float p = 0;
-            if (c < inner)
-                for (; r < end; r++) p = E_ADD(p, x[(o * rows + r) * inner + c]);
-            part[threadIdx.y][threadIdx.x] = p;
-            __syncthreads();
-            if (!threadIdx.y)
-                for (int k = 0; k < 8 && (k == 0 || r0 + k * DL__KB < rows); k++)
-                    total = r0 + k ? E_ADD(total, part[k][threadIdx.x]) : part[k][threadIdx.x];
-            __syncthreads();
-        }
-        if (!threadIdx.y && c < inner) {
-            float *y = out + o * inner + c;
-            *y = accumulate ? E_ADD(*y, total) : total;
-        }
+        columns_sum(s, out + o * inner, part ? part + o * blocks * inner : 0, rows, inner, accumulate,
+            [&](uint64_t, uint64_t at) { return x[o * rows * inner + at]; });
+        __syncthreads();
     }
+}
+extern "C" __global__ void sum_columns_join(float *out, const float *part, uint64_t outer, uint64_t blocks, uint64_t inner, int accumulate)
+{
+    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= outer * inner) return;
+    part += i / inner * blocks * inner + i % inner;
+    float total = part[0];
+#pragma unroll 8
+    for (uint64_t b = 1; b < blocks; b++) total = E_ADD(total, part[b * inner]);
+    out[i] = accumulate ? E_ADD(out[i], total) : total;
 }
 
 // The same for rows offset[s] .. offset[s + 1] of x [rows][inner].

@@ -23,12 +23,12 @@ template <int W, int T> static int place(int t, int i) { return i / 4 * (W / (T 
 // The pieces, of which one is multiplied while the next comes. use: which steps of k count.
 template <int W> struct Pieces { float a[2][BK][W + 4], b[2][BK][W + 4]; bool use[2][BK]; };
 
-// A tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.
-template <int W, int T, bool SOME, class A, class B, class C>
-static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)
+// The totals of a tile of W x W, T x T a thread, from (m0, n0); k from `first` to `end`. SOME: steps of k may be left out, B tells which.
+template <int W, int T, bool SOME, class A, class B> static void tile_totals(Pieces<W> &s, A &a, B &b, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,
+    uint64_t first, uint64_t end, float (*total)[T])
 {
     enum { EACH = W * BK / THREADS };
-    float acc[T][T], total[T][T], next_a[EACH], next_b[EACH];
+    float acc[T][T], next_a[EACH], next_b[EACH];
     int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);
     bool reached[EACH];
     for (int i = 0; i < EACH; i++) {
@@ -87,6 +87,14 @@ static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, u
         }
         __syncthreads();
     }
+}
+
+template <int W, int T, bool SOME, class A, class B, class C>
+static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)
+{
+    float total[T][T];
+    int ty = (int)threadIdx.x / (W / T), tx = (int)threadIdx.x % (W / T);
+    tile_totals<W, T, SOME>(s, a, b, m, n, m0, n0, first, end, total);
 #pragma unroll
     for (int i = 0; i < T; i++)
 #pragma unroll
@@ -104,7 +112,7 @@ static void finish(float *y, float v, const float *bias, dl_index b, bool accumu
 }
 
 // Which part of the work a thread block does: blockIdx.x a tile, blockIdx.y a block of k where these are computed apart (then `partial`
-// takes their totals [batch][block][m][n], and the kernels ..._join add them in order), blockIdx.z a batch.
+// takes their totals [batch][block][m][n], and join.cu adds them in order), blockIdx.z a batch.
 struct Work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; };
 template <int W> static void work_tile(const Work &w, uint32_t *m0, uint32_t *n0, uint64_t *first, uint64_t *end)
 {
@@ -126,7 +134,7 @@ static float work_joined(const Work &w, uint64_t batch, uint64_t at)
     return total;
 }
 
-// ---- matmul, by the tiles above (matmul.cu) or by larger ones (warp.cu) ----
+// ---- matmul, by the tiles above (matmul.cu), by larger ones (warp.cu) or by tensor cores (tensor.cu) ----
 struct Matmul {
     const float *a, *b, *bias;
     float *c;
@@ -144,3 +152,13 @@ static void matmul_batch(const Matmul &q, uint32_t batch, dl_index *at_a, dl_ind
         batch /= q.count[d];
     }
 }
+struct MatmulOut {
+    const Matmul &q;
+    const Work &w;
+    uint32_t batch;
+    void put(uint32_t row, uint32_t column, float v, bool part) const
+    {
+        if (part) *work_part(w, batch, row, column) = v;
+        else finish(q.c + ((uint64_t)batch * w.m + row) * w.n + column, v, q.bias, column, q.accumulate);
+    }
+};

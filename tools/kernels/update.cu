@@ -55,11 +55,12 @@ extern "C" __global__ void update_rmsprop(const Update *list)
     }
 }
 
-// Gradients of replicas
-extern "C" __global__ void update_add(const Update *list)
+// Gradients of replicas: x [parts][n], of which the first becomes the sum, in the order of dl__tree
+extern "C" __global__ void sum_parts(float *x, int parts, uint64_t n)
 {
-    Update u = list[blockIdx.y];
-    EACH(i) u.p[i] = E_ADD(u.p[i], u.g[i]);
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)
+        for (int apart = 1; apart < parts; apart *= 2)
+            for (int r = 0; r + apart < parts; r += 2 * apart) x[r * n + i] = E_ADD(x[r * n + i], x[(r + apart) * n + i]);
 }
 
 extern "C" __global__ void update_scale(const Update *list)
