@@ -192,7 +192,7 @@ typedef struct dl_config {
     /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
        CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
     const char *matmul_precision;
-    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas": NVIDIA's (docs/cuda.md) */
+    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas" (docs/cuda.md) */
 } dl_config;
 
 /* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
@@ -588,7 +588,8 @@ typedef struct dl_transport {
     /* all[p * bytes]: mine of process p. At the deadline, missing[p] is set of those that nothing came from */
     const char *(*all_gather)(
         void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing);
-    const char *(*all_reduce)(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds);
+    /* the sums or maxima, each then times `factor` */
+    const char *(*all_reduce)(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds);
     const char *(*broadcast)(void *user, int channel, void *data, size_t bytes, int root, double seconds);
     /* sends to and receives from one other process; only for invariant_shards, NULL: there are none */
     const char *(*exchange)(
@@ -4162,17 +4163,17 @@ DL__HOT E_FN void DL__K(add_onto)(dl_real *dx, const dl_real *y, dl_index step, 
 /* What was computed of a tile that hangs over the edge of C: t holds `rows` rows of whole vectors. */
 E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int rows, const dl_real *t)
 {
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < E_NV; v++, t += E_W) {
-            dl_real *out = p->out + (first + i) * p->out_row + v * E_W;
-            int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
-            if (n <= 0) continue;
-            E_V y = E_LOAD(t);
+    for (int v = 0; v < E_NV && v * E_W < p->cols; v++) {
+        int n = (int)DL__MIN(p->cols - v * E_W, (dl_index)E_W);
+        dl_real *out = p->out + first * p->out_row + v * E_W;
+        for (int i = 0; i < rows; i++, out += p->out_row) {
+            E_V y = E_LOAD(t + (i * E_NV + v) * E_W);
             if (p->more) y = E_ADD(E_LOADN(out, n), y);
             if (p->bias) y = E_ADD(y, p->bias_by_row ? E_K(p->bias[first + i]) : E_LOADN(p->bias + v * E_W, n));
             if (p->add) y = E_ADD(E_LOADN(out, n), y);
             E_STOREN(out, y, n);
         }
+    }
 }
 
 /* Rule 2 for rows first .. first + rows of a panel and so many vectors of columns. Both are constants where it is called, and every
@@ -6227,25 +6228,26 @@ typedef struct dl__gemm {
     struct { dl_index count, a, b, c; } batch[DLTRAIN_MAX_DIMS]; /* outermost first */
 } dl__gemm;
 
-static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
+/* Planning a product is DL__HOT, too: it takes longer than a small one itself. */
+DL__HOT static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
 
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
    many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
-static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
-static bool dl__gemm_dots(const dl__gemm *g)
+DL__HOT static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+DL__HOT static bool dl__gemm_dots(const dl__gemm *g)
 {
     return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
 }
-static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
+DL__HOT static bool dl__gemm_packs_b(const dl__gemm *g, dl_index mc)
 {
     return g->kk && !dl__gemm_dots(g) && (g->b_row != 1 || mc > 8 * g->e->mr);
 }
 
 /* Copying a number costs so many rows of a tile: in vectors, 8 x 8 at a time, or one by one. */
-static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
+DL__HOT static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ? 0.25f : k == 1 ? 0.6f : 1.5f; }
 
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
-static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
+DL__HOT static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
     float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr), k = (float)g->kk;
     float cost = (dl__gemm_dots(g) ? 3 : m) * n / (float)g->e->nr * (k + 3);
@@ -6255,18 +6257,21 @@ static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 }
 
 /* C' = B' A' */
-static dl__gemm dl__gemm_exchanged(const dl__gemm *g)
+DL__HOT static void dl__gemm_exchange(dl__gemm *g)
 {
-    dl__gemm x = *g;
-    x.m = g->n, x.a = g->b, x.a_row = g->b_row, x.a_k = g->b_k;
-    x.n = g->m, x.b = g->a, x.b_row = g->a_row, x.b_k = g->a_k;
-    x.turned = !g->turned, x.bias_by_row = !g->bias_by_row;
-    for (int d = 0; d < g->batch_dims; d++) x.batch[d].a = g->batch[d].b, x.batch[d].b = g->batch[d].a;
-    return x;
+    dl_index m = g->m, row = g->a_row, k = g->a_k;
+    const dl_real *a = g->a;
+    g->m = g->n, g->a = g->b, g->a_row = g->b_row, g->a_k = g->b_k;
+    g->n = m, g->b = a, g->b_row = row, g->b_k = k;
+    g->turned = !g->turned, g->bias_by_row = !g->bias_by_row;
+    for (int d = 0; d < g->batch_dims; d++) {
+        dl_index step = g->batch[d].a;
+        g->batch[d].a = g->batch[d].b, g->batch[d].b = step;
+    }
 }
 
 /* Cuts C into units of work, so that the thread with most to do has least: each unit makes copies of its own. */
-static void dl__gemm_cut(dl__gemm *g, int threads)
+DL__HOT static void dl__gemm_cut(dl__gemm *g, int threads)
 {
     enum { WORTH = 20000 }; /* less is done before another thread is awake */
     static const uint8_t parts[] = { 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64 };
@@ -6283,31 +6288,32 @@ static void dl__gemm_cut(dl__gemm *g, int threads)
             dl_index nc = DL__MIN(dl__round_up(DL__MAX((g->n + parts[j] - 1) / parts[j], (dl_index)1), e->nr), most_n);
             float units = batch * (float)((g->m + mc - 1) / mc) * (float)((g->n + nc - 1) / nc);
             float turns = (float)(size_t)((units + (float)threads - 1) / (float)threads);
-            float cost = turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300);
+            float cost = cut ? turns * (dl__gemm_cost(g, DL__MIN(mc, g->m), DL__MIN(nc, g->n)) + 300) : 0;
             if (best < 0 || cost < best) best = cost, g->mc = mc, g->nc = nc;
         }
 }
 
 /* Which operand is broadcast, how large units are and what is copied. The result depends on shapes and on the number of threads, the bits
    do not. */
-static void dl__gemm_plan(dl__gemm *g, int threads)
+DL__HOT static void dl__gemm_plan(dl__gemm *g, int threads)
 {
-    dl__gemm x = dl__gemm_exchanged(g);
-    if (dl__gemm_cost(&x, x.m, x.n) < dl__gemm_cost(g, g->m, g->n)) *g = x;
+    float cost = dl__gemm_cost(g, g->m, g->n);
+    dl__gemm_exchange(g);
+    if (dl__gemm_cost(g, g->m, g->n) >= cost) dl__gemm_exchange(g);
     g->total = g->turned || (g->accumulate && g->kk > DL__KB);
     dl__gemm_cut(g, threads);
     g->pack_a = dl__gemm_packs_a(g, g->nc);
     g->pack_b = dl__gemm_packs_b(g, g->mc);
 }
 
-static size_t dl__gemm_units(const dl__gemm *g)
+DL__HOT static size_t dl__gemm_units(const dl__gemm *g)
 {
     size_t units = (size_t)((g->m + g->mc - 1) / g->mc) * (size_t)((g->n + g->nc - 1) / g->nc);
     for (int d = 0; d < g->batch_dims; d++) units *= (size_t)g->batch[d].count;
     return units;
 }
 
-static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
+DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
 
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
@@ -6408,7 +6414,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
 }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
-static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
+DL__HOT static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
 {
     const dl_node *a = y->in[0], *b = y->in[1];
     int nd = y->ndim, ta = (int)y->i[0], tb = (int)y->i[1];
@@ -6436,7 +6442,7 @@ static dl__gemm dl__matmul_gemm(const dl_node *y, int level, bool accumulate)
     return g;
 }
 
-static void dl__matmul_run(const dl_run_args *r)
+DL__HOT static void dl__matmul_run(const dl_run_args *r)
 {
     if (!r->node->numel) return;
     dl__gemm g = dl__matmul_gemm(r->node, r->level, r->accumulate);
@@ -10003,6 +10009,7 @@ static void dl__open_device(dl_context *ctx, const char *device)
     dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
 }
 
+#if DL__DEVICES /* the CPU has one precision and its own products */
 static const char *dl__choose_precision(dl_context *ctx, const char *name)
 {
     static const char *const names[] = { "highest", "tf32", "bf16" };
@@ -10018,6 +10025,7 @@ static const char *dl__choose_blas(dl_context *ctx, const char *name)
     dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
     return "own";
 }
+#endif
 
 DL_API dl_context *dl_create(const dl_config *config)
 {
@@ -10049,8 +10057,10 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
+#if DL__DEVICES
     ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
     ctx->config.blas = dl__choose_blas(ctx, c.blas);
+#endif
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -11381,8 +11391,8 @@ static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first,
 }
 
 /* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
-   each number is the binary tree over the processes, since a + b = b + a. `other`: room for n + 1 numbers. */
-static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *data, size_t n, dl_real *other)
+   each number is the binary tree over the processes, since a + b = b + a. Then times `factor`. `other`: room for n + 1 numbers. */
+static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *data, size_t n, dl_real factor, dl_real *other)
 {
     const dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
@@ -11400,6 +11410,7 @@ static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *
         at = (size_t)(mine - data);
         n = keep;
     }
+    if (factor != 1) dl__scale(data + at, n, factor);
     for (int bit = t->size / 2; bit; bit /= 2) {
         depth--;
         size_t low = (count[depth] + 1) / 2, give = count[depth] - n;
@@ -11441,26 +11452,33 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
-/* What the sum of all gradients is multiplied by; 1 for other sums, and while a window is open. `ranks`: of the replicas here, not of all processes. */
-static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
+/* Of all ranks here. */
+static double dl__weight_here(const dl__world *w, const dl__channel *ch)
 {
     double weight = 0;
-    for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
-    for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
-    return weight > 0 && weight < HUGE_VAL ? (dl_real)(1 / weight) : 1;
+    for (int r = 0; r < w->replicas; r++) weight += ch->slot[r].call.weight;
+    return weight;
 }
 
-/* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
+/* What sums of this weight are multiplied by; 1 if they are no gradients, or those of an open window. */
+static dl_real dl__factor(double weight) { return weight > 0 && weight < HUGE_VAL ? (dl_real)(1 / weight) : 1; }
+
+/* The leader: what all ranks here have summed, with the other processes. */
 static bool dl__reduce_processes(dl_comm *c, int channel, dl__call call, dl_real *data, size_t n, dl_comm_op op)
 {
     const dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const bool shards = w->desc.invariant_shards != 0;
+    const dl__channel *ch = &w->channel[channel];
+    double weight = 0;
     char *room = shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
-    for (int r = 1; r < w->replicas; r++) call.weight += w->channel[channel].slot[r].call.weight;
+    call.weight = dl__weight_here(w, ch);
     if (!dl__agree(c, channel, &call) || (shards && !room)) return false;
-    const char *sentence = room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
-                                                     : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+    for (int p = 0; p < t->size; p++) weight += ch->remote[p].weight;
+    const dl_real factor = dl__factor(weight);
+    const char *sentence = room && op == DL_COMM_SUM
+        ? dl__halve_and_double(c, channel, data, n, factor, (dl_real *)(void *)room)
+        : t->all_reduce(t->user, channel, data, n, op, factor, w->seconds);
     return !sentence || dl__transport_failed(c, &call, sentence);
 }
 
@@ -11471,7 +11489,7 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     const dl__channel *ch = &w->channel[channel];
     size_t first, mine = dl__slice_of(c, n, &first);
     if (!dl__meet(c, channel, call, data)) return false;
-    dl_real factor = t ? 1 : dl__factor(w, ch, true);
+    const dl_real factor = t ? 1 : dl__factor(dl__weight_here(w, ch)); /* between processes it comes later */
     for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
         dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
@@ -11484,9 +11502,7 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     bool ok = c->local || dl__reduce_processes(c, channel, *call, data, n, op);
     dl__meet(c, channel, NULL, NULL);
     if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
-    factor = dl__factor(w, ch, false);
     dl__meet(c, channel, NULL, NULL);
-    if (factor != 1) dl__scale(data, n, factor);
     return ok && !dl__world_failed(w);
 }
 

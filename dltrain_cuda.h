@@ -475,7 +475,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1252 \"dltrain.h\"\n",
+    "#line 1253 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -563,7 +563,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2205 \"dltrain.h\"\n",
+    "#line 2206 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -588,7 +588,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3115 \"dltrain.h\"\n",
+    "#line 3116 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -660,7 +660,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3509 \"dltrain.h\"\n",
+    "#line 3510 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -1220,9 +1220,9 @@ static const char *const dl__cuda_normalise_cu[] = {
     "{\n",
     "    __shared__ Columns s;\n",
     "    uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;\n",
-    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t c) {\n",
-    "        float g = dy[row * inner + c];\n",
-    "        return which ? E_MUL(g, normal(x[row * inner + c], saved[row], saved[rows + row])) : g;\n",
+    "    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t at) {\n",
+    "        float g = dy[at];\n",
+    "        return which ? E_MUL(g, normal(x[at], saved[row], saved[rows + row])) : g;\n",
     "    });\n",
     "}\n",
     "\n",
@@ -1389,7 +1389,7 @@ static const char *const dl__cuda_reduce_cu[] = {
     "    uint64_t blocks = (rows + DL__KB - 1) / DL__KB;\n",
     "    for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {\n",
     "        columns_sum(s, out + o * inner, part ? part + o * blocks * inner : 0, rows, inner, accumulate,\n",
-    "            [&](uint64_t row, uint64_t c) { return x[(o * rows + row) * inner + c]; });\n",
+    "            [&](uint64_t, uint64_t at) { return x[o * rows * inner + at]; });\n",
     "        __syncthreads();\n",
     "    }\n",
     "}\n",
@@ -1556,10 +1556,10 @@ static const char *const dl__cuda_sums_cu[] = {
     "    return add_lanes(sum[0], sum[1]);\n",
     "}\n",
     "\n",
-    "// Sums down columns by rule 2, of f(row, column), by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
+    "// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
     "// four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes\n",
     "// those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.\n",
-    "enum { COLUMNS = 8, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
+    "enum { COLUMNS = 8, EACH = 256 / COLUMNS, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
     "struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };\n",
     "template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)\n",
     "{\n",
@@ -1567,14 +1567,19 @@ static const char *const dl__cuda_sums_cu[] = {
     "    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;\n",
     "    float total = 0;\n",
     "    for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {\n",
-    "        uint32_t n = (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN);\n",
-    "#pragma unroll 8\n",
-    "        for (uint32_t r = k; r < n; r += 256 / COLUMNS) s.x[r / DL__KB][r % DL__KB * COLUMNS + c] = column < inner ? f(r0 + r, column) : 0;\n",
+    "        uint32_t n = column < inner ? (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN) : 0;\n",
+    "        uint64_t at = (r0 + k) * inner + column;\n",
+    "#pragma unroll 1\n",
+    "        for (uint32_t b = 0; b < BLOCKS && b * DL__KB + k < n; b++)\n",
+    "#pragma unroll\n",
+    "            for (uint32_t r = k; r < DL__KB; r += EACH, at += EACH * inner)\n",
+    "                if (b * DL__KB + r < n) s.x[b][r * COLUMNS + c] = f(r0 + b * DL__KB + r, at);\n",
     "        __syncthreads();\n",
     "        if (k < BLOCKS && (k == 0 || k * DL__KB < n)) {\n",
+    "            uint32_t rows_here = n < (k + 1) * DL__KB ? n - k * DL__KB : DL__KB;\n",
     "            float p = 0;\n",
     "#pragma unroll 8\n",
-    "            for (uint32_t r = 0; r < DL__KB && k * DL__KB + r < n; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
+    "            for (uint32_t r = 0; r < rows_here; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);\n",
     "            s.sum[k][c] = p;\n",
     "            if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;\n",
     "        }\n",
@@ -1632,7 +1637,7 @@ static const char *const dl__cuda_taps_cu[] = {
     "#line 1 \"tools/kernels/taps.cu\"\n",
     "// Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are\n",
     "// the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.\n",
-    "// A source holds a thread's N rows of a tile: begin(i, row) for its number i, seek(k), then at(i, &p): is there a number, and where?\n",
+    "// A source holds N rows of a tile, a thread's: begin(i, row) for number i, seek(k), then at(i, &p): is there a number, and where?\n",
     "struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };\n",
     "struct Conv {\n",
     "    const float *x, *w, *bias;\n",
@@ -1800,10 +1805,10 @@ static const char *const dl__cuda_taps_cu[] = {
 };
 static const char *const dl__cuda_tensor_cu[] = {
     "#line 1 \"tools/kernels/tensor.cu\"\n",
-    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16; sums are fp32,\n",
-    "// in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32, in pieces of 16 steps of k,\n",
-    "// several of them on their way at once; they are rounded when they are read from there. A block of 2 W threads computes W x W, a warp\n",
-    "// W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
+    "// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16;\n",
+    "// sums are fp32, in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32,\n",
+    "// in pieces of 16 steps of k, several of them on their way at once; they are rounded when they are read from there. A block of\n",
+    "// 2 W threads computes W x W, a warp W/2 x 32. Sources as in taps.cu, targets as in tile.cu.\n",
     "template <int W> struct Stages {\n",
     "    enum { N = W == 128 ? 3 : 4 }; // within the 48 KB that need no asking\n",
     "    float a[N][W * BK], b[N][W * BK];\n",
@@ -1815,11 +1820,13 @@ static const char *const dl__cuda_tensor_cu[] = {
     "static uint32_t shared_address(const float *p) { return (uint32_t)__cvta_generic_to_shared(p); }\n",
     "static void copy_4(float *to, const float *from, bool there) // or 0\n",
     "{\n",
-    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
+    "    asm volatile(\"cp.async.ca.shared.global [%0], [%1], 4, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(there ? 4 : 0) : \"memory\");\n",
     "}\n",
     "static void copy_16(float *to, const float *from, uint32_t n) // n of four numbers, then zeros\n",
     "{\n",
-    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\" ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
+    "    asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\"\n",
+    "        ::\"r\"(shared_address(to)), \"l\"(from), \"r\"(n * 4) : \"memory\");\n",
     "}\n",
     "\n",
     "// A thread's rows are 8, W/8 apart; its step of k is one of the piece.\n",
@@ -1859,8 +1866,8 @@ static const char *const dl__cuda_tensor_cu[] = {
     "    for (int i = 0; i < 2; i++) {\n",
     "        uint32_t row = threadIdx.x / 4 + i * (W / 2), chunk = threadIdx.x % 4 * 4;\n",
     "        uint64_t k = k0 + chunk;\n",
-    "        bool there = r0 + row < rows && k < end;\n",
-    "        copy_16(to + placed(row, chunk), there ? s.base + (r0 + row) * s.stride + k : s.base, !there ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4);\n",
+    "        uint32_t n = r0 + row >= rows || k >= end ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4;\n",
+    "        copy_16(to + placed(row, chunk), n ? s.base + (r0 + row) * s.stride + k : s.base, n);\n",
     "    }\n",
     "}\n",
     "\n",
@@ -1871,7 +1878,7 @@ static const char *const dl__cuda_tensor_cu[] = {
     "                 : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(p)) : \"memory\");\n",
     "}\n",
     "#if BF16\n",
-    "// An mma takes all 16 steps. Which of them it calls which does not matter to the sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
+    "// An mma takes all 16 steps. What it calls which of them does not matter to a sum: its neighbours 2t, 2t + 1 are t, t + 4 here.\n",
     "enum { STEPS = 1 };\n",
     "static uint32_t rounded(uint32_t low, uint32_t high)\n",
     "{\n",
@@ -1937,11 +1944,15 @@ static const char *const dl__cuda_tensor_cu[] = {
     "// The tile from (m0, n0), k from `first`, a multiple of 16, to `end`. SOME: B tells which steps of k count.\n",
     "template <bool SOME, class B> static uint64_t next_piece(const B &b, uint64_t k, uint64_t end)\n",
     "{\n",
-    "    if constexpr (SOME) return b.next(k, end) / BK * BK > k ? b.next(k, end) / BK * BK : k;\n",
+    "    if constexpr (SOME) {\n",
+    "        uint64_t next = b.next(k, end) / BK * BK;\n",
+    "        return next > k ? next : k;\n",
+    "    }\n",
     "    return k;\n",
     "}\n",
     "template <int W, bool SOME, class A, class B, class C>\n",
-    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)\n",
+    "static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,\n",
+    "    uint64_t first, uint64_t end, bool part)\n",
     "{\n",
     "    enum { N = Stages<W>::N };\n",
     "    float acc[W / 32][4][4];\n",
@@ -2490,30 +2501,30 @@ typedef unsigned long long dl__cuda_address;
     F(nvrtcGetPTXSize, (void *program, size_t *size)) \
     F(nvrtcGetPTX, (void *program, char *image)) \
     F(nvrtcDestroyProgram, (void **program))
+#define DL__CUDA_CUBLAS(F) \
+    F(cublasCreate_v2, (void **handle)) \
+    F(cublasDestroy_v2, (void *handle)) \
+    F(cublasSetStream_v2, (void *handle, void *stream)) \
+    F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
+    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, \
+        int type_a, int lda, long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, \
+        void *c, int type_c, int ldc, long long stride_c, int batches, int compute, int algorithm))
 #define DL__CUDA_NCCL(F) \
     F(ncclCommInitAll, (void **comm, int devices, const int *device)) \
     F(ncclAllReduce, (const void *from, void *to, size_t n, int type, int operation, void *comm, void *stream)) \
     F(ncclCommGetAsyncError, (void *comm, int *error)) \
     F(ncclCommAbort, (void *comm)) \
     F(ncclCommDestroy, (void *comm))
-#define DL__CUDA_CUBLAS(F) \
-    F(cublasCreate_v2, (void **handle)) \
-    F(cublasDestroy_v2, (void *handle)) \
-    F(cublasSetStream_v2, (void *handle, void *stream)) \
-    F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
-    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda, \
-        long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, void *c, int type_c, int ldc, \
-        long long stride_c, int batches, int compute, int algorithm))
 #define DL__CUDA_POINTER(name, args) int (*name) args;
 typedef struct dl__cuda_driver { DL__CUDA_DRIVER(DL__CUDA_POINTER) } dl__cuda_driver;
 typedef struct dl__cuda_nvrtc { DL__CUDA_NVRTC(DL__CUDA_POINTER) } dl__cuda_nvrtc;
-typedef struct dl__cuda_nccl { DL__CUDA_NCCL(DL__CUDA_POINTER) const char *(*text)(int code); } dl__cuda_nccl;
 typedef struct dl__cuda_cublas { DL__CUDA_CUBLAS(DL__CUDA_POINTER) } dl__cuda_cublas;
+typedef struct dl__cuda_nccl { DL__CUDA_NCCL(DL__CUDA_POINTER) const char *(*text)(int code); } dl__cuda_nccl;
 #define DL__CUDA_NAME(name, args) #name,
 static const char *const dl__cuda_driver_names[] = { DL__CUDA_DRIVER(DL__CUDA_NAME) };
 static const char *const dl__cuda_nvrtc_names[] = { DL__CUDA_NVRTC(DL__CUDA_NAME) };
-static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) "ncclGetErrorString" };
 static const char *const dl__cuda_cublas_names[] = { DL__CUDA_CUBLAS(DL__CUDA_NAME) };
+static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) "ncclGetErrorString" };
 #undef DL__CUDA_NAME
 #undef DL__CUDA_POINTER
 
@@ -3139,6 +3150,7 @@ static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
 
 static bool dl__cuda_check_cublas(dl__cuda *d, int code, const char *call)
 {
+    if (code && d->capturing) return d->refused = true, false; /* perhaps because of that */
     const char *text = code && d->cublas_text ? d->cublas_text(code) : "";
     return !code || dl_fail(d->ctx, "%s: %s says %d: %s", d->device, call, code, text ? text : "");
 }
@@ -3153,11 +3165,13 @@ static bool dl__cuda_open_cublas(dl__cuda *d)
         return dl_fail(d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
     }
     *(void **)&d->cublas_text = dlsym(library, "cublasGetStatusString");
-    return dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names, sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") &&
-        dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") &&
-        dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") &&
-        (d->blas_workspace = dl__cuda_allocate(d, bytes)) &&
-        dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, (void *)(uintptr_t)d->blas_workspace, bytes), "cublasSetWorkspace");
+    if (!dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names,
+            sizeof dl__cuda_cublas_names / sizeof *dl__cuda_cublas_names, "cuBLAS") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasCreate_v2(&d->blas), "cublasCreate") ||
+        !dl__cuda_check_cublas(d, d->cublas.cublasSetStream_v2(d->blas, d->stream), "cublasSetStream") ||
+        !(d->blas_workspace = dl__cuda_allocate(d, bytes))) return false;
+    void *workspace = (void *)(uintptr_t)d->blas_workspace;
+    return dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, workspace, bytes), "cublasSetWorkspace");
 }
 
 /* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
@@ -3911,7 +3925,7 @@ static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, d
 
 /* By cuBLAS, whose matrices lie column by column: c' [N,M] = b' a'. */
 typedef struct dl__cuda_blas_matrix { int transposed, ld; long long step; } dl__cuda_blas_matrix;
-/* Of `rows` x `columns`; one step down, one to the right. Where there is one column alone, ld is not used but must not be less than rows. */
+/* Of `rows` x `columns`, with a step down and one to the right. ld may not be less than what lies together, even where it is not used. */
 static dl__cuda_blas_matrix dl__cuda_blas_matrix_of(int64_t rows, int64_t columns, int64_t down, int64_t right)
 {
     dl__cuda_blas_matrix x;
@@ -3928,8 +3942,10 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
     int m = (int)w->m, n = (int)w->n, k = (int)w->k, dims = q->batch_dims;
     dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row), b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
     int64_t together = 1; /* batches that are evenly apart: one call */
-    for (; dims > 0 && (together == 1 || (q->a_batch[dims - 1] == a.step * together && q->b_batch[dims - 1] == b.step * together)); dims--) {
-        if (together == 1) a.step = q->a_batch[dims - 1], b.step = q->b_batch[dims - 1];
+    for (; dims > 0; dims--) {
+        int64_t step_a = q->a_batch[dims - 1], step_b = q->b_batch[dims - 1];
+        if (together == 1) a.step = step_a, b.step = step_b;
+        else if (step_a != a.step * together || step_b != b.step * together) break;
         together *= q->count[dims - 1];
     }
     bool more = q->bias || q->accumulate; /* is done with the product, which has memory of its own */
@@ -3944,8 +3960,8 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
             from_a += rest % q->count[t] * q->a_batch[t], from_b += rest % q->count[t] * q->b_batch[t];
             rest /= q->count[t];
         }
-        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step, from_a, 0, a.ld, a.step,
-            &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
+        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step,
+            from_a, 0, a.ld, a.step, &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
         if (!dl__cuda_check_cublas(d, code, "cublasGemmStridedBatchedEx")) return false;
     }
     return dl__cuda_join(d, w, y, q->bias, q->accumulate != 0);
@@ -4172,10 +4188,11 @@ static bool dl__cuda_norm_back(dl__cuda *d, const dl_node *y, bool accumulate)
     (void)accumulate;
     return !y->numel || dl__cuda_norm_backward(d, y, dl_device_address(d->ctx, y), y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_in(d, y, k) : NULL, w);
 }
+/* What an operation on the same numbers writes later, all of it, unless there are none. */
 static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
+    return y->in[0]->numel || dl__cuda_fill(d, dl_device_address(d->ctx, y), 0, y->numel, dl__cuda_size(y));
 }
 static bool dl__cuda_norm_sums(dl__cuda *d, const dl_node *y, bool accumulate)
 {
@@ -4457,6 +4474,13 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
 }
 
+/* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a time, for most are small. */
+static size_t dl__cuda_blocks(size_t most, size_t n)
+{
+    size_t each = 4096 / (n ? n : 1) + 1;
+    return most < each ? most : each;
+}
+
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
@@ -4470,9 +4494,8 @@ static bool dl__cuda_update(void *device, const char *rule, const dl_device_upda
         for (size_t i = 0; i < some; i++) most = most < update[at + i].n ? update[at + i].n : most;
         dl__cuda_address list = dl__cuda_scratch(d, some * sizeof *update);
         void *args[] = { &list };
-        size_t blocks = (most + 255) / 256;
         if (!list || !dl__cuda_upload(d, (void *)(uintptr_t)list, update + at, some * sizeof *update) ||
-            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, some, 1, 256, 1), args))
+            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(dl__cuda_blocks((most + 255) / 256, some), some, 1, 256, 1), args))
             return false;
     }
     return true;
@@ -4494,7 +4517,7 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
     return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
         dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
         dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
-        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(blocks < 1024 ? blocks : 1024, down, 1, 256, 1), scale);
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * most, n), down, 1, 256, 1), scale);
 }
 
 /* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said

@@ -33,6 +33,8 @@ exec ip netns exec $b unshare --uts sh -c 'hostname host-b; exec sh -c "\$0"' "\
 END
 chmod +x "$dir/agent"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_CC=${CC:-cc}
+core=$(tests/run --library plain)
+tests/run --example ddp > "$dir/ddp.c"
 mpicc -O1 -DDLTRAIN_MPI examples/ddp.c -o "$dir/ddp" -lm -pthread > "$dir/out.txt" 2>&1 || { echo "not ok hosts: ddp.c does not build"; exit; }
 across() { # COMMAND...: a process on each host
     timeout 120 ip netns exec $a unshare --uts sh -c 'hostname host-a; exec "$@"' - mpirun --host 10.77.0.1:1,10.77.0.2:1 --mca plm_rsh_agent "$dir/agent" \
@@ -63,6 +65,6 @@ across "$dir/ddp" 4 100 --digits examples/data --snapshot "$s"
 cp "$dir/out.txt" "$dir/across.txt"
 cc_sum() { sed -n 's/^checksum of the parameters: //p' "$1"; }
 rm -f "$s"*
-"${CC:-cc}" -O1 examples/ddp.c -o "$dir/ddp_threads" -lm -pthread && "$dir/ddp_threads" 4 100 --world 2 --digits examples/data --snapshot "$s" > "$dir/out.txt" 2>&1
+"${CC:-cc}" -O1 -iquote examples "$dir/ddp.c" "$core" -o "$dir/ddp_threads" -lm -pthread && "$dir/ddp_threads" 4 100 --world 2 --digits examples/data --snapshot "$s" > "$dir/out.txt" 2>&1
 [ -n "$(cc_sum "$dir/out.txt")" ] && [ "$(cc_sum "$dir/out.txt")" = "$(cc_sum "$dir/across.txt")" ]
 check $? "two hosts end with the bits of two threads"

@@ -5,7 +5,8 @@ dir=build/parallel
 rm -rf $dir
 mkdir -p $dir
 for name in accumulate data_parallel; do
-    if "${CC:-cc}" -O2 -Wall -Wextra examples/$name.c -o $dir/$name -lm -pthread > $dir/$name.log 2>&1 && [ ! -s $dir/$name.log ]; then echo "ok parallel: $name builds"; else
+    tests/run --example $name > $dir/$name.c
+    if "${CC:-cc}" -O2 -Wall -Wextra -iquote examples $dir/$name.c "$(tests/run --library plain)" -o $dir/$name -lm -pthread > $dir/$name.log 2>&1 && [ ! -s $dir/$name.log ]; then echo "ok parallel: $name builds"; else
         echo "not ok parallel: $name: $(head -2 $dir/$name.log | tr '\n' ' ')"; fi
     if $dir/$name --help | grep -q "^usage: $name"; then echo "ok parallel: $name --help"; else echo "not ok parallel: $name --help"; fi
     $dir/$name --nonsense > $dir/refuse.log 2>&1

@@ -1,7 +1,7 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
        cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide
-       tensor tensor-nets cublas sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets; tensor and
-       tensor-nets, of lower precision, only come near the CPU's results */
+       tensor tensor-nets cublas sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets;
+       tensor, tensor-nets and cublas only come near the CPU's bits */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -367,6 +367,28 @@ static void sums(void)
     }
 }
 
+/* Gradients of looks by index: of more than one ballot of 32 and strip of 128, and of more looks than scatter_add takes number by number */
+static void indices(void)
+{
+    enum { ROWS = 6, PICKS = 75, INNER = 133 };
+    static float x[PICKS * INNER];
+    static int32_t index[PICKS * INNER];
+    for (int i = 0; i < PICKS * INNER; i++) x[i] = (float)(i * 37 % 101) / 50 - 1, index[i] = i * 7 % 11 % ROWS;
+    for (int which = 0; which < 2; which++) {
+        uint64_t h[2];
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_tensor in = dl_variable(c, DL_SHAPE(ROWS, INNER), x), dx;
+            dl_tensor y = which ? dl_gather(in, 0, dl_borrow(c, DL_I32, DL_SHAPE(PICKS, INNER), index)) : dl_index_select(in, 0, dl_borrow(c, DL_I32, DL_SHAPE(PICKS), index));
+            dl_grad(dl_sum(dl_mul(y, dl_borrow(c, DL_F32, DL_SHAPE(PICKS, INNER), x))), &in, 1, &dx);
+            h[on] = hash_of(c, dx);
+            CHECK(!dl_failed(c), "%s", dl_error(c));
+            dl_destroy(c);
+        }
+        CHECK(h[0] == h[1], "the gradient of %s differs", which ? "gather" : "index_select");
+    }
+}
+
 /* Attention of several tiles of queries, of keys and of columns, of more than one block of 256 and one chunk of 4096: values and gradients */
 static void attention(void)
 {
@@ -420,7 +442,7 @@ PRODUCT(product_tt, dl_matmul_ex(a, b, MATMUL(.transpose_a = true, .transpose_b 
 PRODUCT(conv_plain, dl_conv2d_op(a, b, NULL))
 PRODUCT(conv_padded, dl_conv2d_op(a, b, CONV(.padding = 1)))
 PRODUCT(conv_strided, dl_conv2d_op(a, b, CONV(.stride = 2, .padding = 1)))
-PRODUCT(conv_uneven, dl_conv2d_op(a, b, CONV(.stride = 3, .stride_w = 2, .padding = 2, .padding_w = 1, .dilation = 1, .dilation_w = 2, .groups = 2)))
+PRODUCT(conv_uneven, dl_conv2d_op(a, b, CONV(.stride = 3, .stride_w = 2, .padding = 2, .padding_w = 1, .dilation_w = 2, .groups = 2)))
 PRODUCT(conv_transposed, dl_conv_transpose2d_op(a, b, CONV(.stride = 2, .padding = 1)))
 static const product tensor_products[] = {
     { "1 x 1 x 1", { 1, 1 }, { 1, 1 }, product_nn },
@@ -538,7 +560,8 @@ static void tensor_bf16(void)
 }
 
 /* Layers: with a bias, which is not rounded; gradients of two passes are added in fp32. The losses of training stay near those of fp32. */
-static void layer_run(bool conv, const char *device, const char *precision, const char *blas, operand_kind kind, float *grad, float *y)
+static void layer_run(bool conv, const char *device, const char *precision, const char *blas, operand_kind kind, float *grad,
+    float *y)
 {
     dl_context *c = open_with(device, device ? precision : NULL, blas);
     const char *name = conv ? "conv.weight" : "fc.weight";
@@ -571,8 +594,8 @@ static void layer_check(bool conv, const char *precision, const char *blas)
     layer_run(conv, NULL, precision, NULL, ABSOLUTE, scale[0], scale[1]);
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < (i ? 280 : conv ? 189 : 21); j++)
-            CHECK(fabs((double)got[i][j] - (double)want[i][j]) <= 1e-5 * (double)scale[i][j], "%s, %s, %s %d: %.9g instead of %.9g", precision,
-                conv ? "conv" : "linear", i ? "y" : "gradient", j, (double)got[i][j], (double)want[i][j]);
+            CHECK(fabs((double)got[i][j] - (double)want[i][j]) <= 1e-5 * (double)scale[i][j],
+                "%s, %s, %s %d: %.9g instead of %.9g", precision, conv ? "conv" : "linear", i ? "y" : "gradient", j, (double)got[i][j], (double)want[i][j]);
 }
 static void tensor_layers(void)
 {
@@ -611,10 +634,12 @@ static void cublas(void)
     static const char *const precision[] = { "highest", "tf32", "bf16" };
     for (int k = 0; k < (tensors ? 3 : 1); k++) {
         for (int i = 0; i < PRODUCTS; i++)
-            if (tensor_products[i].name[0] != 'c' && (k == 0 || tensor_products[i].name[0] != 'l')) product_check(&tensor_products[i], precision[k], "cublas");
+            if (tensor_products[i].name[0] != 'c' && (k == 0 || tensor_products[i].name[0] != 'l')) /* no convolutions; large ones once */
+                product_check(&tensor_products[i], precision[k], "cublas");
         layer_check(false, precision[k], "cublas");
     }
-    double want = last_loss(&nets[3], NULL, "highest", NULL), got = last_loss(&nets[3], "cuda:0", "highest", "cublas"); /* by a graph, from the second step on */
+    /* and in graphs */
+    double want = last_loss(&nets[3], NULL, "highest", NULL), got = last_loss(&nets[3], "cuda:0", "highest", "cublas");
     CHECK(fabs(got - want) < 1e-4 * want, "the loss is %.9g, without cuBLAS %.9g", got, want);
 }
 
@@ -1009,7 +1034,10 @@ static void says(dl_context *c, const char *part)
     CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
     dl_destroy(c);
 }
-static void tensor_refused(void) { says(open_with("cuda:0", "tf32", NULL), "dl_create: the matmul_precision 'tf32' needs a GPU of compute capability 8.0 or later; 'cuda:0' is "); }
+static void tensor_refused(void)
+{
+    says(open_with("cuda:0", "tf32", NULL), "dl_create: the matmul_precision 'tf32' needs a GPU of compute capability 8.0 or later; 'cuda:0' is ");
+}
 static void own_run(const dl_run_args *r) { (void)r; }
 static const dl_op own_op = { "of_my_own", DL_OP_ELEMENTWISE, NULL, own_run, NULL, NULL, NULL };
 static const dl_op own_block = { "block_of_my_own", 0, NULL, own_run, NULL, NULL, NULL };
@@ -1018,7 +1046,7 @@ static void errors(void)
     static const float x[3] = { 1, 2, 3 };
     says(open_on("cuda:99"), "there is no device 'cuda:99': the GPUs here are cuda:0 to cuda:");
     says(open_on("cuda:x"), "GPUs are called 'cuda:0'");
-    says(open_with("cuda:0", "high", NULL), "dl_create: there is no matmul_precision 'high'; there are 'highest' (fp32), 'tf32' (PyTorch's high)");
+    says(open_with("cuda:0", "high", NULL), "dl_create: there is no matmul_precision 'high'; there are 'highest' (fp32), 'tf32'");
     says(open_with(NULL, "fp16", NULL), "dl_create: there is no matmul_precision 'fp16'");
     says(open_with(NULL, NULL, "mkl"), "dl_create: there is no blas 'mkl'; there are 'own' and 'cublas'");
     for (int k = 0; k < 2; k++) {
@@ -1066,7 +1094,10 @@ int main(int argc, char **argv)
         RUN(wide);
         RUN(wide_layer);
     }
-    if (wants("sums")) RUN(sums);
+    if (wants("sums")) {
+        RUN(sums);
+        RUN(indices);
+    }
     if (wants("attention")) RUN(attention);
     dl_context *with_tf32 = open_with("cuda:0", "tf32", NULL), *with_cublas = open_with("cuda:0", NULL, "cublas");
     tensors = !dl_failed(with_tf32);

@@ -4,6 +4,7 @@
 #include "../dltrain.h"
 #include "../dltrain_mpi.h"
 #include "nets.h"
+#include <time.h>
 #include <unistd.h>
 
 typedef struct mode { const char *name; int replicas, shards; int failed; } mode;
@@ -169,6 +170,14 @@ static void invariant(dl_context *ctx, dl_comm *comm, void *user)
 }
 
 /* ---- faults ---- */
+/* The clock of the machine, on which all processes are. */
+static void tell_time(const char *what)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    fprintf(stderr, "time %s %lld.%03ld\n", what, (long long)t.tv_sec, t.tv_nsec / 1000000);
+}
+
 static void faults(dl_context *ctx, dl_comm *comm, void *user)
 {
     const char *name = ((mode *)user)->name;
@@ -181,6 +190,7 @@ static void faults(dl_context *ctx, dl_comm *comm, void *user)
         dl_batch b;
         while (!dl_next(l, &b) && !dl_failed(ctx)) {}
         if (it && step == 5) {
+            tell_time("failed");
             if (!strcmp(name, "dies")) raise(SIGKILL);
             if (!strcmp(name, "stops")) raise(SIGSTOP);
             if (!strcmp(name, "fails")) dl_fail(ctx, "the model's own error");
@@ -217,6 +227,7 @@ int main(int argc, char **argv)
         if (strcmp(m.name, modes[i].name)) continue;
         d.invariant_shards = modes[i].shards;
         if (dl_mpi_launch(&d, modes[i].fn, &m)) return m.failed;
+        tell_time("ended");
         fprintf(stderr, "error: %s\n", error);
         return 3;
     }

@@ -559,6 +559,8 @@ static void test_configs(void)
         { "cuda", { .device = "cuda:0" }, "dl_create: |dltrain_cuda.h" },
         { "threads", { .threads = -1 }, "dl_create: |-1" },
         { "unknown kernels", { .simd = "mmx" }, "dl_create: simd 'mmx'|portable, avx2, avx512 and neon" },
+        { "unknown precision", { .matmul_precision = "fp16" }, "dl_create: there is no matmul_precision 'fp16'|'tf32'|'bf16'" },
+        { "unknown blas", { .blas = "mkl" }, "dl_create: there is no blas 'mkl'|'own' and 'cublas'" },
 #ifdef __aarch64__
         { "other kernels", { .simd = "avx2" }, "dl_create: simd 'avx2'|lacks it|the fastest here is 'neon'" },
 #else

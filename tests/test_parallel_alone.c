@@ -1,5 +1,5 @@
 /* Built without threads: one replica, shards in turn, and the replicas of dl_data_parallel one after the other.
-   tests: with -DDLTRAIN_NO_THREADS */
+   tests: with -DDLTRAIN_NO_THREADS -DDLTRAIN_NO_SIMD */
 #include "../dltrain.h"
 #include "test.h"
 #include "inside.h"

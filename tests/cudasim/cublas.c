@@ -1,6 +1,7 @@
-/* The stand-in cuBLAS: the handful of functions that dltrain_cuda.h calls, over the simulated driver's streams. A product runs when its
-   stream comes to it, graphs too, in plain loops: operands rounded as the compute type says, fp32 sums. Strict about arguments; a capture
-   needs a workspace of the caller's, which cublasSetStream takes away. Faults: CUDASIM_FAIL=cublas:N (the N-th call fails). */
+/* The stand-in cuBLAS: the handful of functions that dltrain_cuda.h calls, over the simulated driver's streams. A product runs
+   when its stream comes to it, graphs too, in plain loops: operands rounded as the compute type says, fp32 sums. Strict about
+   arguments; a capture needs a workspace of the caller's, which cublasSetStream takes away. Faults: CUDASIM_FAIL=cublas:N (the
+   N-th call fails). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <math.h>
@@ -43,14 +44,20 @@ static handle *valid(void *h) { return h && ((handle *)h)->magic == MAGIC ? (han
 
 EXPORT const char *cublasGetStatusString(int code)
 {
-    return code == SUCCESS ? "success" : code == NOT_INITIALIZED ? "the library was not initialized" : code == INVALID_VALUE ? "an unsupported value or parameter was passed to the function" :
-        code == EXECUTION_FAILED ? "the GPU program failed to execute" : "an internal operation failed";
+    switch (code) {
+    case SUCCESS: return "success";
+    case NOT_INITIALIZED: return "the library was not initialized";
+    case INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
+    case EXECUTION_FAILED: return "the GPU program failed to execute";
+    default: return "an internal operation failed";
+    }
 }
 
 EXPORT int cublasCreate_v2(void **out)
 {
     void *d = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!d || !(*(void **)&driver_call = dlsym(d, "cudasim_call"))) return refuse("cublasCreate", "works with the simulated driver only"), NOT_INITIALIZED;
+    if (!d || !(*(void **)&driver_call = dlsym(d, "cudasim_call")))
+        return refuse("cublasCreate", "works with the simulated driver only"), NOT_INITIALIZED;
     *(void **)&driver_fault = dlsym(d, "cudasim_fault");
     *(void **)&driver_memory = dlsym(d, "cudasim_memory");
     *(void **)&stream_capturing = dlsym(d, "cuStreamIsCapturing");
@@ -111,9 +118,11 @@ static int run(void *user) /* by the stream's turn, under the driver's lock */
     const float *a = driver_memory(p->a, na * 4, 0), *b = driver_memory(p->b, nb * 4, 0);
     bool adds = p->beta != 0;
     uint64_t nc = span(p->m, p->n, p->ldc, p->stride_c, p->batches) * 4;
-    if (adds && !driver_memory(p->c, nc, 0)) return fprintf(stderr, "cudasim: cublasGemmStridedBatchedEx: C is not inside a live allocation\n"), 0;
-    float *c = driver_memory(p->c, nc, 1);
-    if (!a || !b || !c) return fprintf(stderr, "cudasim: cublasGemmStridedBatchedEx: %s is not inside a live allocation\n", !a ? "A" : !b ? "B" : "C"), 0;
+    float *c = adds && !driver_memory(p->c, nc, 0) ? NULL : driver_memory(p->c, nc, 1);
+    if (!a || !b || !c) {
+        fprintf(stderr, "cudasim: cublasGemmStridedBatchedEx: %s is not inside a live allocation\n", !a ? "A" : !b ? "B" : "C");
+        return 0;
+    }
     for (int z = 0; z < p->batches; z++, a += p->stride_a, b += p->stride_b, c += p->stride_c)
         for (int j = 0; j < p->n; j++)
             for (int i = 0; i < p->m; i++) {
@@ -126,8 +135,9 @@ static int run(void *user) /* by the stream's turn, under the driver's lock */
     return 0;
 }
 
-EXPORT int cublasGemmStridedBatchedEx(void *at, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda, long long stride_a,
-    const void *b, int type_b, int ldb, long long stride_b, const void *beta, void *c, int type_c, int ldc, long long stride_c, int batches, int compute, int algo)
+EXPORT int cublasGemmStridedBatchedEx(void *at, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int type_a,
+    int lda, long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, void *c, int type_c,
+    int ldc, long long stride_c, int batches, int compute, int algo)
 {
     static const char me[] = "cublasGemmStridedBatchedEx";
     handle *h = valid(at);
@@ -139,14 +149,16 @@ EXPORT int cublasGemmStridedBatchedEx(void *at, int ta, int tb, int m, int n, in
     if (type_a != R_32F || type_b != R_32F || type_c != R_32F) return refuse(me, "all types are CUDA_R_32F here");
     if (compute != PEDANTIC && compute != FAST_TF32 && compute != FAST_16BF) return refuse(me, "no such compute type");
     if (algo != GEMM_DEFAULT) return refuse(me, "no such algorithm");
-    if (!alpha || !beta || !a || !b || !c || ((uint64_t)a | (uint64_t)b | (uint64_t)c) % 4) return refuse(me, "a pointer is null or not aligned");
-    if (stride_a < 0 || stride_b < 0 || (batches > 1 && stride_c < (long long)ldc * n)) return refuse(me, "results overlap, or strides go back");
+    if (!alpha || !beta || !a || !b || !c || ((uint64_t)a | (uint64_t)b | (uint64_t)c) % 4)
+        return refuse(me, "a pointer is null or not aligned");
+    if (stride_a < 0 || stride_b < 0 || (batches > 1 && stride_c < (long long)ldc * n))
+        return refuse(me, "results overlap, or strides go back");
     if (!stream_capturing || stream_capturing(h->stream, &capturing)) return refuse(me, "no such stream");
     if (capturing && !h->workspace) return refuse(me, "a capture needs a workspace: cublasSetWorkspace, after cublasSetStream");
     if (fault()) return EXECUTION_FAILED;
     product *p = malloc(sizeof *p);
-    *p = (product){ ta, tb, m, n, k, lda, ldb, ldc, batches, compute, stride_a, stride_b, stride_c, (uint64_t)a, (uint64_t)b, (uint64_t)c, *(const float *)alpha,
-        *(const float *)beta, h->products };
+    *p = (product){ ta, tb, m, n, k, lda, ldb, ldc, batches, compute, stride_a, stride_b, stride_c, (uint64_t)a, (uint64_t)b,
+        (uint64_t)c, *(const float *)alpha, *(const float *)beta, h->products };
     h->products = p;
     return driver_call(h->stream, run, p) ? EXECUTION_FAILED : SUCCESS;
 }

@@ -116,9 +116,9 @@ extern "C" __global__ void __launch_bounds__(256) norm_weights(float *sums, floa
 {
     __shared__ Columns s;
     uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;
-    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t c) {
-        float g = dy[row * inner + c];
-        return which ? E_MUL(g, normal(x[row * inner + c], saved[row], saved[rows + row])) : g;
+    columns_sum(s, sums + which * inner, part ? part + which * blocks * inner : 0, rows, inner, 0, [&](uint64_t row, uint64_t at) {
+        float g = dy[at];
+        return which ? E_MUL(g, normal(x[at], saved[row], saved[rows + row])) : g;
     });
 }
 

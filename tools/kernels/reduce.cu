@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(256) sum_columns(float *out, float 
     uint64_t blocks = (rows + DL__KB - 1) / DL__KB;
     for (uint64_t o = blockIdx.y; o < outer; o += gridDim.y) {
         columns_sum(s, out + o * inner, part ? part + o * blocks * inner : 0, rows, inner, accumulate,
-            [&](uint64_t row, uint64_t c) { return x[(o * rows + row) * inner + c]; });
+            [&](uint64_t, uint64_t at) { return x[o * rows * inner + at]; });
         __syncthreads();
     }
 }

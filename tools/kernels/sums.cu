@@ -51,10 +51,10 @@ template <class Term> static float chunk_sum(const Terms &t, uint64_t group, uin
     return add_lanes(sum[0], sum[1]);
 }
 
-// Sums down columns by rule 2, of f(row, column), by a block of 256 threads for 8 columns: numbers come into shared memory all at once,
+// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into shared memory all at once,
 // four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes
 // those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.
-enum { COLUMNS = 8, BLOCKS = 4, DOWN = BLOCKS * DL__KB };
+enum { COLUMNS = 8, EACH = 256 / COLUMNS, BLOCKS = 4, DOWN = BLOCKS * DL__KB };
 struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };
 template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)
 {
@@ -62,14 +62,19 @@ template <class Term> static void columns_sum(Columns &s, float *out, float *par
     uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;
     float total = 0;
     for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {
-        uint32_t n = (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN);
-#pragma unroll 8
-        for (uint32_t r = k; r < n; r += 256 / COLUMNS) s.x[r / DL__KB][r % DL__KB * COLUMNS + c] = column < inner ? f(r0 + r, column) : 0;
+        uint32_t n = column < inner ? (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN) : 0;
+        uint64_t at = (r0 + k) * inner + column;
+#pragma unroll 1
+        for (uint32_t b = 0; b < BLOCKS && b * DL__KB + k < n; b++)
+#pragma unroll
+            for (uint32_t r = k; r < DL__KB; r += EACH, at += EACH * inner)
+                if (b * DL__KB + r < n) s.x[b][r * COLUMNS + c] = f(r0 + b * DL__KB + r, at);
         __syncthreads();
         if (k < BLOCKS && (k == 0 || k * DL__KB < n)) {
+            uint32_t rows_here = n < (k + 1) * DL__KB ? n - k * DL__KB : DL__KB;
             float p = 0;
 #pragma unroll 8
-            for (uint32_t r = 0; r < DL__KB && k * DL__KB + r < n; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);
+            for (uint32_t r = 0; r < rows_here; r++) p = E_ADD(p, s.x[k][r * COLUMNS + c]);
             s.sum[k][c] = p;
             if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;
         }

@@ -1,6 +1,6 @@
 // Convolutions as products whose operands are never written down: x [n,c,h,w], weight [o,c/groups,kh,kw], y [n,o,oh,ow]. Output channels are
 // the rows of C, pixels its columns; k goes over (ky, kx, channel). Taps outside of an image multiply +0.
-// A source holds a thread's N rows of a tile: begin(i, row) for its number i, seek(k), then at(i, &p): is there a number, and where?
+// A source holds N rows of a tile, a thread's: begin(i, row) for number i, seek(k), then at(i, &p): is there a number, and where?
 struct Geometry { int n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups; };
 struct Conv {
     const float *x, *w, *bias;

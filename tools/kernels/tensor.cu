@@ -1,7 +1,7 @@
-// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16; sums are fp32,
-// in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32, in pieces of 16 steps of k,
-// several of them on their way at once; they are rounded when they are read from there. A block of 2 W threads computes W x W, a warp
-// W/2 x 32. Sources as in taps.cu, targets as in tile.cu.
+// Products on tensor cores (mma.sync; compute capability 8.0 and later): operands are rounded to tf32 or, if BF16, to bf16;
+// sums are fp32, in no canonical order but always the same. Numbers travel from global to shared memory by cp.async, as fp32,
+// in pieces of 16 steps of k, several of them on their way at once; they are rounded when they are read from there. A block of
+// 2 W threads computes W x W, a warp W/2 x 32. Sources as in taps.cu, targets as in tile.cu.
 template <int W> struct Stages {
     enum { N = W == 128 ? 3 : 4 }; // within the 48 KB that need no asking
     float a[N][W * BK], b[N][W * BK];
@@ -13,11 +13,13 @@ static uint32_t placed(uint32_t row, uint32_t k) { return row * BK + (k / 4 ^ ro
 static uint32_t shared_address(const float *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 static void copy_4(float *to, const float *from, bool there) // or 0
 {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+        ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0) : "memory");
 }
 static void copy_16(float *to, const float *from, uint32_t n) // n of four numbers, then zeros
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(n * 4) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+        ::"r"(shared_address(to)), "l"(from), "r"(n * 4) : "memory");
 }
 
 // A thread's rows are 8, W/8 apart; its step of k is one of the piece.
@@ -57,8 +59,8 @@ template <int W> static void fetch(float *to, Matrix<W> &s, uint32_t r0, uint32_
     for (int i = 0; i < 2; i++) {
         uint32_t row = threadIdx.x / 4 + i * (W / 2), chunk = threadIdx.x % 4 * 4;
         uint64_t k = k0 + chunk;
-        bool there = r0 + row < rows && k < end;
-        copy_16(to + placed(row, chunk), there ? s.base + (r0 + row) * s.stride + k : s.base, !there ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4);
+        uint32_t n = r0 + row >= rows || k >= end ? 0 : end - k < 4 ? (uint32_t)(end - k) : 4;
+        copy_16(to + placed(row, chunk), n ? s.base + (r0 + row) * s.stride + k : s.base, n);
     }
 }
 
@@ -69,7 +71,7 @@ static void read_four(uint32_t *r, const float *p)
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)) : "memory");
 }
 #if BF16
-// An mma takes all 16 steps. Which of them it calls which does not matter to the sum: its neighbours 2t, 2t + 1 are t, t + 4 here.
+// An mma takes all 16 steps. What it calls which of them does not matter to a sum: its neighbours 2t, 2t + 1 are t, t + 4 here.
 enum { STEPS = 1 };
 static uint32_t rounded(uint32_t low, uint32_t high)
 {
@@ -135,11 +137,15 @@ template <int W> static void multiply(float (*acc)[4][4], const float *a, const 
 // The tile from (m0, n0), k from `first`, a multiple of 16, to `end`. SOME: B tells which steps of k count.
 template <bool SOME, class B> static uint64_t next_piece(const B &b, uint64_t k, uint64_t end)
 {
-    if constexpr (SOME) return b.next(k, end) / BK * BK > k ? b.next(k, end) / BK * BK : k;
+    if constexpr (SOME) {
+        uint64_t next = b.next(k, end) / BK * BK;
+        return next > k ? next : k;
+    }
     return k;
 }
 template <int W, bool SOME, class A, class B, class C>
-static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0, uint64_t first, uint64_t end, bool part)
+static void tensor_tile(Stages<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, uint32_t m0, uint32_t n0,
+    uint64_t first, uint64_t end, bool part)
 {
     enum { N = Stages<W>::N };
     float acc[W / 32][4][4];
