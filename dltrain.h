@@ -588,7 +588,8 @@ typedef struct dl_transport {
     /* all[p * bytes]: mine of process p. At the deadline, missing[p] is set of those that nothing came from */
     const char *(*all_gather)(
         void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing);
-    const char *(*all_reduce)(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds);
+    /* the sums or maxima, each then times `factor` */
+    const char *(*all_reduce)(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds);
     const char *(*broadcast)(void *user, int channel, void *data, size_t bytes, int root, double seconds);
     /* sends to and receives from one other process; only for invariant_shards, NULL: there are none */
     const char *(*exchange)(
@@ -11390,8 +11391,8 @@ static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first,
 }
 
 /* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
-   each number is the binary tree over the processes, since a + b = b + a. `other`: room for n + 1 numbers. */
-static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *data, size_t n, dl_real *other)
+   each number is the binary tree over the processes, since a + b = b + a. Then times `factor`. `other`: room for n + 1 numbers. */
+static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *data, size_t n, dl_real factor, dl_real *other)
 {
     const dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
@@ -11409,6 +11410,7 @@ static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *
         at = (size_t)(mine - data);
         n = keep;
     }
+    if (factor != 1) dl__scale(data + at, n, factor);
     for (int bit = t->size / 2; bit; bit /= 2) {
         depth--;
         size_t low = (count[depth] + 1) / 2, give = count[depth] - n;
@@ -11450,26 +11452,33 @@ static size_t dl__slice_of(const dl_comm *c, size_t n, size_t *first)
     return DL__MIN(n - *first, per);
 }
 
-/* What the sum of all gradients is multiplied by; 1 for other sums, and while a window is open. `ranks`: of the replicas here, not of all processes. */
-static dl_real dl__factor(const dl__world *w, const dl__channel *ch, bool ranks)
+/* Of all ranks here. */
+static double dl__weight_here(const dl__world *w, const dl__channel *ch)
 {
     double weight = 0;
-    for (int r = 0; ranks && r < w->replicas; r++) weight += ch->slot[r].call.weight;
-    for (int p = 0; !ranks && p < w->desc.transport->size; p++) weight += ch->remote[p].weight;
-    return weight > 0 && weight < HUGE_VAL ? (dl_real)(1 / weight) : 1;
+    for (int r = 0; r < w->replicas; r++) weight += ch->slot[r].call.weight;
+    return weight;
 }
 
-/* The sum of all ranks here in the first one's numbers, and for the leader to reduce with the other processes. */
+/* What sums of this weight are multiplied by; 1 if they are no gradients, or those of an open window. */
+static dl_real dl__factor(double weight) { return weight > 0 && weight < HUGE_VAL ? (dl_real)(1 / weight) : 1; }
+
+/* The leader: what all ranks here have summed, with the other processes. */
 static bool dl__reduce_processes(dl_comm *c, int channel, dl__call call, dl_real *data, size_t n, dl_comm_op op)
 {
     const dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
     const bool shards = w->desc.invariant_shards != 0;
+    const dl__channel *ch = &w->channel[channel];
+    double weight = 0;
     char *room = shards ? dl__room(c, channel, (n + 2) * sizeof *data) : NULL;
-    for (int r = 1; r < w->replicas; r++) call.weight += w->channel[channel].slot[r].call.weight;
+    call.weight = dl__weight_here(w, ch);
     if (!dl__agree(c, channel, &call) || (shards && !room)) return false;
-    const char *sentence = room && op == DL_COMM_SUM ? dl__halve_and_double(c, channel, data, n, (dl_real *)(void *)room)
-                                                     : t->all_reduce(t->user, channel, data, n, op, w->seconds);
+    for (int p = 0; p < t->size; p++) weight += ch->remote[p].weight;
+    const dl_real factor = dl__factor(weight);
+    const char *sentence = room && op == DL_COMM_SUM
+        ? dl__halve_and_double(c, channel, data, n, factor, (dl_real *)(void *)room)
+        : t->all_reduce(t->user, channel, data, n, op, factor, w->seconds);
     return !sentence || dl__transport_failed(c, &call, sentence);
 }
 
@@ -11480,7 +11489,7 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     const dl__channel *ch = &w->channel[channel];
     size_t first, mine = dl__slice_of(c, n, &first);
     if (!dl__meet(c, channel, call, data)) return false;
-    dl_real factor = t ? 1 : dl__factor(w, ch, true);
+    const dl_real factor = t ? 1 : dl__factor(dl__weight_here(w, ch)); /* between processes it comes later */
     for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
         dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
@@ -11493,9 +11502,7 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     bool ok = c->local || dl__reduce_processes(c, channel, *call, data, n, op);
     dl__meet(c, channel, NULL, NULL);
     if (c->local && n) memcpy(data, ch->slot[0].data, n * sizeof *data);
-    factor = dl__factor(w, ch, false);
     dl__meet(c, channel, NULL, NULL);
-    if (factor != 1) dl__scale(data, n, factor);
     return ok && !dl__world_failed(w);
 }
 

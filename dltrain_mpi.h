@@ -256,7 +256,8 @@ static dl_real *dl__mpi_shared_part(const dl__mpi_channel *c, int owner, int rea
 
 /* Everybody shows the others their parts, sums its own from all, and shows the sum; n is at most so many parts. What was shown
    is not written to before all have met again, and so have read it. */
-static const char *dl__mpi_reduce_shared(dl__mpi *m, dl__mpi_channel *c, dl_real *data, size_t n, dl_comm_op op, double seconds)
+static const char *dl__mpi_reduce_shared(
+    dl__mpi *m, dl__mpi_channel *c, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds)
 {
     size_t first = dl__mpi_cut(m, n, m->rank), own = dl__mpi_cut(m, n, m->rank + 1) - first, k;
     for (int p = 0; p < m->size; p++) {
@@ -272,6 +273,7 @@ static const char *dl__mpi_reduce_shared(dl__mpi *m, dl__mpi_channel *c, dl_real
             if (p) dl__mpi_add(sum, x, k, op);
             else memcpy(sum, x, k * sizeof *sum);
         }
+        if (factor != 1) dl__scale(sum, k, factor);
         memcpy(data + first + at, sum, k * sizeof *sum);
     }
     if (!why) why = dl__mpi_meet(m, c, seconds, NULL);
@@ -332,7 +334,8 @@ static const char *dl__mpi_all_gather(
 }
 
 /* Each process gets its part of everybody's numbers, sums in the order of processes, and sends the sum to all. */
-static const char *dl__mpi_reduce_part(dl__mpi *m, dl__mpi_channel *c, dl_real *data, size_t n, dl_comm_op op, double seconds)
+static const char *dl__mpi_reduce_part(
+    dl__mpi *m, dl__mpi_channel *c, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds)
 {
     size_t first = dl__mpi_cut(m, n, m->rank), own = dl__mpi_cut(m, n, m->rank + 1) - first;
     int code = 0;
@@ -352,6 +355,7 @@ static const char *dl__mpi_reduce_part(dl__mpi *m, dl__mpi_channel *c, dl_real *
     if (why) return why;
     dl_real *sum = m->rank ? room : data + first;
     for (int p = 1; p < m->size; p++) dl__mpi_add(sum, p == m->rank ? data + first : room + (size_t)p * own, own, op);
+    if (factor != 1) dl__scale(sum, own, factor);
     if (m->rank && own) memcpy(data + first, sum, own * sizeof *data);
     dl__mpi_clear(m, c);
     for (int p = 0; p < m->size && !code; p++) {
@@ -363,14 +367,15 @@ static const char *dl__mpi_reduce_part(dl__mpi *m, dl__mpi_channel *c, dl_real *
     return dl__mpi_finish(m, c, code, seconds, NULL);
 }
 
-static const char *dl__mpi_all_reduce(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds)
+static const char *dl__mpi_all_reduce(
+    void *user, int channel, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds)
 {
     dl__mpi *m = (dl__mpi *)user;
     dl__mpi_channel *c = &m->channel[channel];
     const char *why = NULL;
     for (size_t at = 0, part; !why && at < n; at += part) {
         part = DL__MIN(n - at, c->shared ? c->part * (size_t)m->size : (size_t)DL__MPI_PART / sizeof *data);
-        why = (c->shared ? dl__mpi_reduce_shared : dl__mpi_reduce_part)(m, c, data + at, part, op, seconds);
+        why = (c->shared ? dl__mpi_reduce_shared : dl__mpi_reduce_part)(m, c, data + at, part, op, factor, seconds);
     }
     return why;
 }

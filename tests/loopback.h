@@ -79,7 +79,7 @@ static const char *loop_all_gather(void *user, int channel, const void *mine, vo
     return why ? why : loop_meet(l, channel, loop_rank(user), NULL, seconds, NULL);
 }
 
-static const char *loop_all_reduce(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, double seconds)
+static const char *loop_all_reduce(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds)
 {
     loop *l = loop_of(user);
     dl_real *sum = (dl_real *)malloc(n * sizeof *sum + 1);
@@ -94,6 +94,7 @@ static const char *loop_all_reduce(void *user, int channel, dl_real *data, size_
             dl_real x = ((const dl_real *)l->channel[channel].data[p])[i];
             sum[i] = op == DL_COMM_SUM ? sum[i] + x : x > sum[i] ? x : sum[i];
         }
+        sum[i] *= factor;
     }
     if (!why) why = loop_meet(l, channel, loop_rank(user), NULL, seconds, NULL);
     if (!why && n) memcpy(data, sum, n * sizeof *sum);
