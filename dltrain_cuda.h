@@ -475,7 +475,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1252 \"dltrain.h\"\n",
+    "#line 1253 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -563,7 +563,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2205 \"dltrain.h\"\n",
+    "#line 2206 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -588,7 +588,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3115 \"dltrain.h\"\n",
+    "#line 3116 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -660,7 +660,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3509 \"dltrain.h\"\n",
+    "#line 3510 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -2563,6 +2563,7 @@ typedef struct dl__cuda {
     void *context, *stream;
     void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
     bool running;                /* there may be launches since `ran` */
+    bool tight;                  /* memory is: inputs do without `arrival` */
     void *sums, *summed, *ready[DL__CUDA_BUCKETS]; /* the stream of sums between GPUs; its end; see dl__cuda_reduce */
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
@@ -2675,6 +2676,12 @@ static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
     char batch[200];
     d->settled = false;
     int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
+    if (code == 2 && d->arrival) {
+        if (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(d->arrival))) return 0;
+        d->arrival = d->arrival_size = 0;
+        d->tight = true;
+        code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
+    }
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
         dl__cuda_tell_batch(d, left, batch, sizeof batch);
@@ -2741,7 +2748,7 @@ static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *
 {
     if (bytes <= *size) return *p;
     if (*p && (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(*p)))) return 0;
-    *size = 0;
+    *p = *size = 0;
     if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
     return *p;
 }
@@ -2802,7 +2809,11 @@ static bool dl__cuda_input(void *device, void *to, const void *from, size_t byte
 {
     dl__cuda *d = (dl__cuda *)device;
     void *arrived;
-    if (!dl__cuda_enter(d) || !dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
+    size_t left, all;
+    if (!dl__cuda_enter(d)) return false;
+    if (bytes > d->arrival_size && !d->driver.cuMemGetInfo_v2(&left, &all) && left < bytes) d->tight = true;
+    if (d->tight) return dl__cuda_upload(d, to, from, bytes);
+    if (!dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
     d->running = true;
     return DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->taken, 0)) &&
         dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&

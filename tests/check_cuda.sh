@@ -4,18 +4,25 @@
 # nothing of speed. check_cuda.sh [PART...]: kernels linking bits gold schedules digits worlds failures
 # cache planted gpu-check
 cd "$(dirname "$0")/.." || exit 1
-dir=$PWD/build/cuda
-mkdir -p "$dir"
-wants() { [ -z "$parts" ] || [[ " $parts " == *" $1 "* ]]; }
-parts=$*
-if ! command -v python3 > /dev/null; then echo "skip cuda: is the embedded text of the kernels fresh: no python3"
+root=$PWD dir=${CUDA_DIR:-$PWD/build/cuda} parts=$*
+mkdir -p "$dir" build/cuda
+wants() { [[ " $parts " == *" $1 "* ]]; }
+if [ -z "$parts" ]; then # all of them: on two cores, some beside the others
+    CUDA_DIR=$dir/beside bash tests/check_cuda.sh kernels planted gpu-check > "$dir/beside.txt" 2>&1 &
+    bash tests/check_cuda.sh linking bits gold schedules digits worlds failures cache
+    wait
+    cat "$dir/beside.txt"
+    exit
+fi
+if ! wants linking; then :
+elif ! command -v python3 > /dev/null; then echo "skip cuda: is the embedded text of the kernels fresh: no python3"
 elif stale=$(python3 tools/embed_kernels.py --check 2>&1); then echo "ok cuda: the embedded text of the kernels is fresh"
 else echo "not ok cuda: $stale"; fi
 
 built=$(tests/cudasim/build.sh 2>&1)
 if [ ! -f build/cudasim/libcuda.so.1 ]; then echo "not ok cuda: the simulated driver does not build: $(tail -1 <<< "$built")"; exit; fi
 if [[ $built == *"no NVRTC"* ]]; then echo "skip cuda: there is no NVRTC: tools/setup.sh installs it"; exit; fi
-sim() { LD_LIBRARY_PATH=$PWD/build/cudasim DLTRAIN_CUDA_CACHE=${cache-$dir/cache} timeout 600 "$@"; }
+sim() { LD_LIBRARY_PATH=$root/build/cudasim DLTRAIN_CUDA_CACHE=${cache-$root/build/cuda/cache} timeout 600 "$@"; }
 
 # The core is compiled once, for all tests; dltrain_cuda.h once here, beside those programs that look into it.
 core=$(tests/run --library plain)
@@ -48,10 +55,7 @@ report() { # NAME COMMAND...
     elif [ $status != 0 ] && ! grep -q '^not ok' "$log"; then echo "not ok cuda $1: exit status $status: $(tail -1 "$log")"; fi
 }
 
-# Compiling for every architecture takes long, and the other core is idle
-if wants kernels; then
-    { build_alone kernels tests/cuda_kernels.c && report kernels sim "$dir/kernels" tests/cuda_bounds.txt; } > "$dir/kernels.report" 2>&1 &
-fi
+if wants kernels && build_alone kernels tests/cuda_kernels.c; then report kernels sim "$dir/kernels" tests/cuda_bounds.txt; fi
 
 object cuda || exit
 strict="-Wall -Wextra -pedantic -Wshadow -Wconversion -DDLTRAIN_NO_SIMD -I."
@@ -68,7 +72,7 @@ if wants linking; then
     if [ -z "$(sim "$dir/with")" ]; then echo "ok cuda: the implementations in two files"; else echo "not ok cuda: in two files: $(sim "$dir/with")"; fi
 fi
 
-build check tests/cuda_check.c || exit
+if wants bits || wants schedules || wants worlds || wants failures || wants cache || wants planted; then build check tests/cuda_check.c || exit; fi
 if wants bits; then CUDASIM_DEVICES=4 CUDASIM_ORDER=1 report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
     for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
@@ -181,7 +185,7 @@ fi
 # Sentences for what is missing, and for calls that fail: each from optimizers, which do all that training does, or from $part.
 says() { # NAME WORDS VARIABLE=VALUE...: with these it fails by an error of these words, and neither hangs, crashes nor leaks
     local log status
-    log=$(timeout 60 env LD_LIBRARY_PATH="$PWD/build/cudasim" DLTRAIN_CUDA_CACHE="$dir/cache" "${@:3}" "$dir/check" '*' ${part-optimizers} 2>&1)
+    log=$(timeout 60 env LD_LIBRARY_PATH="$root/build/cudasim" DLTRAIN_CUDA_CACHE="$root/build/cuda/cache" "${@:3}" "$dir/check" '*' ${part-optimizers} 2>&1)
     status=$?
     if [ $status -lt 100 ] && [ $status != 0 ] && grep -q "$2" <<< "$log" && ! grep -q '^cudasim:' <<< "$log"; then echo "ok cuda: $1"
     else echo "not ok cuda: $1: exit status $status: $(grep -v '^ok' <<< "$log" | tail -2 | tr '\n' ' ' | cut -c1-400)"; fi
@@ -263,11 +267,11 @@ fi
 planted() { # NAME KERNEL SED-SCRIPT PART; KERNEL may be streams: a copy between them or any kernel
     local tree=$dir/planted log found="kernel $2, PTX line [0-9]+ .*, block \([0-9,]*\), thread \([0-9,]*\)"
     [ "$2" != streams ] || found="(kernel .*, PTX line [0-9]+ .*|race between streams at 0x[0-9a-f]+): .*nothing orders them"
-    mkdir -p "$tree/tests"
+    mkdir -p "$tree/tests" "$tree/build/cuda"
     cp dltrain.h "$tree" && cp tests/cuda_check.c tests/*.h tests/test_ops.c "$tree/tests" && sed "$3" dltrain_cuda.h > "$tree/dltrain_cuda.h"
     if cmp -s dltrain_cuda.h "$tree/dltrain_cuda.h"; then echo "not ok cuda: planted: $1: the text to change is not there"; return; fi
     build planted.program "$tree/tests/cuda_check.c" || return
-    log=$(cache= sim "$dir/planted.program" '*' "$4" 2>&1)
+    log=$(cd "$tree" && cache='' sim "$dir/planted.program" '*' "$4" 2>&1)
     if grep -qE "^cudasim: $found" <<< "$log"; then echo "ok cuda: planted: $1 is found"
     else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
 }
@@ -294,7 +298,7 @@ refuses() { # NAME WORDS VARIABLE=VALUE...
 }
 simulated() { # NAME STATUS PATTERNS VARIABLE=VALUE...: each line of PATTERNS is in the report
     local pattern status missing=
-    env DLTRAIN_CUDA_CACHE="$dir/cache" "${@:4}" tools/gpu_check.sh --simulated > "$dir/gpu_check.log" 2>&1
+    env DLTRAIN_CUDA_CACHE="$root/build/cuda/cache" "${@:4}" tools/gpu_check.sh --simulated > "$dir/gpu_check.log" 2>&1
     status=$?
     while read -r pattern; do grep -qE "$pattern" build/gpu-report-simulated.txt || missing="$missing '$pattern'"; done <<< "$3"
     if [ $status = "$2" ] && [ -z "$missing" ]; then echo "ok cuda: gpu-check: $1"
@@ -323,9 +327,4 @@ if wants gpu-check; then
 ^FAILED: tools/bench.c gives no figures
 ^FAILED: tools/bench_gemm.c
 ^[0-9]+ failures$' 'CUDASIM_FAIL=launch*:3'
-fi
-
-if wants kernels; then
-    wait
-    cat "$dir/kernels.report"
 fi

@@ -35,7 +35,7 @@ chmod +x "$dir/agent"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_CC=${CC:-cc}
 core=$(tests/run --library plain)
 tests/run --example ddp > "$dir/ddp.c"
-mpicc -O1 -DDLTRAIN_MPI -iquote examples "$dir/ddp.c" "$core" -o "$dir/ddp" -lm -pthread > "$dir/out.txt" 2>&1 || { echo "not ok hosts: ddp.c does not build"; exit; }
+mpicc -O1 -DDLTRAIN_MPI examples/ddp.c -o "$dir/ddp" -lm -pthread > "$dir/out.txt" 2>&1 || { echo "not ok hosts: ddp.c does not build"; exit; }
 across() { # COMMAND...: a process on each host
     timeout 120 ip netns exec $a unshare --uts sh -c 'hostname host-a; exec "$@"' - mpirun --host 10.77.0.1:1,10.77.0.2:1 --mca plm_rsh_agent "$dir/agent" \
         --mca btl self,tcp --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 "$@" > "$dir/out.txt" 2>&1

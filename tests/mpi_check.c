@@ -1,7 +1,7 @@
 /* What tests/check_mpi.sh runs under mpirun: mpi_check MODE [REPLICAS]. Prints 'ok ...' or 'not ok ...' lines on rank 0, or fails as asked. */
 #define _POSIX_C_SOURCE 200809L
-#include "../dltrain.h"
 #define DLTRAIN_IMPLEMENTATION
+#include "../dltrain.h"
 #include "../dltrain_mpi.h"
 #include "nets.h"
 #include <time.h>

@@ -342,17 +342,24 @@ static void images_become_patches(void)
 
 int main(void)
 {
+#ifdef ONE_WAY /* on a simulated GPU, where learning takes long */
+    const bool learns = false;
+#else
+    const bool learns = true;
+#endif
     RUN(pools_as_pytorch);
     RUN(pools_extreme_logits);
     RUN(logsumexp_of_segments);
     RUN(parameters_of_poolings);
     RUN(attention_pools_as_pytorch);
     RUN(pooling_errors);
-    RUN(variances_reach_the_losses);
     RUN(value_of_the_loss);
-    RUN(without_the_logarithm_they_grow);
-    RUN(units_do_not_matter);
-    RUN(label_noise_lowers_the_weight);
+    if (learns) {
+        RUN(variances_reach_the_losses);
+        RUN(without_the_logarithm_they_grow);
+        RUN(units_do_not_matter);
+        RUN(label_noise_lowers_the_weight);
+    }
     RUN(task_errors);
     RUN(bags_become_batches);
     RUN(images_become_patches);
