@@ -11,6 +11,7 @@
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
        cuBLAS          if dl_config.blas asks for it: libcublas.so.13, .12 or none, or DLTRAIN_CUBLAS
+       NCCL            if dl_launch_desc.nccl does: libnccl.so.2, or DLTRAIN_NCCL
    What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
