@@ -2563,6 +2563,7 @@ typedef struct dl__cuda {
     void *context, *stream;
     void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
     bool running;                /* there may be launches since `ran` */
+    bool tight;                  /* memory is: inputs do without `arrival` */
     void *sums, *summed, *ready[DL__CUDA_BUCKETS]; /* the stream of sums between GPUs; its end; see dl__cuda_reduce */
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
@@ -2675,6 +2676,12 @@ static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
     char batch[200];
     d->settled = false;
     int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
+    if (code == 2 && d->arrival) {
+        if (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(d->arrival))) return 0;
+        d->arrival = d->arrival_size = 0;
+        d->tight = true;
+        code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
+    }
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
         dl__cuda_tell_batch(d, left, batch, sizeof batch);
@@ -2741,7 +2748,7 @@ static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *
 {
     if (bytes <= *size) return *p;
     if (*p && (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(*p)))) return 0;
-    *size = 0;
+    *p = *size = 0;
     if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
     return *p;
 }
@@ -2802,7 +2809,11 @@ static bool dl__cuda_input(void *device, void *to, const void *from, size_t byte
 {
     dl__cuda *d = (dl__cuda *)device;
     void *arrived;
-    if (!dl__cuda_enter(d) || !dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
+    size_t left, all;
+    if (!dl__cuda_enter(d)) return false;
+    if (bytes > d->arrival_size && !d->driver.cuMemGetInfo_v2(&left, &all) && left < bytes) d->tight = true;
+    if (d->tight) return dl__cuda_upload(d, to, from, bytes);
+    if (!dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
     d->running = true;
     return DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->taken, 0)) &&
         dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&
