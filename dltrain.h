@@ -4325,8 +4325,8 @@ DL__INLINE void dl__turn_block_neon(const dl_real *src, dl_index src_row, dl_rea
 #define dl__turn_avx512 dl__turn_avx2
 #define dl__dots_avx512 dl__dots_avx2
 #else
-DL__HOT E_FN void DL__K(turn)(
-    const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
+E_TARGET DL__INLINE void DL__K(turn_into)(
+    const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, const bool add)
 {
     dl_index i = 0;
 #ifdef E_TURN
@@ -4335,8 +4335,7 @@ DL__HOT E_FN void DL__K(turn)(
         some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
         for (; j + E_TURN <= cols; j += E_TURN)
             for (dl_index k = i; k < i + some; k += E_TURN)
-                if (add) E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, true);
-                else E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, false);
+                E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, add);
         for (; j < cols; j++)
             for (dl_index k = i; k < i + some; k++)
                 dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
@@ -4345,6 +4344,13 @@ DL__HOT E_FN void DL__K(turn)(
     for (; i < rows; i++)
         for (dl_index j = 0; j < cols; j++)
             dst[j * dst_row + i] = add ? dst[j * dst_row + i] + src[i * src_row + j] : src[i * src_row + j];
+}
+DL__HOT E_FN void DL__K(turn)(
+    const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add)
+{
+    if (E_W == 1) DL__K(turn_into)(src, src_row, rows, cols, dst, dst_row, add);
+    else if (add) DL__K(turn_into)(src, src_row, rows, cols, dst, dst_row, true);
+    else DL__K(turn_into)(src, src_row, rows, cols, dst, dst_row, false);
 }
 #ifdef E_TURN
 /* One step of E_W columns that lie along k. */
@@ -6689,8 +6695,11 @@ DL__HOT static void dl__slide_order(const dl__slide *s, dl_index width, dl_index
                 if (start && k % DL__KB == 0) start[c * (s->blocks + 1) + k / DL__KB] = n;
                 if (!reached) continue;
                 if (at) at[n] = first + i * plane;
-                for (dl_index j = 0; j < nr && packed; j++)
-                    packed[n * nr + j] = j < cols ? w[j * row + i * channel + tap] : 0;
+                if (packed) {
+                    dl_index j = 0;
+                    for (; j < cols; j++) packed[n * nr + j] = w[j * row + i * channel + tap];
+                    for (; j < nr; j++) packed[n * nr + j] = 0;
+                }
                 n++;
             }
         }
