@@ -12115,12 +12115,13 @@ static bool dl__finish_there(dl_comm *c, dl_real factor)
 }
 #endif
 
-/* The gradients of all ranks, divided by their weight. */
-static bool dl__finish(dl_comm *c)
+/* The gradients of all ranks, divided by their weight unless they go to a window. */
+static bool dl__finish(dl_comm *c, bool window)
 {
 #if DL__DEVICES
-    if (dl__stays_there(c)) return dl__finish_there(c, c->ctx->reduced > 0 ? (dl_real)(1 / c->ctx->reduced) : 1);
+    if (dl__stays_there(c)) return dl__finish_there(c, window ? 1 : dl__factor(c->ctx->reduced));
 #endif
+    (void)window; /* dl__begin_buckets knew */
     return dl__finish_buckets(c);
 }
 
@@ -12264,8 +12265,8 @@ static bool dl__share_buffers(dl_comm *c)
 static bool dl__add_batch(dl_comm *c, const char *pattern, bool stays_open)
 {
     dl_context *ctx = c->ctx;
-    dl_real factor = ctx->reduced > 0 ? (dl_real)(1 / ctx->reduced) : 1;
-    if (!dl__grow_along(ctx, &c->window, c->cap_window, ctx->cap_values)) return false;
+    if (!dl__to_host(ctx, ctx->grads) || !dl__grow_along(ctx, &c->window, c->cap_window, ctx->cap_values)) return false;
+    dl__host_wrote(ctx, ctx->grads);
     c->cap_window = ctx->cap_values;
     for (const dl__bucket *b = c->bucket; b < c->bucket + c->buckets; b++) {
         dl_real *g = ctx->grads + b->first, *sum = c->window + b->first;
@@ -12273,7 +12274,7 @@ static bool dl__add_batch(dl_comm *c, const char *pattern, bool stays_open)
         else DL__CALL(ctx->level, add_to, (sum, g, b->n));
         if (stays_open) continue;
         memcpy(g, sum, b->n * sizeof *g);
-        dl__scale(g, b->n, factor);
+        dl__scale(g, b->n, dl__factor(ctx->reduced));
     }
     for (int i = 0; i < ctx->params; i++) {
         if (!dl__is_reduced(&ctx->param[i], pattern)) continue;
@@ -12311,7 +12312,7 @@ static bool dl__close(dl_comm *c, const char *pattern, bool leaving)
     }
     if (!open) ctx->weight = 0;
     if (left == (uint64_t)c->world->size && ctx->reduced == 0) return c->open = false;
-    if (!dl__finish(c) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
+    if (!dl__finish(c, open || c->open) || !dl__share_masks(c, pattern) || !dl__share_buffers(c)) return false;
     if ((open || c->open) && !dl__add_batch(c, pattern, open != 0)) return false;
     dl__lap(&at, &c->stats.wait);
     c->stats.steps++;

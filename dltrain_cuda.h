@@ -11,6 +11,7 @@
                        is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
        cuBLAS          if dl_config.blas asks for it: libcublas.so.13, .12 or none, or DLTRAIN_CUBLAS
+       NCCL            if dl_launch_desc.nccl does: libnccl.so.2, or DLTRAIN_NCCL
    What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
    What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
@@ -112,7 +113,8 @@ static const char *const dl__cuda_attention_cu[] = {
     "struct Batch { View q, k, v, dy, mask; dl_index first; }; // first: the number of its first query among all\n",
     "static Batch batch_of(const Attention &t, dl_index batch)\n",
     "{\n",
-    "    Batch b = { view_of(t, t.q, batch), view_of(t, t.k, batch), view_of(t, t.v, batch), view_of(t, t.y, batch), view_of(t, t.mask, batch), batch * t.l };\n",
+    "    Batch b = { view_of(t, t.q, batch), view_of(t, t.k, batch), view_of(t, t.v, batch), view_of(t, t.y, batch), view_of(t, t.mask, batch),\n",
+    "        batch * t.l };\n",
     "    return b;\n",
     "}\n",
     "static int across() { return (int)threadIdx.x % 16 * 4; } // the first of a thread's columns of a tile, and of its rows\n",
@@ -139,11 +141,12 @@ static const char *const dl__cuda_attention_cu[] = {
     "};\n",
     "\n",
     "// x = the scores of queries, from l0 on, and keys, from j0 on; or the gradients of probabilities, which are products of dy and v\n",
-    "template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*x)[4])\n",
+    "template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees,\n",
+    "    int l0, int j0, float (*x)[4])\n",
     "{\n",
     "    Lines queries = { either(back, b.q, b.dy) }, keys = { either(back, b.k, b.v) };\n",
-    "    tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l), (uint32_t)(KEYS ? t.l : t.s),\n",
-    "        (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);\n",
+    "    tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l),\n",
+    "        (uint32_t)(KEYS ? t.l : t.s), (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);\n",
     "    __syncthreads();\n",
     "    if (back) return;\n",
     "    CELLS(i, j) {\n",
@@ -233,7 +236,8 @@ static const char *const dl__cuda_attention_cu[] = {
     "    extern \"C\" __global__ void __launch_bounds__(256, 1) attention_##name(Attention t) \\\n",
     "    { \\\n",
     "        __shared__ __align__(16) Tiles s; \\\n",
-    "        for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \\\n",
+    "        for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) \\\n",
+    "            name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \\\n",
     "    }\n",
     "\n",
     "// A tile of queries, c0 its first column: y = p v. Of a gradient: dq = ds k, when it is wanted, and what `keys` needs of each query\n",
@@ -415,7 +419,8 @@ static const char *const dl__cuda_clip_cu[] = {
     "    if (!(factor < 1)) return;\n",
     "    for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {\n",
     "        Update u = list[k];\n",
-    "        for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x) u.g[i] = E_MUL(u.g[i], by);\n",
+    "        for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "            u.g[i] = E_MUL(u.g[i], by);\n",
     "    }\n",
     "}\n",
     NULL
@@ -973,7 +978,8 @@ static const char *const dl__cuda_move_cu[] = {
     "}\n",
     "\n",
     "// y[o][k][i] = x[o][index[k]][i], or EACH: x[o][index[o][k][i]][i]; bytes `size` an element, 0 for an index of -1\n",
-    "template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, const int *index, I n, uint64_t rows, I inner, I picks, uint32_t size)\n",
+    "template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, const int *index, I n, uint64_t rows, I inner, I picks,\n",
+    "    uint32_t size)\n",
     "{\n",
     "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
     "        I c = i % inner, line = i / inner;\n",
@@ -984,7 +990,8 @@ static const char *const dl__cuda_move_cu[] = {
     "    }\n",
     "}\n",
     "#define PICK(name, each) \\\n",
-    "    extern \"C\" __global__ void name(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks, uint32_t size) \\\n",
+    "    extern \"C\" __global__ void name(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, \\\n",
+    "        uint64_t picks, uint32_t size) \\\n",
     "    { \\\n",
     "        uint64_t n = outer * picks * inner; \\\n",
     "        if (n >> 31) pick<each>(y, x, index, n, rows, inner, picks, size); \\\n",
@@ -994,7 +1001,8 @@ static const char *const dl__cuda_move_cu[] = {
     "PICK(gather, true)\n",
     "\n",
     "// y[o][row][i] = the sum of x[o][k][i] over the k whose index[k] is `row`, in their order: a warp a row and 128 of its numbers\n",
-    "extern \"C\" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
+    "extern \"C\" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner,\n",
+    "    uint64_t picks)\n",
     "{\n",
     "    uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32, row = unit % rows, o = unit / rows;\n",
     "    uint32_t lane = threadIdx.x % 32;\n",
@@ -1018,7 +1026,8 @@ static const char *const dl__cuda_move_cu[] = {
     "\n",
     "// y[o][row][i] = the sum of x[o][k][i] over the k whose index[o][k][i] is `row`, in their order. Of few k: a thread a number; of many:\n",
     "// a thread for all rows, which are 0 before\n",
-    "extern \"C\" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
+    "extern \"C\" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner,\n",
+    "    uint64_t picks)\n",
     "{\n",
     "    uint64_t n = outer * rows * inner;\n",
     "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {\n",
@@ -1029,7 +1038,8 @@ static const char *const dl__cuda_move_cu[] = {
     "        y[i] = sum;\n",
     "    }\n",
     "}\n",
-    "extern \"C\" __global__ void scatter_add_many(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)\n",
+    "extern \"C\" __global__ void scatter_add_many(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner,\n",
+    "    uint64_t picks)\n",
     "{\n",
     "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
     "    if (i >= outer * inner) return;\n",
@@ -1103,7 +1113,8 @@ static const char *const dl__cuda_move_cu[] = {
 static const char *const dl__cuda_normalise_cu[] = {
     "#line 1 \"tools/kernels/normalise.cu\"\n",
     "// Normalisation by groups of numbers, as >>normalisation of dltrain.h: group k of x [outer][channels][inner] is channel k, or, by row,\n",
-    "// row k of x [rows][inner]. saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. Sums by chunks are [group][chunk].\n",
+    "// row k of x [rows][inner]. saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. Sums by chunks are\n",
+    "// [group][chunk].\n",
     "static uint64_t chunks_of(const Terms &t) { return (t.n + DL__CHUNK - 1) / DL__CHUNK; }\n",
     "static uint64_t warp() { return ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP; }\n",
     "static bool first_lane() { return threadIdx.x % WARP == 0; }\n",
@@ -1118,7 +1129,8 @@ static const char *const dl__cuda_normalise_cu[] = {
     "    if (first_lane()) squares[warp()] = v;\n",
     "    if (first_lane() && !chunk) saved[group] = m;\n",
     "}\n",
-    "extern \"C\" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps, int keep_var)\n",
+    "extern \"C\" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps,\n",
+    "    int keep_var)\n",
     "{\n",
     "    uint64_t k = warp();\n",
     "    if (k >= groups) return;\n",
@@ -1137,7 +1149,8 @@ static const char *const dl__cuda_normalise_cu[] = {
     "static float normal(float x, float m, float r) { return E_MUL(E_SUB(x, m), r); }\n",
     "\n",
     "// y = (x - m) r w + b; by row w and b are [inner]\n",
-    "template <class I> static void apply(float *y, const float *x, const float *saved, const float *w, const float *b, I n, I groups, I inner, int by_row)\n",
+    "template <class I> static void apply(float *y, const float *x, const float *saved, const float *w, const float *b, I n, I groups,\n",
+    "    I inner, int by_row)\n",
     "{\n",
     "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
     "        I j, k = group_of(i, groups, inner, by_row, &j);\n",
@@ -1152,7 +1165,8 @@ static const char *const dl__cuda_normalise_cu[] = {
     "}\n",
     "\n",
     "// Rows of no more than a chunk: all at once, a warp a row\n",
-    "extern \"C\" __global__ void norm_rows(float *y, const float *x, float *saved, const float *w, const float *b, uint64_t rows, uint32_t n, float share, float eps)\n",
+    "extern \"C\" __global__ void norm_rows(float *y, const float *x, float *saved, const float *w, const float *b, uint64_t rows,\n",
+    "    uint32_t n, float share, float eps)\n",
     "{\n",
     "    uint64_t k = warp();\n",
     "    if (k >= rows) return;\n",
@@ -1165,7 +1179,8 @@ static const char *const dl__cuda_normalise_cu[] = {
     "\n",
     "// dx = k ((g - a) - h b): a and b the means of g and g h, k = w r by channel, r by row, where g is dy w\n",
     "static float slope(float k, float g, float a, float h, float b) { return E_MUL(k, E_SUB(E_SUB(g, a), E_MUL(h, b))); }\n",
-    "extern \"C\" __global__ void norm_rows_back(float *dx, const float *dy, const float *x, const float *saved, const float *w, uint64_t rows, uint32_t n, float share)\n",
+    "extern \"C\" __global__ void norm_rows_back(float *dx, const float *dy, const float *x, const float *saved, const float *w,\n",
+    "    uint64_t rows, uint32_t n, float share)\n",
     "{\n",
     "    uint64_t k = warp();\n",
     "    if (k >= rows) return;\n",
@@ -1193,13 +1208,14 @@ static const char *const dl__cuda_normalise_cu[] = {
     "    if (first_lane()) sums[warp()] = v;\n",
     "}\n",
     "\n",
-    "template <class I> static void back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w, I n, I groups, I inner,\n",
-    "    float share, int by_row)\n",
+    "template <class I> static void back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w,\n",
+    "    I n, I groups, I inner, float share, int by_row)\n",
     "{\n",
     "    for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {\n",
     "        I j, k = group_of(i, groups, inner, by_row, &j);\n",
     "        float r = saved[groups + k];\n",
-    "        dx[i] = slope(w && !by_row ? E_MUL(w[k], r) : r, g[i], E_MUL(sums[k], share), normal(x[i], saved[k], r), E_MUL(sums[groups + k], share));\n",
+    "        dx[i] = slope(w && !by_row ? E_MUL(w[k], r) : r, g[i], E_MUL(sums[k], share), normal(x[i], saved[k], r),\n",
+    "            E_MUL(sums[groups + k], share));\n",
     "    }\n",
     "}\n",
     "extern \"C\" __global__ void norm_back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w,\n",
@@ -1212,11 +1228,13 @@ static const char *const dl__cuda_normalise_cu[] = {
     "// y = x z; z is repeated every `inner`\n",
     "extern \"C\" __global__ void norm_scale(float *y, const float *x, const float *z, uint64_t n, uint64_t inner)\n",
     "{\n",
-    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) y[i] = E_MUL(x[i], z[i % inner]);\n",
+    "    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)\n",
+    "        y[i] = E_MUL(x[i], z[i % inner]);\n",
     "}\n",
     "\n",
     "// sums = the gradients of b and of w by row, [2][inner]: blockIdx.y is one of them\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) norm_weights(float *sums, float *part, const float *dy, const float *x, const float *saved, uint64_t rows, uint64_t inner)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) norm_weights(float *sums, float *part, const float *dy, const float *x,\n",
+    "    const float *saved, uint64_t rows, uint64_t inner)\n",
     "{\n",
     "    __shared__ Columns s;\n",
     "    uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;\n",
@@ -1382,8 +1400,8 @@ static const char *const dl__cuda_reduce_cu[] = {
     "}\n",
     "\n",
     "// out[o][c] (+)= sum over rows of x[o][row][c]\n",
-    "extern \"C\" __global__ void __launch_bounds__(256) sum_columns(float *out, float *part, const float *x, uint64_t outer, uint64_t rows, uint64_t inner,\n",
-    "    int accumulate)\n",
+    "extern \"C\" __global__ void __launch_bounds__(256) sum_columns(float *out, float *part, const float *x, uint64_t outer, uint64_t rows,\n",
+    "    uint64_t inner, int accumulate)\n",
     "{\n",
     "    __shared__ Columns s;\n",
     "    uint64_t blocks = (rows + DL__KB - 1) / DL__KB;\n",
@@ -1556,15 +1574,16 @@ static const char *const dl__cuda_sums_cu[] = {
     "    return add_lanes(sum[0], sum[1]);\n",
     "}\n",
     "\n",
-    "// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into shared memory all at once,\n",
-    "// four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes\n",
+    "// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into\n",
+    "// shared memory all at once, four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes\n",
     "// those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.\n",
     "enum { COLUMNS = 8, EACH = 256 / COLUMNS, BLOCKS = 4, DOWN = BLOCKS * DL__KB };\n",
     "struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };\n",
     "template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)\n",
     "{\n",
     "    uint32_t c = threadIdx.x % COLUMNS, k = threadIdx.x / COLUMNS;\n",
-    "    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;\n",
+    "    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c;\n",
+    "    uint64_t end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;\n",
     "    float total = 0;\n",
     "    for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {\n",
     "        uint32_t n = column < inner ? (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN) : 0;\n",
@@ -1584,7 +1603,8 @@ static const char *const dl__cuda_sums_cu[] = {
     "            if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;\n",
     "        }\n",
     "        __syncthreads();\n",
-    "        for (uint32_t b = 0; k == 0 && b < BLOCKS && (b == 0 || b * DL__KB < n); b++) total = r0 + b ? E_ADD(total, s.sum[b][c]) : s.sum[b][c];\n",
+    "        for (uint32_t b = 0; k == 0 && b < BLOCKS && (b == 0 || b * DL__KB < n); b++)\n",
+    "            total = r0 + b ? E_ADD(total, s.sum[b][c]) : s.sum[b][c];\n",
     "    }\n",
     "    if (!part && k == 0 && column < inner) out[column] = accumulate ? E_ADD(out[column], total) : total;\n",
     "}\n",
@@ -2563,6 +2583,7 @@ typedef struct dl__cuda {
     void *context, *stream;
     void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
     bool running;                /* there may be launches since `ran` */
+    bool tight;                  /* memory is: inputs do without `arrival` */
     void *sums, *summed, *ready[DL__CUDA_BUCKETS]; /* the stream of sums between GPUs; its end; see dl__cuda_reduce */
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
@@ -2675,6 +2696,12 @@ static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
     char batch[200];
     d->settled = false;
     int code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
+    if (code == 2 && d->arrival) {
+        if (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(d->arrival))) return 0;
+        d->arrival = d->arrival_size = 0;
+        d->tight = true;
+        code = d->driver.cuMemAlloc_v2(&p, bytes ? bytes : 1);
+    }
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
         dl__cuda_tell_batch(d, left, batch, sizeof batch);
@@ -2741,7 +2768,7 @@ static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *
 {
     if (bytes <= *size) return *p;
     if (*p && (!dl__cuda_settle(d) || !DL__CUDA_CALL(d, cuMemFree_v2(*p)))) return 0;
-    *size = 0;
+    *p = *size = 0;
     if ((*p = dl__cuda_allocate(d, bytes))) *size = bytes;
     return *p;
 }
@@ -2802,7 +2829,11 @@ static bool dl__cuda_input(void *device, void *to, const void *from, size_t byte
 {
     dl__cuda *d = (dl__cuda *)device;
     void *arrived;
-    if (!dl__cuda_enter(d) || !dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
+    size_t left, all;
+    if (!dl__cuda_enter(d)) return false;
+    if (bytes > d->arrival_size && !d->driver.cuMemGetInfo_v2(&left, &all) && left < bytes) d->tight = true;
+    if (d->tight) return dl__cuda_upload(d, to, from, bytes);
+    if (!dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
     d->running = true;
     return DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->taken, 0)) &&
         dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&

@@ -9,6 +9,7 @@
 #include "../dltrain_cuda.h"
 #endif
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

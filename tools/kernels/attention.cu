@@ -51,7 +51,8 @@ static View either(bool second, const View &a, const View &b) // member by membe
 struct Batch { View q, k, v, dy, mask; dl_index first; }; // first: the number of its first query among all
 static Batch batch_of(const Attention &t, dl_index batch)
 {
-    Batch b = { view_of(t, t.q, batch), view_of(t, t.k, batch), view_of(t, t.v, batch), view_of(t, t.y, batch), view_of(t, t.mask, batch), batch * t.l };
+    Batch b = { view_of(t, t.q, batch), view_of(t, t.k, batch), view_of(t, t.v, batch), view_of(t, t.y, batch), view_of(t, t.mask, batch),
+        batch * t.l };
     return b;
 }
 static int across() { return (int)threadIdx.x % 16 * 4; } // the first of a thread's columns of a tile, and of its rows
@@ -78,11 +79,12 @@ struct Lines { // a source for tile.cu, whose rows are contiguous as a rule
 };
 
 // x = the scores of queries, from l0 on, and keys, from j0 on; or the gradients of probabilities, which are products of dy and v
-template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees, int l0, int j0, float (*x)[4])
+template <bool KEYS> static void products(Tiles &s, const Attention &t, const Batch &b, bool back, const Seen<KEYS> &sees,
+    int l0, int j0, float (*x)[4])
 {
     Lines queries = { either(back, b.q, b.dy) }, keys = { either(back, b.k, b.v) };
-    tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l), (uint32_t)(KEYS ? t.l : t.s),
-        (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);
+    tile_totals<SIDE, 4, false>(s.pieces, KEYS ? keys : queries, KEYS ? queries : keys, (uint32_t)(KEYS ? t.s : t.l),
+        (uint32_t)(KEYS ? t.l : t.s), (uint32_t)(KEYS ? j0 : l0), (uint32_t)(KEYS ? l0 : j0), 0, (uint64_t)(back ? t.f : t.e), x);
     __syncthreads();
     if (back) return;
     CELLS(i, j) {
@@ -172,7 +174,8 @@ static void write(const Attention &t, const Matrix &m, dl_index batch, int r0, i
     extern "C" __global__ void __launch_bounds__(256, 1) attention_##name(Attention t) \
     { \
         __shared__ __align__(16) Tiles s; \
-        for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \
+        for (dl_index batch = blockIdx.z; batch < t.batches; batch += gridDim.z) \
+            name(s, t, batch, (int)blockIdx.x * SIDE, (int)blockIdx.y * SIDE); \
     }
 
 // A tile of queries, c0 its first column: y = p v. Of a gradient: dq = ds k, when it is wanted, and what `keys` needs of each query

@@ -79,6 +79,7 @@ extern "C" __global__ void clip_scale(const Update *list, uint64_t count, const 
     if (!(factor < 1)) return;
     for (uint64_t k = blockIdx.y; k < count; k += gridDim.y) {
         Update u = list[k];
-        for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x) u.g[i] = E_MUL(u.g[i], by);
+        for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < u.n; i += (uint64_t)gridDim.x * blockDim.x)
+            u.g[i] = E_MUL(u.g[i], by);
     }
 }

@@ -50,7 +50,8 @@ extern "C" __global__ void check_indices(const int *index, uint64_t n, dl_index 
 }
 
 // y[o][k][i] = x[o][index[k]][i], or EACH: x[o][index[o][k][i]][i]; bytes `size` an element, 0 for an index of -1
-template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, const int *index, I n, uint64_t rows, I inner, I picks, uint32_t size)
+template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, const int *index, I n, uint64_t rows, I inner, I picks,
+    uint32_t size)
 {
     for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {
         I c = i % inner, line = i / inner;
@@ -61,7 +62,8 @@ template <bool EACH, typename I> static void pick(uint8_t *y, const uint8_t *x, 
     }
 }
 #define PICK(name, each) \
-    extern "C" __global__ void name(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks, uint32_t size) \
+    extern "C" __global__ void name(uint8_t *y, const uint8_t *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, \
+        uint64_t picks, uint32_t size) \
     { \
         uint64_t n = outer * picks * inner; \
         if (n >> 31) pick<each>(y, x, index, n, rows, inner, picks, size); \
@@ -71,7 +73,8 @@ PICK(index_select, false)
 PICK(gather, true)
 
 // y[o][row][i] = the sum of x[o][k][i] over the k whose index[k] is `row`, in their order: a warp a row and 128 of its numbers
-extern "C" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)
+extern "C" __global__ void index_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner,
+    uint64_t picks)
 {
     uint64_t unit = ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / 32, row = unit % rows, o = unit / rows;
     uint32_t lane = threadIdx.x % 32;
@@ -95,7 +98,8 @@ extern "C" __global__ void index_add(float *y, const float *x, const int *index,
 
 // y[o][row][i] = the sum of x[o][k][i] over the k whose index[o][k][i] is `row`, in their order. Of few k: a thread a number; of many:
 // a thread for all rows, which are 0 before
-extern "C" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)
+extern "C" __global__ void scatter_add(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner,
+    uint64_t picks)
 {
     uint64_t n = outer * rows * inner;
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) {
@@ -106,7 +110,8 @@ extern "C" __global__ void scatter_add(float *y, const float *x, const int *inde
         y[i] = sum;
     }
 }
-extern "C" __global__ void scatter_add_many(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner, uint64_t picks)
+extern "C" __global__ void scatter_add_many(float *y, const float *x, const int *index, uint64_t outer, uint64_t rows, uint64_t inner,
+    uint64_t picks)
 {
     uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= outer * inner) return;

@@ -1,5 +1,6 @@
 // Normalisation by groups of numbers, as >>normalisation of dltrain.h: group k of x [outer][channels][inner] is channel k, or, by row,
-// row k of x [rows][inner]. saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. Sums by chunks are [group][chunk].
+// row k of x [rows][inner]. saved = mean, 1 / sqrt(var + eps), and, by channel, var: a row of `groups` each. Sums by chunks are
+// [group][chunk].
 static uint64_t chunks_of(const Terms &t) { return (t.n + DL__CHUNK - 1) / DL__CHUNK; }
 static uint64_t warp() { return ((uint64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP; }
 static bool first_lane() { return threadIdx.x % WARP == 0; }
@@ -14,7 +15,8 @@ extern "C" __global__ void norm_squares(float *squares, const float *sums, float
     if (first_lane()) squares[warp()] = v;
     if (first_lane() && !chunk) saved[group] = m;
 }
-extern "C" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps, int keep_var)
+extern "C" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps,
+    int keep_var)
 {
     uint64_t k = warp();
     if (k >= groups) return;
@@ -33,7 +35,8 @@ template <class I> static I group_of(I i, I groups, I inner, int by_row, I *j)
 static float normal(float x, float m, float r) { return E_MUL(E_SUB(x, m), r); }
 
 // y = (x - m) r w + b; by row w and b are [inner]
-template <class I> static void apply(float *y, const float *x, const float *saved, const float *w, const float *b, I n, I groups, I inner, int by_row)
+template <class I> static void apply(float *y, const float *x, const float *saved, const float *w, const float *b, I n, I groups,
+    I inner, int by_row)
 {
     for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {
         I j, k = group_of(i, groups, inner, by_row, &j);
@@ -48,7 +51,8 @@ extern "C" __global__ void norm_apply(float *y, const float *x, const float *sav
 }
 
 // Rows of no more than a chunk: all at once, a warp a row
-extern "C" __global__ void norm_rows(float *y, const float *x, float *saved, const float *w, const float *b, uint64_t rows, uint32_t n, float share, float eps)
+extern "C" __global__ void norm_rows(float *y, const float *x, float *saved, const float *w, const float *b, uint64_t rows,
+    uint32_t n, float share, float eps)
 {
     uint64_t k = warp();
     if (k >= rows) return;
@@ -61,7 +65,8 @@ extern "C" __global__ void norm_rows(float *y, const float *x, float *saved, con
 
 // dx = k ((g - a) - h b): a and b the means of g and g h, k = w r by channel, r by row, where g is dy w
 static float slope(float k, float g, float a, float h, float b) { return E_MUL(k, E_SUB(E_SUB(g, a), E_MUL(h, b))); }
-extern "C" __global__ void norm_rows_back(float *dx, const float *dy, const float *x, const float *saved, const float *w, uint64_t rows, uint32_t n, float share)
+extern "C" __global__ void norm_rows_back(float *dx, const float *dy, const float *x, const float *saved, const float *w,
+    uint64_t rows, uint32_t n, float share)
 {
     uint64_t k = warp();
     if (k >= rows) return;
@@ -89,13 +94,14 @@ extern "C" __global__ void norm_totals(float *sums, const float *part, uint64_t 
     if (first_lane()) sums[warp()] = v;
 }
 
-template <class I> static void back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w, I n, I groups, I inner,
-    float share, int by_row)
+template <class I> static void back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w,
+    I n, I groups, I inner, float share, int by_row)
 {
     for (I i = (I)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (I)gridDim.x * blockDim.x) {
         I j, k = group_of(i, groups, inner, by_row, &j);
         float r = saved[groups + k];
-        dx[i] = slope(w && !by_row ? E_MUL(w[k], r) : r, g[i], E_MUL(sums[k], share), normal(x[i], saved[k], r), E_MUL(sums[groups + k], share));
+        dx[i] = slope(w && !by_row ? E_MUL(w[k], r) : r, g[i], E_MUL(sums[k], share), normal(x[i], saved[k], r),
+            E_MUL(sums[groups + k], share));
     }
 }
 extern "C" __global__ void norm_back(float *dx, const float *g, const float *x, const float *saved, const float *sums, const float *w,
@@ -108,11 +114,13 @@ extern "C" __global__ void norm_back(float *dx, const float *g, const float *x, 
 // y = x z; z is repeated every `inner`
 extern "C" __global__ void norm_scale(float *y, const float *x, const float *z, uint64_t n, uint64_t inner)
 {
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x) y[i] = E_MUL(x[i], z[i % inner]);
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)
+        y[i] = E_MUL(x[i], z[i % inner]);
 }
 
 // sums = the gradients of b and of w by row, [2][inner]: blockIdx.y is one of them
-extern "C" __global__ void __launch_bounds__(256) norm_weights(float *sums, float *part, const float *dy, const float *x, const float *saved, uint64_t rows, uint64_t inner)
+extern "C" __global__ void __launch_bounds__(256) norm_weights(float *sums, float *part, const float *dy, const float *x,
+    const float *saved, uint64_t rows, uint64_t inner)
 {
     __shared__ Columns s;
     uint64_t which = blockIdx.y, blocks = (rows + DL__KB - 1) / DL__KB;

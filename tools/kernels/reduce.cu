@@ -11,8 +11,8 @@ extern "C" __global__ void sum_chunks(float *out, Terms t, int accumulate)
 }
 
 // out[o][c] (+)= sum over rows of x[o][row][c]
-extern "C" __global__ void __launch_bounds__(256) sum_columns(float *out, float *part, const float *x, uint64_t outer, uint64_t rows, uint64_t inner,
-    int accumulate)
+extern "C" __global__ void __launch_bounds__(256) sum_columns(float *out, float *part, const float *x, uint64_t outer, uint64_t rows,
+    uint64_t inner, int accumulate)
 {
     __shared__ Columns s;
     uint64_t blocks = (rows + DL__KB - 1) / DL__KB;

@@ -51,15 +51,16 @@ template <class Term> static float chunk_sum(const Terms &t, uint64_t group, uin
     return add_lanes(sum[0], sum[1]);
 }
 
-// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into shared memory all at once,
-// four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes
+// Sums down columns by rule 2, of f(row, place), place = row * inner + column, by a block of 256 threads for 8 columns: numbers come into
+// shared memory all at once, four blocks of 256 rows; then each of these is a chain. out [inner] (+)= the totals; or, where `part` is given, part [block][inner] takes
 // those of the four blocks of rows that are blockIdx.z's, to be added by sum_columns_join.
 enum { COLUMNS = 8, EACH = 256 / COLUMNS, BLOCKS = 4, DOWN = BLOCKS * DL__KB };
 struct Columns { float x[BLOCKS][DL__KB * COLUMNS + COLUMNS], sum[BLOCKS][COLUMNS]; };
 template <class Term> static void columns_sum(Columns &s, float *out, float *part, uint64_t rows, uint64_t inner, int accumulate, Term f)
 {
     uint32_t c = threadIdx.x % COLUMNS, k = threadIdx.x / COLUMNS;
-    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c, end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;
+    uint64_t column = (uint64_t)blockIdx.x * COLUMNS + c;
+    uint64_t end = part && rows > (blockIdx.z + 1ull) * DOWN ? (blockIdx.z + 1ull) * DOWN : rows;
     float total = 0;
     for (uint64_t r0 = part ? (uint64_t)blockIdx.z * DOWN : 0; r0 == 0 || r0 < end; r0 += DOWN) {
         uint32_t n = column < inner ? (uint32_t)(end - r0 < DOWN ? end - r0 : DOWN) : 0;
@@ -79,7 +80,8 @@ template <class Term> static void columns_sum(Columns &s, float *out, float *par
             if (part && column < inner) part[(r0 / DL__KB + k) * inner + column] = p;
         }
         __syncthreads();
-        for (uint32_t b = 0; k == 0 && b < BLOCKS && (b == 0 || b * DL__KB < n); b++) total = r0 + b ? E_ADD(total, s.sum[b][c]) : s.sum[b][c];
+        for (uint32_t b = 0; k == 0 && b < BLOCKS && (b == 0 || b * DL__KB < n); b++)
+            total = r0 + b ? E_ADD(total, s.sum[b][c]) : s.sum[b][c];
     }
     if (!part && k == 0 && column < inner) out[column] = accumulate ? E_ADD(out[column], total) : total;
 }
