@@ -3888,11 +3888,9 @@ E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 
 /* out[j] (+)= sum over r of x[r * stride + j]: rule 6; of `side` vectors side by side, all whole or of n < E_W numbers */
 E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, const int side, int n)
 {
-    E_V total[8];
-    DL__UNROLL for (int v = 0; v < side; v++) total[v] = E_K(0);
+    E_V total[8] = { E_K(0) }; /* the others are 0, too */
     for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
-        E_V p[8];
-        DL__UNROLL for (int v = 0; v < side; v++) p[v] = E_K(0);
+        E_V p[8] = { E_K(0) };
         for (size_t r = r0; r < DL__MIN(rows, r0 + DL__KB); r++)
             DL__UNROLL for (int v = 0; v < side; v++)
                 p[v] = E_ADD(p[v], n == E_W ? E_LOAD(x + r * stride + v * E_W) : E_LOADN(x + r * stride, n));
