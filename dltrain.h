@@ -2270,7 +2270,8 @@ enum { /* flags of operations beside the public ones */
     DL__OP_PERMUTES = 32, DL__OP_CROPS = 64, /* copies, which can be views with strides when their readers follow these */
     DL__OP_COPIES = DL__OP_PERMUTES | DL__OP_CROPS,
     DL__OP_STRIDED = 128,                    /* looks for its inputs by dl__layout_of */
-    DL__OP_ON_HOST = 256                     /* on a device, too, it runs on the host, and looks for its inputs by dl__host_in */
+    DL__OP_ON_HOST = 256,                    /* on a device, too, it runs on the host, and looks for its inputs by dl__host_in */
+    DL__OP_LATER = 512                       /* see dl__written_later */
 };
 /* Where the value of a node is. MEMORY: at the address `offset`. Flat buffers: `offset` elements in. TILE: in a tile of its group. */
 enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
@@ -7581,13 +7582,19 @@ static void dl__moments_run(const dl_run_args *r) { memset(r->out, 0, dl__bytes(
 static void dl__norm_grad(const dl_grad_args *g);
 static void dl__norm_back_grad(const dl_grad_args *g);
 static void dl__norm_sums_grad(const dl_grad_args *g);
-static const dl_op dl__moments_op = { "moments", 0, NULL, dl__moments_run, NULL, NULL, NULL };
+static const dl_op dl__moments_op = { "moments", DL__OP_LATER, NULL, dl__moments_run, NULL, NULL, NULL };
 static const dl_op dl__batch_norm_op = { "batch_norm", DL_OP_FINISHES, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
 static const dl_op dl__layer_norm_op = { "layer_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
 static const dl_op dl__norm_back_op = { "norm_back", DL_OP_FINISHES, NULL, dl__norm_back_run, dl__norm_back_grad,
     dl__norm_back_scratch, NULL };
-static const dl_op dl__norm_sums_op = { "norm_sums", 0, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
+static const dl_op dl__norm_sums_op = { "norm_sums", DL__OP_LATER, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
     NULL };
+
+/* All of it, by an operation that follows; until then a device may leave there what was there. */
+static bool dl__written_later(const dl_node *n)
+{
+    return n->op->flags & DL__OP_LATER && !(n->i[3] & DL__MAKES_SUMS);
+}
 
 /* The value of batch_norm, or of one elementwise operation on it, made again for the backward pass. What it is made of, x and the
    moments, is there for the gradient of x; so the value need not lie in memory from the forward pass on. A pass over x is little beside
@@ -9893,7 +9900,7 @@ static void dl__bury(dl_context *ctx, const dl__plan *plan, uint32_t start)
 /* In eager mode: the first NaN ends the step, with the operation that made it. */
 static bool dl__check_nan(dl_context *ctx, const dl_node *n)
 {
-    if (n->dtype != DL_F32 || !dl__runs(n) || ctx->dry) return true;
+    if (n->dtype != DL_F32 || !dl__runs(n) || ctx->dry || dl__written_later(n)) return true;
     const dl_real *p = (const dl_real *)dl__host_value(ctx, n);
     if (!p) return false;
     for (size_t i = 0; i < n->numel; i++)
