@@ -1,6 +1,6 @@
 /* Every differentiable operation and loss: derivatives against central differences (gradcheck.h), values and gradients against PyTorch in
    double (gold_ops.h, which tools/gold_ops.py makes from the table below), in every way a context can run. With OPS_FLOAT (see
-   test_ops_float.c) only the latter, in float: SIMD and portable kernels. */
+   test_ops_float.c) only the latter, in float: SIMD and portable kernels. tests: with -DDLTRAIN_REAL=double */
 #include "../dltrain.h"
 #include "gradcheck.h"
 #include "test.h"
