@@ -9950,8 +9950,9 @@ static bool dl__run(dl_context *ctx, bool final)
 #endif
     for (uint32_t i = 0; i < plan->launches && !ctx->failed && !ctx->dry; i++) {
         dl__run_launch(ctx, start, &plan->launch[i], plan, scratch);
-        if (ctx->replica) ctx->replica->completes(ctx, start, &plan->launch[i], plan);
-        if (ctx->replica) ctx->replica->launched(ctx, start, &plan->launch[i], plan);
+        if (!ctx->replica) continue;
+        ctx->replica->completes(ctx, start, &plan->launch[i], plan);
+        ctx->replica->launched(ctx, start, &plan->launch[i], plan);
     }
     ctx->running = false;
     dl__fp_leave(fp);

@@ -353,6 +353,19 @@ static void clip_norm(void)
     destroy(ctx);
 }
 
+/* Of several chunks, the last one short: whole numbers, whose sum of squares is exact in any order */
+static void clip_norm_of_many(void)
+{
+    enum { N = 2 * 4096 + 100 };
+    static double x[N];
+    double sum = 0;
+    for (int i = 0; i < N; i++) x[i] = i % 97 + i / 4096, sum += x[i] * x[i];
+    dl_context *ctx = context();
+    dl_backward(slope(ctx, "many", N, 1, x));
+    CHECK(dl_clip_grad_norm(ctx, 1e9, NULL) && dl_grad_norm(ctx) == sqrt(sum), "the norm is %.17g, not %.17g", dl_grad_norm(ctx), sqrt(sum));
+    destroy(ctx);
+}
+
 static void clip_value(void)
 {
     static const double want[5] = { 2.5, -2.5, 2.5, 0.5, -2 }, only_b[5] = { 2.5, -2.5, 2.5, 0.25, -0.25 };
@@ -501,6 +514,7 @@ int main(void)
     RUN(without_gradient);
     RUN(fresh_gradients);
     RUN(clip_norm);
+    RUN(clip_norm_of_many);
     RUN(clip_value);
     RUN(schedules_as_in_pytorch);
     RUN(schedules_in_use);
