@@ -4193,7 +4193,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
     }
     if (p->chained)
         DL__UNROLL for (int i = 0; i < rows; i++)
-            DL__UNROLL for (int v = 0; v < E_NV; v++) acc[i][v] = E_LOAD(out + DL__MIN(i, some - 1) * out_row + v * E_W);
+            DL__UNROLL for (int v = 0; v < DL__MIN(vectors, E_NV); v++) acc[i][v] = E_LOAD(out + DL__MIN(i, some - 1) * out_row + v * E_W);
 #define E_STEP(k, from) \
     { \
         E_V bv[4 * E_NV]; \
@@ -4215,7 +4215,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
     if (E_W == 1 || p->cols < vectors * E_W) {
         dl_real t[E_MR * E_NV * E_W];
         DL__UNROLL for (int i = 0; i < rows; i++)
-            DL__UNROLL for (int v = 0; v < E_NV; v++) E_STORE(t + (i * E_NV + v) * E_W, acc[i][v]);
+            DL__UNROLL for (int v = 0; v < DL__MIN(vectors, E_NV); v++) E_STORE(t + (i * E_NV + v) * E_W, acc[i][v]);
         DL__K(tile_edge)(p, first, some, t);
         return;
     }
@@ -4235,7 +4235,7 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
 }
 
 /* Tiles of nearly the same height: one of a row or two would wait for its own additions. */
-DL__HOT E_FN void DL__K(panel)(const dl__panel *p)
+E_IN void DL__K(tiles)(const dl__panel *p, const int vectors)
 {
     dl_index tiles = (p->rows + E_MR - 1) / E_MR;
     for (dl_index first = 0, rows; tiles; tiles--, first += rows) {
@@ -4243,20 +4243,33 @@ DL__HOT E_FN void DL__K(panel)(const dl__panel *p)
 #if E_W > 1
         switch (rows) {
 #if E_MR == 8
-        case 8: DL__K(tile)(p, first, 8, E_NV); continue;
-        case 7: DL__K(tile)(p, first, 7, E_NV); continue;
+        case 8: DL__K(tile)(p, first, 8, vectors); continue;
+        case 7: DL__K(tile)(p, first, 7, vectors); continue;
 #endif
-        case 5: DL__K(tile)(p, first, 5, E_NV); continue;
-        case 4: DL__K(tile)(p, first, 4, E_NV); continue;
-        case 3: DL__K(tile)(p, first, 3, E_NV); continue;
-        case 2: DL__K(tile)(p, first, 2, E_NV); continue;
-        case 1: DL__K(tile)(p, first, 1, E_NV); continue;
+        case 5: DL__K(tile)(p, first, 5, vectors); continue;
+        case 4: DL__K(tile)(p, first, 4, vectors); continue;
+        case 3: DL__K(tile)(p, first, 3, vectors); continue;
+        case 2: DL__K(tile)(p, first, 2, vectors); continue;
+        case 1: DL__K(tile)(p, first, 1, vectors); continue;
         }
-        DL__K(tile)(p, first, 6, E_NV);
+        DL__K(tile)(p, first, 6, vectors);
 #else
-        DL__K(tile)(p, first, E_MR, E_NV);
+        DL__K(tile)(p, first, E_MR, vectors);
 #endif
     }
+}
+#if E_W > 1
+DL__HOT E_FN DL__NOINLINE void DL__K(narrow)(const dl__panel *p) { DL__K(tiles)(p, E_NV - 1); }
+#endif
+DL__HOT E_FN void DL__K(panel)(const dl__panel *p)
+{
+#if E_W > 1
+    if (p->cols <= (E_NV - 1) * E_W) {
+        DL__K(narrow)(p);
+        return;
+    }
+#endif
+    DL__K(tiles)(p, E_NV);
 }
 
 #if E_W > 1
