@@ -3202,8 +3202,20 @@ typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over
     const dl_real *bias;            /* added to the total, of the columns or of the rows; NULL: none */
     bool bias_by_row;
 } dl__panel;
+/* Convolution where the pixels of a row lie in vectors: y[c][i] (+)= sum over k of w[k][c] x[at[k] + i] (+ bias[c]) for rows of
+   pixels i. As many more numbers as fill a vector are read behind each row. */
+typedef struct dl__strip {
+    dl_index rows, width, channels, blocks;
+    const dl_real *x, *w, *bias;
+    const dl_index *at, *begin;     /* block b of k: begin[b] .. begin[b + 1] */
+    dl_real *y;
+    dl_index x_row, w_step, y_row, y_plane;
+    bool add;
+} dl__strip;
+static dl_index dl__vectors(dl_index n, dl_index width) { return (n + width - 1) / width; }
 typedef struct dl__products {
     dl_index mr, nr;                /* rows and columns computed at a time */
+    dl_index width;                 /* numbers of a vector */
     dl_index mc, nc;                /* how much of C one unit of work computes at most */
     void (*panel)(const dl__panel *p);
     void (*thin)(const dl__panel *p); /* the same for few rows and any multiple of nr columns, if they lie side by side; NULL: none */
@@ -3275,7 +3287,7 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #undef DL__LEVEL
 #define DL__AVX512_products_of ~, avx512
 #define DL__AVX512_probabilities ~, avx512
-#define DL__AVX512_along ~, avx512
+#define DL__AVX512_strip ~, avx512
 #define DL__AVX512_softmax_row ~, avx512
 #define DL__AVX512_log_softmax_row ~, avx512
 #define DL__AVX512_ew_exp ~, avx512
@@ -4468,49 +4480,79 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(to, 0, sizeof *to * (size_t)((fh - top - rows) * fw));
     }
 }
-enum { DL__K(side) = 4 }; /* vectors side by side: chains enough for the multipliers */
-E_IN void DL__K(along_chains)(E_V *acc, const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
-    const dl_index *from, const int *some, const bool whole)
+/* Some channels of `side` vectors of pixels, the first at row y, column x: what is in y there comes last. */
+E_IN void DL__K(strip_tile)(const dl__strip *s, dl_index c0, const int channels, const int side, dl_index y, dl_index x)
 {
-    for (dl_index k = 0; k < kc; k++) {
-        E_V f = E_K(w[k * w_step]);
-        DL__UNROLL for (int v = 0; v < DL__K(side); v++)
-            acc[v] = E_FMA(f, whole ? E_LOAD(x + at[k] + from[v]) : E_LOADN(x + at[k] + from[v], some[v]), acc[v]);
+    E_V acc[E_MR][4], sum[E_MR][4];
+    const dl_real *from[4];
+    dl_real *to[4];
+    int some[4];
+    DL__UNROLL for (int v = 0; v < side; v++) {
+        some[v] = y < s->rows ? (int)DL__MIN(s->width - x, (dl_index)E_W) : 0;
+        from[v] = !v || some[v] ? s->x + y * s->x_row + x : from[v - 1];
+        to[v] = s->y + c0 * s->y_plane + y * s->y_row + x;
+        if ((x += E_W) >= s->width) x = 0, y++;
+    }
+    for (dl_index b = 0;; b++) {
+        const dl_index *at = s->at + s->begin[b], *end = s->at + s->begin[b + 1];
+        const dl_real *w = s->w + s->begin[b] * s->w_step + c0;
+        DL__UNROLL for (int i = 0; i < channels; i++)
+            DL__UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_K(0);
+        for (; at < end; at++, w += s->w_step) {
+            E_V part[4];
+            DL__UNROLL for (int v = 0; v < side; v++) part[v] = E_LOAD(from[v] + *at);
+            DL__UNROLL for (int i = 0; i < channels; i++) {
+                E_V f = E_K(w[i]);
+                DL__UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_FMA(f, part[v], acc[i][v]);
+            }
+        }
+        if (b)
+            DL__UNROLL for (int i = 0; i < channels; i++)
+                DL__UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_ADD(sum[i][v], acc[i][v]);
+        if (b + 1 == s->blocks) break;
+        DL__UNROLL for (int i = 0; i < channels; i++)
+            DL__UNROLL for (int v = 0; v < side; v++) sum[i][v] = acc[i][v];
+    }
+    DL__UNROLL for (int i = 0; i < channels; i++)
+        DL__UNROLL for (int v = 0; v < side; v++) {
+            dl_real *at = to[v] + i * s->y_plane;
+            if (s->bias) acc[i][v] = E_ADD(acc[i][v], E_K(s->bias[c0 + i]));
+            if (some[v] == E_W) {
+                if (s->add) acc[i][v] = E_ADD(E_LOAD(at), acc[i][v]);
+                E_STORE(at, acc[i][v]);
+            } else if (some[v]) {
+                if (s->add) acc[i][v] = E_ADD(E_LOADN(at, some[v]), acc[i][v]);
+                E_STOREN(at, acc[i][v], some[v]);
+            }
+        }
+}
+#define E_STRIP(channels, side) \
+    for (dl_index v = 0, y = 0, x = 0; v < vectors; v += side) { \
+        DL__K(strip_tile)(s, c, channels, side, y, x); \
+        for (x += side * E_W; x >= across; x -= across) y++; \
+    } \
+    c += channels;
+DL__HOT E_FN void DL__K(strip)(const dl__strip *s)
+{
+    dl_index across = dl__vectors(s->width, E_W) * E_W, vectors = s->rows * across / E_W;
+    for (dl_index c = 0; c < s->channels;) {
+#if E_W > 1
+#if E_MR == 8
+        if (s->channels - c >= 8) { E_STRIP(8, 2) continue; }
+#endif
+        if (s->channels - c >= 4) { E_STRIP(4, 3) continue; }
+        if (s->channels - c >= 2) { E_STRIP(2, 4) continue; }
+#endif
+        E_STRIP(1, 4)
     }
 }
-/* A row of pixels in vectors: y[i] (+)= sum over k of w[k * w_step] x[at[k] + i] (+ *bias), kc at most DL__KB: rule 2 */
-DL__HOT E_FN void DL__K(along)(const dl_real *x, const dl_index *at, dl_index kc, const dl_real *w, dl_index w_step,
-    const dl_real *bias, bool add, dl_real *y, dl_index n)
-{
-    enum { SIDE = DL__K(side) };
-    for (dl_index i = 0; i < n; i += SIDE * E_W) {
-        E_V acc[SIDE];
-        dl_index from[SIDE];
-        int some[SIDE];
-        bool whole = i + SIDE * E_W <= n;
-        DL__UNROLL for (int v = 0; v < SIDE; v++) {
-            acc[v] = E_K(0);
-            some[v] = (int)DL__MAX(DL__MIN(n - i - v * E_W, (dl_index)E_W), (dl_index)0);
-            from[v] = some[v] ? i + v * E_W : 0;
-        }
-        if (whole) DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, true);
-        else DL__K(along_chains)(acc, x, at, kc, w, w_step, from, some, false);
-        DL__UNROLL for (int v = 0; v < SIDE; v++) {
-            dl_real *to = y + from[v];
-            if (!some[v]) continue;
-            if (bias) acc[v] = E_ADD(acc[v], E_K(*bias));
-            if (add) acc[v] = E_ADD(E_LOADN(to, some[v]), acc[v]);
-            if (some[v] == E_W) E_STORE(to, acc[v]);
-            else E_STOREN(to, acc[v], some[v]);
-        }
-    }
-}
+#undef E_STRIP
 #if E_W == 1
 #define E_THIN NULL, NULL
 #else
 #define E_THIN DL__K(thin), DL__K(dots)
 #endif
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack) };
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
@@ -6635,7 +6677,7 @@ typedef struct dl__slide {
     const dl__products *e;
     dl__geometry q;
     bool back, accumulate, inside;
-    bool along;                     /* few numbers to a pixel: pixels lie in vectors instead */
+    bool along;                     /* pixels lie in vectors instead: see dl__strip */
     dl_index in, out, groups;       /* channels of a group */
     dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
     dl_index kk, blocks, classes, mc, frame; /* numbers of a frame */
@@ -6657,14 +6699,18 @@ static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int thre
     s.kk = q.kh * q.kw * s.in;
     s.blocks = DL__MAX((s.kk + DL__KB - 1) / DL__KB, (dl_index)1);
     s.classes = back ? q.sh * q.sw : 1;
-    s.along = q.sh == 1 && q.sw == 1 && s.kk <= DL__KB && s.out < s.e->nr / 2;
+    if (q.sh == 1 && q.sw == 1) { /* in steps of k; channels in vectors must then be turned into their planes, but have better tiles */
+        dl_index wide = s.e->width, steps = s.kk + 3, across = dl__vectors(s.out_w, wide) * wide;
+        s.along = s.out * across * steps * 33 / 32 <= s.out_w * (dl__vectors(s.out, wide) * wide * steps + s.e->nr * 5 / 8 * s.out);
+    }
     s.rows =
         DL__MAX(DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h),
             (dl_index)1);
     while (s.rows > 1 && q.n * q.groups * ((s.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
     s.strips = (s.out_h + s.rows - 1) / s.rows;
-    s.mc = DL__MIN(dl__round_up(DL__MAX(s.rows * s.out_w, (dl_index)1), s.e->mr), s.e->mc);
-    s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside;
+    dl_index pixels = DL__MAX(s.rows * s.out_w, (dl_index)1), runs = (pixels + s.e->mc - 1) / s.e->mc; /* of nearly the same length */
+    s.mc = dl__round_up((pixels + runs - 1) / runs, s.e->mr);
+    s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside && !(s.along && s.out_w % s.e->width);
     for (dl_index y0 = 0; !s.inside && y0 < s.out_h; y0 += s.rows) {
         dl__frame f = dl__frame_of(&q, back, y0, DL__MIN(y0 + s.rows, s.out_h));
         s.frame = DL__MAX(s.frame, f.h * f.w * s.in + DL__SPARE);
@@ -6752,13 +6798,23 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
         x = total + s->mc * nt;
     }
     dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
-    for (dl_index j = 0; s->along && j < s->out; j++)
-        for (dl_index oy = y0; oy < y1; oy++) {
-            dl_index first = s->inside ? oy : s->back ? oy - f.y : oy - q->ph - f.y;
-            DL__CALL(r->level, along,
-                (x + first * width - (s->back ? f.x : 0), at, s->kk, packed + j / e->nr * e->nr * s->kk + j % e->nr, e->nr,
-                    s->bias ? s->bias + group * s->out + j : NULL, s->accumulate, y + j * plane_y + oy * s->out_w, s->out_w));
+    if (s->along) {
+        dl__strip t;
+        dl_index first = s->inside ? y0 : s->back ? y0 - f.y : y0 - q->ph - f.y;
+        memset(&t, 0, sizeof t);
+        t.rows = y1 - y0, t.width = s->out_w, t.blocks = s->blocks;
+        t.x = x + first * width - (s->back ? f.x : 0), t.x_row = width;
+        t.at = at, t.begin = start;
+        t.y_row = s->out_w, t.y_plane = plane_y;
+        t.w_step = e->nr, t.add = s->accumulate;
+        for (dl_index j = 0; j < s->out; j += e->nr) {
+            t.channels = DL__MIN(s->out - j, e->nr);
+            t.w = packed + j * s->kk;
+            t.bias = s->bias ? s->bias + group * s->out + j : NULL;
+            t.y = y + j * plane_y + y0 * s->out_w;
+            DL__CALL(r->level, strip, (&t));
         }
+    }
     p.a = x;
     p.row = pixel;
     p.b_step = e->nr;
