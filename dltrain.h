@@ -1763,13 +1763,28 @@ static size_t dl__counted(const dl_context *ctx, size_t bytes, size_t words)
     return dl__round(bytes - words * sizeof(void *) + words * ctx->word);
 }
 
+#if defined(__linux__) && !defined(DLTRAIN_NO_MALLOC)
+/* madvise under a name of our own, as dl__affinity is */
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+int dl__advise(void *start, size_t bytes, int advice) __asm__("madvise");
+enum { DL__PAGE = 4096, DL__LARGE = 8 << 20, DL__HUGE_PAGES = 14 /* MADV_HUGEPAGE */ };
+#endif
 static void *dl__system_alloc(const dl_config *config, size_t bytes)
 {
     if (config->alloc) return config->alloc(bytes, config->alloc_user);
 #ifdef DLTRAIN_NO_MALLOC
     return NULL;
 #else
-    return malloc(bytes);
+    char *p = (char *)malloc(bytes);
+#ifdef __linux__ /* pages of 2 MB, where the system has them: a step goes through memory too fast for tables of small ones */
+    if (p && bytes >= DL__LARGE)
+        dl__advise(p + DL__PAGE - (uintptr_t)p % DL__PAGE, (bytes / DL__PAGE - 1) * DL__PAGE, DL__HUGE_PAGES);
+#endif
+    return p;
 #endif
 }
 
