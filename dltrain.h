@@ -5876,8 +5876,11 @@ static void dl__scatter_part(const dl_run_args *r, size_t part)
 static void dl__scatter_run(const dl_run_args *r)
 {
     const dl_index *i = r->node->i;
-    if (dl__check_indices(r, (const int32_t *)r->in[1], (size_t)(i[0] * i[3] * i[2])))
-        dl_parallel(r, (size_t)i[0], dl__scatter_part);
+    size_t outer = (size_t)i[0];
+    if (!dl__check_indices(r, (const int32_t *)r->in[1], outer * (size_t)(i[3] * i[2]))) return;
+    if (r->n > DL__CHUNK) dl_parallel(r, outer, dl__scatter_part);
+    else
+        while (outer--) dl__scatter_part(r, outer);
 }
 static void dl__gather_grad(const dl_grad_args *g);
 static void dl__scatter_grad(const dl_grad_args *g);
@@ -6040,11 +6043,13 @@ static dl_context *dl__reduce(
 }
 
 /* ---- sum; i = outer, count, inner, by channel, then x's shape (permuted) with 1 for each reduced dimension ---- */
+/* How many runs of n numbers are work enough for a part. */
+static size_t dl__runs_of_part(dl_index n) { return (size_t)DL__MAX((dl_index)1, DL__CHUNK / DL__MAX(n, (dl_index)1)); }
+
 static void dl__sum_rows(const dl_run_args *r, size_t part)
 {
     const dl_index *i = r->node->i;
-    size_t n = (size_t)i[1], per = DL__MAX((size_t)1, (size_t)DL__CHUNK / DL__MAX(n, (size_t)1)),
-           end = DL__MIN((part + 1) * per, (size_t)i[0]);
+    size_t n = (size_t)i[1], per = dl__runs_of_part(i[1]), end = DL__MIN((part + 1) * per, (size_t)i[0]);
     const dl_real *x = (const dl_real *)r->in[0];
     dl_real *y = (dl_real *)r->out;
     for (size_t k = part * per; k < end; k++) {
@@ -6094,10 +6099,7 @@ static void dl__sum_columns_part(const dl_run_args *r, size_t part)
 }
 
 /* Some channels of [images, channels, size]. */
-static size_t dl__channels_of_part(const dl_index *i)
-{
-    return (size_t)DL__MAX((dl_index)1, DL__CHUNK / DL__MAX(i[0] * i[2], (dl_index)1));
-}
+static size_t dl__channels_of_part(const dl_index *i) { return dl__runs_of_part(i[0] * i[2]); }
 
 static void dl__sum_channels(const dl_run_args *r, size_t part)
 {
@@ -6117,7 +6119,7 @@ static void dl__sum_run(const dl_run_args *r)
     if (i[3]) dl_parallel(r, ((size_t)i[1] + channels - 1) / channels, dl__sum_channels);
     else if (i[2] != 1) dl_parallel(r, (size_t)(i[0] * ((i[2] + DL__COLUMNS - 1) / DL__COLUMNS)), dl__sum_columns_part);
     else if (i[1] <= DL__CHUNK) {
-        size_t per = DL__MAX((size_t)1, (size_t)DL__CHUNK / (size_t)DL__MAX(i[1], (dl_index)1));
+        size_t per = dl__runs_of_part(i[1]);
         dl_parallel(r, ((size_t)i[0] + per - 1) / per, dl__sum_rows);
     } else
         for (dl_index k = 0; k < i[0]; k++) {
