@@ -1379,7 +1379,7 @@ static void dl__fp_leave(unsigned old)
 #define DL__AVX512 2
 #define DL__NEON 3
 enum { DL__LEVELS = 4, DL__TOP_LEVEL = DL__X86 ? DL__AVX512 : DL__ARM64 ? DL__NEON : DL__PORTABLE };
-static const char *const dl__level_name[DL__LEVELS] = { "portable", "avx2", "avx512", "neon" };
+static const char *const dl__level_name[DL__LEVELS + 1] = { "portable", "avx2", "avx512", "neon", NULL };
 /* For tests that emulate a CPU, and must not let the compiler use what it has not: define both before the #include. */
 #ifndef DL__TARGET
 #define DL__TARGET(features) __attribute__((target(features)))
@@ -1817,6 +1817,17 @@ static void dl__free_block(dl_context *ctx, dl__block *b)
     dl__system_free(&ctx->config, raw);
 }
 
+/* Is so much left of the context's fixed block? */
+static bool dl__is_left(dl_context *ctx, size_t size)
+{
+    size_t left = (size_t)(ctx->top - ctx->bottom);
+    return size <= left ||
+        dl_fail(ctx,
+            "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much a "
+            "program takes",
+            ctx->config.memory_size, size, left);
+}
+
 /* Persistent memory, zeroed: until dl__release or dl_destroy. `words` of it are pointers or sizes. NULL after an error. */
 static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
 {
@@ -1824,13 +1835,7 @@ static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
     char *p;
     if (size < bytes) return dl_fail(ctx, "out of memory: asked for %zu bytes", bytes), (void *)NULL;
     if (ctx->bottom) {
-        if (size > (size_t)(ctx->top - ctx->bottom)) {
-            dl_fail(ctx,
-                "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much "
-                "a program takes",
-                ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
-            return NULL;
-        }
+        if (!dl__is_left(ctx, size)) return NULL;
         p = ctx->bottom;
         ctx->bottom += size;
     } else {
@@ -1901,13 +1906,7 @@ static void *dl__bump(dl_context *ctx, dl__arena *a, size_t bytes, size_t words,
     if (size < bytes) return dl_fail(ctx, "out of memory: asked for %zu bytes", bytes), (void *)NULL;
     if (ctx->dry && a == &ctx->work) p = (char *)ctx; /* measured, never touched */
     else if (ctx->bottom) {
-        if (size > (size_t)(ctx->top - ctx->bottom)) {
-            dl_fail(ctx,
-                "the context's block of %zu bytes is too small: the step needs %zu more, %zu are left; dl_measure says how "
-                "much a program takes",
-                ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
-            return NULL;
-        }
+        if (!dl__is_left(ctx, size)) return NULL;
         p = ctx->top -= size;
     } else {
         while (a->at && size > a->at->size - a->at->used && a->at->next) {
@@ -9963,24 +9962,30 @@ static bool dl__run(dl_context *ctx, bool final)
 }
 
 /* ---- contexts ---- */
+/* The number of what is asked for, 0 for NULL, in a list that ends with NULL; `names`: how the error says the list. */
+static int dl__choose(dl_context *ctx, const char *what, const char *asked, const char *const *name, const char *names)
+{
+    int i = 0;
+    while (asked && name[i] && strcmp(asked, name[i])) i++;
+    if (name[i]) return i;
+    dl_fail(ctx, "dl_create: there is no %s '%s'; it can be %s", what, asked, names);
+    return 0;
+}
+
 /* The level that is asked for, or the fastest; an error when this CPU or build lacks it. */
 static int dl__choose_level(dl_context *ctx, const char *asked)
 {
     const char *who = "simd";
-    int best = DL__PORTABLE, level = 0;
+    int best = DL__PORTABLE;
     for (int i = 0; i < DL__LEVELS; i++)
         if (dl__have_level(i)) best = i;
 #ifndef DLTRAIN_NO_STDIO
     if (!asked) asked = getenv(who = "DLTRAIN_SIMD");
 #endif
     if (!asked || !*asked) return best;
-    while (level < DL__LEVELS && strcmp(asked, dl__level_name[level])) level++;
-    if (level < DL__LEVELS && dl__have_level(level)) return level;
-    if (level == DL__LEVELS)
-        dl_fail(ctx, "dl_create: %s '%s' is unknown; there are portable, avx2, avx512 and neon", who, asked);
-    else
-        dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked,
-            dl__level_name[best]);
+    int level = dl__choose(ctx, who, asked, dl__level_name, "portable, avx2, avx512 or neon");
+    if (dl__have_level(level)) return level;
+    dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked, dl__level_name[best]);
     return best;
 }
 
@@ -10002,45 +10007,39 @@ DL_API const dl_backend *dl_cuda_backend(void) __attribute__((weak)); /* 0 witho
 /* Puts the context on the device that its config names. */
 static void dl__open_device(dl_context *ctx, const char *device)
 {
-    if (!device || !strcmp(device, "cpu")) return;
-    if (strncmp(device, "cuda", 4)) {
-        dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", device);
-        return;
-    }
-#if DL__DEVICES && (defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC)))
-    const dl_backend *(*found)(void) = dl_cuda_backend;
-    if (found && !DL__REAL_IS_FLOAT) {
-        dl_fail(ctx, "dl_create: the device '%s' computes in float; DLTRAIN_REAL is another type here", device);
-        return;
-    }
-    if (found) {
-        const dl_backend *backend = found();
-        if (!(ctx->device = backend->open(ctx, device))) return;
-        ctx->backend = backend;
-        memcpy(ctx->device_name, device, DL__MIN(strlen(device), sizeof ctx->device_name - 1));
+    static const char *const names[] = { "cpu", NULL };
+#if DL__DEVICES
+    if (device && !strncmp(device, "cuda", 4)) {
+#if defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC))
+        const dl_backend *(*found)(void) = dl_cuda_backend;
+        if (found && !DL__REAL_IS_FLOAT) {
+            dl_fail(ctx, "dl_create: the device '%s' computes in float; DLTRAIN_REAL is another type here", device);
+            return;
+        }
+        if (found) {
+            const dl_backend *backend = found();
+            if (!(ctx->device = backend->open(ctx, device))) return;
+            ctx->backend = backend;
+            memcpy(ctx->device_name, device, DL__MIN(strlen(device), sizeof ctx->device_name - 1));
+            return;
+        }
+#endif
+        dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
         return;
     }
 #endif
-    dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
+    dl__choose(ctx, "device", device, names, "'cpu'");
 }
 
-#if DL__DEVICES /* the CPU has one precision and its own products */
-static const char *dl__choose_precision(dl_context *ctx, const char *name)
+/* What GPUs look at; a wrong name is wrong everywhere. */
+static void dl__choose_products(dl_context *ctx)
 {
-    static const char *const names[] = { "highest", "tf32", "bf16" };
-    for (int i = 0; i < 3; i++)
-        if (!name || !strcmp(name, names[i])) return names[i];
-    dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
-    return names[0];
+    static const char *const precisions[] = { "highest", "tf32", "bf16", NULL }, *const blas[] = { "own", "cublas", NULL };
+    dl_config *c = &ctx->config;
+    c->matmul_precision = precisions[dl__choose(
+        ctx, "matmul_precision", c->matmul_precision, precisions, "'highest' (fp32), 'tf32' (PyTorch's high) or 'bf16' (its medium)")];
+    c->blas = blas[dl__choose(ctx, "blas", c->blas, blas, "'own' or 'cublas'")];
 }
-static const char *dl__choose_blas(dl_context *ctx, const char *name)
-{
-    if (!name || !strcmp(name, "own")) return "own";
-    if (!strcmp(name, "cublas")) return "cublas";
-    dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
-    return "own";
-}
-#endif
 
 DL_API dl_context *dl_create(const dl_config *config)
 {
@@ -10072,10 +10071,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
-#if DL__DEVICES
-    ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
-    ctx->config.blas = dl__choose_blas(ctx, c.blas);
-#endif
+    dl__choose_products(ctx);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
