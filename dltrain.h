@@ -677,7 +677,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 /* Loss and gradient on each device, then one sum, weighted by samples: adds to the gradients and ends the step, as
    dl_backward does. *loss: of the batch; NULL: not wanted */
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
-/* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
+/* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. Of several calls in a step the last one alone can
+   have gradients */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
 /* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave. Adds to the
    gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
@@ -1728,6 +1729,7 @@ struct dl_context {
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
     dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
     void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
+    void (*rest)(dl_context *ctx);       /* set by dl_data_parallel_create: waits until no replica reads batch or parameters */
     bool ending;                         /* gradients are recorded whose run ends the step */
 #if DL__DEVICES
     const dl_backend *backend;           /* NULL: the CPU */
@@ -2110,6 +2112,7 @@ static bool dl__vfail(dl_context *ctx, const char *format, va_list args)
     t.end = ctx->error + sizeof ctx->error - 1;
     if (format) dl__format(&t, format, args);
     if (ctx->replica) ctx->replica->failed(ctx);
+    if (ctx->rest) ctx->rest(ctx);
     dl__say(ctx, "%s", ctx->error);
     return false;
 }
@@ -2681,6 +2684,7 @@ DL_API void dl_end(dl_context *ctx)
 DL_API void dl_clear_error(dl_context *ctx)
 {
     if (!ctx) return;
+    if (ctx->rest) ctx->rest(ctx);
     ctx->failed = false;
     ctx->error[0] = 0;
     ctx->done = ctx->nodes; /* what was recorded is not run */
@@ -2817,6 +2821,7 @@ static dl__param *dl__find(dl_context *ctx, const char *name)
 
 static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_param_desc *desc, size_t numel)
 {
+    if (ctx->rest) ctx->rest(ctx); /* it may move the others */
     if (ctx->params == ctx->param_capacity) {
         int capacity = ctx->param_capacity ? 2 * ctx->param_capacity : 8;
         dl__param *table = (dl__param *)dl__grow(ctx, ctx->param, (size_t)ctx->params * sizeof *table,
@@ -12746,9 +12751,10 @@ struct dl_data_parallel {
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
-    dl_tensor mine, all;     /* with desc.outputs: the own chunk's output here; all of them there, */
-    dl_real *gathered;       /* as they were copied */
+    dl_tensor all;           /* the outputs of the last forward call; with desc.outputs there, */
+    dl_real *gathered;       /* as they were copied, */
     size_t gathered_size;
+    dl_tensor mine;          /* and those of the own chunk, which are here */
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
@@ -12786,9 +12792,7 @@ static void dl__helper_record(dl__helper *h)
 {
     dl_data_parallel *dp = h->parent;
     dl_context *ctx = h->ctx, *from = dp->ctx;
-    if (ctx->failed) dl_clear_error(ctx);
-    dl_end(ctx);
-    dl__begin_step(ctx);
+    dl_clear_error(ctx); /* and what was recorded for a step that was given up */
     ctx->random_step = (uint64_t)(h - dp->helper + 1) << 28 | from->random_step;
     ctx->training = from->training;
     ctx->recording = from->recording;
@@ -12954,6 +12958,17 @@ static bool dl__map_parameters(dl_data_parallel *dp)
     return dl__lay_out_grads(ctx);
 }
 
+/* Before a replica gets another batch: outputs of an earlier call of this step are put together now. */
+static bool dl__begin_batch(dl_data_parallel *dp)
+{
+    dl_context *ctx = dp->ctx;
+    if (dp->all.ctx == ctx && dp->all.step == ctx->step && dp->all.node >= ctx->done) dl__run(ctx, false);
+    dl__helpers_rest(dp);
+    dp->all = dl__none();
+    dp->at = dl__microseconds();
+    return !ctx->failed;
+}
+
 /* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the devices at the end may get none. */
 static void dl__scatter(
     dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
@@ -13095,6 +13110,10 @@ static void dl__assemble_grad(const dl_grad_args *g)
     int k = 0;
     dl_data_parallel *dp = dl__parent_of(g->node);
     if (!dl__operands("data_parallel", 1, &g->dy, &dy)) return;
+    if (g->y.node != dp->all.node) {
+        dl_fail(g->y.ctx, "dl_data_parallel_forward: gradients flow to the last call of a step; this output is of an earlier call");
+        return;
+    }
     if (dp->own && g->want[k++]) g->dx[0] = dl__own_rows(dp, g->dy);
     dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), 0, 0);
     dp->sums = dl__none();
@@ -13163,7 +13182,7 @@ static bool dl__room_for(dl_context *ctx, dl_real **buffer, size_t *size, size_t
     return true;
 }
 
-/* The own chunk's output, or none; *s: the shape of the whole one. False after an error: then the replicas rest. */
+/* The own chunk's output, or none; *s: the shape of the whole one. */
 static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_shape *s)
 {
     dl_context *ctx = dp->ctx;
@@ -13176,6 +13195,7 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
     if (dp->own) {
         dl__stamp(dp, x, false);
         dl_tensor mine = dl__run_model(dp, dl__own_rows(dp, x));
+        if (!mine.ctx) dl_fail(ctx, "dl_data_parallel: the model returned no tensor");
         ok = dl__operands("data_parallel", 1, &mine, y) && dl__check_rows(ctx, *y, dp->own);
         if (ok && (*y)->numel != dp->own * row) ok = dl_fail(ctx, "dl_data_parallel: the model gives %S here and %S on replica %d", *y, n, first->index);
     }
@@ -13186,7 +13206,6 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
             ? dl__room_for(ctx, &h->dy, &h->dy_size, theirs->numel)
             : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
     }
-    if (!ok || ctx->failed) dl__helpers_rest(dp);
     return ok && !ctx->failed;
 }
 
@@ -13200,7 +13219,6 @@ static dl_tensor dl__show_outputs(dl_data_parallel *dp, dl_tensor mine, const dl
     const void *own = dp->own ? dl_data(dl_keep(mine)) : NULL;
     bool ok = !ctx->failed && (s || dl__check_rows(ctx, ctx->node[mine.node], dp->own)) &&
         dl__room_for(ctx, &dp->gathered, &dp->gathered_size, DL__MAX(n, (size_t)1));
-    if (!ok) dl__helpers_rest(dp);
     if (!ok || !dl__gather_outputs(dp, dp->gathered, n / (size_t)shape.dim[0], own)) return dl__none();
     dp->mine = mine;
     dp->all = dl_variable(to, shape, dp->gathered);
@@ -13215,8 +13233,7 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     size_t row;
     if (!dp || dp->ctx->failed) return dl__none();
     dl_context *ctx = dp->ctx;
-    dl__helpers_rest(dp); /* of a step that was given up */
-    dp->at = dl__microseconds();
+    if (!dl__begin_batch(dp)) return dl__none();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
     if (!data) return dl__none();
     dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
@@ -13236,7 +13253,7 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl__helpers_start(dp, DL__FORWARD);
     if (!dl__own_forward(dp, x, in, &s)) return dl__none();
     dl__lap(&dp->at, &dp->stats.forward);
-    return dl__parallel_node(dp, &dl__assemble_op, portals + own, in, s, (dl_index)dp->own, 0);
+    return dp->all = dl__parallel_node(dp, &dl__assemble_op, portals + own, in, s, (dl_index)dp->own, 0);
 }
 
 /* Adds a replica's gradients to those here. */
@@ -13279,8 +13296,7 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     double total = 0;
     if (!dp || dp->ctx->failed) return false;
     dl_context *ctx = dp->ctx;
-    dl__helpers_rest(dp);
-    dp->at = dl__microseconds();
+    if (!dl__begin_batch(dp)) return false;
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     if (!data) return false;
     const char *targets = (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
@@ -13362,6 +13378,13 @@ static void dl__data_parallel_stop(void *user)
     for (int i = 0; i < dp->helpers; i++) dl_destroy(dp->helper[i].ctx);
 }
 
+/* Of all dl_data_parallel of the context. */
+static void dl__all_rest(dl_context *ctx)
+{
+    for (const dl__hook *h = ctx->hooks; h; h = h->next)
+        if (h->run == dl__data_parallel_stop) dl__helpers_rest((dl_data_parallel *)h->user);
+}
+
 /* Number `index` of the list, which on the output device is the context's own. */
 static bool dl__named_device(dl_context *ctx, const char *devices, int index, bool own, char *device, int *threads)
 {
@@ -13436,6 +13459,7 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
         dp->helpers += ok;
     }
     if (!ok || !dl__on_destroy(ctx, dl__data_parallel_stop, dp)) return dl__data_parallel_stop(dp), (dl_data_parallel *)NULL;
+    ctx->rest = dl__all_rest;
     return dp;
 }
 
