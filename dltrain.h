@@ -3744,6 +3744,14 @@ E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
     for (; i < n; i++) dst[i] += x[i];
 }
 
+/* dst = (dst + x) times factor */
+E_FN void DL__K(add_to_scaled)(dl_real *dst, const dl_real *x, size_t n, dl_real factor)
+{
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) E_STORE(dst + i, E_MULS(E_ADD(E_LOAD(dst + i), E_LOAD(x + i)), factor));
+    for (; i < n; i++) dst[i] = (dst[i] + x[i]) * factor;
+}
+
 /* ---- reductions ---- */
 /* What is summed: x itself, (x - m)^2, or z (x - m) r. */
 E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
@@ -11387,23 +11395,27 @@ static bool dl__called(dl_comm *c, bool ok)
 
 /* ---- sums: x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
 enum { DL__SUM_TILE = 2048 };
-static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n)
+static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n, dl_real factor)
 {
-    if (op == DL_COMM_SUM) DL__CALL(level, add_to, (dst, x, n));
+    if (op == DL_COMM_SUM) DL__CALL(level, add_to_scaled, (dst, x, n, factor));
     else
         for (size_t i = 0; i < n; i++) dst[i] = x[i] > dst[i] || x[i] != x[i] ? x[i] : dst[i];
 }
 
-/* Numbers at .. at + n of ranks first .. first + count here: their sum replaces those of the first, partial sums some
-   others. */
-static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n)
+/* Numbers at .. at + n of ranks first .. first + count here: their sum, times `factor`, replaces those of the first, partial sums
+   some others. */
+static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real factor)
 {
     int half = 1;
-    if (count == 1) return;
+    dl_real *sum = (dl_real *)ch->slot[first].data + at;
+    if (count == 1) {
+        if (factor != 1) dl__scale(sum, n, factor);
+        return;
+    }
     while (2 * half < count) half *= 2;
-    dl__tree(ch, level, op, first, half, at, n);
-    dl__tree(ch, level, op, first + half, count - half, at, n);
-    dl__combine(level, op, (dl_real *)ch->slot[first].data + at, (const dl_real *)ch->slot[first + half].data + at, n);
+    dl__tree(ch, level, op, first, half, at, n, 1);
+    dl__tree(ch, level, op, first + half, count - half, at, n, 1);
+    dl__combine(level, op, sum, (const dl_real *)ch->slot[first + half].data + at, n, factor);
 }
 
 /* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
@@ -11508,9 +11520,8 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     const dl_real factor = t ? 1 : dl__factor(dl__weight_here(w, ch)); /* between processes it comes later */
     for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
-        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
-        dl_real *sum = (dl_real *)ch->slot[0].data + i;
-        if (factor != 1) dl__scale(sum, m, factor);
+        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m, factor);
+        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
         for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
