@@ -463,7 +463,7 @@ typedef struct dl_norm_desc {
     float eps;                           /* 0: 1e-5 */
     float momentum;                      /* batch_norm; 0: 0.1 */
     bool no_affine;                      /* no weight and bias */
-    bool sync;                           /* batch_norm: statistics over the samples of all ranks, see dl_launch */
+    bool sync;                           /* batch_norm: statistics over the samples of all ranks, see dl_launch; not of shards */
 } dl_norm_desc;
 typedef struct dl_mha_desc {
     dl_index heads;                      /* required; divides the width of q */
@@ -10296,7 +10296,8 @@ DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc
     if (d.sync && ctx->replica && ctx->training) {
         if (ctx->parts)
             return dl_fail(ctx,
-                       "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard"),
+                       "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard; dl_group_norm "
+                       "needs one sample"),
                    dl__none();
         return dl__is_float(ctx, "batch_norm", n) ? dl__sync_batch_norm(x, w, b, mean, var, d.momentum, d.eps) : dl__none();
     }
