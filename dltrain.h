@@ -10097,6 +10097,7 @@ DL_API void dl_destroy(dl_context *ctx)
 {
     if (!ctx) return;
     for (dl__hook *h = ctx->hooks; h; h = h->next) h->run(h->user);
+    ctx->rest = NULL; /* the replicas are gone */
 #if DL__DEVICES
     for (dl__twin *t = ctx->twins; t; t = t->next)
         if (t->there) ctx->backend->release(ctx->device, t->there);
