@@ -463,7 +463,7 @@ typedef struct dl_norm_desc {
     float eps;                           /* 0: 1e-5 */
     float momentum;                      /* batch_norm; 0: 0.1 */
     bool no_affine;                      /* no weight and bias */
-    bool sync;                           /* batch_norm: statistics over the samples of all ranks, see dl_launch */
+    bool sync;                           /* batch_norm: statistics over the samples of all ranks, see dl_launch; not of shards */
 } dl_norm_desc;
 typedef struct dl_mha_desc {
     dl_index heads;                      /* required; divides the width of q */
@@ -677,7 +677,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
 /* Loss and gradient on each device, then one sum, weighted by samples: adds to the gradients and ends the step, as
    dl_backward does. *loss: of the batch; NULL: not wanted */
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
-/* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. One call in a step */
+/* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. Of several calls in a step the last one alone can
+   have gradients */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
 /* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave. Adds to the
    gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
@@ -1379,7 +1380,7 @@ static void dl__fp_leave(unsigned old)
 #define DL__AVX512 2
 #define DL__NEON 3
 enum { DL__LEVELS = 4, DL__TOP_LEVEL = DL__X86 ? DL__AVX512 : DL__ARM64 ? DL__NEON : DL__PORTABLE };
-static const char *const dl__level_name[DL__LEVELS] = { "portable", "avx2", "avx512", "neon" };
+static const char *const dl__level_name[DL__LEVELS + 1] = { "portable", "avx2", "avx512", "neon", NULL };
 /* For tests that emulate a CPU, and must not let the compiler use what it has not: define both before the #include. */
 #ifndef DL__TARGET
 #define DL__TARGET(features) __attribute__((target(features)))
@@ -1728,6 +1729,7 @@ struct dl_context {
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
     dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
     void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
+    void (*rest)(dl_context *ctx);       /* set by dl_data_parallel_create: waits until no replica reads batch or parameters */
     bool ending;                         /* gradients are recorded whose run ends the step */
 #if DL__DEVICES
     const dl_backend *backend;           /* NULL: the CPU */
@@ -1832,6 +1834,17 @@ static void dl__free_block(dl_context *ctx, dl__block *b)
     dl__system_free(&ctx->config, raw);
 }
 
+/* Is so much left of the context's fixed block? */
+static bool dl__is_left(dl_context *ctx, size_t size)
+{
+    size_t left = (size_t)(ctx->top - ctx->bottom);
+    return size <= left ||
+        dl_fail(ctx,
+            "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much a "
+            "program takes",
+            ctx->config.memory_size, size, left);
+}
+
 /* Persistent memory, zeroed: until dl__release or dl_destroy. `words` of it are pointers or sizes. NULL after an error. */
 static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
 {
@@ -1839,13 +1852,7 @@ static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
     char *p;
     if (size < bytes) return dl_fail(ctx, "out of memory: asked for %zu bytes", bytes), (void *)NULL;
     if (ctx->bottom) {
-        if (size > (size_t)(ctx->top - ctx->bottom)) {
-            dl_fail(ctx,
-                "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much "
-                "a program takes",
-                ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
-            return NULL;
-        }
+        if (!dl__is_left(ctx, size)) return NULL;
         p = ctx->bottom;
         ctx->bottom += size;
     } else {
@@ -1916,13 +1923,7 @@ static void *dl__bump(dl_context *ctx, dl__arena *a, size_t bytes, size_t words,
     if (size < bytes) return dl_fail(ctx, "out of memory: asked for %zu bytes", bytes), (void *)NULL;
     if (ctx->dry && a == &ctx->work) p = (char *)ctx; /* measured, never touched */
     else if (ctx->bottom) {
-        if (size > (size_t)(ctx->top - ctx->bottom)) {
-            dl_fail(ctx,
-                "the context's block of %zu bytes is too small: the step needs %zu more, %zu are left; dl_measure says how "
-                "much a program takes",
-                ctx->config.memory_size, size, (size_t)(ctx->top - ctx->bottom));
-            return NULL;
-        }
+        if (!dl__is_left(ctx, size)) return NULL;
         p = ctx->top -= size;
     } else {
         while (a->at && size > a->at->size - a->at->used && a->at->next) {
@@ -2126,6 +2127,7 @@ static bool dl__vfail(dl_context *ctx, const char *format, va_list args)
     t.end = ctx->error + sizeof ctx->error - 1;
     if (format) dl__format(&t, format, args);
     if (ctx->replica) ctx->replica->failed(ctx);
+    if (ctx->rest) ctx->rest(ctx);
     dl__say(ctx, "%s", ctx->error);
     return false;
 }
@@ -2697,6 +2699,7 @@ DL_API void dl_end(dl_context *ctx)
 DL_API void dl_clear_error(dl_context *ctx)
 {
     if (!ctx) return;
+    if (ctx->rest) ctx->rest(ctx);
     ctx->failed = false;
     ctx->error[0] = 0;
     ctx->done = ctx->nodes; /* what was recorded is not run */
@@ -2833,6 +2836,7 @@ static dl__param *dl__find(dl_context *ctx, const char *name)
 
 static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_param_desc *desc, size_t numel)
 {
+    if (ctx->rest) ctx->rest(ctx); /* it may move the others */
     if (ctx->params == ctx->param_capacity) {
         int capacity = ctx->param_capacity ? 2 * ctx->param_capacity : 8;
         dl__param *table = (dl__param *)dl__grow(ctx, ctx->param, (size_t)ctx->params * sizeof *table,
@@ -3765,6 +3769,14 @@ E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) E_STORE(dst + i, E_ADD(E_LOAD(dst + i), E_LOAD(x + i)));
     for (; i < n; i++) dst[i] += x[i];
+}
+
+/* dst = (dst + x) times factor */
+E_FN void DL__K(add_to_scaled)(dl_real *dst, const dl_real *x, size_t n, dl_real factor)
+{
+    size_t i = 0;
+    for (; i + E_W <= n; i += E_W) E_STORE(dst + i, E_MULS(E_ADD(E_LOAD(dst + i), E_LOAD(x + i)), factor));
+    for (; i < n; i++) dst[i] = (dst[i] + x[i]) * factor;
 }
 
 /* ---- reductions ---- */
@@ -10049,24 +10061,30 @@ static bool dl__run(dl_context *ctx, bool final)
 }
 
 /* ---- contexts ---- */
+/* The number of what is asked for, 0 for NULL, in a list that ends with NULL; `names`: how the error says the list. */
+static int dl__choose(dl_context *ctx, const char *what, const char *asked, const char *const *name, const char *names)
+{
+    int i = 0;
+    while (asked && name[i] && strcmp(asked, name[i])) i++;
+    if (name[i]) return i;
+    dl_fail(ctx, "dl_create: there is no %s '%s'; it can be %s", what, asked, names);
+    return 0;
+}
+
 /* The level that is asked for, or the fastest; an error when this CPU or build lacks it. */
 static int dl__choose_level(dl_context *ctx, const char *asked)
 {
     const char *who = "simd";
-    int best = DL__PORTABLE, level = 0;
+    int best = DL__PORTABLE;
     for (int i = 0; i < DL__LEVELS; i++)
         if (dl__have_level(i)) best = i;
 #ifndef DLTRAIN_NO_STDIO
     if (!asked) asked = getenv(who = "DLTRAIN_SIMD");
 #endif
     if (!asked || !*asked) return best;
-    while (level < DL__LEVELS && strcmp(asked, dl__level_name[level])) level++;
-    if (level < DL__LEVELS && dl__have_level(level)) return level;
-    if (level == DL__LEVELS)
-        dl_fail(ctx, "dl_create: %s '%s' is unknown; there are portable, avx2, avx512 and neon", who, asked);
-    else
-        dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked,
-            dl__level_name[best]);
+    int level = dl__choose(ctx, who, asked, dl__level_name, "portable, avx2, avx512 or neon");
+    if (dl__have_level(level)) return level;
+    dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked, dl__level_name[best]);
     return best;
 }
 
@@ -10088,45 +10106,39 @@ DL_API const dl_backend *dl_cuda_backend(void) __attribute__((weak)); /* 0 witho
 /* Puts the context on the device that its config names. */
 static void dl__open_device(dl_context *ctx, const char *device)
 {
-    if (!device || !strcmp(device, "cpu")) return;
-    if (strncmp(device, "cuda", 4)) {
-        dl_fail(ctx, "dl_create: there is no device '%s'; this program has 'cpu'", device);
-        return;
-    }
-#if DL__DEVICES && (defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC)))
-    const dl_backend *(*found)(void) = dl_cuda_backend;
-    if (found && !DL__REAL_IS_FLOAT) {
-        dl_fail(ctx, "dl_create: the device '%s' computes in float; DLTRAIN_REAL is another type here", device);
-        return;
-    }
-    if (found) {
-        const dl_backend *backend = found();
-        if (!(ctx->device = backend->open(ctx, device))) return;
-        ctx->backend = backend;
-        memcpy(ctx->device_name, device, DL__MIN(strlen(device), sizeof ctx->device_name - 1));
+    static const char *const names[] = { "cpu", NULL };
+#if DL__DEVICES
+    if (device && !strncmp(device, "cuda", 4)) {
+#if defined(DLTRAIN_CUDA) || (defined(__ELF__) && defined(__GNUC__) && !defined(DLTRAIN_STATIC))
+        const dl_backend *(*found)(void) = dl_cuda_backend;
+        if (found && !DL__REAL_IS_FLOAT) {
+            dl_fail(ctx, "dl_create: the device '%s' computes in float; DLTRAIN_REAL is another type here", device);
+            return;
+        }
+        if (found) {
+            const dl_backend *backend = found();
+            if (!(ctx->device = backend->open(ctx, device))) return;
+            ctx->backend = backend;
+            memcpy(ctx->device_name, device, DL__MIN(strlen(device), sizeof ctx->device_name - 1));
+            return;
+        }
+#endif
+        dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
         return;
     }
 #endif
-    dl_fail(ctx, "dl_create: the device '%s' needs dltrain_cuda.h; this program has 'cpu'", device);
+    dl__choose(ctx, "device", device, names, "'cpu'");
 }
 
-#if DL__DEVICES /* the CPU has one precision and its own products */
-static const char *dl__choose_precision(dl_context *ctx, const char *name)
+/* What GPUs look at; a wrong name is wrong everywhere. */
+static void dl__choose_products(dl_context *ctx)
 {
-    static const char *const names[] = { "highest", "tf32", "bf16" };
-    for (int i = 0; i < 3; i++)
-        if (!name || !strcmp(name, names[i])) return names[i];
-    dl_fail(ctx, "dl_create: there is no matmul_precision '%s'; there are 'highest' (fp32), 'tf32' (PyTorch's high) and 'bf16' (its medium)", name);
-    return names[0];
+    static const char *const precisions[] = { "highest", "tf32", "bf16", NULL }, *const blas[] = { "own", "cublas", NULL };
+    dl_config *c = &ctx->config;
+    c->matmul_precision = precisions[dl__choose(
+        ctx, "matmul_precision", c->matmul_precision, precisions, "'highest' (fp32), 'tf32' (PyTorch's high) or 'bf16' (its medium)")];
+    c->blas = blas[dl__choose(ctx, "blas", c->blas, blas, "'own' or 'cublas'")];
 }
-static const char *dl__choose_blas(dl_context *ctx, const char *name)
-{
-    if (!name || !strcmp(name, "own")) return "own";
-    if (!strcmp(name, "cublas")) return "cublas";
-    dl_fail(ctx, "dl_create: there is no blas '%s'; there are 'own' and 'cublas'", name);
-    return "own";
-}
-#endif
 
 DL_API dl_context *dl_create(const dl_config *config)
 {
@@ -10158,10 +10170,7 @@ DL_API dl_context *dl_create(const dl_config *config)
     ctx->training = ctx->recording = true;
     ctx->ended = true;
     ctx->level = dl__choose_level(ctx, c.simd);
-#if DL__DEVICES
-    ctx->config.matmul_precision = dl__choose_precision(ctx, c.matmul_precision);
-    ctx->config.blas = dl__choose_blas(ctx, c.blas);
-#endif
+    dl__choose_products(ctx);
     int threads = c.threads ? c.threads : dl__cpu_count();
     if (c.threads < 0) dl_fail(ctx, "dl_create: %d threads; 0 takes one a CPU", c.threads);
     dl__pool_start(&ctx->pool, threads < 1 ? 1 : threads);
@@ -10174,6 +10183,7 @@ DL_API void dl_destroy(dl_context *ctx)
 {
     if (!ctx) return;
     for (dl__hook *h = ctx->hooks; h; h = h->next) h->run(h->user);
+    ctx->rest = NULL; /* the replicas are gone */
 #if DL__DEVICES
     for (dl__twin *t = ctx->twins; t; t = t->next)
         if (t->there) ctx->backend->release(ctx->device, t->there);
@@ -10373,7 +10383,8 @@ DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc
     if (d.sync && ctx->replica && ctx->training) {
         if (ctx->parts)
             return dl_fail(ctx,
-                       "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard"),
+                       "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard; dl_group_norm "
+                       "needs one sample"),
                    dl__none();
         return dl__is_float(ctx, "batch_norm", n) ? dl__sync_batch_norm(x, w, b, mean, var, d.momentum, d.eps) : dl__none();
     }
@@ -11472,23 +11483,27 @@ static bool dl__called(dl_comm *c, bool ok)
 
 /* ---- sums: x_0 + x_1 + ... over the ranks, in a binary tree over their numbers ---- */
 enum { DL__SUM_TILE = 2048 };
-static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n)
+static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x, size_t n, dl_real factor)
 {
-    if (op == DL_COMM_SUM) DL__CALL(level, add_to, (dst, x, n));
+    if (op == DL_COMM_SUM) DL__CALL(level, add_to_scaled, (dst, x, n, factor));
     else
         for (size_t i = 0; i < n; i++) dst[i] = x[i] > dst[i] || x[i] != x[i] ? x[i] : dst[i];
 }
 
-/* Numbers at .. at + n of ranks first .. first + count here: their sum replaces those of the first, partial sums some
-   others. */
-static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n)
+/* Numbers at .. at + n of ranks first .. first + count here: their sum, times `factor`, replaces those of the first, partial sums
+   some others. */
+static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real factor)
 {
     int half = 1;
-    if (count == 1) return;
+    dl_real *sum = (dl_real *)ch->slot[first].data + at;
+    if (count == 1) {
+        if (factor != 1) dl__scale(sum, n, factor);
+        return;
+    }
     while (2 * half < count) half *= 2;
-    dl__tree(ch, level, op, first, half, at, n);
-    dl__tree(ch, level, op, first + half, count - half, at, n);
-    dl__combine(level, op, (dl_real *)ch->slot[first].data + at, (const dl_real *)ch->slot[first + half].data + at, n);
+    dl__tree(ch, level, op, first, half, at, n, 1);
+    dl__tree(ch, level, op, first + half, count - half, at, n, 1);
+    dl__combine(level, op, sum, (const dl_real *)ch->slot[first + half].data + at, n, factor);
 }
 
 /* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
@@ -11593,9 +11608,8 @@ static bool dl__reduce_ranks(dl_comm *c, int channel, const dl__call *call, dl_r
     const dl_real factor = t ? 1 : dl__factor(dl__weight_here(w, ch)); /* between processes it comes later */
     for (size_t i = first, m; i < first + mine; i += m) {
         m = DL__MIN((size_t)DL__SUM_TILE, first + mine - i);
-        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m);
-        dl_real *sum = (dl_real *)ch->slot[0].data + i;
-        if (factor != 1) dl__scale(sum, m, factor);
+        dl__tree(ch, c->ctx->level, op, 0, w->replicas, i, m, factor);
+        const dl_real *sum = (const dl_real *)ch->slot[0].data + i;
         for (int r = 1; r < (t ? 1 : w->replicas); r++) memcpy((dl_real *)ch->slot[r].data + i, sum, m * sizeof *sum);
     }
     dl__meet(c, channel, NULL, NULL);
@@ -12836,9 +12850,10 @@ struct dl_data_parallel {
     dl_dtype x_dtype, target_dtype;
     bool with_loss;
     dl_tensor sums;          /* of the replicas' gradients, laid out as theirs */
-    dl_tensor mine, all;     /* with desc.outputs: the own chunk's output here; all of them there, */
-    dl_real *gathered;       /* as they were copied */
+    dl_tensor all;           /* the outputs of the last forward call; with desc.outputs there, */
+    dl_real *gathered;       /* as they were copied, */
     size_t gathered_size;
+    dl_tensor mine;          /* and those of the own chunk, which are here */
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
 #ifndef DLTRAIN_NO_THREADS
@@ -12876,9 +12891,7 @@ static void dl__helper_record(dl__helper *h)
 {
     dl_data_parallel *dp = h->parent;
     dl_context *ctx = h->ctx, *from = dp->ctx;
-    if (ctx->failed) dl_clear_error(ctx);
-    dl_end(ctx);
-    dl__begin_step(ctx);
+    dl_clear_error(ctx); /* and what was recorded for a step that was given up */
     ctx->random_step = (uint64_t)(h - dp->helper + 1) << 28 | from->random_step;
     ctx->training = from->training;
     ctx->recording = from->recording;
@@ -13044,6 +13057,17 @@ static bool dl__map_parameters(dl_data_parallel *dp)
     return dl__lay_out_grads(ctx);
 }
 
+/* Before a replica gets another batch: outputs of an earlier call of this step are put together now. */
+static bool dl__begin_batch(dl_data_parallel *dp)
+{
+    dl_context *ctx = dp->ctx;
+    if (dp->all.ctx == ctx && dp->all.step == ctx->step && dp->all.node >= ctx->done) dl__run(ctx, false);
+    dl__helpers_rest(dp);
+    dp->all = dl__none();
+    dp->at = dl__microseconds();
+    return !ctx->failed;
+}
+
 /* Cuts n samples in chunks of ceil(n / devices), as PyTorch's scatter does; the devices at the end may get none. */
 static void dl__scatter(
     dl_data_parallel *dp, size_t n, const char *x, size_t x_bytes, const char *target, size_t target_bytes)
@@ -13185,6 +13209,10 @@ static void dl__assemble_grad(const dl_grad_args *g)
     int k = 0;
     dl_data_parallel *dp = dl__parent_of(g->node);
     if (!dl__operands("data_parallel", 1, &g->dy, &dy)) return;
+    if (g->y.node != dp->all.node) {
+        dl_fail(g->y.ctx, "dl_data_parallel_forward: gradients flow to the last call of a step; this output is of an earlier call");
+        return;
+    }
     if (dp->own && g->want[k++]) g->dx[0] = dl__own_rows(dp, g->dy);
     dl_tensor sent = dl__parallel_node(dp, &dl__send_back_op, 1, &dy, DL_SHAPE(1), 0, 0);
     dp->sums = dl__none();
@@ -13253,7 +13281,7 @@ static bool dl__room_for(dl_context *ctx, dl_real **buffer, size_t *size, size_t
     return true;
 }
 
-/* The own chunk's output, or none; *s: the shape of the whole one. False after an error: then the replicas rest. */
+/* The own chunk's output, or none; *s: the shape of the whole one. */
 static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_shape *s)
 {
     dl_context *ctx = dp->ctx;
@@ -13266,6 +13294,7 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
     if (dp->own) {
         dl__stamp(dp, x, false);
         dl_tensor mine = dl__run_model(dp, dl__own_rows(dp, x));
+        if (!mine.ctx) dl_fail(ctx, "dl_data_parallel: the model returned no tensor");
         ok = dl__operands("data_parallel", 1, &mine, y) && dl__check_rows(ctx, *y, dp->own);
         if (ok && (*y)->numel != dp->own * row) ok = dl_fail(ctx, "dl_data_parallel: the model gives %S here and %S on replica %d", *y, n, first->index);
     }
@@ -13276,7 +13305,6 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
             ? dl__room_for(ctx, &h->dy, &h->dy_size, theirs->numel)
             : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
     }
-    if (!ok || ctx->failed) dl__helpers_rest(dp);
     return ok && !ctx->failed;
 }
 
@@ -13290,7 +13318,6 @@ static dl_tensor dl__show_outputs(dl_data_parallel *dp, dl_tensor mine, const dl
     const void *own = dp->own ? dl_data(dl_keep(mine)) : NULL;
     bool ok = !ctx->failed && (s || dl__check_rows(ctx, ctx->node[mine.node], dp->own)) &&
         dl__room_for(ctx, &dp->gathered, &dp->gathered_size, DL__MAX(n, (size_t)1));
-    if (!ok) dl__helpers_rest(dp);
     if (!ok || !dl__gather_outputs(dp, dp->gathered, n / (size_t)shape.dim[0], own)) return dl__none();
     dp->mine = mine;
     dp->all = dl_variable(to, shape, dp->gathered);
@@ -13305,8 +13332,7 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     size_t row;
     if (!dp || dp->ctx->failed) return dl__none();
     dl_context *ctx = dp->ctx;
-    dl__helpers_rest(dp); /* of a step that was given up */
-    dp->at = dl__microseconds();
+    if (!dl__begin_batch(dp)) return dl__none();
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &row);
     if (!data) return dl__none();
     dl__scatter(dp, (size_t)dp->x_shape.dim[0], data, row, NULL, 0);
@@ -13326,7 +13352,7 @@ DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *dp, dl_tensor x)
     dl__helpers_start(dp, DL__FORWARD);
     if (!dl__own_forward(dp, x, in, &s)) return dl__none();
     dl__lap(&dp->at, &dp->stats.forward);
-    return dl__parallel_node(dp, &dl__assemble_op, portals + own, in, s, (dl_index)dp->own, 0);
+    return dp->all = dl__parallel_node(dp, &dl__assemble_op, portals + own, in, s, (dl_index)dp->own, 0);
 }
 
 /* Adds a replica's gradients to those here. */
@@ -13369,8 +13395,7 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     double total = 0;
     if (!dp || dp->ctx->failed) return false;
     dl_context *ctx = dp->ctx;
-    dl__helpers_rest(dp);
-    dp->at = dl__microseconds();
+    if (!dl__begin_batch(dp)) return false;
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     if (!data) return false;
     const char *targets = (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
@@ -13452,6 +13477,13 @@ static void dl__data_parallel_stop(void *user)
     for (int i = 0; i < dp->helpers; i++) dl_destroy(dp->helper[i].ctx);
 }
 
+/* Of all dl_data_parallel of the context. */
+static void dl__all_rest(dl_context *ctx)
+{
+    for (const dl__hook *h = ctx->hooks; h; h = h->next)
+        if (h->run == dl__data_parallel_stop) dl__helpers_rest((dl_data_parallel *)h->user);
+}
+
 /* Number `index` of the list, which on the output device is the context's own. */
 static bool dl__named_device(dl_context *ctx, const char *devices, int index, bool own, char *device, int *threads)
 {
@@ -13526,6 +13558,7 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
         dp->helpers += ok;
     }
     if (!ok || !dl__on_destroy(ctx, dl__data_parallel_stop, dp)) return dl__data_parallel_stop(dp), (dl_data_parallel *)NULL;
+    ctx->rest = dl__all_rest;
     return dp;
 }
 

@@ -217,12 +217,13 @@ static size_t dl__mpi_cut(const dl__mpi *m, size_t n, int i)
     return first;
 }
 
-DL__HOT static void dl__mpi_add(dl_real *to, const dl_real *from, size_t n, dl_comm_op op)
+/* Their sums or maxima, times `factor`. */
+DL__HOT static void dl__mpi_add(dl_real *to, const dl_real *from, size_t n, dl_comm_op op, dl_real factor)
 {
     if (op == DL_COMM_MAX)
-        for (size_t i = 0; i < n; i++) to[i] = from[i] > to[i] || from[i] != from[i] ? from[i] : to[i];
+        for (size_t i = 0; i < n; i++) to[i] = (from[i] > to[i] || from[i] != from[i] ? from[i] : to[i]) * factor;
     else
-        for (size_t i = 0; i < n; i++) to[i] += from[i];
+        for (size_t i = 0; i < n; i++) to[i] = (to[i] + from[i]) * factor;
 }
 
 /* ---- on one machine, in shared memory ---- */
@@ -270,10 +271,9 @@ static const char *dl__mpi_reduce_shared(
         k = DL__MIN(own - at, (size_t)DL__SUM_TILE);
         for (int p = 0; p < m->size; p++) {
             const dl_real *x = p == m->rank ? data + first + at : dl__mpi_shared_part(c, p, m->rank) + at;
-            if (p) dl__mpi_add(sum, x, k, op);
+            if (p) dl__mpi_add(sum, x, k, op, p == m->size - 1 ? factor : 1);
             else memcpy(sum, x, k * sizeof *sum);
         }
-        if (factor != 1) dl__scale(sum, k, factor);
         memcpy(data + first + at, sum, k * sizeof *sum);
     }
     if (!why) why = dl__mpi_meet(m, c, seconds, NULL);
@@ -354,8 +354,8 @@ static const char *dl__mpi_reduce_part(
     const char *why = dl__mpi_finish(m, c, code, seconds, NULL);
     if (why) return why;
     dl_real *sum = m->rank ? room : data + first;
-    for (int p = 1; p < m->size; p++) dl__mpi_add(sum, p == m->rank ? data + first : room + (size_t)p * own, own, op);
-    if (factor != 1) dl__scale(sum, own, factor);
+    for (int p = 1; p < m->size; p++)
+        dl__mpi_add(sum, p == m->rank ? data + first : room + (size_t)p * own, own, op, p == m->size - 1 ? factor : 1);
     if (m->rank && own) memcpy(data + first, sum, own * sizeof *data);
     dl__mpi_clear(m, c);
     for (int p = 0; p < m->size && !code; p++) {

@@ -1046,9 +1046,9 @@ static void errors(void)
     static const float x[3] = { 1, 2, 3 };
     says(open_on("cuda:99"), "there is no device 'cuda:99': the GPUs here are cuda:0 to cuda:");
     says(open_on("cuda:x"), "GPUs are called 'cuda:0'");
-    says(open_with("cuda:0", "high", NULL), "dl_create: there is no matmul_precision 'high'; there are 'highest' (fp32), 'tf32'");
+    says(open_with("cuda:0", "high", NULL), "dl_create: there is no matmul_precision 'high'; it can be 'highest' (fp32), 'tf32'");
     says(open_with(NULL, "fp16", NULL), "dl_create: there is no matmul_precision 'fp16'");
-    says(open_with(NULL, NULL, "mkl"), "dl_create: there is no blas 'mkl'; there are 'own' and 'cublas'");
+    says(open_with(NULL, NULL, "mkl"), "dl_create: there is no blas 'mkl'; it can be 'own' or 'cublas'");
     for (int k = 0; k < 2; k++) {
         dl_context *c = open_on("cuda:0");
         dl_tensor t = dl_input(c, DL_F32, DL_SHAPE(3), x);

@@ -2,6 +2,7 @@
 #include "../dltrain.h"
 #include "test.h"
 #include <pthread.h>
+#include <time.h>
 
 enum { SAMPLES = 10, FEATURES = 6, CLASSES = 4, MOST = 2000, WHOLE = 0, GATHERED = 1, EACH = 2, ELSEWHERE = 3 };
 
@@ -349,8 +350,125 @@ static void errors_name_the_replica(void)
     dl_destroy(ctx);
 }
 
+/* An operation that notes who runs it, and on a replica takes its time: does it still read the batch when the step is `over`? */
+static int runs, over, late;
+static dl_context *owner;
+static void watch(const dl_run_args *r)
+{
+    struct timespec tenth_of_a_millisecond = { 0, 100000 };
+    memcpy(r->out, r->in[0], r->node->numel * sizeof(float));
+    __atomic_add_fetch(&runs, 1, __ATOMIC_SEQ_CST);
+    for (int i = 0; r->ctx != owner && i < 500; i++) {
+        if (__atomic_load_n(&over, __ATOMIC_SEQ_CST)) {
+            __atomic_add_fetch(&late, 1, __ATOMIC_SEQ_CST);
+            break;
+        }
+        nanosleep(&tenth_of_a_millisecond, NULL);
+    }
+}
+static void watch_grad(const dl_grad_args *g) { g->dx[0] = g->dy; }
+static dl_tensor watched(dl_tensor x)
+{
+    static const dl_op op = { "watch", 0, NULL, watch, watch_grad, NULL, NULL };
+    return bad_net(dl_apply(&op, 1, &x, NULL));
+}
+
+/* A step whose outputs are never asked for, as an error or dl_clear_error ends it first: by then no replica reads its batch. */
+static void given_up(void)
+{
+    for (int how = 0; how < 3; how++) {
+        dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+        dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = watched });
+        float *x = (float *)malloc(sizeof(float) * SAMPLES * FEATURES);
+        memcpy(x, samples(), sizeof(float) * SAMPLES * FEATURES);
+        over = late = 0;
+        owner = ctx;
+        dl_tensor y = dl_data_parallel_forward(dp, dl_borrow(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), x));
+        CHECK(dl_ok(y), "%s", dl_error(ctx));
+        if (how < 2) CHECK(!dl_ok(dl_matmul(y, y)), "no error");
+        if (how > 0) dl_clear_error(ctx);
+        __atomic_store_n(&over, 1, __ATOMIC_SEQ_CST);
+        free(x);
+        dl_destroy(ctx);
+        CHECK(!late, "%d replicas read the batch of a step that was over", late);
+    }
+}
+
+/* A replica whose step was recorded when another's failed: it is not run afterwards, on a batch that is gone. */
+static void recorded_and_never_run(void)
+{
+    dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu,cpu", .model = watched });
+    float *x = (float *)malloc(sizeof(float) * 8 * FEATURES);
+    memcpy(x, samples(), sizeof(float) * 8 * FEATURES);
+    runs = 0;
+    over = 1; /* nobody is to wait */
+    dl_data_parallel_forward(dp, dl_borrow(ctx, DL_F32, DL_SHAPE(8, FEATURES), x)); /* 3, 3, 2 */
+    CHECK(strstr(dl_error(ctx), "replica 2 (cpu): dl_matmul: inner dimensions differ"), "%s", dl_error(ctx));
+    free(x);
+    dl_clear_error(ctx);
+    dl_backward(dl_cross_entropy(dl_data_parallel_forward(dp, dl_input(ctx, DL_F32, DL_SHAPE(9, FEATURES), samples())), targets(ctx, 9)));
+    CHECK(!dl_failed(ctx) && runs == 3, "%d runs of three chunks: %s", runs, dl_error(ctx));
+    dl_destroy(ctx);
+}
+
+/* Layers of the program's own behind the outputs: their parameters may move the others while replicas copy these. */
+static void parameters_behind_the_outputs(void)
+{
+    for (int k = 0; k < 2; k++) {
+        static float grads[2][MOST];
+        dl_param_info p;
+        int n = 0;
+        dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+        dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = k ? "cpu,cpu,cpu" : "cpu", .model = net });
+        dl_tensor y = dl_data_parallel_forward(dp, dl_input(ctx, DL_F32, DL_SHAPE(SAMPLES, FEATURES), samples()));
+        struct timespec ten_milliseconds = { 0, 10000000 };
+        nanosleep(&ten_milliseconds, NULL); /* for TSan, that replicas copy before, and without having met us */
+        char name[] = "head0";
+        for (; name[4] < '9'; name[4]++) y = dl_linear(y, name, CLASSES);
+        dl_backward(dl_cross_entropy(y, targets(ctx, SAMPLES)));
+        for (int i = 0; i < dl_param_count(ctx) && dl_param_get(ctx, i, &p); i++)
+            for (size_t e = 0; e < p.numel; e++) grads[k][n++] = p.grad[e];
+        CHECK(!dl_failed(ctx) && n > 200 && (!k || distance(grads[1], grads[0], n) < 1e-5), "%d gradients: %s", n, dl_error(ctx));
+        dl_destroy(ctx);
+    }
+}
+
+static dl_tensor scoped(dl_tensor x)
+{
+    dl_scope_begin(x.ctx, "model");
+    x = net(x);
+    dl_scope_end(x.ctx);
+    return x;
+}
+
+/* Each call's outputs are those of its own batch; gradients flow to the last one alone. */
+static void two_calls_in_a_step(void)
+{
+    enum { N = 4 };
+    float out[2][N * CLASSES], want[2][N * CLASSES];
+    dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
+    dl_data_parallel *dp = dl_data_parallel_create(ctx, &(dl_data_parallel_desc){ .devices = "cpu,cpu", .model = scoped });
+    for (int with = 0; with < 2; with++) {
+        dl_set_grad(ctx, with);
+        dl_tensor x[2], y[2];
+        for (int i = 0; i < 2; i++) x[i] = dl_input(ctx, DL_F32, DL_SHAPE(N, FEATURES), samples() + i * N * FEATURES);
+        for (int i = 0; i < 2; i++) y[i] = dl_keep(dl_data_parallel_forward(dp, x[i]));
+        for (int i = 0; i < 2; i++) dl_read(y[i], out[i], N * CLASSES);
+        for (int i = 0; i < 2; i++) dl_read(scoped(x[i]), want[i], N * CLASSES);
+        CHECK(!dl_failed(ctx) && !memcmp(out, want, sizeof out), "outputs of another batch: %s", dl_error(ctx));
+        if (with) CHECK(!dl_backward(dl_sum(dl_add(y[0], y[1]))) && strstr(dl_error(ctx), "an earlier call"), "%s", dl_error(ctx));
+        else dl_end(ctx);
+    }
+    dl_destroy(ctx);
+}
+
 int main(void)
 {
+    RUN(given_up);
+    RUN(recorded_and_never_run);
+    RUN(parameters_behind_the_outputs);
+    RUN(two_calls_in_a_step);
     RUN(trains_as_one_context);
     RUN(any_output_device);
     RUN(an_output_device_without_samples);

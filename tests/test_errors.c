@@ -555,18 +555,18 @@ static void test_configs(void)
 {
     static char block[64];
     static const struct { const char *name; dl_config config; const char *says; } rows[] = {
-        { "device", { .device = "tpu" }, "dl_create: |tpu|cpu" },
+        { "device", { .device = "tpu" }, "dl_create: there is no device 'tpu'; it can be 'cpu'" },
         { "cuda", { .device = "cuda:0" }, "dl_create: |dltrain_cuda.h" },
         { "threads", { .threads = -1 }, "dl_create: |-1" },
-        { "unknown kernels", { .simd = "mmx" }, "dl_create: simd 'mmx'|portable, avx2, avx512 and neon" },
+        { "unknown kernels", { .simd = "mmx" }, "dl_create: there is no simd 'mmx'|portable, avx2, avx512 or neon" },
         { "unknown precision", { .matmul_precision = "fp16" }, "dl_create: there is no matmul_precision 'fp16'|'tf32'|'bf16'" },
-        { "unknown blas", { .blas = "mkl" }, "dl_create: there is no blas 'mkl'|'own' and 'cublas'" },
+        { "unknown blas", { .blas = "mkl" }, "dl_create: there is no blas 'mkl'|'own' or 'cublas'" },
 #ifdef __aarch64__
         { "other kernels", { .simd = "avx2" }, "dl_create: simd 'avx2'|lacks it|the fastest here is 'neon'" },
 #else
         { "other kernels", { .simd = "neon" }, "dl_create: simd 'neon'|lacks it|the fastest here is '" },
 #endif
-        { "unknown kernels from the environment", { 0 }, "dl_create: DLTRAIN_SIMD 'sse9'|portable, avx2, avx512 and neon" },
+        { "unknown kernels from the environment", { 0 }, "dl_create: there is no DLTRAIN_SIMD 'sse9'|portable, avx2, avx512 or neon" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (strstr(rows[i].name, "environment")) setenv("DLTRAIN_SIMD", "sse9", 1);

@@ -1,4 +1,5 @@
-/* Built without threads: one replica, shards in turn, and the replicas of dl_data_parallel one after the other.
+/* Built without threads: one replica, shards in turn, and the replicas of dl_data_parallel one after the other. There are no devices
+   then, and yet a wrong name in dl_config is one.
    tests: with -DDLTRAIN_NO_THREADS -DDLTRAIN_NO_SIMD */
 #include "../dltrain.h"
 #include "test.h"
@@ -68,8 +69,27 @@ static void data_parallel(void)
     CHECK(fabs(loss[0] - loss[1]) < 1e-6, "%g %g", loss[0], loss[1]);
 }
 
+static void wrong_names(void)
+{
+    static const struct { dl_config config; const char *says; } rows[] = {
+        { { .matmul_precision = "bf-16" }, "no matmul_precision 'bf-16'; it can be 'highest' (fp32), 'tf32' (PyTorch's high) or 'bf16'" },
+        { { .blas = "mkl" }, "no blas 'mkl'; it can be 'own' or 'cublas'" },
+        { { .device = "cuda:0" }, "no device 'cuda:0'; it can be 'cpu'" },
+        { { .simd = "mmx" }, "no simd 'mmx'; it can be portable" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        dl_context *ctx = dl_create(&rows[i].config);
+        CHECK(dl_failed(ctx) && strstr(dl_error(ctx), rows[i].says), "row %d: '%s'", (int)i, dl_error(ctx));
+        dl_destroy(ctx);
+    }
+    dl_context *ctx = dl_create(&(dl_config){ .device = "cpu", .matmul_precision = "bf16", .blas = "cublas", .simd = "portable" });
+    CHECK(!dl_failed(ctx), "%s", dl_error(ctx));
+    dl_destroy(ctx);
+}
+
 int main(void)
 {
+    RUN(wrong_names);
     RUN(one_replica);
     RUN(data_parallel);
     return REPORT();
