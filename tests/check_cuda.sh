@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # dltrain_cuda.h on a simulated GPU (tests/cudasim): what it computes, against the CPU, bit for bit; what it says when things are missing
 # or fail; its kernels, for every architecture that NVRTC knows. Without NVRTC, which compiles them, all of it is skipped. This shows
-# nothing of speed. check_cuda.sh [PART...]: kernels linking bits gold schedules digits worlds failures
-# cache planted gpu-check
+# nothing of speed. check_cuda.sh [PART...]: these parts; without, all of them, as many at once as there are CPUs.
 cd "$(dirname "$0")/.." || exit 1
-root=$PWD dir=${CUDA_DIR:-$PWD/build/cuda} parts=$*
-mkdir -p "$dir" build/cuda
+root=$PWD dir=$PWD/build/cuda parts=$*
+mkdir -p "$dir"
 wants() { [[ " $parts " == *" $1 "* ]]; }
-if [ -z "$parts" ]; then # all of them: on two cores, some beside the others
-    CUDA_DIR=$dir/beside bash tests/check_cuda.sh kernels planted gpu-check > "$dir/beside.txt" 2>&1 &
-    bash tests/check_cuda.sh linking bits gold schedules digits worlds failures cache
-    wait
-    cat "$dir/beside.txt"
+# The longest first. What takes time is NVRTC: kernels needs no kernel of the others, and these take those of bits from the cache.
+all="kernels bits schedules worlds planted gold gpu-check digits failures generated cache linking"
+if [ -z "$parts" ]; then
+    rm -f "$dir/built"
+    tr ' ' '\n' <<< "$all" | one_run=1 xargs -P "$(nproc)" -I{} bash -c 'bash tests/check_cuda.sh {} > build/cuda/{}.txt 2>&1'
+    for part in $all; do cat "$dir/$part.txt"; done
     exit
 fi
 if ! wants linking; then :
@@ -55,9 +55,32 @@ report() { # NAME COMMAND...
     elif [ $status != 0 ] && ! grep -q '^not ok' "$log"; then echo "not ok cuda $1: exit status $status: $(tail -1 "$log")"; fi
 }
 
+# Registers, spills and shared memory: of the kernels that every program shares; and of some that are generated, those of W1 to W4 and those of
+# operations that want the most registers
 if wants kernels && build_alone kernels tests/cuda_kernels.c; then report kernels sim "$dir/kernels" tests/cuda_bounds.txt; fi
+[ "$parts" != kernels ] || exit
 
-object cuda || exit
+# By the first part of a run that comes here, for all
+prepare() {
+    [ -n "$one_run" ] && [ -e "$dir/built" ] || { object cuda && build check tests/cuda_check.c && touch "$dir/built"; }
+}
+exec 9> "$dir/lock"
+flock 9
+prepare || exit
+exec 9>&-
+
+if wants generated && build_alone gpu_bounds tools/gpu_bounds.c && build_alone generated tests/cuda_kernels.c; then
+    rm -rf "$dir/generated.texts"
+    export DLTRAIN_CUDA_TEXTS=$dir/generated.texts
+    sim "$dir/gpu_bounds" > "$dir/gpu_bounds.log" 2>&1
+    sim "$dir/check" '*' random pow pow_minus_2 > "$dir/hungry.log" 2>&1
+    unset DLTRAIN_CUDA_TEXTS
+    report generated sim "$dir/generated" tests/cuda_bounds.txt "$dir/generated.texts"
+    other=$(grep -vxFf docs/cuda.md "$dir/gpu_bounds.log")
+    if [ "$(wc -l < "$dir/gpu_bounds.log")" = 4 ] && [ -z "$other" ]; then echo "ok cuda: the static bounds of docs/cuda.md"
+    else echo "not ok cuda: the static bounds of docs/cuda.md are now: $other"; fi
+fi
+
 strict="-Wall -Wextra -pedantic -Wshadow -Wconversion -DDLTRAIN_NO_SIMD -I."
 # As C99 and C++11, strictly; the two implementations in two files; and what a program says that lacks the second
 if wants linking; then
@@ -72,7 +95,6 @@ if wants linking; then
     if [ -z "$(sim "$dir/with")" ]; then echo "ok cuda: the implementations in two files"; else echo "not ok cuda: in two files: $(sim "$dir/with")"; fi
 fi
 
-if wants bits || wants schedules || wants worlds || wants failures || wants cache || wants planted; then build check tests/cuda_check.c || exit; fi
 if wants bits; then CUDASIM_DEVICES=4 CUDASIM_ORDER=1 report bits sim "$dir/check" 'cudasim sm_80'; fi
 if wants schedules; then # the order of blocks, warps and streams, and both of NVRTC's compilers: up to sm_90 and from sm_100 on
     for seed in 2 3 4 5; do CUDASIM_SEED=$seed report "schedule-$seed" sim "$dir/check" 'cudasim sm_80' reading random optimizers nets; done
@@ -82,7 +104,7 @@ if wants schedules; then # the order of blocks, warps and streams, and both of N
         END { exit !(while_it_runs["upload"] && while_it_runs["download"]) }'; then echo "ok cuda: inputs and results cross while a step runs"
     else echo "not ok cuda: inputs and results wait for steps to end"; fi
     CUDASIM_SEED=6 report schedule-6 sim "$dir/check" 'cudasim sm_80' tensor-nets
-    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide tensor optimizers nets ops
+    CUDASIM_ARCH=120 report sm_120 sim "$dir/check" 'cudasim sm_120' reading random large wide tensor optimizers nets apart
     CUDASIM_ORDER=1 CUDASIM_SEED=6 report graphs-in-order sim "$dir/check" 'cudasim sm_80' graphs
     CUDASIM_ARCH=75 report sm_75 sim "$dir/check" 'cudasim sm_75' nets tensor
     CUDASIM_ARCH=129 report later-than-NVRTC sim "$dir/check" 'cudasim sm_129' reading # by PTX
@@ -270,8 +292,8 @@ planted() { # NAME KERNEL SED-SCRIPT PART; KERNEL may be streams: a copy between
     mkdir -p "$tree/tests" "$tree/build/cuda"
     cp dltrain.h "$tree" && cp tests/cuda_check.c tests/*.h tests/test_ops.c "$tree/tests" && sed "$3" dltrain_cuda.h > "$tree/dltrain_cuda.h"
     if cmp -s dltrain_cuda.h "$tree/dltrain_cuda.h"; then echo "not ok cuda: planted: $1: the text to change is not there"; return; fi
-    build planted.program "$tree/tests/cuda_check.c" || return
-    log=$(cd "$tree" && cache='' sim "$dir/planted.program" '*' "$4" 2>&1)
+    build planted.program "$tree/tests/cuda_check.c" -O0 || return
+    log=$(cd "$tree" && sim "$dir/planted.program" '*' "$4" 2>&1)
     if grep -qE "^cudasim: $found" <<< "$log"; then echo "ok cuda: planted: $1 is found"
     else echo "not ok cuda: planted: $1: $(tail -2 <<< "$log" | tr '\n' ' ' | cut -c1-300)"; fi
 }
@@ -305,12 +327,6 @@ simulated() { # NAME STATUS PATTERNS VARIABLE=VALUE...: each line of PATTERNS is
     else echo "not ok cuda: gpu-check: $1: status $status, missing$missing: $(tail -3 "$dir/gpu_check.log" | tr '\n' ' ')"; fi
 }
 if wants gpu-check; then
-    if build_alone gpu_bounds tools/gpu_bounds.c; then
-        sim "$dir/gpu_bounds" > "$dir/gpu_bounds.log" 2>&1
-        other=$(grep -vxFf docs/cuda.md "$dir/gpu_bounds.log")
-        if [ "$(wc -l < "$dir/gpu_bounds.log")" = 4 ] && [ -z "$other" ]; then echo "ok cuda: the static bounds of docs/cuda.md"
-        else echo "not ok cuda: the static bounds of docs/cuda.md are now: $other"; fi
-    fi
     refuses "no driver" "there is no GPU to check: dl_create: the device 'cuda:0' needs NVIDIA's driver" DLTRAIN_CUDA_DRIVER=no/such.so
     refuses "no GPU" "there is no GPU to check: dl_create: the device 'cuda:0': there is no GPU here" CUDASIM_FAIL=nodevice:1
     refuses "not on the simulator" "is the simulated GPU of tests/cudasim, no real one"

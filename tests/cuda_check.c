@@ -1,7 +1,7 @@
 /* Run by tests/check_cuda.sh: what a context on cuda:0 computes, against the CPU, bit for bit.
        cuda_check NAME [PART...]     NAME: what the device must be called, or *; parts: reading inputs random large wide
-       tensor tensor-nets cublas sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets;
-       tensor, tensor-nets and cublas only come near the CPU's bits */
+       tensor tensor-nets cublas sums attention nccl (if named) optimizers snapshots errors nets worlds graphs ops subsets, and, if
+       named, apart: ops without fusion; tensor, tensor-nets and cublas only come near the CPU's bits */
 #define OPS_FLOAT
 #define main ops_main
 #include "test_ops.c"
@@ -21,6 +21,14 @@ static dl_context *open_on(const char *device)
     c.threads = 1;
     c.device = device;
     return dl_create(&c);
+}
+
+/* A file of this process: several may run at a time. */
+static const char *own_file(const char *name)
+{
+    static char path[80];
+    snprintf(path, sizeof path, "build/cuda/%s.%ld.safetensors", name, (long)getpid());
+    return path;
 }
 
 /* The first of n numbers that differ, NaNs being equal; -1: none. Zeros have signs. */
@@ -142,8 +150,9 @@ static void take_steps(dl_context *c, int k, dl_real *out)
         if (step == 2) dl_clip_grad_value(c, 0.0625, "*weight");
         if (step == 3) dl_scale_grad(c, 0.5);
         dl_step(o);
-        if (step == 2) dl_save(c, "build/cuda/half.safetensors"), dl_load(c, "build/cuda/half.safetensors");
+        if (step == 2) dl_save(c, own_file("half")), dl_load(c, own_file("half"));
     }
+    remove(own_file("half"));
     dl_param_info p;
     if (dl_param_find(c, "fc.weight", &p)) memcpy(out, p.value, 12 * sizeof *out);
     if (dl_param_find(c, "fc.bias", &p)) memcpy(out + 12, p.value, 3 * sizeof *out);
@@ -175,7 +184,7 @@ static void some_steps(dl_context *c, dl_optimizer *o, int from, int to)
 }
 static void snapshots(void)
 {
-    static const char *path = "build/cuda/run.safetensors";
+    const char *path = own_file("run");
     dl_real w[2][12];
     for (int on = 0; on < 2; on++) {
         dl_context *c = open_on(on ? NULL : "cuda:0");
@@ -191,6 +200,7 @@ static void snapshots(void)
         CHECK(!dl_failed(c), "%s", dl_error(c));
         dl_destroy(c);
     }
+    remove(path);
     CHECK(!memcmp(w[0], w[1], sizeof w[0]), "the weights differ: %.9g, on the CPU %.9g", (double)w[0][0], (double)w[1][0]);
 }
 
@@ -644,7 +654,7 @@ static void cublas(void)
 }
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
-enum { WORLD_STEPS = 20 };
+enum { WORLD_STEPS = 12 }; /* each kind of step comes four times: the first two are launched, the others are graphs */
 typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, SYNC_NORM, EAGER, WORLDS } world_kind;
 typedef struct world { world_kind kind; uint64_t hash[4]; size_t early[4]; char error[512]; } world; /* early: see worlds */
 
@@ -1139,8 +1149,14 @@ int main(int argc, char **argv)
         RUN(resnet);
         RUN(gpt);
     }
+    bool apart = wanted_parts && wants("apart");
+    if (apart) {
+        dl_config c = { .seed = 1, .threads = 1, .device = "cuda:0", .no_fusion = true };
+        dl_destroy(gpu);
+        gpu = dl_create(&c);
+    }
     for (int i = 0; i < N_CASES; i++) {
-        if (wants("ops") || wants(cases[i].name)) compare_case(&cases[i], false);
+        if (wants("ops") || apart || wants(cases[i].name)) compare_case(&cases[i], false);
         if (wants("subsets")) compare_case(&cases[i], true);
     }
     dl_destroy(cpu);

@@ -316,6 +316,26 @@ SPECIAL(tid_y, thread / l->dim[0] % l->dim[1]) SPECIAL(tid_z, thread / l->dim[0]
                             nctaid_y, nctaid_z, laneid, warpid, nwarpid, mask_eq, mask_lt, mask_le, mask_gt, mask_ge, smid, nsmid,
                             clock_now, clock_now, clock_now, dynamic_size, total_size, dynamic_base, dynamic_base };
 
+/* What the next launch may find as this one leaves it, as the next block does: a launch needs megabytes of registers, often for one short
+   block. One launch runs at a time. */
+enum { SHARED, CELLS, REGISTERS, LOCAL, ROOMS };
+static struct { void *at; size_t size; } rooms[ROOMS];
+static void *room(size_t size)
+{
+    void *p = aligned_alloc(64, (size + 127) / 64 * 64);
+    if (p) memset(p, 0, (size + 127) / 64 * 64);
+    return p;
+}
+static void *kept(int which, size_t size)
+{
+    if (size > rooms[which].size) {
+        free(rooms[which].at);
+        rooms[which].at = room(size);
+        rooms[which].size = size;
+    }
+    return rooms[which].at;
+}
+
 /* One block from start to end. Its memory is kept for the next. */
 static void block_run(block *b, uint32_t index)
 {
@@ -327,7 +347,7 @@ static void block_run(block *b, uint32_t index)
     b->y = index / l->grid[0] % l->grid[1];
     b->z = index / l->grid[0] / l->grid[1];
     b->stamp = ++stamps & 0x0fffffff;
-    if (b->stamp == 0) { memset(b->cells, 0, (b->shared_bytes / 4 + 8) * sizeof *b->cells); b->stamp = stamps = 1; }
+    if (b->stamp == 0) { memset(b->cells, 0, rooms[CELLS].size); b->stamp = stamps = 1; }
     for (uint32_t i = 0; i < b->warp_count; i++) for (uint32_t v = 0; v < b->warp_count; v++) b->clock[i][v] = i == v;
     for (uint32_t i = 0; i < b->warp_count; i++) {
         warp *w = &b->warps[i];
@@ -367,13 +387,6 @@ static void block_run(block *b, uint32_t index)
     }
 }
 
-static void *room(size_t size)
-{
-    void *p = aligned_alloc(64, (size + 127) / 64 * 64);
-    if (p) memset(p, 0, (size + 127) / 64 * 64);
-    return p;
-}
-
 int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim[3], uint32_t dynamic_shared,
     const uint8_t *params, uint32_t id, const view *seen)
 {
@@ -396,10 +409,10 @@ int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim
     b->threads = dim[0] * dim[1] * dim[2];
     b->warp_count = (b->threads + LANES - 1) / LANES;
     b->shared_bytes = dynamic_shared ? (k->shared_bytes + 15) / 16 * 16 + dynamic_shared : k->shared_bytes;
-    b->shared = room(b->shared_bytes + 16);
-    b->cells = room((b->shared_bytes / 4 + 8) * sizeof *b->cells);
-    uint8_t *registers = room((size_t)k->registers_bytes * b->warp_count);
-    uint8_t *local = room((size_t)k->local_bytes * LANES * b->warp_count * 2);
+    b->shared = kept(SHARED, b->shared_bytes + 16);
+    b->cells = kept(CELLS, (b->shared_bytes / 4 + 8) * sizeof *b->cells);
+    uint8_t *registers = kept(REGISTERS, (size_t)k->registers_bytes * b->warp_count);
+    uint8_t *local = kept(LOCAL, (size_t)k->local_bytes * LANES * b->warp_count * 2);
     for (uint32_t i = 0; i < b->warp_count; i++) {
         warp *w = &b->warps[i];
         w->block = b;
@@ -430,10 +443,6 @@ int kernel_run(kernel *k, int device, const uint32_t grid[3], const uint32_t dim
         free(b->warps[i].fence);
     }
     free(order);
-    free(registers);
-    free(local);
-    free(b->shared);
-    free(b->cells);
     free(l.published);
     free(l.published_at);
     free(l.acquired_at);

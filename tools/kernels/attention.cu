@@ -25,6 +25,7 @@ struct Tiles {
 static float *matrix_at(const Attention &t, const Matrix &m, dl_index batch)
 {
     float *p = m.base;
+#pragma unroll 1 // of divisions of 64 bits: unrolled, for five matrices, they take the compiler longer than all else
     for (int d = t.batch_dims - 1; d >= 0; d--) {
         p += batch % t.batch[d] * m.batch[d];
         batch /= t.batch[d];

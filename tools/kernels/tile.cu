@@ -104,11 +104,19 @@ static void tile(Pieces<W> &s, A &a, B &b, const C &c, uint32_t m, uint32_t n, u
         }
 }
 
+// A condition that is the same for all of an unrolled loop, kept inside: the compiler would make a copy of the loop for each case that it
+// takes out, eight of the end of a tile, which is most of the time that it needs for the kernel.
+static bool each_time(int condition)
+{
+    asm volatile("" : "+r"(condition));
+    return condition;
+}
+
 // What is done with a total: alpha is 1, plus bias, plus what is there.
 static void finish(float *y, float v, const float *bias, dl_index b, bool accumulate)
 {
-    if (bias) v = E_ADD(v, bias[b]);
-    *y = accumulate ? E_ADD(*y, v) : v;
+    if (each_time(bias != 0)) v = E_ADD(v, bias[b]);
+    *y = each_time(accumulate) ? E_ADD(*y, v) : v;
 }
 
 // Which part of the work a thread block does: blockIdx.x a tile, blockIdx.y a block of k where these are computed apart (then `partial`

@@ -81,7 +81,7 @@ template <bool ALONG_A, bool ALONG_B> static void wide(Wide &s, const Matmul &q,
                     ROW_BY_ROW;
 #pragma unroll
                     for (int j = 0; j < 8; j++) {
-                        if (r < w.m && n0 + wide_column(column, j) < w.n) t[wide_column(0, j)] = k0 < DL__KB ? acc[i][j] : E_ADD(t[wide_column(0, j)], acc[i][j]);
+                        if (r < w.m && n0 + wide_column(column, j) < w.n) t[wide_column(0, j)] = each_time(k0 < DL__KB) ? acc[i][j] : E_ADD(t[wide_column(0, j)], acc[i][j]);
                         acc[i][j] = 0;
                     }
                 }
@@ -102,7 +102,7 @@ template <bool ALONG_A, bool ALONG_B> static void wide(Wide &s, const Matmul &q,
             for (int j = 0; j < 8; j++) {
                 uint32_t d = wide_column(0, j), c = n0 + column + d;
                 if (r < w.m && c < w.n)
-                    finish(q.c + at + d, w.k > DL__KB ? E_ADD(w.partial[at + d], acc[i][j]) : acc[i][j], q.bias, c, q.accumulate);
+                    finish(q.c + at + d, each_time(w.k > DL__KB) ? E_ADD(w.partial[at + d], acc[i][j]) : acc[i][j], q.bias, c, q.accumulate);
             }
         }
         __syncthreads();
