@@ -2564,7 +2564,8 @@ typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2];
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
 typedef enum dl__cuda_precision { DL__CUDA_FP32, DL__CUDA_TF32, DL__CUDA_BF16 } dl__cuda_precision; /* of products */
 typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
-typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
+typedef struct dl__cuda_list { dl__cuda_address at; size_t size, sent; void *copy; } dl__cuda_list; /* of parameters: what was sent last */
+typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_replay */
 typedef struct dl__cuda {
     dl_context *ctx;
     char device[32], name[128];
@@ -2600,6 +2601,7 @@ typedef struct dl__cuda {
     dl__cuda_number *numbers;    /* of a run's nodes, as they are sent */
     size_t numbers_room;
     dl__cuda_address numbers_there, number; /* number: of the launch at hand */
+    dl__cuda_list clipped, updated;
     dl__cuda_graph graph[DL__CUDA_GRAPHS];
     uint64_t runs;
     bool no_graphs, settled;     /* settled: nothing was allocated, loaded or staged in this run, which a graph cannot do */
@@ -2616,7 +2618,7 @@ static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
     char function[64];
     size_t n = strcspn(call, "(");
     if (!code) return true;
-    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_run */
+    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_replay */
     if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
     if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
     snprintf(function, sizeof function, "%.*s", (int)n, call);
@@ -2893,7 +2895,7 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     return true;
 }
 
-/* ---- graphs, see dl__cuda_run ---- */
+/* ---- graphs, see dl__cuda_replay ---- */
 static bool dl__cuda_forget_graph(dl__cuda *d, dl__cuda_graph *g)
 {
     void *exec = g->exec;
@@ -4439,8 +4441,9 @@ static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, u
     return there && dl__cuda_upload(d, there, d->numbers, nodes * sizeof *d->numbers);
 }
 
-static bool dl__cuda_launch_all(dl__cuda *d, const dl_device_launch *l, size_t n)
+static bool dl__cuda_launch_all(dl__cuda *d, const void *launches, size_t n)
 {
+    const dl_device_launch *l = (const dl_device_launch *)launches;
     d->number = d->numbers_there;
     for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number))
         if (!dl__cuda_launch(d, &l[i])) return false;
@@ -4459,15 +4462,35 @@ static dl__cuda_graph *dl__cuda_graph_of(dl__cuda *d, uint64_t key)
     return g;
 }
 
-static bool dl__cuda_capture(dl__cuda *d, const dl_device_launch *l, size_t n, void **exec)
+/* Launches, n of them or of what they work on; what they are made of is at `what`. */
+typedef bool dl__cuda_launches(dl__cuda *d, const void *what, size_t n);
+static bool dl__cuda_capture(dl__cuda *d, dl__cuda_launches *launches, const void *what, size_t n, void **exec)
 {
     void *graph = NULL;
     d->capturing = true;
-    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && dl__cuda_launch_all(d, l, n); /* 1: of this thread */
+    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && launches(d, what, n); /* 1: of this thread */
     if (begun) ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
     d->capturing = false;
     ok = ok && DL__CUDA_CALL(d, cuGraphInstantiateWithFlags(exec, graph, 0));
     return (!graph || DL__CUDA_CALL(d, cuGraphDestroy(graph))) && ok;
+}
+
+/* Launches, or the graph that they became. */
+static bool dl__cuda_replay(dl__cuda *d, uint64_t key, dl__cuda_launches *launches, const void *what, size_t n)
+{
+    if (d->no_graphs) return launches(d, what, n);
+    dl__cuda_graph *g = dl__cuda_graph_of(d, key);
+    if (!g) return false;
+    if (g->ready && !g->exec && !dl__cuda_capture(d, launches, what, n, &g->exec)) {
+        if (!d->refused) return false;
+        d->refused = g->ready = false;
+        g->refused = true;
+    }
+    if (g->exec) return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
+    d->settled = !g->refused;
+    bool ok = launches(d, what, n);
+    g->ready = d->settled;
+    return ok;
 }
 
 static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
@@ -4476,22 +4499,8 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     uint64_t key = 0;
     if (!dl__cuda_enter(d) || !dl__cuda_prepare(d, l, n, &key)) return false;
     d->running = true;
-    if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
-    dl__cuda_graph *g = dl__cuda_graph_of(d, key);
-    if (!g) return false;
-    if (g->ready && !g->exec && !dl__cuda_capture(d, l, n, &g->exec)) {
-        if (!d->refused) return false;
-        d->refused = g->ready = false;
-        g->refused = true;
-    }
-    if (!g->exec) {
-        d->settled = !g->refused;
-        bool ok = dl__cuda_launch_all(d, l, n);
-        g->ready = d->settled;
-        return ok;
-    }
-    d->looked = d->looked || d->slots_used; /* it may have */
-    return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
+    d->looked = d->looked || d->slots_used; /* a graph may have */
+    return n == 1 ? dl__cuda_launch_all(d, l, n) : dl__cuda_replay(d, key, dl__cuda_launch_all, l, n);
 }
 
 /* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a time, for most are small. */
@@ -4501,43 +4510,73 @@ static size_t dl__cuda_blocks(size_t most, size_t n)
     return most < each ? most : each;
 }
 
+/* A list of parameters with their rates and corrections, in the GPU's memory: it is sent when it is another than last time. */
+static bool dl__cuda_send_list(dl__cuda *d, dl__cuda_list *t, const dl_device_update *update, size_t n)
+{
+    size_t bytes = n * sizeof *update;
+    if (!n || (bytes == t->sent && !memcmp(t->copy, update, bytes))) return true;
+    void *copy = realloc(t->copy, bytes);
+    if (!copy) return dl_fail(d->ctx, "out of memory for the list of %zu parameters", n);
+    memcpy(t->copy = copy, update, bytes);
+    t->sent = 0;
+    if (!dl__cuda_room(d, &t->at, &t->size, bytes) || !dl__cuda_upload(d, (void *)(uintptr_t)t->at, update, bytes)) return false;
+    t->sent = bytes;
+    return true;
+}
+
+typedef struct dl__cuda_updates { const char *kernel; size_t most; } dl__cuda_updates; /* most: numbers of a parameter */
+static bool dl__cuda_launch_update(dl__cuda *d, const void *what, size_t n)
+{
+    const dl__cuda_updates *u = (const dl__cuda_updates *)what;
+    for (size_t at = 0, some; at < n; at += some) {
+        some = n - at < 65535 ? n - at : 65535;
+        dl__cuda_address list = d->updated.at + at * sizeof(dl_device_update);
+        void *args[] = { &list };
+        if (!dl__cuda_go(d, "update", u->kernel, dl__cuda_grid_of(dl__cuda_blocks((u->most + 255) / 256, some), some, 1, 256, 1), args))
+            return false;
+    }
+    return true;
+}
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
         { "scale", "update_scale" }, { "clamp", "update_clamp" } };
     dl__cuda *d = (dl__cuda *)device;
-    size_t k = 0, most = 0;
-    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
+    dl__cuda_updates u;
+    size_t k = 0;
     while (strcmp(rules[k][0], rule)) k++;
-    for (size_t at = 0, some; at < n; at += some) {
-        some = n - at < 65535 ? n - at : 65535;
-        for (size_t i = 0; i < some; i++) most = most < update[at + i].n ? update[at + i].n : most;
-        dl__cuda_address list = dl__cuda_scratch(d, some * sizeof *update);
-        void *args[] = { &list };
-        if (!list || !dl__cuda_upload(d, (void *)(uintptr_t)list, update + at, some * sizeof *update) ||
-            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(dl__cuda_blocks((most + 255) / 256, some), some, 1, 256, 1), args))
-            return false;
-    }
-    return true;
+    u.kernel = rules[k][1], u.most = 0;
+    for (size_t i = 0; i < n; i++) u.most = u.most < update[i].n ? update[i].n : u.most;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d) || !dl__cuda_send_list(d, &d->updated, update, n)) return false;
+    uint64_t key = dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(k, d->updated.at), u.most), n);
+    return dl__cuda_replay(d, key, dl__cuda_launch_update, &u, n);
 }
 
 /* See clip.cu. The sums of a parameter's chunks begin at the number of parameters before it and of whole chunks before its gradient. */
+typedef struct dl__cuda_clips { double max_norm, *norm; size_t sums, most; } dl__cuda_clips; /* sums of chunks; chunks of a parameter */
+static bool dl__cuda_launch_clip(dl__cuda *d, const void *what, size_t n)
+{
+    dl__cuda_clips c = *(const dl__cuda_clips *)what;
+    dl__cuda_address list = d->clipped.at, total = dl__cuda_scratch(d, (n + c.sums + 1) * sizeof(double)), chunk = total + n * sizeof(double);
+    uint64_t count = n;
+    void *args[] = { &list, &count, &chunk, &total, &c.norm, &c.max_norm }, *scale[] = { &list, &count, &c.norm, &c.max_norm };
+    size_t down = n < 65535 ? n : 65535, blocks = (c.most + 3) / 4;
+    return total && dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * c.most, n), down, 1, 256, 1), scale);
+}
 static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n)
 {
     dl__cuda *d = (dl__cuda *)device;
-    size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
-    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
-    for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
-    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
-    dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
-                     chunk = total + n * sizeof(double);
-    uint64_t count = n;
-    void *args[] = { &list, &count, &chunk, &total, &norm, &max_norm }, *scale[] = { &list, &count, &norm, &max_norm };
-    size_t down = n < 65535 ? n : 65535, blocks = (most + 3) / 4;
-    return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
-        dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
-        dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
-        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * most, n), down, 1, 256, 1), scale);
+    dl__cuda_clips c;
+    uint64_t key = n, bits;
+    c.max_norm = max_norm, c.norm = norm, c.sums = n, c.most = 1;
+    if (n) c.sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
+    for (size_t i = 0; i < n; i++) c.most = c.most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : c.most;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d) || !dl__cuda_send_list(d, &d->clipped, update, n)) return false;
+    memcpy(&bits, &max_norm, sizeof bits);
+    key = dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, d->clipped.at), d->scratch), (uintptr_t)norm);
+    return dl__cuda_replay(d, dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, bits), c.sums), c.most), dl__cuda_launch_clip, &c, n);
 }
 
 /* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
@@ -4612,6 +4651,8 @@ static void dl__cuda_close(void *device)
         if (d->arrival) d->driver.cuMemFree_v2(d->arrival);
         if (d->room) d->driver.cuMemFree_v2(d->room);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
+        if (d->clipped.at) d->driver.cuMemFree_v2(d->clipped.at);
+        if (d->updated.at) d->driver.cuMemFree_v2(d->updated.at);
         for (int k = 0; k < DL__CUDA_STAGES; k++) {
             if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
             if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
@@ -4634,6 +4675,8 @@ static void dl__cuda_close(void *device)
         free(f);
     }
     free(d->numbers);
+    free(d->clipped.copy);
+    free(d->updated.copy);
     /* the libraries stay open: NVIDIA's keep threads */
     free(d);
 }

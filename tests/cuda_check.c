@@ -846,7 +846,7 @@ static void parallel(void)
 }
 
 /* ---- graphs: what comes again is captured, with the bits of the CPU whatever changes from step to step ---- */
-static struct { int kernels, graphs, made, ended; } calls; /* of the driver */
+static struct { int kernels, graphs, made, ended, uploads; } calls; /* of the driver */
 static dl__cuda_driver real;
 static int count_kernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream, void **args, void **extra)
 {
@@ -856,6 +856,7 @@ static int count_kernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned
 static int count_graph(void *exec, void *stream) { return calls.graphs++, real.cuGraphLaunch(exec, stream); }
 static int count_made(void **exec, void *graph, unsigned long long flags) { return calls.made++, real.cuGraphInstantiateWithFlags(exec, graph, flags); }
 static int count_ended(void *exec) { return calls.ended++, real.cuGraphExecDestroy(exec); }
+static int count_upload(dl__cuda_address to, const void *from, size_t bytes, void *stream) { return calls.uploads++, real.cuMemcpyHtoDAsync_v2(to, from, bytes, stream); }
 static dl_context *open_counted(bool graphs)
 {
     if (!graphs) setenv("DLTRAIN_CUDA_GRAPHS", "0", 1);
@@ -869,6 +870,7 @@ static dl_context *open_counted(bool graphs)
     d->driver.cuGraphLaunch = count_graph;
     d->driver.cuGraphInstantiateWithFlags = count_made;
     d->driver.cuGraphExecDestroy = count_ended;
+    d->driver.cuMemcpyHtoDAsync_v2 = count_upload;
     return c;
 }
 
@@ -884,7 +886,7 @@ static dl_tensor graph_loss(dl_context *c, int step, dl_index n)
     return dl_mul_scalar(dl_cross_entropy(dl_linear(h, "out", 4), to), 1 + (float)step / 8);
 }
 
-/* Schedules and set_lr, groups, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches, memory that
+/* Schedules and set_lr, groups, clipping, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches, memory that
    moves as it grows. */
 static uint64_t train_varied(dl_context *c)
 {
@@ -897,7 +899,11 @@ static uint64_t train_varied(dl_context *c)
         dl_index n = step % 4 == 3 ? 4 : 6;
         dl_tensor loss = graph_loss(c, step, n);
         if (step == 10) sum += dl_item(loss);
-        if (step < 14) dl_backward(loss), dl_step(o);
+        if (step < 14) {
+            dl_backward(loss);
+            dl_clip_grad_norm(c, step % 2 ? 0.25 : 0.5, step % 3 ? "*weight" : NULL);
+            dl_step(o);
+        }
         else dl_accumulate(acc, loss, (size_t)n);
         if (step % 2) sum += dl_item(loss);
         if (step == 12) dl_set_lr(o, 0.005);
@@ -931,21 +937,25 @@ static void graphs_alike(void)
     }
 }
 
-/* From the fifth step on: a graph, and the kernel of the update. */
+/* From the fifth step on: a graph of the passes and one of the update; of clipping, too. A list of parameters is sent when it is another. */
 static void graphs_replace_kernels(void)
 {
-    dl_context *c = open_counted(true);
-    dl_optimizer *o = dl_adam(c, NULL);
-    dl_set_schedule(o, &(dl_schedule){ .kind = DL_SCHEDULE_COSINE, .lr = 0.02f, .total = 10 });
-    for (int step = 0; step < 8; step++) {
-        int kernels = calls.kernels, graphs = calls.graphs;
-        dl_backward(graph_loss(c, step, 6));
-        dl_step(o);
-        kernels = calls.kernels - kernels, graphs = calls.graphs - graphs;
-        CHECK(step == 0 ? kernels > 20 && !graphs : step < 4 || (kernels == 1 && graphs == 1), "step %d: %d kernels and %d graphs launched: %s", step, kernels,
-            graphs, dl_error(c));
+    for (int which = 0; which < 3; which++) {
+        dl_context *c = open_counted(true);
+        dl_optimizer *o = which ? dl_sgd(c, &(dl_sgd_desc){ .lr = 0.1f }) : dl_adam(c, NULL);
+        if (!which) dl_set_schedule(o, &(dl_schedule){ .kind = DL_SCHEDULE_COSINE, .lr = 0.02f, .total = 10 });
+        for (int step = 0; step < 8; step++) {
+            int kernels = calls.kernels, graphs = calls.graphs, uploads = calls.uploads;
+            dl_backward(graph_loss(c, step, 6));
+            if (which == 2) dl_clip_grad_norm(c, 0.5, NULL);
+            dl_step(o);
+            kernels = calls.kernels - kernels, graphs = calls.graphs - graphs, uploads = calls.uploads - uploads;
+            CHECK(step == 0 ? kernels > 20 && !graphs : step < 4 || (!kernels && graphs == 2 + (which == 2)), "case %d, step %d: %d kernels and %d graphs launched: %s",
+                which, step, kernels, graphs, dl_error(c));
+            CHECK(step < 4 || uploads == (which ? 2 : 3), "case %d, step %d: %d copies to the GPU", which, step, uploads); /* input, numbers, list */
+        }
+        dl_destroy(c);
     }
-    dl_destroy(c);
 }
 
 /* Many kinds of steps keep few graphs; so many kinds of looks by index that slots are dealt anew; an index that is wrong in a replay;
