@@ -2549,12 +2549,13 @@ static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) 
 #undef DL__CUDA_POINTER
 
 enum {
-    DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
+    DL__CUDA_CHUNKS = 128,       /* pieces of a step's memory; they become one when the step has ended */
     DL__CUDA_SLOTS = 64,         /* kinds of looks by index, which are checked together */
     DL__CUDA_GRAPHS = 32,        /* kept, of runs of launches */
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
-    DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
-    DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
+    DL__CUDA_RING = 1 << 18,     /* bytes of pinned memory, at least; it grows to four slices */
+    DL__CUDA_SLICE = 1 << 22,    /* bytes that are copied at a time, at most */
+    DL__CUDA_COPIES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
     DL__CUDA_BUCKETS = 8,        /* events for as many buckets of gradients; those that share one wait for the last */
     DL__CUDA_FILES = 2048,       /* kept in the cache folder */
     DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
@@ -2589,11 +2590,14 @@ typedef struct dl__cuda {
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
     int chunks, chunk_at;
+    size_t step_used, step_peak; /* in this step; in any */
     size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
     dl__cuda_address scratch, arrival, room; /* of the operation at hand; of an input on its way; of sums between GPUs */
     size_t scratch_size, arrival_size, room_size;
-    struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
-    int staging_at;
+    char *ring;                  /* pinned memory, which copies take in turn */
+    size_t ring_size, ring_at;
+    struct { size_t first, end; void *event; bool busy; } copy[DL__CUDA_COPIES];
+    int copy_at;
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
     struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
     int slots_used;
@@ -2604,7 +2608,7 @@ typedef struct dl__cuda {
     dl__cuda_list clipped, updated;
     dl__cuda_graph graph[DL__CUDA_GRAPHS];
     uint64_t runs;
-    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or staged in this run, which a graph cannot do */
+    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or copied in this run, which a graph cannot do */
     bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
@@ -2728,6 +2732,15 @@ static void dl__cuda_release(void *device, void *memory)
     if (memory && dl__cuda_enter(d)) DL__CUDA_CALL(d, cuMemFree_v2((dl__cuda_address)(uintptr_t)memory));
 }
 
+/* Kernels of the last step may still run. */
+static bool dl__cuda_free_step(dl__cuda *d)
+{
+    bool ok = !d->chunks || dl__cuda_settle(d);
+    while (ok && d->chunks) ok = DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
+    d->chunk_at = 0;
+    return ok;
+}
+
 static void *dl__cuda_step_alloc(void *device, size_t bytes)
 {
     dl__cuda *d = (dl__cuda *)device;
@@ -2735,13 +2748,14 @@ static void *dl__cuda_step_alloc(void *device, size_t bytes)
     if (!dl__cuda_enter(d)) return NULL;
     while (d->chunk_at < d->chunks && d->chunk[d->chunk_at].size - d->chunk[d->chunk_at].used < size) d->chunk_at++;
     if (d->chunk_at == d->chunks) {
+        if (!d->step_used && !dl__cuda_free_step(d)) return NULL; /* a larger batch */
         if (d->chunks == DL__CUDA_CHUNKS)
             return dl_fail(d->ctx, "%s: a step that grew %d times", d->device, (int)DL__CUDA_CHUNKS), (void *)NULL;
-        size_t room = d->chunks ? d->chunk[d->chunks - 1].size * 2 : (size_t)1 << 20; /* so that few pieces are enough */
-        size_t left, all;
-        if (room < size || (!d->driver.cuMemGetInfo_v2(&left, &all) && room > left)) room = size;
-        d->step_needs = size;
-        for (int i = 0; i < d->chunks; i++) d->step_needs += d->chunk[i].used;
+        size_t held = 0, left, all;
+        for (int i = 0; i < d->chunks; i++) held += d->chunk[i].size;
+        size_t room = size + (held / 8 > (size_t)1 << 20 ? held / 8 : (size_t)1 << 20); /* so that few pieces are enough */
+        if (!d->driver.cuMemGetInfo_v2(&left, &all) && room > left) room = size;
+        d->step_needs = d->step_used + size;
         d->chunk[d->chunks].at = dl__cuda_allocate(d, room);
         d->step_needs = 0;
         if (!d->chunk[d->chunks].at) return NULL;
@@ -2750,19 +2764,20 @@ static void *dl__cuda_step_alloc(void *device, size_t bytes)
     }
     dl__cuda_address p = d->chunk[d->chunk_at].at + d->chunk[d->chunk_at].used;
     d->chunk[d->chunk_at].used += size;
+    d->step_used += size;
     return (void *)(uintptr_t)p;
 }
 
-/* Kernels of the last step may still run: they are before all that uses the memory next. Several pieces become one. */
+/* Kernels of the last step are before all that uses the memory next. Several pieces become one, of what steps took at most. */
 static void dl__cuda_step_reset(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
-    size_t all = 0;
-    for (int i = 0; i < d->chunks; i++) all += d->chunk[i].size, d->chunk[i].used = 0;
+    if (d->step_peak < d->step_used) d->step_peak = d->step_used;
+    for (int i = 0; i < d->chunks; i++) d->chunk[i].used = 0;
     d->chunk_at = 0;
-    if (d->chunks < 2 || !dl__cuda_enter(d) || !dl__cuda_settle(d)) return;
-    while (d->chunks) DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
-    if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
+    d->step_used = 0;
+    if (d->chunks < 2 || !dl__cuda_enter(d) || !dl__cuda_free_step(d)) return;
+    if ((d->chunk[0].at = dl__cuda_allocate(d, d->step_peak))) d->chunk[0].size = d->step_peak, d->chunks = 1;
 }
 
 /* Memory that grows, without what was in it. The driver waits for work before it frees. */
@@ -2777,37 +2792,49 @@ static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *
 /* Memory of one operation, until the next. */
 static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes) { return dl__cuda_room(d, &d->scratch, &d->scratch_size, bytes); }
 
-/* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
+/* Pinned memory of `bytes`, a slice at most, that no copy uses any more. *which: the copy that will, and note it in its event. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
+    size_t need = (bytes + 255) / 256 * 256, size = d->ring_size ? d->ring_size : (size_t)DL__CUDA_RING;
     d->settled = false;
-    int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
-    if (d->staging[k].busy && !dl__cuda_wait(d, d->staging[k].event)) return NULL;
-    d->staging[k].busy = false;
-    if (d->staging[k].size < bytes) {
-        size_t size = bytes < DL__CUDA_STAGING ? (size_t)DL__CUDA_STAGING : bytes;
-        if (d->staging[k].at && !DL__CUDA_CALL(d, cuMemFreeHost(d->staging[k].at))) return NULL;
-        d->staging[k].at = NULL;
-        d->staging[k].size = 0;
-        void *p;
-        if (!DL__CUDA_CALL(d, cuMemHostAlloc(&p, size, 0))) return NULL;
-        d->staging[k].at = (char *)p;
-        d->staging[k].size = size;
+    while (size < 4 * need) size *= 2;
+    bool grows = size > d->ring_size;
+    int k = *which = d->copy_at = (d->copy_at + 1) % DL__CUDA_COPIES;
+    size_t first = grows || d->ring_at + need > d->ring_size ? 0 : d->ring_at;
+    for (int i = 0; i < DL__CUDA_COPIES; i++) {
+        bool meets = d->copy[i].first < first + need && first < d->copy[i].end;
+        if (!d->copy[i].busy || !(grows || meets || i == k)) continue;
+        if (!dl__cuda_wait(d, d->copy[i].event)) return NULL;
+        d->copy[i].busy = false;
     }
-    return d->staging[k].at;
+    if (grows) {
+        void *p = d->ring;
+        d->ring = NULL;
+        d->ring_size = 0;
+        if ((p && !DL__CUDA_CALL(d, cuMemFreeHost(p))) || !DL__CUDA_CALL(d, cuMemHostAlloc(&p, size, 0))) return NULL;
+        d->ring = (char *)p;
+        d->ring_size = size;
+    }
+    d->copy[k].first = first;
+    d->copy[k].end = d->ring_at = first + need;
+    return d->ring + first;
 }
 
 /* By way of pinned memory; *event: when it has arrived. */
 static bool dl__cuda_send(dl__cuda *d, dl__cuda_address to, const void *from, size_t bytes, void *stream, void **event)
 {
-    int k;
-    char *stage = dl__cuda_stage(d, bytes, &k);
-    if (!stage) return false;
-    memcpy(stage, from, bytes);
-    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2(to, stage, bytes, stream))) return false;
-    d->staging[k].busy = true;
-    *event = d->staging[k].event;
-    return DL__CUDA_CALL(d, cuEventRecord(*event, stream));
+    for (size_t at = 0, some; at < bytes; at += some) {
+        int k;
+        some = bytes - at < (size_t)DL__CUDA_SLICE ? bytes - at : (size_t)DL__CUDA_SLICE;
+        char *stage = dl__cuda_stage(d, some, &k);
+        if (!stage) return false;
+        memcpy(stage, (const char *)from + at, some);
+        if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2(to + at, stage, some, stream))) return false;
+        d->copy[k].busy = true;
+        *event = d->copy[k].event;
+        if (!DL__CUDA_CALL(d, cuEventRecord(*event, stream))) return false;
+    }
+    return true;
 }
 
 static bool dl__cuda_is_value(const dl__cuda *d, dl__cuda_address p)
@@ -2852,14 +2879,14 @@ static bool dl__cuda_end_run(dl__cuda *d)
     return ok;
 }
 
-/* Copies to pinned memory what launches have made, and waits. */
+/* Copies to pinned memory what launches have made, a slice at most, and waits. */
 static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t bytes)
 {
     int k;
     char *stage = dl__cuda_stage(d, bytes, &k);
     if (!stage || !dl__cuda_note(d) || !DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->ran, 0)) ||
         !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) ||
-        !DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->copies)) || !dl__cuda_wait(d, d->staging[k].event))
+        !DL__CUDA_CALL(d, cuEventRecord(d->copy[k].event, d->copies)) || !dl__cuda_wait(d, d->copy[k].event))
         return NULL;
     return stage;
 }
@@ -2889,9 +2916,12 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     if (!bytes) return true;
     if (!dl__cuda_enter(d) || !dl__cuda_check_slots(d)) return false;
     d->running = d->running || !dl__cuda_is_value(d, (dl__cuda_address)(uintptr_t)from);
-    const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from, bytes);
-    if (!p) return false;
-    memcpy(to, p, bytes);
+    for (size_t at = 0, some; at < bytes; at += some) {
+        some = bytes - at < (size_t)DL__CUDA_SLICE ? bytes - at : (size_t)DL__CUDA_SLICE;
+        const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from + at, some);
+        if (!p) return false;
+        memcpy((char *)to + at, p, some);
+    }
     return true;
 }
 
@@ -4653,10 +4683,9 @@ static void dl__cuda_close(void *device)
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
         if (d->clipped.at) d->driver.cuMemFree_v2(d->clipped.at);
         if (d->updated.at) d->driver.cuMemFree_v2(d->updated.at);
-        for (int k = 0; k < DL__CUDA_STAGES; k++) {
-            if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
-            if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
-        }
+        if (d->ring) d->driver.cuMemFreeHost(d->ring);
+        for (int k = 0; k < DL__CUDA_COPIES; k++)
+            if (d->copy[k].event) d->driver.cuEventDestroy_v2(d->copy[k].event);
         for (int k = 0; k < DL__CUDA_BUCKETS; k++)
             if (d->ready[k]) d->driver.cuEventDestroy_v2(d->ready[k]);
         for (int k = 0; k < 3; k++)
@@ -4717,8 +4746,8 @@ static bool dl__cuda_open_device(dl__cuda *d)
             d->device, d->name, major, minor);
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
-    for (int k = 0; k < DL__CUDA_STAGES; k++)
-        if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
+    for (int k = 0; k < DL__CUDA_COPIES; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->copy[k].event, 2))) return false; /* without timing */
     for (int k = 0; k < DL__CUDA_BUCKETS; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->ready[k], 2))) return false;
     void **const streams[] = { &d->stream, &d->copies, &d->sums }, **const events[] = { &d->taken, &d->ran, &d->summed };

@@ -216,6 +216,19 @@ static void reading(void)
     dl_destroy(c);
 }
 
+/* What is larger than a slice and, there and back, than the pinned memory that slices take in turn */
+static void slices(void)
+{
+    enum { N = 2500000 };
+    static float x[N], got[N];
+    for (int i = 0; i < N; i++) x[i] = (float)i, got[i] = 0;
+    dl_context *c = open_on("cuda:0");
+    dl_tensor y = dl_neg(dl_borrow(c, DL_F32, DL_SHAPE(N), x));
+    CHECK(dl_read(y, got, N), "%s", dl_error(c));
+    for (int i = 0; i < N; i++) CHECK(got[i] == -(float)i, "number %d is %g", i, (double)got[i]);
+    dl_destroy(c);
+}
+
 /* Batches that come while steps run, and results that are read while the update does: see the trace in check_cuda.sh. */
 static void inputs(void)
 {
@@ -1015,6 +1028,39 @@ static void graphs_know_arguments(void)
     dl_destroy(c);
 }
 
+/* ---- memory: a step's is one piece of what it takes; from the third step on nothing is allocated, moved or given back ---- */
+static int allocations;
+static int count_alloc(dl__cuda_address *p, size_t bytes) { return allocations++, real.cuMemAlloc_v2(p, bytes); }
+static int count_free(dl__cuda_address p) { return allocations++, real.cuMemFree_v2(p); }
+static int count_pinned(void **p, size_t bytes, unsigned flags) { return allocations++, real.cuMemHostAlloc(p, bytes, flags); }
+static void memory(void)
+{
+    enum { N = 400000 };
+    static float x[N];
+    dl_context *c = open_counted(true);
+    dl_optimizer *o = dl_adam(c, NULL);
+    dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
+    CHECK(d, "%s", dl_error(c));
+    if (!d) return;
+    d->driver.cuMemAlloc_v2 = count_alloc;
+    d->driver.cuMemFree_v2 = count_free;
+    d->driver.cuMemHostAlloc = count_pinned;
+    for (int step = 0; step < 14; step++) {
+        if (step == 4) allocations = 0; /* batches of two sizes, twice */
+        dl_index n = step % 2 ? N : N / 2;
+        dl_tensor t = dl_borrow(c, DL_F32, DL_SHAPE(n), x), loss = graph_loss(c, step, 4 + step % 2 * 2);
+        dl_backward(dl_add(loss, dl_sum(dl_mul(dl_keep(dl_exp(t)), t))));
+        dl_clip_grad_norm(c, 0.5, NULL);
+        dl_step(o);
+        size_t held = 0, used = d->step_peak > d->step_used ? d->step_peak : d->step_used;
+        for (int k = 0; k < d->chunks; k++) held += d->chunk[k].size;
+        CHECK(held > N * 4 && held <= used + (step < 4 ? 2 << 20 : 0), "step %d: steps took %zu bytes at most, %zu are held", step, used, held);
+        CHECK(step < 4 || d->chunks == 1, "step %d: its memory is in %d pieces", step, d->chunks);
+    }
+    CHECK(!dl_failed(c) && !allocations, "%d allocations: %s", allocations, dl_error(c));
+    dl_destroy(c);
+}
+
 /* What the driver will not capture is launched as it comes, and not asked for again. */
 static int refused_captures;
 static int refuse_capture(void *stream, void **graph)
@@ -1096,7 +1142,10 @@ int main(int argc, char **argv)
     CHECK(!dl_failed(gpu) && dl_glob(expect, dl_cuda_device_name(gpu)), "it is '%s', not '%s': %s", dl_cuda_device_name(gpu), expect, dl_error(gpu));
     test__end();
     if (dl_failed(gpu)) return REPORT();
-    if (wants("reading")) RUN(reading);
+    if (wants("reading")) {
+        RUN(reading);
+        RUN(slices);
+    }
     if (wants("inputs")) RUN(inputs);
     if (wants("random")) RUN(random_numbers);
     if (wants("large")) RUN(large);
@@ -1135,6 +1184,7 @@ int main(int argc, char **argv)
         RUN(processes);
         RUN(parallel);
     }
+    if (wants("memory")) RUN(memory);
     if (wants("graphs")) {
         RUN(graphs_replace_kernels);
         RUN(graphs_alike);
