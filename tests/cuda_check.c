@@ -658,7 +658,7 @@ static void cublas(void)
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
 enum { WORLD_STEPS = 20 };
-typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, SYNC_NORM, EAGER, WORLDS } world_kind;
+typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, WINDOWS, SYNC_NORM, EAGER, WORLDS } world_kind;
 typedef struct world { world_kind kind; uint64_t hash[4]; size_t early[4]; char error[512]; } world; /* early: see worlds */
 
 static dl_tensor world_net(dl_tensor x)
@@ -695,14 +695,21 @@ static uint64_t hash_of_parameters(dl_context *c)
 static void world_steps(dl_context *c, dl_comm *comm, void *user)
 {
     world *w = (world *)user;
-    int rank = dl_comm_rank(comm), size = dl_comm_size(comm), micro = w->kind == NO_SYNC ? 3 : w->kind == SHARDS ? 4 / size : 1;
+    int rank = dl_comm_rank(comm), size = dl_comm_size(comm), micro = w->kind == NO_SYNC ? 3 : w->kind == SHARDS || w->kind == WINDOWS ? 4 / size : 1;
     dl_optimizer *o = dl_adam(c, &(dl_adam_desc){ .lr = 0.01f });
-    dl_accumulator *acc = dl_accumulator_create(o, &(dl_accumulator_desc){ .steps = w->kind == UNEQUAL ? 2 : 1, .clip_norm = 0.5f });
+    dl_accumulator *acc = dl_accumulator_create(o, &(dl_accumulator_desc){ .steps = w->kind == UNEQUAL ? 2 : w->kind == WINDOWS ? 3 : 1, .clip_norm = 0.5f });
     bool more = true;
     for (int step = 0; step < WORLD_STEPS && !dl_failed(c); step++) {
         if (w->kind == UNEVEN || w->kind == UNEQUAL) {
             int n = (step + rank) % 3 ? 2 + 2 * rank : 0; /* and now and then none */
             dl_accumulate(acc, n ? world_loss(c, w, step, rank, n) : none, (size_t)n);
+            continue;
+        }
+        if (w->kind == WINDOWS) { /* of three batches of four shards; now and then one is empty */
+            for (int m = rank * micro; m < (rank + 1) * micro; m++) {
+                int n = (step + m) % 5 ? 1 + (step * 3 + m) % 4 : 0;
+                dl_accumulate(acc, n ? world_loss(c, w, step, m, n) : none, (size_t)n);
+            }
             continue;
         }
         if (w->kind == JOINS && !(more = more && step < WORLD_STEPS - 4 * rank)) {
@@ -714,7 +721,7 @@ static void world_steps(dl_context *c, dl_comm *comm, void *user)
         }
         dl_step(o);
     }
-    if (w->kind == UNEQUAL) dl_accumulator_flush(acc);
+    if (w->kind == UNEQUAL || w->kind == WINDOWS) dl_accumulator_flush(acc);
     dl_parallel_stats stats;
     dl_comm_stats(comm, &stats);
     w->early[rank] = stats.reduce.bytes - stats.wait.bytes;
@@ -726,7 +733,7 @@ static bool launch_world(world *w, world_kind kind, const char *devices, const d
     memset(w, 0, sizeof *w);
     w->kind = kind;
     dl_launch_desc d = { .devices = devices, .config = &(dl_config){ .seed = 3, .threads = 1, .eager = kind == EAGER }, .deadline_seconds = 60,
-        .first_bucket = 64, .bucket = 256, .invariant_shards = kind == SHARDS ? 4 : 0, .transport = transport, .error = w->error, .error_size = sizeof w->error };
+        .first_bucket = 64, .bucket = 256, .invariant_shards = kind == SHARDS || kind == WINDOWS ? 4 : 0, .transport = transport, .error = w->error, .error_size = sizeof w->error };
     return dl_launch(&d, world_steps, w);
 }
 static world run_world(world_kind kind, const char *devices)
@@ -767,11 +774,11 @@ static void worlds(void)
         { "cuda:0,cuda:1", "cpu,cuda:1", "cuda:0,cuda:1,cuda:2,cuda:3" } };
     for (int kind = 0; kind < WORLDS && !test__.bad; kind++) {
         world want = run_world((world_kind)kind, "cpu,cpu");
-        for (int k = 0; k < 2 && (k == 0 || kind == EVEN || kind == SYNC_NORM); k++) {
+        for (int k = 0; k < 2 && (k == 0 || kind == EVEN || kind == WINDOWS || kind == SYNC_NORM); k++) {
             world got = run_world((world_kind)kind, lists[several][k]);
             for (int r = 0; r < 2; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][k], r);
         }
-        if (kind == SHARDS || kind == EVEN) {
+        if (kind == SHARDS || kind == WINDOWS || kind == EVEN) {
             if (kind == EVEN) want = run_world(EVEN, "cpu,cpu,cpu,cpu");
             world got = run_world((world_kind)kind, lists[several][2]);
             for (int r = 0; r < 4; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][2], r);
@@ -814,23 +821,30 @@ static void by_nccl(void)
 
 static void processes(void)
 {
-    static const world_kind kinds[] = { UNEVEN, SHARDS, SYNC_NORM };
-    for (int k = 0; k < 3; k++) {
+    static const world_kind kinds[] = { UNEVEN, SHARDS, WINDOWS, SYNC_NORM };
+    for (int k = 0; k < 4; k++) {
         uint64_t want = run_processes(kinds[k], "cpu,cpu", "cpu,cpu"), got = run_processes(kinds[k], several ? "cuda:0,cuda:1" : "cuda:0,cuda:0", several ? "cuda:2,cuda:3" : "cuda:0,cpu");
         CHECK(want == got, "kind %d: other parameters than on the CPU", kinds[k]);
     }
 }
 
-/* Loss on each device, and on the output's; batches that leave devices without a chunk. */
-static uint64_t train_parallel(const char *device, const char *devices, int output, bool each, double *loss)
+/* Loss on each device, on the output's, or on one that has the outputs alone; batches that leave devices without a chunk. */
+typedef enum loss_place { EACH, OUTPUT, ELSEWHERE } loss_place;
+static uint64_t train_parallel(const char *device, const char *devices, int output, loss_place place, const char *outputs, double *loss)
 {
-    dl_context *c = open_on(device);
+    dl_context *c = open_on(device), *there = place == ELSEWHERE ? open_on(outputs) : NULL;
     dl_optimizer *o = dl_adam(c, NULL);
-    dl_data_parallel *dp = dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = devices, .output = output, .model = world_net });
+    dl_data_parallel *dp = dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = devices, .output = output, .outputs = there, .model = world_net });
     for (int step = 0; step < 10; step++) {
         dl_tensor y, x = world_input(c, step, 0, 8 - step % 4 * 2, &y);
-        if (each) dl_data_parallel_backward(dp, x, y, loss);
-        else {
+        if (place == EACH) dl_data_parallel_backward(dp, x, y, loss);
+        else if (place == ELSEWHERE) {
+            dl_tensor z = dl_data_parallel_forward(dp, x), target;
+            world_input(there, step, 0, 8 - step % 4 * 2, &target);
+            dl_tensor mean = dl_keep(dl_cross_entropy(dl_linear(z, "more", 5), target));
+            *loss = dl_item(mean);
+            dl_data_parallel_backward_from(dp, mean);
+        } else {
             dl_tensor mean = dl_cross_entropy(dl_data_parallel_forward(dp, x), y);
             dl_backward(mean);
             *loss = dl_item(mean);
@@ -839,18 +853,23 @@ static uint64_t train_parallel(const char *device, const char *devices, int outp
     }
     uint64_t h = hash_of_parameters(c);
     CHECK(!dl_failed(c), "%s: %s", devices, dl_error(c));
+    CHECK(!there || !dl_failed(there), "%s, outputs on %s: %s", devices, outputs, dl_error(there));
     dl_destroy(c);
+    dl_destroy(there);
     return h;
 }
 static void parallel(void)
 {
     static const char *const lists[2] = { "cuda:0,cuda:0,cpu", "cuda:0,cuda:1,cpu" };
+    const char *const outputs[3] = { "cuda:0", several ? "cuda:2" : "cuda:0", "cpu" };
     for (int output = 0; output < 3; output++)
-        for (int each = 0; each < 2; each++) {
+        for (int place = EACH; place <= ELSEWHERE; place++) {
             double want, got;
-            uint64_t h = train_parallel("cpu", "cpu,cpu,cpu", output, each, &want);
-            uint64_t there = train_parallel(output == 2 ? "cpu" : several && output ? "cuda:1" : "cuda:0", lists[several], output, each, &got);
-            CHECK(h == there && want == got, "output %d, each %d: loss %.9g, on the CPU %.9g", output, each, got, want);
+            uint64_t h = train_parallel("cpu", "cpu,cpu,cpu", output, (loss_place)place, "cpu", &want);
+            for (int k = 0; k < (place == ELSEWHERE ? 3 : 1); k++) {
+                uint64_t there = train_parallel(output == 2 ? "cpu" : several && output ? "cuda:1" : "cuda:0", lists[several], output, (loss_place)place, outputs[k], &got);
+                CHECK(h == there && want == got, "output %d, place %d, outputs on %s: loss %.9g, on the CPU %.9g", output, place, outputs[k], got, want);
+            }
         }
     dl_context *c = open_on("cuda:0");
     CHECK(!dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = "cpu,cuda:0", .model = world_net }) &&
