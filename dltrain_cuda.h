@@ -1517,6 +1517,12 @@ static const char *const dl__cuda_rows_cu[] = {
     "{\n",
     "    return ew_rand(key, counter, i) < p ? 0 : __fmul_rn(x, scale);\n",
     "}\n",
+    "\n",
+    "// What a thread takes at once: WIDE numbers from number i on, of one read or write where they are more.\n",
+    "template <class T> struct alignas(WIDE * sizeof(T)) Lanes { T v[WIDE]; };\n",
+    "template <class T> E_IN Lanes<T> get(const T *x, Index i) { return *(const Lanes<T> *)(x + i); }\n",
+    "template <class T> E_IN void put(T *y, Index i, const Lanes<T> &v) { *(Lanes<T> *)(y + i) = v; }\n",
+    "#define EACH(j) _Pragma(\"unroll\") for (int j = 0; j < WIDE; j++)\n",
     NULL
 };
 static const char *const dl__cuda_sums_cu[] = {
@@ -3410,12 +3416,14 @@ static bool dl__cuda_go(dl__cuda *d, const char *module, const char *name, dl__c
     return !g.x || !g.y || !g.z || (function && dl__cuda_start(d, function, g.x, g.y, g.z, g.bx, g.by, args));
 }
 
-/* ---- generated kernels: the elementwise operations of a launch, one thread an element ---- */
+/* ---- generated kernels: the elementwise operations of a launch. A thread takes four numbers at once where all memory is aligned and what
+   is broadcast lies so, too; otherwise one. See rows.cu ---- */
 /* Walks over a launch, collecting the arguments of its kernel, and, when there is a text, writing the kernel. */
 typedef struct dl__cuda_group {
     dl__cuda *d;
     const dl_device_launch *l;
     dl__cuda_text *text, *params;   /* NULL: only the arguments are wanted */
+    int wide;                       /* numbers of a thread */
     int args;
     size_t bytes;
     void *arg[DL__CUDA_ARGS];
@@ -3438,6 +3446,7 @@ static int dl__cuda_argument(dl__cuda_group *g, const char *type, const void *va
     return g->args++;
 }
 static int dl__cuda_long(dl__cuda_group *g, uint64_t v) { return dl__cuda_argument(g, "uint64_t", &v, sizeof v); }
+static const char *const dl__cuda_types[] = { "float", "int32_t", "uint8_t" };
 static int dl__cuda_pointer(dl__cuda_group *g, const dl_node *x)
 {
     static const char *const type[] = { "float *", "int32_t *", "uint8_t *" };
@@ -3470,31 +3479,53 @@ static int dl__cuda_local(const dl__cuda_group *g, const dl_node *x, int end)
     }
 }
 
-/* Writes where x's element for element i of y comes from, into `out`. */
+/* Can four neighbours of the memory of x be read at once for four of y? Of what is broadcast they are neighbours, too, or the same number. */
+static bool dl__cuda_by_four(dl__cuda *d, const dl_node *y, const dl_node *x)
+{
+    uint64_t dim[DLTRAIN_MAX_DIMS + 1], stride[DLTRAIN_MAX_DIMS + 1];
+    bool aligned = (uintptr_t)dl_device_address(d->ctx, x) % (x->dtype == DL_U8 ? 4 : 16) == 0;
+    if (x->numel == y->numel) return aligned;
+    return dl__cuda_levels(y, x, dim, stride) && dim[0] % 4 == 0 && (aligned || !stride[0]);
+}
+static int dl__cuda_wide(const dl__cuda_group *g, int skip)
+{
+    for (int k = skip; k < g->l->count; k++) {
+        const dl_node *y = g->l->node[k];
+        if (y->numel % 4 || (dl_device_address(g->d->ctx, y) && !dl__cuda_by_four(g->d, y, y))) return 1;
+        for (int i = 0; i < y->n_in; i++)
+            if (dl__cuda_local(g, y->in[i], k) < 0 && !dl__cuda_by_four(g->d, y, y->in[i])) return 1;
+    }
+    return 4;
+}
+
+/* Reads what of x is for the elements of y from number i on; into `out` where that for number i + j is. */
 static void dl__cuda_operand(dl__cuda_group *g, const dl_node *y, const dl_node *x, int end, char *out, size_t size)
 {
     uint64_t dim[DLTRAIN_MAX_DIMS + 1], stride[DLTRAIN_MAX_DIMS + 1];
-    char at[400] = "0";
+    char at[400] = "i";
     int local = dl__cuda_local(g, x, end), used = 0;
+    bool same = false; /* one number for all of them */
     if (local >= 0) {
-        snprintf(out, size, "v%d", local);
+        snprintf(out, size, "v%d.v[j]", local);
         return;
     }
     int p = dl__cuda_pointer(g, x);
-    if (x->numel == y->numel) {
-        snprintf(out, size, "a%d[i]", p);
-        return;
+    if (x->numel != y->numel) {
+        int levels = dl__cuda_levels(y, x, dim, stride), left = -1; /* i / dim[0] / dim[1] ... % dim[k] * stride[k], summed */
+        snprintf(at, sizeof at, "0");
+        same = !stride[0];
+        for (int k = 0; k < levels; k++) {
+            int wide = dl__cuda_long(g, dim[k]), step = stride[k] ? dl__cuda_long(g, stride[k]) : -1;
+            char of[24];
+            snprintf(of, sizeof of, left < 0 ? "i" : "l%d", left);
+            if (step >= 0) used += snprintf(at + used, sizeof at - (size_t)used, "%s%s %% (Index)a%d * a%d", used ? " + " : "", of, wide, step);
+            if (k + 1 < levels) dl__cuda_put(g->text, "        const Index l%d = %s / (Index)a%d;\n", wide, of, wide);
+            left = wide;
+        }
     }
-    int levels = dl__cuda_levels(y, x, dim, stride), left = -1; /* i / dim[0] / dim[1] ... % dim[k] * stride[k], summed */
-    for (int k = 0; k < levels; k++) {
-        int wide = dl__cuda_long(g, dim[k]), step = stride[k] ? dl__cuda_long(g, stride[k]) : -1;
-        char of[24];
-        snprintf(of, sizeof of, left < 0 ? "i" : "l%d", left);
-        if (step >= 0) used += snprintf(at + used, sizeof at - (size_t)used, "%s%s %% (Index)a%d * a%d", used ? " + " : "", of, wide, step);
-        if (k + 1 < levels) dl__cuda_put(g->text, "        const Index l%d = %s / (Index)a%d;\n", wide, of, wide);
-        left = wide;
-    }
-    snprintf(out, size, "a%d[%s]", p, at);
+    if (same) dl__cuda_put(g->text, "        const %s f%d = a%d[%s];\n", dl__cuda_types[x->dtype], p, p, at);
+    else dl__cuda_put(g->text, "        const Lanes<%s> f%d = get(a%d, %s);\n", dl__cuda_types[x->dtype], p, p, at);
+    snprintf(out, size, same ? "f%d" : "f%d.v[j]", p);
 }
 
 static bool dl__cuda_is_row(const char *const *rows, const char *name)
@@ -3506,13 +3537,15 @@ static bool dl__cuda_is_row(const char *const *rows, const char *name)
 /* The line that computes node k. False when there is no kernel for it. */
 static bool dl__cuda_element(dl__cuda_group *g, int k)
 {
-    static const char *const type[] = { "float", "int32_t", "uint8_t" };
     const dl_node *y = g->l->node[k];
     const char *name = y->op->name;
-    char in[3][440];
+    char in[3][24];
     dl__cuda_text *t = g->text;
+    int sum = -1;
     for (int i = 0; i < y->n_in && i < 3; i++) dl__cuda_operand(g, y, y->in[i], k, in[i], sizeof in[i]);
-    dl__cuda_put(t, "        const %s v%d = ", type[y->dtype], k);
+    if (!strcmp(name, "accumulate") && y->i[1])
+        sum = dl__cuda_pointer(g, y), dl__cuda_put(t, "        const Lanes<float> f%d = get(a%d, i);\n", sum, sum);
+    dl__cuda_put(t, "        Lanes<%s> v%d;\n        EACH(j) v%d.v[j] = ", dl__cuda_types[y->dtype], k, k);
     if (dl__cuda_is_row(dl__cuda_unary_rows, name)) dl__cuda_put(t, "ew_%s(%s);\n", name, in[0]);
     else if (dl__cuda_is_row(dl__cuda_binary_rows, name)) dl__cuda_put(t, "ew_%s(%s, %s);\n", name, in[0], in[1]);
     else if (dl__cuda_is_row(dl__cuda_scaled_rows, name)) {
@@ -3523,17 +3556,17 @@ static bool dl__cuda_element(dl__cuda_group *g, int k)
     else if (!strcmp(name, "full")) dl__cuda_put(t, "a1[%d].a;\n", k);
     else if (!strcmp(name, "causal")) {
         int wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]), high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
-        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
+        dl__cuda_put(t, "(i + j) %% a%d > (i + j) / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
     } else if (!strcmp(name, "accumulate")) {
-        if (y->i[1]) dl__cuda_put(t, "E_ADD(a%d[i], %s);\n", dl__cuda_pointer(g, y), in[0]);
+        if (sum >= 0) dl__cuda_put(t, "E_ADD(f%d.v[j], %s);\n", sum, in[0]);
         else dl__cuda_put(t, "%s;\n", in[0]);
     } else if (!strcmp(name, "rand") || !strcmp(name, "randn")) {
-        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
+        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i + j);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
     } else if (!strcmp(name, "dropout")) {
         int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx));
-        dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i);\n", in[0], k, k, key, k);
+        dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i + j);\n", in[0], k, k, key, k);
     } else return dl_fail(g->d->ctx, "%s: dl_%s has no CUDA kernel yet", g->d->device, name);
-    if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        a%d[i] = v%d;\n", dl__cuda_pointer(g, y), k);
+    if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        put(a%d, i, v%d);\n", dl__cuda_pointer(g, y), k);
     return true;
 }
 
@@ -3553,32 +3586,36 @@ static bool dl__cuda_elementwise(dl__cuda *d, const dl_device_launch *l)
 {
     dl__cuda_group g;
     dl__cuda_text body, params, all;
-    size_t at = (size_t)(l->key % DL__CUDA_PLANS), n = l->node[0]->numel;
+    size_t n = l->node[0]->numel;
     memset(&g, 0, sizeof g);
     g.d = d;
     g.l = l;
+    g.wide = dl__cuda_wide(&g, !(l->node[0]->op->flags & DL_OP_ELEMENTWISE));
     if (!n) return true;
-    bool known = d->plan[at].key == l->key && d->plan[at].function;
+    uint64_t key = l->key + (uint64_t)g.wide;
+    size_t at = (size_t)(key % DL__CUDA_PLANS);
+    bool known = d->plan[at].key == key && d->plan[at].function;
     memset(&body, 0, sizeof body);
     memset(&params, 0, sizeof params);
     if (!known) g.text = &body, g.params = &params;
     bool ok = dl__cuda_walk(&g);
     if (ok && !known) {
         dl__cuda_begin_text(&all);
+        dl__cuda_put(&all, "typedef %s Index;\nenum { WIDE = %d };\n", n >> 31 ? "uint64_t" : "uint32_t", g.wide);
         dl__cuda_lines(&all, dl__cuda_rows_cu);
-        dl__cuda_put(&all, "#line 1 \"generated\"\ntypedef %s Index;\nextern \"C\" __global__ void group(", n >> 31 ? "uint64_t" : "uint32_t");
+        dl__cuda_put(&all, "#line 1 \"generated\"\nextern \"C\" __global__ void group(");
         dl__cuda_add(&all, params.at ? params.at : "", params.size);
-        dl__cuda_put(&all, ")\n{\n    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < a0; i += (Index)gridDim.x * blockDim.x) {\n");
+        dl__cuda_put(&all, ")\n{\n    for (Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < a0; i += (Index)gridDim.x * blockDim.x * WIDE) {\n");
         dl__cuda_add(&all, body.at ? body.at : "", body.size);
         dl__cuda_put(&all, "    }\n}\n");
         void *module = dl__cuda_load(d, &all, l->node[0]->op->name);
         ok = module && DL__CUDA_CALL(d, cuModuleGetFunction(&d->plan[at].function, module, "group"));
-        d->plan[at].key = ok ? l->key : 0;
+        d->plan[at].key = ok ? key : 0;
         free(all.at);
     }
     free(body.at);
     free(params.at);
-    dl__cuda_grid b = dl__cuda_strides(n);
+    dl__cuda_grid b = dl__cuda_strides(n / (size_t)g.wide);
     return ok && dl__cuda_start(d, d->plan[at].function, b.x, 1, 1, b.bx, 1, g.arg);
 }
 

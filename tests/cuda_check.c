@@ -427,6 +427,44 @@ static void attention(void)
     }
 }
 
+/* Its inputs are parts and transpositions of one tensor, which are read where they lie, unless they are wanted, and so is the mask */
+static dl_tensor heads(dl_tensor x, dl_index part, dl_index step)
+{
+    dl_tensor t = dl_slice(x, 2, part * 20, part * 20 + 20 * step, step);
+    return dl_permute(dl_reshape(t, DL_SHAPE(2, 70, 4, 5)), (int[]){ 0, 2, 1, 3 });
+}
+static void views(void)
+{
+    static float x[2 * 70 * 100], mask[80 * 80];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((i * 2654435761u) >> 20 & 4095) / 1024 - 2;
+    for (int i = 0; i < 80 * 80; i++) mask[i] = i % 7 ? (float)(i % 5) / 4 : -3;
+    for (int which = 0; which < 6; which++) {
+        uint64_t h[2][3];
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = dl_create(&(dl_config){ .seed = 1, .threads = 1, .device = on ? "cuda:0" : NULL, .eager = which == 5 });
+            dl_parameter(c, "x", &(dl_param_desc){ .shape = DL_SHAPE(2, 70, 100) });
+            dl_param_set(c, "x", x, sizeof x / sizeof *x);
+            dl_tensor in = dl_parameter(c, "x", &(dl_param_desc){ .shape = DL_SHAPE(2, 70, 100) }), m = dl_borrow(c, DL_F32, DL_SHAPE(80, 80), mask);
+            dl_tensor q = heads(in, 0, 1), k = heads(in, 1, 1), v = heads(in, 2, which == 1 ? 2 : 1);
+            if (which == 2) dl_keep(q), v = dl_keep(dl_mul_scalar(v, 2));
+            if (which == 4) q = dl_permute(q, (int[]){ 0, 1, 3, 2 }), q = dl_permute(q, (int[]){ 0, 1, 3, 2 });
+            dl_attention_desc a = { .causal = which == 0, .mask = dl_slice(dl_permute(dl_slice(m, 0, 3, 73, 1), (int[]){ 1, 0 }), 0, 5, 75, 1) };
+            if (!which) a.mask = none;
+            dl_tensor y = dl_permute(dl_scaled_dot_product_attention(q, k, v, &a), (int[]){ 0, 2, 1, 3 });
+            if (which != 3) dl_keep(y);
+            dl_backward(dl_sum(dl_mul(dl_square(y), dl_square(which == 3 ? y : dl_permute(k, (int[]){ 0, 2, 1, 3 })))));
+            dl_param_info p;
+            h[on][0] = dl_param_find(c, "x", &p) ? 14695981039346656037u : 0;
+            for (size_t i = 0; h[on][0] && i < sizeof x; i++) h[on][0] = (h[on][0] ^ ((const unsigned char *)p.grad)[i]) * 1099511628211u;
+            h[on][1] = which == 3 ? 0 : hash_of(c, y);
+            h[on][2] = which == 2 ? hash_of(c, q) : 0;
+            CHECK(!dl_failed(c), "case %d: %s", which, dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "case %d: %s", which, !k ? "the gradient" : k == 1 ? "values" : "what was kept of q");
+    }
+}
+
 /* ---- dl_config.matmul_precision: products and their gradients on tensor cores. What is wanted is exact but for the order of sums: the CPU's
    result of operands that were rounded beforehand, within 1e-5 of the same sums of absolute values ---- */
 static bool tensors; /* has this GPU tensor cores for it? */
@@ -1104,6 +1142,53 @@ static void graphs_refused(void)
     dl_destroy(c);
 }
 
+/* ---- generated kernels: four numbers a thread, where memory and what is broadcast lie for it, with the bits of one a thread ---- */
+static size_t launched_threads;
+static int count_threads(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream, void **args, void **extra)
+{
+    launched_threads = (size_t)gx * bx;
+    return real.cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, args, extra);
+}
+static dl_tensor lanes(dl_context *c, int which, dl_index rows, dl_index n, bool grads)
+{
+    static float x[64 * 1024 + 1];
+    static int32_t index[64 * 1024];
+    static uint8_t byte[64 * 1024];
+    for (int i = 0; i < 64 * 1024; i++) x[i] = (float)(i * 37 % 101) / 50 - 1, index[i] = i * 7 % 13 - 5, byte[i] = (uint8_t)(i * 11);
+    dl_tensor a = grads ? dl_variable(c, DL_SHAPE(rows, n), x) : dl_borrow(c, DL_F32, DL_SHAPE(rows, n), x), b = dl_borrow(c, DL_F32, DL_SHAPE(n), x + 7), d;
+    dl_tensor y = which == 0 ? dl_add(a, dl_borrow(c, DL_F32, DL_SHAPE(rows, n), x + 1))
+        : which == 1         ? dl_mul(dl_add(a, b), dl_borrow(c, DL_F32, DL_SHAPE(rows, 1), x + 3))
+        : which == 2         ? dl_where(dl_gt(a, dl_full(c, DL_SHAPE(1), 0.25f)), dl_to_float(dl_borrow(c, DL_I32, DL_SHAPE(rows, n), index)), dl_to_float(dl_borrow(c, DL_U8, DL_SHAPE(n), byte)))
+        : which == 3         ? dl_add(dl_dropout(a, 0.25f), dl_mul(dl_rand(c, DL_SHAPE(rows, n)), dl_randn(c, DL_SHAPE(rows, n))))
+        : which == 4         ? dl_minimum(a, dl_expand(b, DL_SHAPE(rows, n)))
+        : which == 5         ? dl_square(dl_slice(dl_reshape(a, DL_SHAPE(rows * n)), 0, 1, rows * n - 3, 1)) /* lies one number on */
+                             : dl_gelu(a);
+    if (!grads) return y;
+    dl_grad(dl_add(dl_sum(dl_square(y)), dl_sum(dl_mul(a, dl_square(a)))), &a, 1, &d);
+    return d;
+}
+static void four_at_once(void)
+{
+    for (int which = 0; which < 7; which++)
+        for (int shape = 0; shape < 4; shape++)
+            for (int grads = 0; grads < 2; grads++) {
+                static const dl_index sizes[4][2] = { { 64, 1024 }, { 5, 12 }, { 3, 7 }, { 8, 6 } };
+                dl_index rows = sizes[shape][0], n = sizes[shape][1];
+                uint64_t h[2];
+                for (int on = 0; on < 2; on++) {
+                    dl_context *c = on ? open_counted(true) : open_on(NULL);
+                    dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
+                    if (d) d->driver.cuLaunchKernel = count_threads;
+                    h[on] = hash_of(c, lanes(c, which, rows, n, grads));
+                    CHECK(!dl_failed(c), "case %d: %s", which, dl_error(c));
+                    dl_destroy(c);
+                }
+                CHECK(h[0] == h[1], "case %d of %d x %d, gradients %d", which, (int)rows, (int)n, grads);
+                bool four = shape == 0 && which != 5;
+                CHECK(grads || shape || launched_threads == (size_t)(rows * n) / (four ? 4 : 1), "case %d: %zu threads for %d numbers", which, launched_threads, (int)(rows * n));
+            }
+}
+
 static void says(dl_context *c, const char *part)
 {
     CHECK(strstr(dl_error(c), part), "'%s' does not say '%s'", dl_error(c), part);
@@ -1176,7 +1261,10 @@ int main(int argc, char **argv)
         RUN(sums);
         RUN(indices);
     }
-    if (wants("attention")) RUN(attention);
+    if (wants("attention")) {
+        RUN(attention);
+        RUN(views);
+    }
     dl_context *with_tf32 = open_with("cuda:0", "tf32", NULL), *with_cublas = open_with("cuda:0", NULL, "cublas");
     tensors = !dl_failed(with_tf32);
     if (wants("cublas")) {
@@ -1204,6 +1292,7 @@ int main(int argc, char **argv)
         RUN(parallel);
     }
     if (wants("memory")) RUN(memory);
+    if (wants("lanes")) RUN(four_at_once);
     if (wants("graphs")) {
         RUN(graphs_replace_kernels);
         RUN(graphs_alike);
