@@ -480,7 +480,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1253 \"dltrain.h\"\n",
+    "#line 1255 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -568,7 +568,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2206 \"dltrain.h\"\n",
+    "#line 2208 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -593,7 +593,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3117 \"dltrain.h\"\n",
+    "#line 3119 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -665,7 +665,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3511 \"dltrain.h\"\n",
+    "#line 3513 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -3719,19 +3719,20 @@ static bool dl__cuda_softmax(dl__cuda *d, const dl_node *y, bool accumulate)
 }
 
 /* ---- moving ---- */
-typedef struct dl__cuda_strided { int32_t ndim; uint32_t dim[8]; int64_t from[8], to[8]; } dl__cuda_strided;
-static void dl__cuda_row_strides(const dl_index *dim, int ndim, int64_t *stride)
+typedef struct dl__cuda_strided { int32_t ndim; uint32_t dim[8]; dl_index from[8], to[8]; } dl__cuda_strided;
+static void dl__cuda_row_strides(const dl_index *dim, int ndim, dl_index *stride)
 {
-    int64_t n = 1;
+    dl_index n = 1;
     for (int k = ndim - 1; k >= 0; k--) stride[k] = n, n *= dim[k];
 }
 
-/* Copies a block of sizes dim; `x_at` and `y_at` are elements before its first. */
-static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const dl_node *x, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
+/* Copies a block of sizes dim from x; `x_at` and `y_at` are elements before its first. */
+static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
 {
     uint64_t n = 1;
     size_t size = dl__cuda_size(y);
-    char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size, *from = (char *)dl_device_address(d->ctx, x) + x_at * (int64_t)size;
+    char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size;
+    const char *from = (const char *)x + x_at * (int64_t)size;
     s->ndim = 0;
     for (int k = 0; k < y->ndim; k++) { /* dimensions that follow one another in both are one */
         int last = s->ndim - 1;
@@ -3748,24 +3749,24 @@ static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const dl_node *x, const
 static bool dl__cuda_permute(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_strided s;
-    int64_t stride[DLTRAIN_MAX_DIMS];
-    dl__cuda_row_strides(y->in[0]->dim, y->ndim, stride);
+    dl_index stride[DLTRAIN_MAX_DIMS];
+    const void *x = dl_device_strided(d->ctx, y->in[0], stride);
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) s.from[k] = stride[y->i[k]];
     (void)accumulate;
-    return dl__cuda_copy(d, y, y->in[0], y->dim, &s, 0, 0);
+    return dl__cuda_copy(d, y, x, y->dim, &s, 0, 0);
 }
 
 /* i = offset, starts, steps */
 static bool dl__cuda_slice(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_strided s;
-    int64_t stride[DLTRAIN_MAX_DIMS], at = 0;
-    dl__cuda_row_strides(y->in[0]->dim, y->ndim, stride);
+    dl_index stride[DLTRAIN_MAX_DIMS], at = 0;
+    const void *x = dl_device_strided(d->ctx, y->in[0], stride);
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.from[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_copy(d, y, y->in[0], y->dim, &s, 0, at);
+    return dl__cuda_copy(d, y, x, y->dim, &s, 0, at);
 }
 
 static bool dl__cuda_fill(dl__cuda *d, void *to, uint32_t value, size_t count, size_t size)
@@ -3779,7 +3780,7 @@ static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     const dl_node *x = y->in[0];
     dl__cuda_strided s;
-    int64_t stride[DLTRAIN_MAX_DIMS], at = 0;
+    dl_index stride[DLTRAIN_MAX_DIMS], at = 0;
     uint32_t value;
     float f = y->f[0];
     memcpy(&value, &f, sizeof value);
@@ -3789,7 +3790,7 @@ static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, stride);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.to[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, x, x->dim, &s, at, 0);
+    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), x->dim, &s, at, 0);
 }
 
 static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -3802,7 +3803,7 @@ static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
         dl__cuda_row_strides(x->dim, x->ndim, s.from);
         dl__cuda_row_strides(y->dim, y->ndim, s.to);
         int64_t wide = s.to[y->i[0]] * x->dim[y->i[0]];
-        if (!dl__cuda_copy(d, y, x, x->dim, &s, at, 0)) return false;
+        if (!dl__cuda_copy(d, y, dl__cuda_in(d, y, k), x->dim, &s, at, 0)) return false;
         at += wide;
     }
     return true;
@@ -4310,36 +4311,22 @@ typedef struct dl__cuda_attention_args {
     float *top, *sum, *slope, *chunk;
 } dl__cuda_attention_args;
 
-/* x lies in memory with dimension t as dimension order[t]; NULL: as it comes. */
-static dl__cuda_matrix dl__cuda_ordered(void *base, const dl_node *x, const dl_index *order)
+/* The matrices of memory whose dimension order[t] is dimension t; NULL: as they come. */
+static dl__cuda_matrix dl__cuda_ordered(void *base, const dl_index *stride, const dl_index *order, int ndim)
 {
     dl__cuda_matrix m;
-    dl_index dim[DLTRAIN_MAX_DIMS];
-    int64_t stride[DLTRAIN_MAX_DIMS] = { 0 };
-    int nd = x->ndim;
     memset(&m, 0, sizeof m);
-    for (int t = 0; t < nd; t++) dim[order ? order[t] : t] = x->dim[t];
-    dl__cuda_row_strides(dim, nd, stride);
     m.base = base;
-    m.row = stride[order ? order[nd - 2] : nd - 2];
-    m.column = stride[order ? order[nd - 1] : nd - 1];
-    for (int t = 0; t < nd - 2; t++) m.batch[t] = stride[order ? order[t] : t];
+    m.row = stride[order ? order[ndim - 2] : ndim - 2];
+    m.column = stride[order ? order[ndim - 1] : ndim - 1];
+    for (int t = 0; t < ndim - 2; t++) m.batch[t] = stride[order ? order[t] : t];
     return m;
 }
-
-/* A tensor whose dimensions are those of the memory: y. */
-static dl__cuda_matrix dl__cuda_in_memory(void *base, const dl_node *x, const dl_index *order)
+static dl__cuda_matrix dl__cuda_matrix_of(dl__cuda *d, const dl_node *x, const dl_index *order)
 {
-    dl__cuda_matrix m;
-    int64_t stride[DLTRAIN_MAX_DIMS] = { 0 };
-    int nd = x->ndim;
-    memset(&m, 0, sizeof m);
-    dl__cuda_row_strides(x->dim, nd, stride);
-    m.base = base;
-    m.row = stride[order[nd - 2]];
-    m.column = stride[order[nd - 1]];
-    for (int t = 0; t < nd - 2; t++) m.batch[t] = stride[order[t]];
-    return m;
+    dl_index stride[DLTRAIN_MAX_DIMS];
+    void *base = dl_device_strided(d->ctx, x, stride);
+    return dl__cuda_ordered(base, stride, order, x->ndim);
 }
 
 static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl__cuda_attention_args *t)
@@ -4357,21 +4344,18 @@ static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl
     t->scale = y->f[0];
     t->block = t->causal ? 32 : 64; /* dl__attention_rows of dltrain.h */
     while (t->block > 8 && (int64_t)t->block * t->s > 65536) t->block /= 2;
-    t->q = dl__cuda_ordered(dl__cuda_in(d, y, 0), q, NULL);
-    t->k = dl__cuda_ordered(dl__cuda_in(d, y, 1), k, NULL);
-    t->v = dl__cuda_ordered(dl__cuda_in(d, y, 2), v, NULL);
+    t->q = dl__cuda_matrix_of(d, q, NULL);
+    t->k = dl__cuda_matrix_of(d, k, NULL);
+    t->v = dl__cuda_matrix_of(d, v, NULL);
     if (mask < y->n_in) { /* broadcasts: strides of 0 */
         const dl_node *x = y->in[mask];
-        int64_t stride[DLTRAIN_MAX_DIMS], wide[DLTRAIN_MAX_DIMS];
-        dl__cuda_row_strides(x->dim, x->ndim, stride);
+        dl_index stride[DLTRAIN_MAX_DIMS], wide[DLTRAIN_MAX_DIMS];
+        void *base = dl_device_strided(d->ctx, x, stride);
         for (int b = 0; b < nd; b++) {
             int at = b - (nd - x->ndim);
             wide[b] = at < 0 || x->dim[at] == 1 ? 0 : stride[at];
         }
-        t->mask.base = dl__cuda_in(d, y, mask);
-        t->mask.row = wide[nd - 2];
-        t->mask.column = wide[nd - 1];
-        for (int b = 0; b < nd - 2; b++) t->mask.batch[b] = wide[b];
+        t->mask = dl__cuda_ordered(base, wide, NULL, nd);
     }
     size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CUDA_CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
     t->top = (float *)(uintptr_t)dl__cuda_scratch(d, (3 + chunks) * rows * sizeof(float));
@@ -4394,7 +4378,7 @@ static bool dl__cuda_attention(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_attention_args t;
     (void)accumulate;
     if (!dl__cuda_attention_begin(d, y, 3, &t)) return false;
-    t.y = dl__cuda_in_memory(dl_device_address(d->ctx, y), y, y->i + 1);
+    t.y = dl__cuda_matrix_of(d, y, y->i + 1);
     return dl__cuda_attend(d, "attention_queries", &t, t.l, t.f);
 }
 
@@ -4408,10 +4392,14 @@ static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumula
     (void)accumulate;
     if (!dl__cuda_attention_begin(d, y, 4, &t)) return false;
     dl__cuda_matrix *to[] = { &t.dq, &t.dk, &t.dv };
-    t.y = dl__cuda_in_memory(dl__cuda_in(d, y, 3), y->in[3], order);
+    t.y = dl__cuda_matrix_of(d, y->in[3], order);
     for (int k = 0; k < 3; k++)
         if (y->i[1] >> k & 1) {
-            *to[k] = dl__cuda_ordered(at, y->in[k], order + (k + 1) * nd);
+            const dl_index *own = order + (k + 1) * nd;
+            dl_index dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS];
+            for (int b = 0; b < nd; b++) dim[own[b]] = y->in[k]->dim[b];
+            dl__cuda_row_strides(dim, nd, stride);
+            *to[k] = dl__cuda_ordered(at, stride, own, nd);
             at += y->in[k]->numel;
         }
     bool dq = y->i[1] & 1, dk = y->i[1] & 2, dv = y->i[1] & 4;
@@ -4477,6 +4465,7 @@ static uint64_t dl__cuda_mix(uint64_t h, uint64_t v) { return h = (h ^ v) * 0x9e
 static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, uint64_t *key)
 {
     size_t nodes = 0;
+    dl_index stride[DLTRAIN_MAX_DIMS];
     uint64_t h = dl__cuda_mix(dl_device_random_key(d->ctx), d->scratch);
     for (size_t i = 0; i < n; i++) nodes += (size_t)l[i].count;
     if (nodes > d->numbers_room) {
@@ -4494,7 +4483,7 @@ static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, u
             to->b = y->f[1];
             to->counter = y->counter;
             h = dl__cuda_mix(h, (uintptr_t)dl_device_address(d->ctx, y));
-            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_address(d->ctx, y->in[j]) : 0);
+            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_strided(d->ctx, y->in[j], stride) : 0);
             for (int j = 0; j < 4 && !(y->op->flags & DL_OP_ELEMENTWISE); j += 2) {
                 uint64_t two;
                 memcpy(&two, y->f + j, sizeof two);
