@@ -1051,6 +1051,8 @@ typedef struct dl_backend {
 DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
+/* The same for inputs of dl_permute, dl_slice and attention, which may be views with strides, of elements: fills stride. */
+DL_API void *dl_device_strided(const dl_context *ctx, const dl_node *node, dl_index *stride);
 DL_API bool dl_device_may_wait(dl_context *ctx); /* false, and an error: another replica has failed, what is waited for may not come */
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
 DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
@@ -5339,6 +5341,17 @@ static void dl__bind_view(dl_node *n)
 }
 
 static const dl__follower dl__follow = { dl__skip_copies, dl__bind_view, dl__layout_of };
+#if DL__DEVICES
+DL_API void *dl_device_strided(const dl_context *ctx, const dl_node *n, dl_index *stride)
+{
+    dl__layout l;
+    bool contiguous = !dl__layout_of(n, &l); /* or empty */
+    char *p = (char *)dl_device_address(ctx, contiguous ? n : l.base);
+    if (contiguous) dl__row_strides(n->dim, n->ndim, stride);
+    else memcpy(stride, l.stride, sizeof l.stride);
+    return p && !contiguous ? p + l.offset * (dl_index)dl__dtype_size(n->dtype) : p;
+}
+#endif
 
 /* Copies the input, which may have strides, as the node sees it. */
 static void dl__copy_through(const dl_run_args *r)
@@ -10019,7 +10032,7 @@ static bool dl__run(dl_context *ctx, bool final)
         recycle = ctx->node[i]->flags & DL__LEAF || !(ctx->node[i]->flags & DL__REQUIRES);
     recycle = recycle && !ctx->config.eager;
     if (!dl__lay_out(ctx) || (ctx->replica && !ctx->replica->before_run(ctx))) return false;
-    if (final && ctx->follower && !ctx->config.eager && !DL__ON(ctx)) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
+    if (final && ctx->follower && !ctx->config.eager) ctx->hash = dl__mix(ctx->hash, ctx->follower->skip(ctx, start));
     memset(&eager, 0, sizeof eager);
     plan = dl__plan_for(ctx, recycle, ctx->config.eager ? &eager : NULL);
     if (!plan) return false;

@@ -481,7 +481,7 @@ static const char *const dl__cuda_common_cu[] = {
     NULL
 };
 static const char *const dl__cuda_device_cu[] = {
-    "#line 1253 \"dltrain.h\"\n",
+    "#line 1255 \"dltrain.h\"\n",
     "/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,\n",
     "   the same bits wherever double is IEEE, which libm does not promise. */\n",
     "static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */\n",
@@ -569,7 +569,7 @@ static const char *const dl__cuda_device_cu[] = {
     "static dl_real dl__cos(dl_real x) { return cos(x); }\n",
     "static dl_real dl__pow(dl_real x, dl_real y) { return pow(x, y); }\n",
     "#endif\n",
-    "#line 2206 \"dltrain.h\"\n",
+    "#line 2208 \"dltrain.h\"\n",
     "/* Random numbers: Philox 4x32-10 (Salmon et al. 2011), a function of key and counter */\n",
     "static void dl__philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])\n",
     "{\n",
@@ -594,7 +594,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3117 \"dltrain.h\"\n",
+    "#line 3119 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at\n",
@@ -666,7 +666,7 @@ static const char *const dl__cuda_device_cu[] = {
     "#define DL__COMPARE_ROWS(ROW) \\\n",
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3511 \"dltrain.h\"\n",
+    "#line 3513 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -1518,6 +1518,12 @@ static const char *const dl__cuda_rows_cu[] = {
     "{\n",
     "    return ew_rand(key, counter, i) < p ? 0 : __fmul_rn(x, scale);\n",
     "}\n",
+    "\n",
+    "// What a thread takes at once: WIDE numbers from number i on, of one read or write where they are more.\n",
+    "template <class T> struct alignas(WIDE * sizeof(T)) Lanes { T v[WIDE]; };\n",
+    "template <class T> E_IN Lanes<T> get(const T *x, Index i) { return *(const Lanes<T> *)(x + i); }\n",
+    "template <class T> E_IN void put(T *y, Index i, const Lanes<T> &v) { *(Lanes<T> *)(y + i) = v; }\n",
+    "#define EACH(j) _Pragma(\"unroll\") for (int j = 0; j < WIDE; j++)\n",
     NULL
 };
 static const char *const dl__cuda_sums_cu[] = {
@@ -2558,12 +2564,13 @@ static const char *const dl__cuda_nccl_names[] = { DL__CUDA_NCCL(DL__CUDA_NAME) 
 #undef DL__CUDA_POINTER
 
 enum {
-    DL__CUDA_CHUNKS = 16,        /* pieces of a step's memory; they become one when the step has ended */
+    DL__CUDA_CHUNKS = 128,       /* pieces of a step's memory; they become one when the step has ended */
     DL__CUDA_SLOTS = 64,         /* kinds of looks by index, which are checked together */
     DL__CUDA_GRAPHS = 32,        /* kept, of runs of launches */
     DL__CUDA_PLANS = 1024,       /* a power of two: generated kernels by launch */
-    DL__CUDA_STAGING = 1 << 16,  /* bytes of a piece of pinned memory, at least */
-    DL__CUDA_STAGES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
+    DL__CUDA_RING = 1 << 18,     /* bytes of pinned memory, at least; it grows to four slices */
+    DL__CUDA_SLICE = 1 << 22,    /* bytes that are copied at a time, at most */
+    DL__CUDA_COPIES = 8,         /* of which so many may be on their way: the host runs some steps ahead */
     DL__CUDA_BUCKETS = 8,        /* events for as many buckets of gradients; those that share one wait for the last */
     DL__CUDA_FILES = 2048,       /* kept in the cache folder */
     DL__CUDA_ARGS = 512, DL__CUDA_ARG_BYTES = 4096 /* of a kernel */
@@ -2573,7 +2580,8 @@ typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2];
 typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
 typedef enum dl__cuda_precision { DL__CUDA_FP32, DL__CUDA_TF32, DL__CUDA_BF16 } dl__cuda_precision; /* of products */
 typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
-typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_run */
+typedef struct dl__cuda_list { dl__cuda_address at; size_t size, sent; void *copy; } dl__cuda_list; /* of parameters: what was sent last */
+typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_replay */
 typedef struct dl__cuda {
     dl_context *ctx;
     char device[32], name[128];
@@ -2597,11 +2605,14 @@ typedef struct dl__cuda {
     uint64_t reached;            /* the first 64 GPUs: that memory was asked to be in reach, directly */
     struct { dl__cuda_address at; size_t size, used; } chunk[DL__CUDA_CHUNKS];
     int chunks, chunk_at;
+    size_t step_used, step_peak; /* in this step; in any */
     size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
     dl__cuda_address scratch, arrival, room; /* of the operation at hand; of an input on its way; of sums between GPUs */
     size_t scratch_size, arrival_size, room_size;
-    struct { char *at; size_t size; void *event; bool busy; } staging[DL__CUDA_STAGES];
-    int staging_at;
+    char *ring;                  /* pinned memory, which copies take in turn */
+    size_t ring_size, ring_at;
+    struct { size_t first, end; void *event; bool busy; } copy[DL__CUDA_COPIES];
+    int copy_at;
     dl__cuda_address slots;      /* of DL__CUDA_SLOTS numbers: place << 32 | value of the first that is out of range */
     struct { const dl_op *op; dl_index i[6]; } slot[DL__CUDA_SLOTS];
     int slots_used;
@@ -2609,9 +2620,10 @@ typedef struct dl__cuda {
     dl__cuda_number *numbers;    /* of a run's nodes, as they are sent */
     size_t numbers_room;
     dl__cuda_address numbers_there, number; /* number: of the launch at hand */
+    dl__cuda_list clipped, updated;
     dl__cuda_graph graph[DL__CUDA_GRAPHS];
     uint64_t runs;
-    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or staged in this run, which a graph cannot do */
+    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or copied in this run, which a graph cannot do */
     bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
@@ -2625,7 +2637,7 @@ static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
     char function[64];
     size_t n = strcspn(call, "(");
     if (!code) return true;
-    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_run */
+    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_replay */
     if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
     if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
     snprintf(function, sizeof function, "%.*s", (int)n, call);
@@ -2735,6 +2747,15 @@ static void dl__cuda_release(void *device, void *memory)
     if (memory && dl__cuda_enter(d)) DL__CUDA_CALL(d, cuMemFree_v2((dl__cuda_address)(uintptr_t)memory));
 }
 
+/* Kernels of the last step may still run. */
+static bool dl__cuda_free_step(dl__cuda *d)
+{
+    bool ok = !d->chunks || dl__cuda_settle(d);
+    while (ok && d->chunks) ok = DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
+    d->chunk_at = 0;
+    return ok;
+}
+
 static void *dl__cuda_step_alloc(void *device, size_t bytes)
 {
     dl__cuda *d = (dl__cuda *)device;
@@ -2742,13 +2763,14 @@ static void *dl__cuda_step_alloc(void *device, size_t bytes)
     if (!dl__cuda_enter(d)) return NULL;
     while (d->chunk_at < d->chunks && d->chunk[d->chunk_at].size - d->chunk[d->chunk_at].used < size) d->chunk_at++;
     if (d->chunk_at == d->chunks) {
+        if (!d->step_used && !dl__cuda_free_step(d)) return NULL; /* a larger batch */
         if (d->chunks == DL__CUDA_CHUNKS)
             return dl_fail(d->ctx, "%s: a step that grew %d times", d->device, (int)DL__CUDA_CHUNKS), (void *)NULL;
-        size_t room = d->chunks ? d->chunk[d->chunks - 1].size * 2 : (size_t)1 << 20; /* so that few pieces are enough */
-        size_t left, all;
-        if (room < size || (!d->driver.cuMemGetInfo_v2(&left, &all) && room > left)) room = size;
-        d->step_needs = size;
-        for (int i = 0; i < d->chunks; i++) d->step_needs += d->chunk[i].used;
+        size_t held = 0, left, all;
+        for (int i = 0; i < d->chunks; i++) held += d->chunk[i].size;
+        size_t room = size + (held / 8 > (size_t)1 << 20 ? held / 8 : (size_t)1 << 20); /* so that few pieces are enough */
+        if (!d->driver.cuMemGetInfo_v2(&left, &all) && room > left) room = size;
+        d->step_needs = d->step_used + size;
         d->chunk[d->chunks].at = dl__cuda_allocate(d, room);
         d->step_needs = 0;
         if (!d->chunk[d->chunks].at) return NULL;
@@ -2757,19 +2779,20 @@ static void *dl__cuda_step_alloc(void *device, size_t bytes)
     }
     dl__cuda_address p = d->chunk[d->chunk_at].at + d->chunk[d->chunk_at].used;
     d->chunk[d->chunk_at].used += size;
+    d->step_used += size;
     return (void *)(uintptr_t)p;
 }
 
-/* Kernels of the last step may still run: they are before all that uses the memory next. Several pieces become one. */
+/* Kernels of the last step are before all that uses the memory next. Several pieces become one, of what steps took at most. */
 static void dl__cuda_step_reset(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
-    size_t all = 0;
-    for (int i = 0; i < d->chunks; i++) all += d->chunk[i].size, d->chunk[i].used = 0;
+    if (d->step_peak < d->step_used) d->step_peak = d->step_used;
+    for (int i = 0; i < d->chunks; i++) d->chunk[i].used = 0;
     d->chunk_at = 0;
-    if (d->chunks < 2 || !dl__cuda_enter(d) || !dl__cuda_settle(d)) return;
-    while (d->chunks) DL__CUDA_CALL(d, cuMemFree_v2(d->chunk[--d->chunks].at));
-    if ((d->chunk[0].at = dl__cuda_allocate(d, all))) d->chunk[0].size = all, d->chunks = 1;
+    d->step_used = 0;
+    if (d->chunks < 2 || !dl__cuda_enter(d) || !dl__cuda_free_step(d)) return;
+    if ((d->chunk[0].at = dl__cuda_allocate(d, d->step_peak))) d->chunk[0].size = d->step_peak, d->chunks = 1;
 }
 
 /* Memory that grows, without what was in it. The driver waits for work before it frees. */
@@ -2784,37 +2807,49 @@ static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *
 /* Memory of one operation, until the next. */
 static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes) { return dl__cuda_room(d, &d->scratch, &d->scratch_size, bytes); }
 
-/* Pinned memory of `bytes` that no copy uses any more: one piece in turn. */
+/* Pinned memory of `bytes`, a slice at most, that no copy uses any more. *which: the copy that will, and note it in its event. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
+    size_t need = (bytes + 255) / 256 * 256, size = d->ring_size ? d->ring_size : (size_t)DL__CUDA_RING;
     d->settled = false;
-    int k = *which = d->staging_at = (d->staging_at + 1) % DL__CUDA_STAGES;
-    if (d->staging[k].busy && !dl__cuda_wait(d, d->staging[k].event)) return NULL;
-    d->staging[k].busy = false;
-    if (d->staging[k].size < bytes) {
-        size_t size = bytes < DL__CUDA_STAGING ? (size_t)DL__CUDA_STAGING : bytes;
-        if (d->staging[k].at && !DL__CUDA_CALL(d, cuMemFreeHost(d->staging[k].at))) return NULL;
-        d->staging[k].at = NULL;
-        d->staging[k].size = 0;
-        void *p;
-        if (!DL__CUDA_CALL(d, cuMemHostAlloc(&p, size, 0))) return NULL;
-        d->staging[k].at = (char *)p;
-        d->staging[k].size = size;
+    while (size < 4 * need) size *= 2;
+    bool grows = size > d->ring_size;
+    int k = *which = d->copy_at = (d->copy_at + 1) % DL__CUDA_COPIES;
+    size_t first = grows || d->ring_at + need > d->ring_size ? 0 : d->ring_at;
+    for (int i = 0; i < DL__CUDA_COPIES; i++) {
+        bool meets = d->copy[i].first < first + need && first < d->copy[i].end;
+        if (!d->copy[i].busy || !(grows || meets || i == k)) continue;
+        if (!dl__cuda_wait(d, d->copy[i].event)) return NULL;
+        d->copy[i].busy = false;
     }
-    return d->staging[k].at;
+    if (grows) {
+        void *p = d->ring;
+        d->ring = NULL;
+        d->ring_size = 0;
+        if ((p && !DL__CUDA_CALL(d, cuMemFreeHost(p))) || !DL__CUDA_CALL(d, cuMemHostAlloc(&p, size, 0))) return NULL;
+        d->ring = (char *)p;
+        d->ring_size = size;
+    }
+    d->copy[k].first = first;
+    d->copy[k].end = d->ring_at = first + need;
+    return d->ring + first;
 }
 
 /* By way of pinned memory; *event: when it has arrived. */
 static bool dl__cuda_send(dl__cuda *d, dl__cuda_address to, const void *from, size_t bytes, void *stream, void **event)
 {
-    int k;
-    char *stage = dl__cuda_stage(d, bytes, &k);
-    if (!stage) return false;
-    memcpy(stage, from, bytes);
-    if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2(to, stage, bytes, stream))) return false;
-    d->staging[k].busy = true;
-    *event = d->staging[k].event;
-    return DL__CUDA_CALL(d, cuEventRecord(*event, stream));
+    for (size_t at = 0, some; at < bytes; at += some) {
+        int k;
+        some = bytes - at < (size_t)DL__CUDA_SLICE ? bytes - at : (size_t)DL__CUDA_SLICE;
+        char *stage = dl__cuda_stage(d, some, &k);
+        if (!stage) return false;
+        memcpy(stage, (const char *)from + at, some);
+        if (!DL__CUDA_CALL(d, cuMemcpyHtoDAsync_v2(to + at, stage, some, stream))) return false;
+        d->copy[k].busy = true;
+        *event = d->copy[k].event;
+        if (!DL__CUDA_CALL(d, cuEventRecord(*event, stream))) return false;
+    }
+    return true;
 }
 
 static bool dl__cuda_is_value(const dl__cuda *d, dl__cuda_address p)
@@ -2859,14 +2894,14 @@ static bool dl__cuda_end_run(dl__cuda *d)
     return ok;
 }
 
-/* Copies to pinned memory what launches have made, and waits. */
+/* Copies to pinned memory what launches have made, a slice at most, and waits. */
 static const char *dl__cuda_fetch(dl__cuda *d, dl__cuda_address from, size_t bytes)
 {
     int k;
     char *stage = dl__cuda_stage(d, bytes, &k);
     if (!stage || !dl__cuda_note(d) || !DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->ran, 0)) ||
         !DL__CUDA_CALL(d, cuMemcpyDtoHAsync_v2(stage, from, bytes, d->copies)) ||
-        !DL__CUDA_CALL(d, cuEventRecord(d->staging[k].event, d->copies)) || !dl__cuda_wait(d, d->staging[k].event))
+        !DL__CUDA_CALL(d, cuEventRecord(d->copy[k].event, d->copies)) || !dl__cuda_wait(d, d->copy[k].event))
         return NULL;
     return stage;
 }
@@ -2896,13 +2931,16 @@ static bool dl__cuda_download(void *device, void *to, const void *from, size_t b
     if (!bytes) return true;
     if (!dl__cuda_enter(d) || !dl__cuda_check_slots(d)) return false;
     d->running = d->running || !dl__cuda_is_value(d, (dl__cuda_address)(uintptr_t)from);
-    const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from, bytes);
-    if (!p) return false;
-    memcpy(to, p, bytes);
+    for (size_t at = 0, some; at < bytes; at += some) {
+        some = bytes - at < (size_t)DL__CUDA_SLICE ? bytes - at : (size_t)DL__CUDA_SLICE;
+        const char *p = dl__cuda_fetch(d, (dl__cuda_address)(uintptr_t)from + at, some);
+        if (!p) return false;
+        memcpy((char *)to + at, p, some);
+    }
     return true;
 }
 
-/* ---- graphs, see dl__cuda_run ---- */
+/* ---- graphs, see dl__cuda_replay ---- */
 static bool dl__cuda_forget_graph(dl__cuda *d, dl__cuda_graph *g)
 {
     void *exec = g->exec;
@@ -3387,12 +3425,14 @@ static bool dl__cuda_go(dl__cuda *d, const char *module, const char *name, dl__c
     return !g.x || !g.y || !g.z || (function && dl__cuda_start(d, function, g.x, g.y, g.z, g.bx, g.by, args));
 }
 
-/* ---- generated kernels: the elementwise operations of a launch, one thread an element ---- */
+/* ---- generated kernels: the elementwise operations of a launch. A thread takes four numbers at once where all memory is aligned and what
+   is broadcast lies so, too; otherwise one. See rows.cu ---- */
 /* Walks over a launch, collecting the arguments of its kernel, and, when there is a text, writing the kernel. */
 typedef struct dl__cuda_group {
     dl__cuda *d;
     const dl_device_launch *l;
     dl__cuda_text *text, *params;   /* NULL: only the arguments are wanted */
+    int wide;                       /* numbers of a thread */
     int args;
     size_t bytes;
     void *arg[DL__CUDA_ARGS];
@@ -3415,6 +3455,7 @@ static int dl__cuda_argument(dl__cuda_group *g, const char *type, const void *va
     return g->args++;
 }
 static int dl__cuda_long(dl__cuda_group *g, uint64_t v) { return dl__cuda_argument(g, "uint64_t", &v, sizeof v); }
+static const char *const dl__cuda_types[] = { "float", "int32_t", "uint8_t" };
 static int dl__cuda_pointer(dl__cuda_group *g, const dl_node *x)
 {
     static const char *const type[] = { "float *", "int32_t *", "uint8_t *" };
@@ -3447,31 +3488,53 @@ static int dl__cuda_local(const dl__cuda_group *g, const dl_node *x, int end)
     }
 }
 
-/* Writes where x's element for element i of y comes from, into `out`. */
+/* Can four neighbours of the memory of x be read at once for four of y? Of what is broadcast they are neighbours, too, or the same number. */
+static bool dl__cuda_by_four(dl__cuda *d, const dl_node *y, const dl_node *x)
+{
+    uint64_t dim[DLTRAIN_MAX_DIMS + 1], stride[DLTRAIN_MAX_DIMS + 1];
+    bool aligned = (uintptr_t)dl_device_address(d->ctx, x) % (x->dtype == DL_U8 ? 4 : 16) == 0;
+    if (x->numel == y->numel) return aligned;
+    return dl__cuda_levels(y, x, dim, stride) && dim[0] % 4 == 0 && (aligned || !stride[0]);
+}
+static int dl__cuda_wide(const dl__cuda_group *g, int skip)
+{
+    for (int k = skip; k < g->l->count; k++) {
+        const dl_node *y = g->l->node[k];
+        if (y->numel % 4 || (dl_device_address(g->d->ctx, y) && !dl__cuda_by_four(g->d, y, y))) return 1;
+        for (int i = 0; i < y->n_in; i++)
+            if (dl__cuda_local(g, y->in[i], k) < 0 && !dl__cuda_by_four(g->d, y, y->in[i])) return 1;
+    }
+    return 4;
+}
+
+/* Reads what of x is for the elements of y from number i on; into `out` where that for number i + j is. */
 static void dl__cuda_operand(dl__cuda_group *g, const dl_node *y, const dl_node *x, int end, char *out, size_t size)
 {
     uint64_t dim[DLTRAIN_MAX_DIMS + 1], stride[DLTRAIN_MAX_DIMS + 1];
-    char at[400] = "0";
+    char at[400] = "i";
     int local = dl__cuda_local(g, x, end), used = 0;
+    bool same = false; /* one number for all of them */
     if (local >= 0) {
-        snprintf(out, size, "v%d", local);
+        snprintf(out, size, "v%d.v[j]", local);
         return;
     }
     int p = dl__cuda_pointer(g, x);
-    if (x->numel == y->numel) {
-        snprintf(out, size, "a%d[i]", p);
-        return;
+    if (x->numel != y->numel) {
+        int levels = dl__cuda_levels(y, x, dim, stride), left = -1; /* i / dim[0] / dim[1] ... % dim[k] * stride[k], summed */
+        snprintf(at, sizeof at, "0");
+        same = !stride[0];
+        for (int k = 0; k < levels; k++) {
+            int wide = dl__cuda_long(g, dim[k]), step = stride[k] ? dl__cuda_long(g, stride[k]) : -1;
+            char of[24];
+            snprintf(of, sizeof of, left < 0 ? "i" : "l%d", left);
+            if (step >= 0) used += snprintf(at + used, sizeof at - (size_t)used, "%s%s %% (Index)a%d * a%d", used ? " + " : "", of, wide, step);
+            if (k + 1 < levels) dl__cuda_put(g->text, "        const Index l%d = %s / (Index)a%d;\n", wide, of, wide);
+            left = wide;
+        }
     }
-    int levels = dl__cuda_levels(y, x, dim, stride), left = -1; /* i / dim[0] / dim[1] ... % dim[k] * stride[k], summed */
-    for (int k = 0; k < levels; k++) {
-        int wide = dl__cuda_long(g, dim[k]), step = stride[k] ? dl__cuda_long(g, stride[k]) : -1;
-        char of[24];
-        snprintf(of, sizeof of, left < 0 ? "i" : "l%d", left);
-        if (step >= 0) used += snprintf(at + used, sizeof at - (size_t)used, "%s%s %% (Index)a%d * a%d", used ? " + " : "", of, wide, step);
-        if (k + 1 < levels) dl__cuda_put(g->text, "        const Index l%d = %s / (Index)a%d;\n", wide, of, wide);
-        left = wide;
-    }
-    snprintf(out, size, "a%d[%s]", p, at);
+    if (same) dl__cuda_put(g->text, "        const %s f%d = a%d[%s];\n", dl__cuda_types[x->dtype], p, p, at);
+    else dl__cuda_put(g->text, "        const Lanes<%s> f%d = get(a%d, %s);\n", dl__cuda_types[x->dtype], p, p, at);
+    snprintf(out, size, same ? "f%d" : "f%d.v[j]", p);
 }
 
 static bool dl__cuda_is_row(const char *const *rows, const char *name)
@@ -3483,13 +3546,15 @@ static bool dl__cuda_is_row(const char *const *rows, const char *name)
 /* The line that computes node k. False when there is no kernel for it. */
 static bool dl__cuda_element(dl__cuda_group *g, int k)
 {
-    static const char *const type[] = { "float", "int32_t", "uint8_t" };
     const dl_node *y = g->l->node[k];
     const char *name = y->op->name;
-    char in[3][440];
+    char in[3][24];
     dl__cuda_text *t = g->text;
+    int sum = -1;
     for (int i = 0; i < y->n_in && i < 3; i++) dl__cuda_operand(g, y, y->in[i], k, in[i], sizeof in[i]);
-    dl__cuda_put(t, "        const %s v%d = ", type[y->dtype], k);
+    if (!strcmp(name, "accumulate") && y->i[1])
+        sum = dl__cuda_pointer(g, y), dl__cuda_put(t, "        const Lanes<float> f%d = get(a%d, i);\n", sum, sum);
+    dl__cuda_put(t, "        Lanes<%s> v%d;\n        EACH(j) v%d.v[j] = ", dl__cuda_types[y->dtype], k, k);
     if (dl__cuda_is_row(dl__cuda_unary_rows, name)) dl__cuda_put(t, "ew_%s(%s);\n", name, in[0]);
     else if (dl__cuda_is_row(dl__cuda_binary_rows, name)) dl__cuda_put(t, "ew_%s(%s, %s);\n", name, in[0], in[1]);
     else if (dl__cuda_is_row(dl__cuda_scaled_rows, name)) {
@@ -3500,17 +3565,17 @@ static bool dl__cuda_element(dl__cuda_group *g, int k)
     else if (!strcmp(name, "full")) dl__cuda_put(t, "a1[%d].a;\n", k);
     else if (!strcmp(name, "causal")) {
         int wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]), high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
-        dl__cuda_put(t, "i %% a%d > i / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
+        dl__cuda_put(t, "(i + j) %% a%d > (i + j) / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
     } else if (!strcmp(name, "accumulate")) {
-        if (y->i[1]) dl__cuda_put(t, "E_ADD(a%d[i], %s);\n", dl__cuda_pointer(g, y), in[0]);
+        if (sum >= 0) dl__cuda_put(t, "E_ADD(f%d.v[j], %s);\n", sum, in[0]);
         else dl__cuda_put(t, "%s;\n", in[0]);
     } else if (!strcmp(name, "rand") || !strcmp(name, "randn")) {
-        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
+        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i + j);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
     } else if (!strcmp(name, "dropout")) {
         int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx));
-        dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i);\n", in[0], k, k, key, k);
+        dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i + j);\n", in[0], k, k, key, k);
     } else return dl_fail(g->d->ctx, "%s: dl_%s has no CUDA kernel yet", g->d->device, name);
-    if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        a%d[i] = v%d;\n", dl__cuda_pointer(g, y), k);
+    if (dl_device_address(g->d->ctx, y)) dl__cuda_put(t, "        put(a%d, i, v%d);\n", dl__cuda_pointer(g, y), k);
     return true;
 }
 
@@ -3530,32 +3595,36 @@ static bool dl__cuda_elementwise(dl__cuda *d, const dl_device_launch *l)
 {
     dl__cuda_group g;
     dl__cuda_text body, params, all;
-    size_t at = (size_t)(l->key % DL__CUDA_PLANS), n = l->node[0]->numel;
+    size_t n = l->node[0]->numel;
     memset(&g, 0, sizeof g);
     g.d = d;
     g.l = l;
+    g.wide = dl__cuda_wide(&g, !(l->node[0]->op->flags & DL_OP_ELEMENTWISE));
     if (!n) return true;
-    bool known = d->plan[at].key == l->key && d->plan[at].function;
+    uint64_t key = l->key + (uint64_t)g.wide;
+    size_t at = (size_t)(key % DL__CUDA_PLANS);
+    bool known = d->plan[at].key == key && d->plan[at].function;
     memset(&body, 0, sizeof body);
     memset(&params, 0, sizeof params);
     if (!known) g.text = &body, g.params = &params;
     bool ok = dl__cuda_walk(&g);
     if (ok && !known) {
         dl__cuda_begin_text(&all);
+        dl__cuda_put(&all, "typedef %s Index;\nenum { WIDE = %d };\n", n >> 31 ? "uint64_t" : "uint32_t", g.wide);
         dl__cuda_lines(&all, dl__cuda_rows_cu);
-        dl__cuda_put(&all, "#line 1 \"generated\"\ntypedef %s Index;\nextern \"C\" __global__ void group(", n >> 31 ? "uint64_t" : "uint32_t");
+        dl__cuda_put(&all, "#line 1 \"generated\"\nextern \"C\" __global__ void group(");
         dl__cuda_add(&all, params.at ? params.at : "", params.size);
-        dl__cuda_put(&all, ")\n{\n    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < a0; i += (Index)gridDim.x * blockDim.x) {\n");
+        dl__cuda_put(&all, ")\n{\n    for (Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < a0; i += (Index)gridDim.x * blockDim.x * WIDE) {\n");
         dl__cuda_add(&all, body.at ? body.at : "", body.size);
         dl__cuda_put(&all, "    }\n}\n");
         void *module = dl__cuda_load(d, &all, l->node[0]->op->name);
         ok = module && DL__CUDA_CALL(d, cuModuleGetFunction(&d->plan[at].function, module, "group"));
-        d->plan[at].key = ok ? l->key : 0;
+        d->plan[at].key = ok ? key : 0;
         free(all.at);
     }
     free(body.at);
     free(params.at);
-    dl__cuda_grid b = dl__cuda_strides(n);
+    dl__cuda_grid b = dl__cuda_strides(n / (size_t)g.wide);
     return ok && dl__cuda_start(d, d->plan[at].function, b.x, 1, 1, b.bx, 1, g.arg);
 }
 
@@ -3659,19 +3728,20 @@ static bool dl__cuda_softmax(dl__cuda *d, const dl_node *y, bool accumulate)
 }
 
 /* ---- moving ---- */
-typedef struct dl__cuda_strided { int32_t ndim; uint32_t dim[8]; int64_t from[8], to[8]; } dl__cuda_strided;
-static void dl__cuda_row_strides(const dl_index *dim, int ndim, int64_t *stride)
+typedef struct dl__cuda_strided { int32_t ndim; uint32_t dim[8]; dl_index from[8], to[8]; } dl__cuda_strided;
+static void dl__cuda_row_strides(const dl_index *dim, int ndim, dl_index *stride)
 {
-    int64_t n = 1;
+    dl_index n = 1;
     for (int k = ndim - 1; k >= 0; k--) stride[k] = n, n *= dim[k];
 }
 
-/* Copies a block of sizes dim; `x_at` and `y_at` are elements before its first. */
-static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const dl_node *x, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
+/* Copies a block of sizes dim from x; `x_at` and `y_at` are elements before its first. */
+static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
 {
     uint64_t n = 1;
     size_t size = dl__cuda_size(y);
-    char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size, *from = (char *)dl_device_address(d->ctx, x) + x_at * (int64_t)size;
+    char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size;
+    const char *from = (const char *)x + x_at * (int64_t)size;
     s->ndim = 0;
     for (int k = 0; k < y->ndim; k++) { /* dimensions that follow one another in both are one */
         int last = s->ndim - 1;
@@ -3688,24 +3758,24 @@ static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const dl_node *x, const
 static bool dl__cuda_permute(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_strided s;
-    int64_t stride[DLTRAIN_MAX_DIMS];
-    dl__cuda_row_strides(y->in[0]->dim, y->ndim, stride);
+    dl_index stride[DLTRAIN_MAX_DIMS];
+    const void *x = dl_device_strided(d->ctx, y->in[0], stride);
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) s.from[k] = stride[y->i[k]];
     (void)accumulate;
-    return dl__cuda_copy(d, y, y->in[0], y->dim, &s, 0, 0);
+    return dl__cuda_copy(d, y, x, y->dim, &s, 0, 0);
 }
 
 /* i = offset, starts, steps */
 static bool dl__cuda_slice(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_strided s;
-    int64_t stride[DLTRAIN_MAX_DIMS], at = 0;
-    dl__cuda_row_strides(y->in[0]->dim, y->ndim, stride);
+    dl_index stride[DLTRAIN_MAX_DIMS], at = 0;
+    const void *x = dl_device_strided(d->ctx, y->in[0], stride);
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.from[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_copy(d, y, y->in[0], y->dim, &s, 0, at);
+    return dl__cuda_copy(d, y, x, y->dim, &s, 0, at);
 }
 
 static bool dl__cuda_fill(dl__cuda *d, void *to, uint32_t value, size_t count, size_t size)
@@ -3719,7 +3789,7 @@ static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     const dl_node *x = y->in[0];
     dl__cuda_strided s;
-    int64_t stride[DLTRAIN_MAX_DIMS], at = 0;
+    dl_index stride[DLTRAIN_MAX_DIMS], at = 0;
     uint32_t value;
     float f = y->f[0];
     memcpy(&value, &f, sizeof value);
@@ -3729,7 +3799,7 @@ static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, stride);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.to[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, x, x->dim, &s, at, 0);
+    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), x->dim, &s, at, 0);
 }
 
 static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -3742,7 +3812,7 @@ static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
         dl__cuda_row_strides(x->dim, x->ndim, s.from);
         dl__cuda_row_strides(y->dim, y->ndim, s.to);
         int64_t wide = s.to[y->i[0]] * x->dim[y->i[0]];
-        if (!dl__cuda_copy(d, y, x, x->dim, &s, at, 0)) return false;
+        if (!dl__cuda_copy(d, y, dl__cuda_in(d, y, k), x->dim, &s, at, 0)) return false;
         at += wide;
     }
     return true;
@@ -4250,36 +4320,22 @@ typedef struct dl__cuda_attention_args {
     float *top, *sum, *slope, *chunk;
 } dl__cuda_attention_args;
 
-/* x lies in memory with dimension t as dimension order[t]; NULL: as it comes. */
-static dl__cuda_matrix dl__cuda_ordered(void *base, const dl_node *x, const dl_index *order)
+/* The matrices of memory whose dimension order[t] is dimension t; NULL: as they come. */
+static dl__cuda_matrix dl__cuda_ordered(void *base, const dl_index *stride, const dl_index *order, int ndim)
 {
     dl__cuda_matrix m;
-    dl_index dim[DLTRAIN_MAX_DIMS];
-    int64_t stride[DLTRAIN_MAX_DIMS] = { 0 };
-    int nd = x->ndim;
     memset(&m, 0, sizeof m);
-    for (int t = 0; t < nd; t++) dim[order ? order[t] : t] = x->dim[t];
-    dl__cuda_row_strides(dim, nd, stride);
     m.base = base;
-    m.row = stride[order ? order[nd - 2] : nd - 2];
-    m.column = stride[order ? order[nd - 1] : nd - 1];
-    for (int t = 0; t < nd - 2; t++) m.batch[t] = stride[order ? order[t] : t];
+    m.row = stride[order ? order[ndim - 2] : ndim - 2];
+    m.column = stride[order ? order[ndim - 1] : ndim - 1];
+    for (int t = 0; t < ndim - 2; t++) m.batch[t] = stride[order ? order[t] : t];
     return m;
 }
-
-/* A tensor whose dimensions are those of the memory: y. */
-static dl__cuda_matrix dl__cuda_in_memory(void *base, const dl_node *x, const dl_index *order)
+static dl__cuda_matrix dl__cuda_matrix_of(dl__cuda *d, const dl_node *x, const dl_index *order)
 {
-    dl__cuda_matrix m;
-    int64_t stride[DLTRAIN_MAX_DIMS] = { 0 };
-    int nd = x->ndim;
-    memset(&m, 0, sizeof m);
-    dl__cuda_row_strides(x->dim, nd, stride);
-    m.base = base;
-    m.row = stride[order[nd - 2]];
-    m.column = stride[order[nd - 1]];
-    for (int t = 0; t < nd - 2; t++) m.batch[t] = stride[order[t]];
-    return m;
+    dl_index stride[DLTRAIN_MAX_DIMS];
+    void *base = dl_device_strided(d->ctx, x, stride);
+    return dl__cuda_ordered(base, stride, order, x->ndim);
 }
 
 static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl__cuda_attention_args *t)
@@ -4297,21 +4353,18 @@ static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl
     t->scale = y->f[0];
     t->block = t->causal ? 32 : 64; /* dl__attention_rows of dltrain.h */
     while (t->block > 8 && (int64_t)t->block * t->s > 65536) t->block /= 2;
-    t->q = dl__cuda_ordered(dl__cuda_in(d, y, 0), q, NULL);
-    t->k = dl__cuda_ordered(dl__cuda_in(d, y, 1), k, NULL);
-    t->v = dl__cuda_ordered(dl__cuda_in(d, y, 2), v, NULL);
+    t->q = dl__cuda_matrix_of(d, q, NULL);
+    t->k = dl__cuda_matrix_of(d, k, NULL);
+    t->v = dl__cuda_matrix_of(d, v, NULL);
     if (mask < y->n_in) { /* broadcasts: strides of 0 */
         const dl_node *x = y->in[mask];
-        int64_t stride[DLTRAIN_MAX_DIMS], wide[DLTRAIN_MAX_DIMS];
-        dl__cuda_row_strides(x->dim, x->ndim, stride);
+        dl_index stride[DLTRAIN_MAX_DIMS], wide[DLTRAIN_MAX_DIMS];
+        void *base = dl_device_strided(d->ctx, x, stride);
         for (int b = 0; b < nd; b++) {
             int at = b - (nd - x->ndim);
             wide[b] = at < 0 || x->dim[at] == 1 ? 0 : stride[at];
         }
-        t->mask.base = dl__cuda_in(d, y, mask);
-        t->mask.row = wide[nd - 2];
-        t->mask.column = wide[nd - 1];
-        for (int b = 0; b < nd - 2; b++) t->mask.batch[b] = wide[b];
+        t->mask = dl__cuda_ordered(base, wide, NULL, nd);
     }
     size_t rows = (size_t)t->batches * (size_t)t->l, chunks = t->s > DL__CUDA_CHUNK ? dl__cuda_chunks((size_t)t->s) : 0;
     t->top = (float *)(uintptr_t)dl__cuda_scratch(d, (3 + chunks) * rows * sizeof(float));
@@ -4334,7 +4387,7 @@ static bool dl__cuda_attention(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_attention_args t;
     (void)accumulate;
     if (!dl__cuda_attention_begin(d, y, 3, &t)) return false;
-    t.y = dl__cuda_in_memory(dl_device_address(d->ctx, y), y, y->i + 1);
+    t.y = dl__cuda_matrix_of(d, y, y->i + 1);
     return dl__cuda_attend(d, "attention_queries", &t, t.l, t.f);
 }
 
@@ -4348,10 +4401,14 @@ static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumula
     (void)accumulate;
     if (!dl__cuda_attention_begin(d, y, 4, &t)) return false;
     dl__cuda_matrix *to[] = { &t.dq, &t.dk, &t.dv };
-    t.y = dl__cuda_in_memory(dl__cuda_in(d, y, 3), y->in[3], order);
+    t.y = dl__cuda_matrix_of(d, y->in[3], order);
     for (int k = 0; k < 3; k++)
         if (y->i[1] >> k & 1) {
-            *to[k] = dl__cuda_ordered(at, y->in[k], order + (k + 1) * nd);
+            const dl_index *own = order + (k + 1) * nd;
+            dl_index dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS];
+            for (int b = 0; b < nd; b++) dim[own[b]] = y->in[k]->dim[b];
+            dl__cuda_row_strides(dim, nd, stride);
+            *to[k] = dl__cuda_ordered(at, stride, own, nd);
             at += y->in[k]->numel;
         }
     bool dq = y->i[1] & 1, dk = y->i[1] & 2, dv = y->i[1] & 4;
@@ -4417,6 +4474,7 @@ static uint64_t dl__cuda_mix(uint64_t h, uint64_t v) { return h = (h ^ v) * 0x9e
 static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, uint64_t *key)
 {
     size_t nodes = 0;
+    dl_index stride[DLTRAIN_MAX_DIMS];
     uint64_t h = dl__cuda_mix(dl_device_random_key(d->ctx), d->scratch);
     for (size_t i = 0; i < n; i++) nodes += (size_t)l[i].count;
     if (nodes > d->numbers_room) {
@@ -4434,7 +4492,7 @@ static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, u
             to->b = y->f[1];
             to->counter = y->counter;
             h = dl__cuda_mix(h, (uintptr_t)dl_device_address(d->ctx, y));
-            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_address(d->ctx, y->in[j]) : 0);
+            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_strided(d->ctx, y->in[j], stride) : 0);
             for (int j = 0; j < 4 && !(y->op->flags & DL_OP_ELEMENTWISE); j += 2) {
                 uint64_t two;
                 memcpy(&two, y->f + j, sizeof two);
@@ -4448,8 +4506,9 @@ static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, u
     return there && dl__cuda_upload(d, there, d->numbers, nodes * sizeof *d->numbers);
 }
 
-static bool dl__cuda_launch_all(dl__cuda *d, const dl_device_launch *l, size_t n)
+static bool dl__cuda_launch_all(dl__cuda *d, const void *launches, size_t n)
 {
+    const dl_device_launch *l = (const dl_device_launch *)launches;
     d->number = d->numbers_there;
     for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number))
         if (!dl__cuda_launch(d, &l[i])) return false;
@@ -4468,15 +4527,35 @@ static dl__cuda_graph *dl__cuda_graph_of(dl__cuda *d, uint64_t key)
     return g;
 }
 
-static bool dl__cuda_capture(dl__cuda *d, const dl_device_launch *l, size_t n, void **exec)
+/* Launches, n of them or of what they work on; what they are made of is at `what`. */
+typedef bool dl__cuda_launches(dl__cuda *d, const void *what, size_t n);
+static bool dl__cuda_capture(dl__cuda *d, dl__cuda_launches *launches, const void *what, size_t n, void **exec)
 {
     void *graph = NULL;
     d->capturing = true;
-    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && dl__cuda_launch_all(d, l, n); /* 1: of this thread */
+    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && launches(d, what, n); /* 1: of this thread */
     if (begun) ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
     d->capturing = false;
     ok = ok && DL__CUDA_CALL(d, cuGraphInstantiateWithFlags(exec, graph, 0));
     return (!graph || DL__CUDA_CALL(d, cuGraphDestroy(graph))) && ok;
+}
+
+/* Launches, or the graph that they became. */
+static bool dl__cuda_replay(dl__cuda *d, uint64_t key, dl__cuda_launches *launches, const void *what, size_t n)
+{
+    if (d->no_graphs) return launches(d, what, n);
+    dl__cuda_graph *g = dl__cuda_graph_of(d, key);
+    if (!g) return false;
+    if (g->ready && !g->exec && !dl__cuda_capture(d, launches, what, n, &g->exec)) {
+        if (!d->refused) return false;
+        d->refused = g->ready = false;
+        g->refused = true;
+    }
+    if (g->exec) return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
+    d->settled = !g->refused;
+    bool ok = launches(d, what, n);
+    g->ready = d->settled;
+    return ok;
 }
 
 static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
@@ -4485,22 +4564,8 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     uint64_t key = 0;
     if (!dl__cuda_enter(d) || !dl__cuda_prepare(d, l, n, &key)) return false;
     d->running = true;
-    if (n == 1 || d->no_graphs) return dl__cuda_launch_all(d, l, n);
-    dl__cuda_graph *g = dl__cuda_graph_of(d, key);
-    if (!g) return false;
-    if (g->ready && !g->exec && !dl__cuda_capture(d, l, n, &g->exec)) {
-        if (!d->refused) return false;
-        d->refused = g->ready = false;
-        g->refused = true;
-    }
-    if (!g->exec) {
-        d->settled = !g->refused;
-        bool ok = dl__cuda_launch_all(d, l, n);
-        g->ready = d->settled;
-        return ok;
-    }
-    d->looked = d->looked || d->slots_used; /* it may have */
-    return DL__CUDA_CALL(d, cuGraphLaunch(g->exec, d->stream));
+    d->looked = d->looked || d->slots_used; /* a graph may have */
+    return n == 1 ? dl__cuda_launch_all(d, l, n) : dl__cuda_replay(d, key, dl__cuda_launch_all, l, n);
 }
 
 /* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a time, for most are small. */
@@ -4510,43 +4575,73 @@ static size_t dl__cuda_blocks(size_t most, size_t n)
     return most < each ? most : each;
 }
 
+/* A list of parameters with their rates and corrections, in the GPU's memory: it is sent when it is another than last time. */
+static bool dl__cuda_send_list(dl__cuda *d, dl__cuda_list *t, const dl_device_update *update, size_t n)
+{
+    size_t bytes = n * sizeof *update;
+    if (!n || (bytes == t->sent && !memcmp(t->copy, update, bytes))) return true;
+    void *copy = realloc(t->copy, bytes);
+    if (!copy) return dl_fail(d->ctx, "out of memory for the list of %zu parameters", n);
+    memcpy(t->copy = copy, update, bytes);
+    t->sent = 0;
+    if (!dl__cuda_room(d, &t->at, &t->size, bytes) || !dl__cuda_upload(d, (void *)(uintptr_t)t->at, update, bytes)) return false;
+    t->sent = bytes;
+    return true;
+}
+
+typedef struct dl__cuda_updates { const char *kernel; size_t most; } dl__cuda_updates; /* most: numbers of a parameter */
+static bool dl__cuda_launch_update(dl__cuda *d, const void *what, size_t n)
+{
+    const dl__cuda_updates *u = (const dl__cuda_updates *)what;
+    for (size_t at = 0, some; at < n; at += some) {
+        some = n - at < 65535 ? n - at : 65535;
+        dl__cuda_address list = d->updated.at + at * sizeof(dl_device_update);
+        void *args[] = { &list };
+        if (!dl__cuda_go(d, "update", u->kernel, dl__cuda_grid_of(dl__cuda_blocks((u->most + 255) / 256, some), some, 1, 256, 1), args))
+            return false;
+    }
+    return true;
+}
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
     static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
         { "scale", "update_scale" }, { "clamp", "update_clamp" } };
     dl__cuda *d = (dl__cuda *)device;
-    size_t k = 0, most = 0;
-    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
+    dl__cuda_updates u;
+    size_t k = 0;
     while (strcmp(rules[k][0], rule)) k++;
-    for (size_t at = 0, some; at < n; at += some) {
-        some = n - at < 65535 ? n - at : 65535;
-        for (size_t i = 0; i < some; i++) most = most < update[at + i].n ? update[at + i].n : most;
-        dl__cuda_address list = dl__cuda_scratch(d, some * sizeof *update);
-        void *args[] = { &list };
-        if (!list || !dl__cuda_upload(d, (void *)(uintptr_t)list, update + at, some * sizeof *update) ||
-            !dl__cuda_go(d, "update", rules[k][1], dl__cuda_grid_of(dl__cuda_blocks((most + 255) / 256, some), some, 1, 256, 1), args))
-            return false;
-    }
-    return true;
+    u.kernel = rules[k][1], u.most = 0;
+    for (size_t i = 0; i < n; i++) u.most = u.most < update[i].n ? update[i].n : u.most;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d) || !dl__cuda_send_list(d, &d->updated, update, n)) return false;
+    uint64_t key = dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(k, d->updated.at), u.most), n);
+    return dl__cuda_replay(d, key, dl__cuda_launch_update, &u, n);
 }
 
 /* See clip.cu. The sums of a parameter's chunks begin at the number of parameters before it and of whole chunks before its gradient. */
+typedef struct dl__cuda_clips { double max_norm, *norm; size_t sums, most; } dl__cuda_clips; /* sums of chunks; chunks of a parameter */
+static bool dl__cuda_launch_clip(dl__cuda *d, const void *what, size_t n)
+{
+    dl__cuda_clips c = *(const dl__cuda_clips *)what;
+    dl__cuda_address list = d->clipped.at, total = dl__cuda_scratch(d, (n + c.sums + 1) * sizeof(double)), chunk = total + n * sizeof(double);
+    uint64_t count = n;
+    void *args[] = { &list, &count, &chunk, &total, &c.norm, &c.max_norm }, *scale[] = { &list, &count, &c.norm, &c.max_norm };
+    size_t down = n < 65535 ? n : 65535, blocks = (c.most + 3) / 4;
+    return total && dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
+        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * c.most, n), down, 1, 256, 1), scale);
+}
 static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n)
 {
     dl__cuda *d = (dl__cuda *)device;
-    size_t most = 1, list_bytes = (n * sizeof *update + 255) / 256 * 256, sums = n;
-    if (n) sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
-    for (size_t i = 0; i < n; i++) most = most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : most;
-    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d)) return false;
-    dl__cuda_address list = dl__cuda_scratch(d, list_bytes + (n + sums) * sizeof(double)), total = list + list_bytes,
-                     chunk = total + n * sizeof(double);
-    uint64_t count = n;
-    void *args[] = { &list, &count, &chunk, &total, &norm, &max_norm }, *scale[] = { &list, &count, &norm, &max_norm };
-    size_t down = n < 65535 ? n : 65535, blocks = (most + 3) / 4;
-    return list && (!n || dl__cuda_upload(d, (void *)(uintptr_t)list, update, n * sizeof *update)) &&
-        dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
-        dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
-        dl__cuda_go(d, "clip", "clip_scale", dl__cuda_grid_of(dl__cuda_blocks(16 * most, n), down, 1, 256, 1), scale);
+    dl__cuda_clips c;
+    uint64_t key = n, bits;
+    c.max_norm = max_norm, c.norm = norm, c.sums = n, c.most = 1;
+    if (n) c.sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
+    for (size_t i = 0; i < n; i++) c.most = c.most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : c.most;
+    if (!dl__cuda_enter(d) || !dl__cuda_end_run(d) || !dl__cuda_send_list(d, &d->clipped, update, n)) return false;
+    memcpy(&bits, &max_norm, sizeof bits);
+    key = dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, d->clipped.at), d->scratch), (uintptr_t)norm);
+    return dl__cuda_replay(d, dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, bits), c.sums), c.most), dl__cuda_launch_clip, &c, n);
 }
 
 /* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
@@ -4621,10 +4716,11 @@ static void dl__cuda_close(void *device)
         if (d->arrival) d->driver.cuMemFree_v2(d->arrival);
         if (d->room) d->driver.cuMemFree_v2(d->room);
         if (d->slots) d->driver.cuMemFree_v2(d->slots);
-        for (int k = 0; k < DL__CUDA_STAGES; k++) {
-            if (d->staging[k].at) d->driver.cuMemFreeHost(d->staging[k].at);
-            if (d->staging[k].event) d->driver.cuEventDestroy_v2(d->staging[k].event);
-        }
+        if (d->clipped.at) d->driver.cuMemFree_v2(d->clipped.at);
+        if (d->updated.at) d->driver.cuMemFree_v2(d->updated.at);
+        if (d->ring) d->driver.cuMemFreeHost(d->ring);
+        for (int k = 0; k < DL__CUDA_COPIES; k++)
+            if (d->copy[k].event) d->driver.cuEventDestroy_v2(d->copy[k].event);
         for (int k = 0; k < DL__CUDA_BUCKETS; k++)
             if (d->ready[k]) d->driver.cuEventDestroy_v2(d->ready[k]);
         for (int k = 0; k < 3; k++)
@@ -4643,6 +4739,8 @@ static void dl__cuda_close(void *device)
         free(f);
     }
     free(d->numbers);
+    free(d->clipped.copy);
+    free(d->updated.copy);
     /* the libraries stay open: NVIDIA's keep threads */
     free(d);
 }
@@ -4683,8 +4781,8 @@ static bool dl__cuda_open_device(dl__cuda *d)
             d->device, d->name, major, minor);
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
-    for (int k = 0; k < DL__CUDA_STAGES; k++)
-        if (!DL__CUDA_CALL(d, cuEventCreate(&d->staging[k].event, 2))) return false; /* without timing */
+    for (int k = 0; k < DL__CUDA_COPIES; k++)
+        if (!DL__CUDA_CALL(d, cuEventCreate(&d->copy[k].event, 2))) return false; /* without timing */
     for (int k = 0; k < DL__CUDA_BUCKETS; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->ready[k], 2))) return false;
     void **const streams[] = { &d->stream, &d->copies, &d->sums }, **const events[] = { &d->taken, &d->ran, &d->summed };

@@ -258,7 +258,7 @@ END
     for what in graph:1 graph:2 graph:3 graph:3:46 graph:9:719 launch:120 lost:60 lost:110; do # while a graph is captured and launched
         part=graphs says "a graph, a failing $what" "cuda:0: cu[A-Za-z0-9_]* says" "CUDASIM_FAIL=$what"
     done
-    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:12 event*:22; do # at many places of a step
+    for what in lost@1:1 lost@1:40 lost@1:90 lost@0:60 launch*:50 copy*:30 copy*:60 copy*:71 sync*:9 hostalloc*:4 event*:22; do # at many places of a step
         part=worlds says "replicas, a failing $what" "rank [01] (cuda:[01]), step [0-9]*.*: cuda:[01]: cu[A-Za-z0-9_]* says" CUDASIM_DEVICES=4 "CUDASIM_FAIL=$what"
     done
     part=nccl says "no NCCL" "NCCL is not there: no/such.so" CUDASIM_DEVICES=4 DLTRAIN_NCCL=no/such.so

@@ -226,6 +226,19 @@ static void reading(void)
     dl_destroy(c);
 }
 
+/* What is larger than a slice and, there and back, than the pinned memory that slices take in turn */
+static void slices(void)
+{
+    enum { N = 2500000 };
+    static float x[N], got[N];
+    for (int i = 0; i < N; i++) x[i] = (float)i, got[i] = 0;
+    dl_context *c = open_on("cuda:0");
+    dl_tensor y = dl_neg(dl_borrow(c, DL_F32, DL_SHAPE(N), x));
+    CHECK(dl_read(y, got, N), "%s", dl_error(c));
+    for (int i = 0; i < N; i++) CHECK(got[i] == -(float)i, "number %d is %g", i, (double)got[i]);
+    dl_destroy(c);
+}
+
 /* Batches that come while steps run, and results that are read while the update does: see the trace in check_cuda.sh. */
 static void inputs(void)
 {
@@ -421,6 +434,44 @@ static void attention(void)
             dl_destroy(c);
         }
         for (int k = 0; k < 4; k++) CHECK(h[0][k] == h[1][k], "sizes %d: the %s", (int)i, k ? k == 1 ? "gradient of q" : k == 2 ? "gradient of k" : "gradient of v" : "values");
+    }
+}
+
+/* Its inputs are parts and transpositions of one tensor, which are read where they lie, unless they are wanted, and so is the mask */
+static dl_tensor heads(dl_tensor x, dl_index part, dl_index step)
+{
+    dl_tensor t = dl_slice(x, 2, part * 20, part * 20 + 20 * step, step);
+    return dl_permute(dl_reshape(t, DL_SHAPE(2, 70, 4, 5)), (int[]){ 0, 2, 1, 3 });
+}
+static void views(void)
+{
+    static float x[2 * 70 * 100], mask[80 * 80];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((i * 2654435761u) >> 20 & 4095) / 1024 - 2;
+    for (int i = 0; i < 80 * 80; i++) mask[i] = i % 7 ? (float)(i % 5) / 4 : -3;
+    for (int which = 0; which < 6; which++) {
+        uint64_t h[2][3];
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = dl_create(&(dl_config){ .seed = 1, .threads = 1, .device = on ? "cuda:0" : NULL, .eager = which == 5 });
+            dl_parameter(c, "x", &(dl_param_desc){ .shape = DL_SHAPE(2, 70, 100) });
+            dl_param_set(c, "x", x, sizeof x / sizeof *x);
+            dl_tensor in = dl_parameter(c, "x", &(dl_param_desc){ .shape = DL_SHAPE(2, 70, 100) }), m = dl_borrow(c, DL_F32, DL_SHAPE(80, 80), mask);
+            dl_tensor q = heads(in, 0, 1), k = heads(in, 1, 1), v = heads(in, 2, which == 1 ? 2 : 1);
+            if (which == 2) dl_keep(q), v = dl_keep(dl_mul_scalar(v, 2));
+            if (which == 4) q = dl_permute(q, (int[]){ 0, 1, 3, 2 }), q = dl_permute(q, (int[]){ 0, 1, 3, 2 });
+            dl_attention_desc a = { .causal = which == 0, .mask = dl_slice(dl_permute(dl_slice(m, 0, 3, 73, 1), (int[]){ 1, 0 }), 0, 5, 75, 1) };
+            if (!which) a.mask = none;
+            dl_tensor y = dl_permute(dl_scaled_dot_product_attention(q, k, v, &a), (int[]){ 0, 2, 1, 3 });
+            if (which != 3) dl_keep(y);
+            dl_backward(dl_sum(dl_mul(dl_square(y), dl_square(which == 3 ? y : dl_permute(k, (int[]){ 0, 2, 1, 3 })))));
+            dl_param_info p;
+            h[on][0] = dl_param_find(c, "x", &p) ? 14695981039346656037u : 0;
+            for (size_t i = 0; h[on][0] && i < sizeof x; i++) h[on][0] = (h[on][0] ^ ((const unsigned char *)p.grad)[i]) * 1099511628211u;
+            h[on][1] = which == 3 ? 0 : hash_of(c, y);
+            h[on][2] = which == 2 ? hash_of(c, q) : 0;
+            CHECK(!dl_failed(c), "case %d: %s", which, dl_error(c));
+            dl_destroy(c);
+        }
+        for (int k = 0; k < 3; k++) CHECK(h[0][k] == h[1][k], "case %d: %s", which, !k ? "the gradient" : k == 1 ? "values" : "what was kept of q");
     }
 }
 
@@ -655,7 +706,7 @@ static void cublas(void)
 
 /* ---- several GPUs: a world of replicas, and dl_data_parallel, against the same on CPUs ---- */
 enum { WORLD_STEPS = 12 }; /* each kind of step comes four times: the first two are launched, the others are graphs */
-typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, SYNC_NORM, EAGER, WORLDS } world_kind;
+typedef enum world_kind { EVEN, UNEVEN, UNEQUAL, NO_SYNC, ABSENT, JOINS, SHARDS, WINDOWS, SYNC_NORM, EAGER, WORLDS } world_kind;
 typedef struct world { world_kind kind; uint64_t hash[4]; size_t early[4]; char error[512]; } world; /* early: see worlds */
 
 static dl_tensor world_net(dl_tensor x)
@@ -692,14 +743,21 @@ static uint64_t hash_of_parameters(dl_context *c)
 static void world_steps(dl_context *c, dl_comm *comm, void *user)
 {
     world *w = (world *)user;
-    int rank = dl_comm_rank(comm), size = dl_comm_size(comm), micro = w->kind == NO_SYNC ? 3 : w->kind == SHARDS ? 4 / size : 1;
+    int rank = dl_comm_rank(comm), size = dl_comm_size(comm), micro = w->kind == NO_SYNC ? 3 : w->kind == SHARDS || w->kind == WINDOWS ? 4 / size : 1;
     dl_optimizer *o = dl_adam(c, &(dl_adam_desc){ .lr = 0.01f });
-    dl_accumulator *acc = dl_accumulator_create(o, &(dl_accumulator_desc){ .steps = w->kind == UNEQUAL ? 2 : 1, .clip_norm = 0.5f });
+    dl_accumulator *acc = dl_accumulator_create(o, &(dl_accumulator_desc){ .steps = w->kind == UNEQUAL ? 2 : w->kind == WINDOWS ? 3 : 1, .clip_norm = 0.5f });
     bool more = true;
     for (int step = 0; step < WORLD_STEPS && !dl_failed(c); step++) {
         if (w->kind == UNEVEN || w->kind == UNEQUAL) {
             int n = (step + rank) % 3 ? 2 + 2 * rank : 0; /* and now and then none */
             dl_accumulate(acc, n ? world_loss(c, w, step, rank, n) : none, (size_t)n);
+            continue;
+        }
+        if (w->kind == WINDOWS) { /* of three batches of four shards; now and then one is empty */
+            for (int m = rank * micro; m < (rank + 1) * micro; m++) {
+                int n = (step + m) % 5 ? 1 + (step * 3 + m) % 4 : 0;
+                dl_accumulate(acc, n ? world_loss(c, w, step, m, n) : none, (size_t)n);
+            }
             continue;
         }
         if (w->kind == JOINS && !(more = more && step < WORLD_STEPS - 4 * rank)) {
@@ -711,7 +769,7 @@ static void world_steps(dl_context *c, dl_comm *comm, void *user)
         }
         dl_step(o);
     }
-    if (w->kind == UNEQUAL) dl_accumulator_flush(acc);
+    if (w->kind == UNEQUAL || w->kind == WINDOWS) dl_accumulator_flush(acc);
     dl_parallel_stats stats;
     dl_comm_stats(comm, &stats);
     w->early[rank] = stats.reduce.bytes - stats.wait.bytes;
@@ -723,7 +781,7 @@ static bool launch_world(world *w, world_kind kind, const char *devices, const d
     memset(w, 0, sizeof *w);
     w->kind = kind;
     dl_launch_desc d = { .devices = devices, .config = &(dl_config){ .seed = 3, .threads = 1, .eager = kind == EAGER }, .deadline_seconds = 60,
-        .first_bucket = 64, .bucket = 256, .invariant_shards = kind == SHARDS ? 4 : 0, .transport = transport, .error = w->error, .error_size = sizeof w->error };
+        .first_bucket = 64, .bucket = 256, .invariant_shards = kind == SHARDS || kind == WINDOWS ? 4 : 0, .transport = transport, .error = w->error, .error_size = sizeof w->error };
     return dl_launch(&d, world_steps, w);
 }
 static world run_world(world_kind kind, const char *devices)
@@ -764,11 +822,11 @@ static void worlds(void)
         { "cuda:0,cuda:1", "cpu,cuda:1", "cuda:0,cuda:1,cuda:2,cuda:3" } };
     for (int kind = 0; kind < WORLDS && !test__.bad; kind++) {
         world want = run_world((world_kind)kind, "cpu,cpu");
-        for (int k = 0; k < 2 && (k == 0 || kind == EVEN || kind == SYNC_NORM); k++) {
+        for (int k = 0; k < 2 && (k == 0 || kind == EVEN || kind == WINDOWS || kind == SYNC_NORM); k++) {
             world got = run_world((world_kind)kind, lists[several][k]);
             for (int r = 0; r < 2; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][k], r);
         }
-        if (kind == SHARDS || kind == EVEN) {
+        if (kind == SHARDS || kind == WINDOWS || kind == EVEN) {
             if (kind == EVEN) want = run_world(EVEN, "cpu,cpu,cpu,cpu");
             world got = run_world((world_kind)kind, lists[several][2]);
             for (int r = 0; r < 4; r++) CHECK(got.hash[r] == want.hash[0], "kind %d on %s, rank %d: other parameters than on the CPU", kind, lists[several][2], r);
@@ -811,23 +869,30 @@ static void by_nccl(void)
 
 static void processes(void)
 {
-    static const world_kind kinds[] = { UNEVEN, SHARDS, SYNC_NORM };
-    for (int k = 0; k < 3; k++) {
+    static const world_kind kinds[] = { UNEVEN, SHARDS, WINDOWS, SYNC_NORM };
+    for (int k = 0; k < 4; k++) {
         uint64_t want = run_processes(kinds[k], "cpu,cpu", "cpu,cpu"), got = run_processes(kinds[k], several ? "cuda:0,cuda:1" : "cuda:0,cuda:0", several ? "cuda:2,cuda:3" : "cuda:0,cpu");
         CHECK(want == got, "kind %d: other parameters than on the CPU", kinds[k]);
     }
 }
 
-/* Loss on each device, and on the output's; batches that leave devices without a chunk. */
-static uint64_t train_parallel(const char *device, const char *devices, int output, bool each, double *loss)
+/* Loss on each device, on the output's, or on one that has the outputs alone; batches that leave devices without a chunk. */
+typedef enum loss_place { EACH, OUTPUT, ELSEWHERE } loss_place;
+static uint64_t train_parallel(const char *device, const char *devices, int output, loss_place place, const char *outputs, double *loss)
 {
-    dl_context *c = open_on(device);
+    dl_context *c = open_on(device), *there = place == ELSEWHERE ? open_on(outputs) : NULL;
     dl_optimizer *o = dl_adam(c, NULL);
-    dl_data_parallel *dp = dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = devices, .output = output, .model = world_net });
+    dl_data_parallel *dp = dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = devices, .output = output, .outputs = there, .model = world_net });
     for (int step = 0; step < 10; step++) {
         dl_tensor y, x = world_input(c, step, 0, 8 - step % 4 * 2, &y);
-        if (each) dl_data_parallel_backward(dp, x, y, loss);
-        else {
+        if (place == EACH) dl_data_parallel_backward(dp, x, y, loss);
+        else if (place == ELSEWHERE) {
+            dl_tensor z = dl_data_parallel_forward(dp, x), target;
+            world_input(there, step, 0, 8 - step % 4 * 2, &target);
+            dl_tensor mean = dl_keep(dl_cross_entropy(dl_linear(z, "more", 5), target));
+            *loss = dl_item(mean);
+            dl_data_parallel_backward_from(dp, mean);
+        } else {
             dl_tensor mean = dl_cross_entropy(dl_data_parallel_forward(dp, x), y);
             dl_backward(mean);
             *loss = dl_item(mean);
@@ -836,18 +901,23 @@ static uint64_t train_parallel(const char *device, const char *devices, int outp
     }
     uint64_t h = hash_of_parameters(c);
     CHECK(!dl_failed(c), "%s: %s", devices, dl_error(c));
+    CHECK(!there || !dl_failed(there), "%s, outputs on %s: %s", devices, outputs, dl_error(there));
     dl_destroy(c);
+    dl_destroy(there);
     return h;
 }
 static void parallel(void)
 {
     static const char *const lists[2] = { "cuda:0,cuda:0,cpu", "cuda:0,cuda:1,cpu" };
+    const char *const outputs[3] = { "cuda:0", several ? "cuda:2" : "cuda:0", "cpu" };
     for (int output = 0; output < 3; output++)
-        for (int each = 0; each < 2; each++) {
+        for (int place = EACH; place <= ELSEWHERE; place++) {
             double want, got;
-            uint64_t h = train_parallel("cpu", "cpu,cpu,cpu", output, each, &want);
-            uint64_t there = train_parallel(output == 2 ? "cpu" : several && output ? "cuda:1" : "cuda:0", lists[several], output, each, &got);
-            CHECK(h == there && want == got, "output %d, each %d: loss %.9g, on the CPU %.9g", output, each, got, want);
+            uint64_t h = train_parallel("cpu", "cpu,cpu,cpu", output, (loss_place)place, "cpu", &want);
+            for (int k = 0; k < (place == ELSEWHERE ? 3 : 1); k++) {
+                uint64_t there = train_parallel(output == 2 ? "cpu" : several && output ? "cuda:1" : "cuda:0", lists[several], output, (loss_place)place, outputs[k], &got);
+                CHECK(h == there && want == got, "output %d, place %d, outputs on %s: loss %.9g, on the CPU %.9g", output, place, outputs[k], got, want);
+            }
         }
     dl_context *c = open_on("cuda:0");
     CHECK(!dl_data_parallel_create(c, &(dl_data_parallel_desc){ .devices = "cpu,cuda:0", .model = world_net }) &&
@@ -856,7 +926,7 @@ static void parallel(void)
 }
 
 /* ---- graphs: what comes again is captured, with the bits of the CPU whatever changes from step to step ---- */
-static struct { int kernels, graphs, made, ended; } calls; /* of the driver */
+static struct { int kernels, graphs, made, ended, uploads; } calls; /* of the driver */
 static dl__cuda_driver real;
 static int count_kernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream, void **args, void **extra)
 {
@@ -866,6 +936,7 @@ static int count_kernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned
 static int count_graph(void *exec, void *stream) { return calls.graphs++, real.cuGraphLaunch(exec, stream); }
 static int count_made(void **exec, void *graph, unsigned long long flags) { return calls.made++, real.cuGraphInstantiateWithFlags(exec, graph, flags); }
 static int count_ended(void *exec) { return calls.ended++, real.cuGraphExecDestroy(exec); }
+static int count_upload(dl__cuda_address to, const void *from, size_t bytes, void *stream) { return calls.uploads++, real.cuMemcpyHtoDAsync_v2(to, from, bytes, stream); }
 static dl_context *open_counted(bool graphs)
 {
     if (!graphs) setenv("DLTRAIN_CUDA_GRAPHS", "0", 1);
@@ -879,6 +950,7 @@ static dl_context *open_counted(bool graphs)
     d->driver.cuGraphLaunch = count_graph;
     d->driver.cuGraphInstantiateWithFlags = count_made;
     d->driver.cuGraphExecDestroy = count_ended;
+    d->driver.cuMemcpyHtoDAsync_v2 = count_upload;
     return c;
 }
 
@@ -894,7 +966,7 @@ static dl_tensor graph_loss(dl_context *c, int step, dl_index n)
     return dl_mul_scalar(dl_cross_entropy(dl_linear(h, "out", 4), to), 1 + (float)step / 8);
 }
 
-/* Schedules and set_lr, groups, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches, memory that
+/* Schedules and set_lr, groups, clipping, batches of two sizes, evaluation in between, reading in mid-step, windows of micro-batches, memory that
    moves as it grows. */
 static uint64_t train_varied(dl_context *c)
 {
@@ -907,7 +979,11 @@ static uint64_t train_varied(dl_context *c)
         dl_index n = step % 4 == 3 ? 4 : 6;
         dl_tensor loss = graph_loss(c, step, n);
         if (step == 10) sum += dl_item(loss);
-        if (step < 14) dl_backward(loss), dl_step(o);
+        if (step < 14) {
+            dl_backward(loss);
+            dl_clip_grad_norm(c, step % 2 ? 0.25 : 0.5, step % 3 ? "*weight" : NULL);
+            dl_step(o);
+        }
         else dl_accumulate(acc, loss, (size_t)n);
         if (step % 2) sum += dl_item(loss);
         if (step == 12) dl_set_lr(o, 0.005);
@@ -941,21 +1017,25 @@ static void graphs_alike(void)
     }
 }
 
-/* From the fifth step on: a graph, and the kernel of the update. */
+/* From the fifth step on: a graph of the passes and one of the update; of clipping, too. A list of parameters is sent when it is another. */
 static void graphs_replace_kernels(void)
 {
-    dl_context *c = open_counted(true);
-    dl_optimizer *o = dl_adam(c, NULL);
-    dl_set_schedule(o, &(dl_schedule){ .kind = DL_SCHEDULE_COSINE, .lr = 0.02f, .total = 10 });
-    for (int step = 0; step < 8; step++) {
-        int kernels = calls.kernels, graphs = calls.graphs;
-        dl_backward(graph_loss(c, step, 6));
-        dl_step(o);
-        kernels = calls.kernels - kernels, graphs = calls.graphs - graphs;
-        CHECK(step == 0 ? kernels > 20 && !graphs : step < 4 || (kernels == 1 && graphs == 1), "step %d: %d kernels and %d graphs launched: %s", step, kernels,
-            graphs, dl_error(c));
+    for (int which = 0; which < 3; which++) {
+        dl_context *c = open_counted(true);
+        dl_optimizer *o = which ? dl_sgd(c, &(dl_sgd_desc){ .lr = 0.1f }) : dl_adam(c, NULL);
+        if (!which) dl_set_schedule(o, &(dl_schedule){ .kind = DL_SCHEDULE_COSINE, .lr = 0.02f, .total = 10 });
+        for (int step = 0; step < 8; step++) {
+            int kernels = calls.kernels, graphs = calls.graphs, uploads = calls.uploads;
+            dl_backward(graph_loss(c, step, 6));
+            if (which == 2) dl_clip_grad_norm(c, 0.5, NULL);
+            dl_step(o);
+            kernels = calls.kernels - kernels, graphs = calls.graphs - graphs, uploads = calls.uploads - uploads;
+            CHECK(step == 0 ? kernels > 20 && !graphs : step < 4 || (!kernels && graphs == 2 + (which == 2)), "case %d, step %d: %d kernels and %d graphs launched: %s",
+                which, step, kernels, graphs, dl_error(c));
+            CHECK(step < 4 || uploads == (which ? 2 : 3), "case %d, step %d: %d copies to the GPU", which, step, uploads); /* input, numbers, list */
+        }
+        dl_destroy(c);
     }
-    dl_destroy(c);
 }
 
 /* Many kinds of steps keep few graphs; so many kinds of looks by index that slots are dealt anew; an index that is wrong in a replay;
@@ -1015,6 +1095,39 @@ static void graphs_know_arguments(void)
     dl_destroy(c);
 }
 
+/* ---- memory: a step's is one piece of what it takes; from the third step on nothing is allocated, moved or given back ---- */
+static int allocations;
+static int count_alloc(dl__cuda_address *p, size_t bytes) { return allocations++, real.cuMemAlloc_v2(p, bytes); }
+static int count_free(dl__cuda_address p) { return allocations++, real.cuMemFree_v2(p); }
+static int count_pinned(void **p, size_t bytes, unsigned flags) { return allocations++, real.cuMemHostAlloc(p, bytes, flags); }
+static void memory(void)
+{
+    enum { N = 400000 };
+    static float x[N];
+    dl_context *c = open_counted(true);
+    dl_optimizer *o = dl_adam(c, NULL);
+    dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
+    CHECK(d, "%s", dl_error(c));
+    if (!d) return;
+    d->driver.cuMemAlloc_v2 = count_alloc;
+    d->driver.cuMemFree_v2 = count_free;
+    d->driver.cuMemHostAlloc = count_pinned;
+    for (int step = 0; step < 14; step++) {
+        if (step == 4) allocations = 0; /* batches of two sizes, twice */
+        dl_index n = step % 2 ? N : N / 2;
+        dl_tensor t = dl_borrow(c, DL_F32, DL_SHAPE(n), x), loss = graph_loss(c, step, 4 + step % 2 * 2);
+        dl_backward(dl_add(loss, dl_sum(dl_mul(dl_keep(dl_exp(t)), t))));
+        dl_clip_grad_norm(c, 0.5, NULL);
+        dl_step(o);
+        size_t held = 0, used = d->step_peak > d->step_used ? d->step_peak : d->step_used;
+        for (int k = 0; k < d->chunks; k++) held += d->chunk[k].size;
+        CHECK(held > N * 4 && held <= used + (step < 4 ? 2 << 20 : 0), "step %d: steps took %zu bytes at most, %zu are held", step, used, held);
+        CHECK(step < 4 || d->chunks == 1, "step %d: its memory is in %d pieces", step, d->chunks);
+    }
+    CHECK(!dl_failed(c) && !allocations, "%d allocations: %s", allocations, dl_error(c));
+    dl_destroy(c);
+}
+
 /* What the driver will not capture is launched as it comes, and not asked for again. */
 static int refused_captures;
 static int refuse_capture(void *stream, void **graph)
@@ -1037,6 +1150,53 @@ static void graphs_refused(void)
     }
     CHECK(refused_captures == 1 && !calls.graphs, "%d captures, %d graphs launched", refused_captures, calls.graphs);
     dl_destroy(c);
+}
+
+/* ---- generated kernels: four numbers a thread, where memory and what is broadcast lie for it, with the bits of one a thread ---- */
+static size_t launched_threads;
+static int count_threads(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *stream, void **args, void **extra)
+{
+    launched_threads = (size_t)gx * bx;
+    return real.cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, args, extra);
+}
+static dl_tensor lanes(dl_context *c, int which, dl_index rows, dl_index n, bool grads)
+{
+    static float x[64 * 1024 + 1];
+    static int32_t index[64 * 1024];
+    static uint8_t byte[64 * 1024];
+    for (int i = 0; i < 64 * 1024; i++) x[i] = (float)(i * 37 % 101) / 50 - 1, index[i] = i * 7 % 13 - 5, byte[i] = (uint8_t)(i * 11);
+    dl_tensor a = grads ? dl_variable(c, DL_SHAPE(rows, n), x) : dl_borrow(c, DL_F32, DL_SHAPE(rows, n), x), b = dl_borrow(c, DL_F32, DL_SHAPE(n), x + 7), d;
+    dl_tensor y = which == 0 ? dl_add(a, dl_borrow(c, DL_F32, DL_SHAPE(rows, n), x + 1))
+        : which == 1         ? dl_mul(dl_add(a, b), dl_borrow(c, DL_F32, DL_SHAPE(rows, 1), x + 3))
+        : which == 2         ? dl_where(dl_gt(a, dl_full(c, DL_SHAPE(1), 0.25f)), dl_to_float(dl_borrow(c, DL_I32, DL_SHAPE(rows, n), index)), dl_to_float(dl_borrow(c, DL_U8, DL_SHAPE(n), byte)))
+        : which == 3         ? dl_add(dl_dropout(a, 0.25f), dl_mul(dl_rand(c, DL_SHAPE(rows, n)), dl_randn(c, DL_SHAPE(rows, n))))
+        : which == 4         ? dl_minimum(a, dl_expand(b, DL_SHAPE(rows, n)))
+        : which == 5         ? dl_square(dl_slice(dl_reshape(a, DL_SHAPE(rows * n)), 0, 1, rows * n - 3, 1)) /* lies one number on */
+                             : dl_gelu(a);
+    if (!grads) return y;
+    dl_grad(dl_add(dl_sum(dl_square(y)), dl_sum(dl_mul(a, dl_square(a)))), &a, 1, &d);
+    return d;
+}
+static void four_at_once(void)
+{
+    for (int which = 0; which < 7; which++)
+        for (int shape = 0; shape < 4; shape++)
+            for (int grads = 0; grads < 2; grads++) {
+                static const dl_index sizes[4][2] = { { 64, 1024 }, { 5, 12 }, { 3, 7 }, { 8, 6 } };
+                dl_index rows = sizes[shape][0], n = sizes[shape][1];
+                uint64_t h[2];
+                for (int on = 0; on < 2; on++) {
+                    dl_context *c = on ? open_counted(true) : open_on(NULL);
+                    dl__cuda *d = (dl__cuda *)dl_device_of(c, dl_cuda_backend());
+                    if (d) d->driver.cuLaunchKernel = count_threads;
+                    h[on] = hash_of(c, lanes(c, which, rows, n, grads));
+                    CHECK(!dl_failed(c), "case %d: %s", which, dl_error(c));
+                    dl_destroy(c);
+                }
+                CHECK(h[0] == h[1], "case %d of %d x %d, gradients %d", which, (int)rows, (int)n, grads);
+                bool four = shape == 0 && which != 5;
+                CHECK(grads || shape || launched_threads == (size_t)(rows * n) / (four ? 4 : 1), "case %d: %zu threads for %d numbers", which, launched_threads, (int)(rows * n));
+            }
 }
 
 static void says(dl_context *c, const char *part)
@@ -1096,7 +1256,10 @@ int main(int argc, char **argv)
     CHECK(!dl_failed(gpu) && dl_glob(expect, dl_cuda_device_name(gpu)), "it is '%s', not '%s': %s", dl_cuda_device_name(gpu), expect, dl_error(gpu));
     test__end();
     if (dl_failed(gpu)) return REPORT();
-    if (wants("reading")) RUN(reading);
+    if (wants("reading")) {
+        RUN(reading);
+        RUN(slices);
+    }
     if (wants("inputs")) RUN(inputs);
     if (wants("random")) RUN(random_numbers);
     if (wants("large")) RUN(large);
@@ -1108,7 +1271,10 @@ int main(int argc, char **argv)
         RUN(sums);
         RUN(indices);
     }
-    if (wants("attention")) RUN(attention);
+    if (wants("attention")) {
+        RUN(attention);
+        RUN(views);
+    }
     dl_context *with_tf32 = open_with("cuda:0", "tf32", NULL), *with_cublas = open_with("cuda:0", NULL, "cublas");
     tensors = !dl_failed(with_tf32);
     if (wants("cublas")) {
@@ -1135,6 +1301,8 @@ int main(int argc, char **argv)
         RUN(processes);
         RUN(parallel);
     }
+    if (wants("memory")) RUN(memory);
+    if (wants("lanes")) RUN(four_at_once);
     if (wants("graphs")) {
         RUN(graphs_replace_kernels);
         RUN(graphs_alike);

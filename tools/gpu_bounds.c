@@ -22,7 +22,8 @@ static int count_graph(void *exec, void *stream) { return (void)exec, (void)stre
 
 static void add_memory(const dl_node *n)
 {
-    if (dl_device_address(ctx, n)) bytes += (double)n->numel * (n->dtype == DL_U8 ? 1 : 4);
+    dl_index stride[DLTRAIN_MAX_DIMS];
+    if (dl_device_strided(ctx, n, stride)) bytes += (double)n->numel * (n->dtype == DL_U8 ? 1 : 4);
 }
 
 static void add_launch(const dl_device_launch *l)

@@ -879,7 +879,9 @@ EXPORT CUresult cuGraphLaunch(CUgraphExec handle, CUstream sh)
     FAULT("graph"); FAULT("launch");
     if (device_lost(current, "launch")) { device_error[current] = 46; RETURN(46); }
     if (s->capture) REFUSE(900, "a graph launched inside a capture is not simulated");
-    while (g->users) run_stream(s), run_device(current); /* launches of one executable graph do not overlap */
+    view known = host_view; /* launches of one executable graph do not overlap, but the host waits for none */
+    while (g->users && !device_error[current]) run_stream(s), run_device(current);
+    host_view = known;
     g->users++;
     RETURN(stream_add(s, (work){ .kind = WORK_GRAPH, .device = current, .graph = g, .done = calloc(g->count + 1, 1) }));
 }

@@ -32,3 +32,9 @@ E_IN float ew_dropout(float x, float p, float scale, uint64_t key, uint64_t coun
 {
     return ew_rand(key, counter, i) < p ? 0 : __fmul_rn(x, scale);
 }
+
+// What a thread takes at once: WIDE numbers from number i on, of one read or write where they are more.
+template <class T> struct alignas(WIDE * sizeof(T)) Lanes { T v[WIDE]; };
+template <class T> E_IN Lanes<T> get(const T *x, Index i) { return *(const Lanes<T> *)(x + i); }
+template <class T> E_IN void put(T *y, Index i, const Lanes<T> &v) { *(Lanes<T> *)(y + i) = v; }
+#define EACH(j) _Pragma("unroll") for (int j = 0; j < WIDE; j++)
