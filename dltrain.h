@@ -3219,6 +3219,12 @@ typedef struct dl__products {
 enum { DL__SUM, DL__SUM_SQUARES, DL__SUM_PRODUCTS, DL__DEPTH = 4 };
 typedef struct dl__total { dl_real lane[DL__DEPTH][DL__LANES]; size_t n[DL__DEPTH]; } dl__total;
 
+/* Asks for n numbers that a loop over memory will come to soon: those 2 KB behind x. What the processor foresees by itself ends at each page. */
+DL__INLINE void dl__ahead(const dl_real *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64 / sizeof *x) DL__PREFETCH((const void *)((uintptr_t)(x + i) + 2048));
+}
+
 /* of_a, or of_b where b wins: it is greater than a, that came before, or the first NaN. In a form that gcc vectorises. */
 DL__INLINE dl_real dl__winner(dl_real a, dl_real b, dl_real of_a, dl_real of_b)
 {
@@ -3338,6 +3344,9 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_SHL(a, n) ((uint32_t)((a) << (n)))
 #define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))
 #define E_TOF(i) ((dl_real)(int32_t)(i))
+#define E_EITHER(m, n) ((m) || (n))
+#define E_WHERE(m, v) ((m) ? (v) : 0)
+#define E_UNLESS(m, v) ((m) ? 0 : (v))
 #define E_EVENS(a, b) ((void)(b), (a))
 #define E_ODDS(a, b) ((void)(a), (b))
 #define E_UNMIX(a) (a)
@@ -3386,6 +3395,9 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_SHL(a, n) _mm256_slli_epi32(a, n)
 #define E_SAR(a, n) _mm256_srai_epi32(a, n)
 #define E_TOF(i) _mm256_cvtepi32_ps(i)
+#define E_EITHER(m, n) _mm256_or_ps(m, n)
+#define E_WHERE(m, v) _mm256_and_ps(m, v)
+#define E_UNLESS(m, v) _mm256_andnot_ps(m, v)
 /* Every other number of two vectors, in an order of their own: E_UNMIX makes it the common one, E_MIX comes from there, E_ZIP_LOW and
    E_ZIP_HIGH of evens and odds are the vectors again. */
 #define E_EVENS(a, b) _mm256_shuffle_ps(a, b, 0x88)
@@ -3476,6 +3488,9 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_SHL(a, n) vshlq_n_s32(a, n)
 #define E_SAR(a, n) vshrq_n_s32(a, n)
 #define E_TOF(i) vcvtq_f32_s32(i)
+#define E_EITHER(m, n) vorrq_u32(m, n)
+#define E_WHERE(m, v) vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(v)))
+#define E_UNLESS(m, v) vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), m))
 #define E_EVENS(a, b) vuzp1q_f32(a, b)
 #define E_ODDS(a, b) vuzp2q_f32(a, b)
 #define E_UNMIX(a) (a)
@@ -4055,77 +4070,63 @@ E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t
     for (; i < n; i++) y[i] = x[i] * z[i];
 }
 
-/* ---- pooling: a row of outputs ---- */
-/* Windows of 2 x 2 side by side, a and b above c and d; rows of x and v are w wide. y = of v where x is greatest */
+/* ---- pooling ---- */
+/* Windows of 2 x 2 side by side, a and b above c and d, in rows w wide. */
 #ifdef E_EVENS
-#define E_WINNER(a, b, of_a, of_b) E_SEL(E_EQ(a, a), E_SEL(E_LE(b, a), of_a, of_b), of_a) /* as dl__winner */
-E_IN E_V DL__K(evens)(const dl_real *x) { return E_EVENS(E_LOAD(x), E_LOAD(x + E_W)); }
-E_IN E_V DL__K(odds)(const dl_real *x) { return E_ODDS(E_LOAD(x), E_LOAD(x + E_W)); }
-E_IN void DL__K(pick_vector)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w)
+#define E_WINS(a, b) E_EITHER(E_LE(b, a), E_NE(a, a)) /* a wins over b, as in dl__winner */
+#define E_BEST(a, b) E_SEL(E_WINS(a, b), a, b)
+#define E_WINDOWS \
+    E_V p = E_LOAD(x), q = E_LOAD(x + E_W), r = E_LOAD(x + w), s = E_LOAD(x + w + E_W); \
+    E_V a = E_EVENS(p, q), b = E_ODDS(p, q), c = E_EVENS(r, s), d = E_ODDS(r, s), above = E_BEST(a, b), below = E_BEST(c, d);
+E_IN void DL__K(max_vector)(dl_real *y, const dl_real *x, dl_index w)
 {
-    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w);
-    E_V above = E_WINNER(a, b, DL__K(evens)(v), DL__K(odds)(v)), below = E_WINNER(c, d, DL__K(evens)(v + w), DL__K(odds)(v + w));
-    a = E_WINNER(a, b, a, b), c = E_WINNER(c, d, c, d);
-    E_STORE(y, E_UNMIX(E_WINNER(a, c, above, below)));
+    E_WINDOWS
+    E_STORE(y, E_UNMIX(E_BEST(above, below)));
 }
 /* rows d0 and d1 = dy where x is greatest, else 0 */
 E_IN void DL__K(spread_vector)(dl_real *d0, dl_real *d1, const dl_real *x, const dl_real *dy, dl_index w)
 {
-    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w), g = E_MIX(E_LOAD(dy));
-    E_V above = E_WINNER(a, b, a, b), below = E_WINNER(c, d, c, d), zero = E_K(0);
-    E_V g0 = E_WINNER(above, below, g, zero), g1 = E_WINNER(above, below, zero, g);
-    E_V p = E_WINNER(a, b, g0, zero), q = E_WINNER(a, b, zero, g0);
+    E_WINDOWS
+    E_V g = E_MIX(E_LOAD(dy)), g0 = E_WHERE(E_WINS(above, below), g), g1 = E_UNLESS(E_WINS(above, below), g);
+    p = E_WHERE(E_WINS(a, b), g0), q = E_UNLESS(E_WINS(a, b), g0);
+    r = E_WHERE(E_WINS(c, d), g1), s = E_UNLESS(E_WINS(c, d), g1);
     E_STORE(d0, E_ZIP_LOW(p, q));
     E_STORE(d0 + E_W, E_ZIP_HIGH(p, q));
-    p = E_WINNER(c, d, g1, zero), q = E_WINNER(c, d, zero, g1);
-    E_STORE(d1, E_ZIP_LOW(p, q));
-    E_STORE(d1 + E_W, E_ZIP_HIGH(p, q));
-}
-E_IN void DL__K(pick_some)(
-    dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
-{
-    for (int i = 0; i < n; i++) {
-        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
-        dl_real above = dl__winner(a, b, v[2 * i], v[2 * i + 1]), below = dl__winner(c, d, v[w + 2 * i], v[w + 2 * i + 1]);
-        y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
-    }
-}
-E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1, const dl_real *DL__RESTRICT x,
-    const dl_real *DL__RESTRICT dy, dl_index w, int n)
-{
-    for (int i = 0; i < n; i++) {
-        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
-        dl_real above = dl__winner(a, b, a, b), below = dl__winner(c, d, c, d);
-        dl_real g0 = dl__winner(above, below, dy[i], 0), g1 = dl__winner(above, below, 0, dy[i]);
-        d0[2 * i] = dl__winner(a, b, g0, 0), d0[2 * i + 1] = dl__winner(a, b, 0, g0);
-        d1[2 * i] = dl__winner(c, d, g1, 0), d1[2 * i + 1] = dl__winner(c, d, 0, g1);
-    }
+    E_STORE(d1, E_ZIP_LOW(r, s));
+    E_STORE(d1 + E_W, E_ZIP_HIGH(r, s));
 }
 
-/* `rows` of them, of n. A vector at a time, in shorter rows four, which gcc makes a vector; the last overlap those before: one by
-   one the rest took longer than all else. */
-E_IN dl_index DL__K(window_step)(dl_index n) { return n >= E_W ? E_W : n >= 4 ? 4 : n; }
-DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w, dl_index rows, dl_index n)
+/* `rows` of n windows, all of a plane. A vector at a time: the last of a row overlaps those before. In shorter rows, of four or more, it
+   reaches into the next, which is written later; that of the last row begins in the row before and goes through a copy. */
+DL__HOT E_FN void DL__K(max_2x2)(dl_real *y, const dl_real *x, dl_index w, dl_index rows, dl_index n)
 {
-    dl_index step = DL__K(window_step)(n);
-    for (; rows--; x += 2 * w, v += 2 * w, y += n)
-        for (dl_index i = 0, at; i < n; i += step) {
-            at = DL__MIN(i, n - step);
-            if (step == E_W) DL__K(pick_vector)(y + at, x + 2 * at, v + 2 * at, w);
-            else if (step == 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
-            else DL__K(pick_some)(y, x, v, w, (int)n);
+    dl_real copy[E_W];
+    for (; rows--; x += 2 * w, y += n) {
+        dl__ahead(x, (size_t)(2 * w));
+        for (dl_index i = 0; i < n; i += E_W) {
+            dl_index at = n < E_W && rows ? 0 : DL__MIN(i, n - E_W);
+            DL__K(max_vector)(n < E_W && !rows ? copy : y + at, x + 2 * at, w);
         }
+    }
+    if (n < E_W) memcpy(y - n, copy + E_W - n, (size_t)n * sizeof *y);
 }
 DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
 {
-    dl_index step = DL__K(window_step)(n);
-    for (; rows--; x += 2 * w, dx += 2 * w, dy += n)
-        for (dl_index i = 0, at; i < n; i += step) {
-            at = DL__MIN(i, n - step);
-            if (step == E_W) DL__K(spread_vector)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w);
-            else if (step == 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
-            else DL__K(spread_some)(dx, dx + w, x, dy, w, (int)n);
+    dl_real copy[4 * E_W];
+    size_t some = (size_t)(2 * n) * sizeof *dx;
+    for (; rows--; x += 2 * w, dx += 2 * w, dy += n) {
+        bool last = n < E_W && !rows;
+        dl__ahead(x, (size_t)(2 * w));
+        dl__ahead(dx, (size_t)(2 * w));
+        for (dl_index i = 0; i < n; i += E_W) {
+            dl_index at = n < E_W && rows ? 0 : DL__MIN(i, n - E_W);
+            DL__K(spread_vector)(last ? copy : dx + 2 * at, last ? copy + 2 * E_W : dx + w + 2 * at, x + 2 * at, dy + at, w);
         }
+        if (w & 1) dx[w - 1] = dx[2 * w - 1] = 0;
+    }
+    if (n >= E_W) return;
+    memcpy(dx - 2 * w, copy + 2 * (E_W - n), some);
+    memcpy(dx - w, copy + 2 * (2 * E_W - n), some);
 }
 #endif
 
@@ -4613,12 +4614,14 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_ADD
 #undef E_ADDS
 #undef E_B
+#undef E_BEST
 #undef E_BITS
 #undef E_CDF
 #undef E_COS
 #undef E_DIV
 #undef E_EACH1
 #undef E_EACH2
+#undef E_EITHER
 #undef E_EQ
 #undef E_ERF
 #undef E_EVENS
@@ -4684,11 +4687,14 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TOF
 #undef E_TURN
 #undef E_TURN_BLOCK
+#undef E_UNLESS
 #undef E_UNMIX
 #undef E_UNROLL
 #undef E_V
 #undef E_W
-#undef E_WINNER
+#undef E_WHERE
+#undef E_WINDOWS
+#undef E_WINS
 #undef E_ZIP_HIGH
 #undef E_ZIP_LOW
 #undef DL__K
@@ -7146,10 +7152,9 @@ static void dl__each_plane(
 {
     dl__geometry q = dl__geometry_of(r->node);
     size_t per = dl__planes(&q), size = r->node->numel / (size_t)(q.n * q.c);
-    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)(q.n * q.c)); k++) {
-        plane(r, &q, (dl_index)k);
-        dl__finished(r, k * size, size);
-    }
+    size_t first = part * per, end = DL__MIN(first + per, (size_t)(q.n * q.c));
+    for (size_t k = first; k < end; k++) plane(r, &q, (dl_index)k);
+    dl__finished(r, first * size, (end - first) * size);
 }
 
 static void dl__run_planes(const dl_run_args *r, void (*part)(const dl_run_args *, size_t))
@@ -7173,9 +7178,10 @@ static dl_index dl__greatest(const dl__geometry *q, const dl_real *x, dl_index o
     return best;
 }
 
+/* Windows for the kernels of 2 x 2: rows of a vector, or some that reach into each other. */
 static bool dl__is_2x2(const dl__geometry *q)
 {
-    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw;
+    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw && (q->ow >= 8 || (q->ow >= 4 && q->oh > 1));
 }
 
 /* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient, and no
@@ -7184,8 +7190,8 @@ static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index
 {
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *v = (const dl_real *)r->in[1] + k * q->h * q->w;
     dl_real *y = (dl_real *)r->out + k * q->oh * q->ow;
-    if (dl__is_2x2(q)) {
-        DL__CALL(r->level, pick_2x2, (y, x, v, q->w, q->oh, q->ow));
+    if (x == v && dl__is_2x2(q)) {
+        DL__CALL(r->level, max_2x2, (y, x, q->w, q->oh, q->ow));
         return;
     }
     for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow)
@@ -7205,11 +7211,12 @@ static void dl__spread_plane(const dl_run_args *r, const dl__geometry *q, dl_ind
 {
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *dy = (const dl_real *)r->in[1] + k * q->oh * q->ow;
     dl_real *dx = (dl_real *)r->out + k * q->h * q->w;
-    if (!dl__is_2x2(q) || (q->h | q->w) & 1) memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
     if (dl__is_2x2(q)) {
         DL__CALL(r->level, spread_2x2, (dx, x, dy, q->w, q->oh, q->ow));
+        if (q->h & 1) memset(dx + (q->h - 1) * q->w, 0, (size_t)q->w * sizeof *dx);
         return;
     }
+    memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
     for (dl_index oy = 0; oy < q->oh; oy++, dy += q->ow)
         for (dl_index ox = 0; ox < q->ow; ox++) dx[dl__greatest(q, x, oy, ox)] += dy[ox];
 }
