@@ -970,6 +970,7 @@ typedef struct dl_run_args {
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
     int level;                           /* of the kernels: the library's own business */
+    size_t lead;                         /* so, too: elements that far behind those finished are the next, or come soon; 0: unknown */
     /* DL_OP_FINISHES: when not NULL, to be called with the args at hand */
     void (*finished)(const struct dl_run_args *args, size_t first, size_t n);
     const void *group;                   /* the executor's */
@@ -3219,10 +3220,14 @@ typedef struct dl__products {
 enum { DL__SUM, DL__SUM_SQUARES, DL__SUM_PRODUCTS, DL__DEPTH = 4 };
 typedef struct dl__total { dl_real lane[DL__DEPTH][DL__LANES]; size_t n[DL__DEPTH]; } dl__total;
 
-/* Asks for n numbers that a loop over memory will come to soon: those 2 KB behind x. What the processor foresees by itself ends at each page. */
-DL__INLINE void dl__ahead(const dl_real *x, size_t n)
+/* ---- asking for memory ahead of the loop that comes to it: what the processor foresees ends at each page ---- */
+enum { DL__AHEAD = 512, DL__LINE = 64 / sizeof(dl_real) }; /* numbers: far enough; of a cache line */
+/* Of runs of n numbers, `stride` apart: how far from a number the one is that comes so much later. */
+static size_t dl__lead(size_t n, size_t stride) { return n ? (DL__AHEAD + n - 1) / n * stride : 0; }
+/* The n numbers `lead` behind x. */
+DL__INLINE void dl__ahead(const dl_real *x, size_t lead, size_t n)
 {
-    for (size_t i = 0; i < n; i += 64 / sizeof *x) DL__PREFETCH((const void *)((uintptr_t)(x + i) + 2048));
+    for (size_t i = 0; i < n; i += DL__LINE) DL__PREFETCH((const void *)((uintptr_t)x + (i + lead) * sizeof *x));
 }
 
 /* of_a, or of_b where b wins: it is greater than a, that came before, or the first NaN. In a form that gcc vectorises. */
@@ -3767,11 +3772,13 @@ E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
 enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
 
 /* acc += the terms of n / 64 blocks */
-E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r, size_t lead)
 {
-    for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES)
+    for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES) {
+        dl__ahead(x + i, lead, DL__LANES);
         E_UNROLL for (int l = 0; l < DL__K(accs); l++)
             acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
+    }
 }
 
 /* lane[i] += term i of n < 64 */
@@ -3812,7 +3819,7 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
     E_V acc[DL__K(accs)];
     size_t whole = n / DL__LANES * DL__LANES;
     E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
-    DL__K(add_blocks)(what, acc, x, z, n, m, r);
+    DL__K(add_blocks)(what, acc, x, z, n, m, r, DL__AHEAD);
     if (whole < n) {
         dl_real lane[DL__LANES];
         DL__K(store_lanes)(lane, acc);
@@ -3843,7 +3850,7 @@ E_FN void DL__K(carry)(dl__total *t, int level, dl_real v)
 }
 
 /* Terms of n more numbers. */
-E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r, size_t lead)
 {
     while (n) {
         size_t at = t->n[0] % DL__LANES, k = DL__MIN(n, at ? DL__LANES - at : DL__CHUNK - t->n[0]);
@@ -3852,7 +3859,7 @@ E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real
             E_V acc[DL__K(accs)];
             k -= k % DL__LANES;
             DL__K(load_lanes)(acc, t->lane[0]);
-            DL__K(add_blocks)(what, acc, x, z, k, m, r);
+            DL__K(add_blocks)(what, acc, x, z, k, m, r, lead);
             DL__K(store_lanes)(t->lane[0], acc);
         } else DL__K(add_rest)(what, t->lane[0] + at, x, z, k, m, r);
         t->n[0] += k, n -= k, x += k, z += k;
@@ -3880,7 +3887,8 @@ E_FN dl_real DL__K(total)(dl__total *t)
     DL__HOT E_FN DL__NOINLINE void DL__K(more_##name)( \
         dl__total *t, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
     { \
-        for (; runs--; x += stride, z += stride) DL__K(add_run)(what, t, x, z, n, E_K(m), E_K(r)); \
+        size_t lead = dl__lead(n, stride); \
+        for (; runs--; x += stride, z += stride) DL__K(add_run)(what, t, x, z, n, E_K(m), E_K(r), lead); \
     } \
     E_IN dl_real DL__K(runs_##name)( \
         const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
@@ -3988,26 +3996,27 @@ E_FN void DL__K(moments)(
 
 /* y = (x - m) r w + b; w and b hold a number for all (or are NULL), or, `each`, one for each x */
 E_IN void DL__K(normalise)(
-    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, bool each)
+    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, bool each, size_t lead)
 {
     E_V vm = E_K(m), vr = E_K(r), vw = E_K(w && !each ? *w : 1), vb = E_K(b && !each ? *b : 0);
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) {
         if (each && w) vw = E_LOAD(w + i);
         if (each && b) vb = E_LOAD(b + i);
+        if (!each && i % DL__LINE == 0) dl__ahead(x + i, lead, DL__LINE), dl__ahead(y + i, lead, DL__LINE);
         E_STORE(y + i, E_ADD(E_MUL(E_MUL(E_SUB(E_LOAD(x + i), vm), vr), vw), vb));
     }
     for (; i < n; i++) y[i] = (x[i] - m) * r * (w ? w[each ? i : 0] : 1) + (b ? b[each ? i : 0] : 0);
 }
 E_FN void DL__K(normalise_run)(
-    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
+    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, size_t lead)
 {
-    DL__K(normalise)(y, x, n, m, r, w, b, false);
+    DL__K(normalise)(y, x, n, m, r, w, b, false, lead);
 }
 E_FN void DL__K(normalise_row)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
-    DL__K(normalise)(y, x, n, m, r, w, b, true);
+    DL__K(normalise)(y, x, n, m, r, w, b, true, 0);
 }
 
 /* out = sum of dy, sum of dy (x - m) r */
@@ -4035,11 +4044,12 @@ E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *
 
 /* dx = k ((dy - a) - (x - m) r b) */
 E_FN void DL__K(normalise_back)(
-    dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b)
+    dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b, size_t lead)
 {
     E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) {
+        if (i % DL__LINE == 0) dl__ahead(x + i, lead, DL__LINE), dl__ahead(dy + i, lead, DL__LINE), dl__ahead(dx + i, lead, DL__LINE);
         E_V h = E_MUL(E_SUB(E_LOAD(x + i), vm), vr);
         E_STORE(dx + i, E_MUL(vk, E_SUB(E_SUB(E_LOAD(dy + i), va), E_MUL(h, vb))));
     }
@@ -4102,7 +4112,7 @@ DL__HOT E_FN void DL__K(max_2x2)(dl_real *y, const dl_real *x, dl_index w, dl_in
 {
     dl_real copy[E_W];
     for (; rows--; x += 2 * w, y += n) {
-        dl__ahead(x, (size_t)(2 * w));
+        dl__ahead(x, DL__AHEAD, (size_t)(2 * w));
         for (dl_index i = 0; i < n; i += E_W) {
             dl_index at = n < E_W && rows ? 0 : DL__MIN(i, n - E_W);
             DL__K(max_vector)(n < E_W && !rows ? copy : y + at, x + 2 * at, w);
@@ -4116,8 +4126,8 @@ DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real
     size_t some = (size_t)(2 * n) * sizeof *dx;
     for (; rows--; x += 2 * w, dx += 2 * w, dy += n) {
         bool last = n < E_W && !rows;
-        dl__ahead(x, (size_t)(2 * w));
-        dl__ahead(dx, (size_t)(2 * w));
+        dl__ahead(x, DL__AHEAD, (size_t)(2 * w));
+        dl__ahead(dx, DL__AHEAD, (size_t)(2 * w));
         for (dl_index i = 0; i < n; i += E_W) {
             dl_index at = n < E_W && rows ? 0 : DL__MIN(i, n - E_W);
             DL__K(spread_vector)(last ? copy : dx + 2 * at, last ? copy + 2 * E_W : dx + w + 2 * at, x + 2 * at, dy + at, w);
@@ -6813,6 +6823,7 @@ static void dl__slide_run(const dl_run_args *r, bool back)
     s.packed = (dl_real *)r->scratch;
     s.accumulate = r->accumulate;
     a.user = &s;
+    a.lead = (size_t)(s.out_h * s.out_w);
     dl_parallel(&a, (size_t)(s.groups * ((s.out + s.e->nr - 1) / s.e->nr)), dl__slide_pack);
     dl_parallel(&a, (size_t)(s.q.n * s.groups * s.strips), dl__slide_part);
 }
@@ -7481,23 +7492,25 @@ static dl__groups dl__groups_of(const dl_node *n)
 static void dl__norm_part(const dl_run_args *r, size_t part)
 {
     const dl__groups *q = (const dl__groups *)r->user;
-    for (size_t k = part * q->per; k < DL__MIN(q->groups, (part + 1) * q->per); k++) {
+    size_t first = part * q->per, end = DL__MIN(q->groups, first + q->per);
+    for (size_t k = first; k < end; k++) {
         dl_real m[3], *saved = q->saved + k;
-        if (q->has_moments) m[0] = saved[0], m[1] = saved[q->groups];
-        else {
+        if (!q->has_moments) {
             DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
             for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) saved[i * q->groups] = m[i];
         }
-        if (q->by_row) {
-            DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, m[0], m[1], q->w, q->b));
-            dl__finished(r, k * q->n, q->n);
-        } else
-            for (size_t i = 0; i < q->runs; i++) {
-                size_t at = k * q->n + i * q->stride;
-                DL__CALL(r->level, normalise_run,
-                    (q->y + at, q->x + at, q->n, m[0], m[1], q->w ? q->w + k : NULL, q->b ? q->b + k : NULL));
-                dl__finished(r, at, q->n);
-            }
+        if (!q->by_row) continue;
+        DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, *saved, saved[q->groups], q->w, q->b));
+        dl__finished(r, k * q->n, q->n);
+    }
+    for (size_t i = 0; !q->by_row && i < q->runs; i++) {
+        for (size_t k = first; k < end; k++) {
+            size_t at = k * q->n + i * q->stride;
+            DL__CALL(r->level, normalise_run,
+                (q->y + at, q->x + at, q->n, q->saved[k], q->saved[q->groups + k], q->w ? q->w + k : NULL, q->b ? q->b + k : NULL,
+                    r->lead));
+        }
+        dl__finished(r, first * q->n + i * q->stride, (end - first) * q->n);
     }
 }
 
@@ -7512,6 +7525,12 @@ static void dl__norm_run(const dl_run_args *r)
     if (r->node->i[3] & DL__SHIFTED) q.b = (const dl_real *)r->in[k];
     q.y = (dl_real *)r->out;
     a.user = &q;
+    if (!q.by_row) { /* channels side by side, enough for a tile of what follows and few enough for all threads */
+        q.per = DL__MIN((size_t)DLTRAIN_TILE / DL__MAX(q.n, (size_t)1), q.groups / (2 * (size_t)r->ctx->pool.threads));
+        q.per = DL__MAX(q.per, (size_t)1);
+        q.parts = (q.groups + q.per - 1) / q.per;
+        a.lead = dl__lead(q.per * q.n, q.stride);
+    }
     dl_parallel(&a, q.parts, dl__norm_part);
 }
 
@@ -7524,7 +7543,7 @@ static void dl__norm_back_channel(const dl_run_args *r, size_t k)
     if (q->sums) q->sums[k] = s[0], q->sums[q->groups + k] = s[1];
     for (size_t i = 0; q->y && i < q->runs; i++, at += q->stride) {
         DL__CALL(r->level, normalise_back,
-            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, slope, s[0] * q->share, s[1] * q->share));
+            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, slope, s[0] * q->share, s[1] * q->share, dl__lead(q->n, q->stride)));
         dl__finished(r, at, q->n);
     }
 }
@@ -7544,7 +7563,7 @@ static void dl__norm_back_rows(const dl_run_args *r, size_t part)
             g = dx;
         }
         DL__CALL(r->level, normalise_sums, (s, g, x, 1, q->n, q->n, m, scale));
-        DL__CALL(r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share));
+        DL__CALL(r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share, DL__AHEAD));
         dl__finished(r, k * q->n, q->n);
     }
 }
@@ -9694,7 +9713,7 @@ DL__HOT static size_t dl__stretch(const dl_node *y, const dl_node *x, const void
 }
 
 /* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
-static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots)
+static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead, char *slots)
 {
     const dl__launch *l = t->launch;
     const uint32_t *order = t->plan->order + l->first;
@@ -9714,9 +9733,10 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
             for (int k = 0; k < y->n_in; k++) {
                 const dl_node *x = y->in[k];
                 if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
-                else if (x->numel == y->numel)
+                else if (x->numel == y->numel) {
                     in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
-                else {
+                    if (lead && dl__root(x) != t->args->node) dl__ahead((const dl_real *)in[k], lead, a.n);
+                } else {
                     char *own = slots + (l->slots + stretched) * bytes;
                     bool holds = stretched < holding && held[stretched].y == y && held[stretched].period &&
                         (first - held[stretched].first) % held[stretched].period == 0;
@@ -9742,7 +9762,7 @@ static void dl__group_part(void *user, size_t part, int thread)
 {
     const dl__task *t = (const dl__task *)user;
     size_t first = part * t->per;
-    dl__run_group(t, first, DL__MIN(t->per, t->args->node->numel - first),
+    dl__run_group(t, first, DL__MIN(t->per, t->args->node->numel - first), 0,
         (char *)t->args->scratch + (size_t)thread * t->ctx->scratch_stride);
 }
 
@@ -9761,7 +9781,7 @@ static void dl__run_parts(dl__task *t)
 static void dl__run_tail(const dl_run_args *r, size_t first, size_t n)
 {
     const dl__task *t = (const dl__task *)r->group;
-    dl__run_group(t, first, n, (char *)r->scratch + t->launch->tiles);
+    dl__run_group(t, first, n, r->lead, (char *)r->scratch + t->launch->tiles);
 }
 
 static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan, char *scratch)
