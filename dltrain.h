@@ -971,6 +971,7 @@ typedef struct dl_run_args {
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
     int level;                           /* of the kernels: the library's own business */
+    size_t lead;                         /* so, too: elements that far behind those finished are the next, or come soon; 0: unknown */
     /* DL_OP_FINISHES: when not NULL, to be called with the args at hand */
     void (*finished)(const struct dl_run_args *args, size_t first, size_t n);
     const void *group;                   /* the executor's */
@@ -3252,6 +3253,16 @@ typedef struct dl__products {
 enum { DL__SUM, DL__SUM_SQUARES, DL__SUM_PRODUCTS, DL__DEPTH = 4 };
 typedef struct dl__total { dl_real lane[DL__DEPTH][DL__LANES]; size_t n[DL__DEPTH]; } dl__total;
 
+/* ---- asking for memory ahead of the loop that comes to it: what the processor foresees ends at each page ---- */
+enum { DL__AHEAD = 512, DL__LINE = 64 / sizeof(dl_real) }; /* numbers: far enough; of a cache line */
+/* Of runs of n numbers, `stride` apart: how far from a number the one is that comes so much later. */
+static size_t dl__lead(size_t n, size_t stride) { return n ? (DL__AHEAD + n - 1) / n * stride : 0; }
+/* The n numbers `lead` behind x. */
+DL__INLINE void dl__ahead(const dl_real *x, size_t lead, size_t n)
+{
+    for (size_t i = 0; i < n; i += DL__LINE) DL__PREFETCH((const void *)((uintptr_t)x + (i + lead) * sizeof *x));
+}
+
 /* of_a, or of_b where b wins: it is greater than a, that came before, or the first NaN. In a form that gcc vectorises. */
 DL__INLINE dl_real dl__winner(dl_real a, dl_real b, dl_real of_a, dl_real of_b)
 {
@@ -3371,6 +3382,9 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_SHL(a, n) ((uint32_t)((a) << (n)))
 #define E_SAR(a, n) ((uint32_t)((int32_t)(a) >> (n)))
 #define E_TOF(i) ((dl_real)(int32_t)(i))
+#define E_EITHER(m, n) ((m) || (n))
+#define E_WHERE(m, v) ((m) ? (v) : 0)
+#define E_UNLESS(m, v) ((m) ? 0 : (v))
 #define E_EVENS(a, b) ((void)(b), (a))
 #define E_ODDS(a, b) ((void)(a), (b))
 #define E_UNMIX(a) (a)
@@ -3419,6 +3433,9 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_SHL(a, n) _mm256_slli_epi32(a, n)
 #define E_SAR(a, n) _mm256_srai_epi32(a, n)
 #define E_TOF(i) _mm256_cvtepi32_ps(i)
+#define E_EITHER(m, n) _mm256_or_ps(m, n)
+#define E_WHERE(m, v) _mm256_and_ps(m, v)
+#define E_UNLESS(m, v) _mm256_andnot_ps(m, v)
 /* Every other number of two vectors, in an order of their own: E_UNMIX makes it the common one, E_MIX comes from there, E_ZIP_LOW and
    E_ZIP_HIGH of evens and odds are the vectors again. */
 #define E_EVENS(a, b) _mm256_shuffle_ps(a, b, 0x88)
@@ -3509,6 +3526,9 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_SHL(a, n) vshlq_n_s32(a, n)
 #define E_SAR(a, n) vshrq_n_s32(a, n)
 #define E_TOF(i) vcvtq_f32_s32(i)
+#define E_EITHER(m, n) vorrq_u32(m, n)
+#define E_WHERE(m, v) vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(v)))
+#define E_UNLESS(m, v) vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), m))
 #define E_EVENS(a, b) vuzp1q_f32(a, b)
 #define E_ODDS(a, b) vuzp2q_f32(a, b)
 #define E_UNMIX(a) (a)
@@ -3793,11 +3813,13 @@ E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
 enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
 
 /* acc += the terms of n / 64 blocks */
-E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+E_IN void DL__K(add_blocks)(int what, E_V *acc, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r, size_t lead)
 {
-    for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES)
+    for (size_t i = 0; i + DL__LANES <= n; i += DL__LANES) {
+        dl__ahead(x + i, lead, DL__LANES);
         E_UNROLL for (int l = 0; l < DL__K(accs); l++)
             acc[l] = E_ADD(acc[l], DL__K(term)(what, E_LOAD(x + i + l * E_W), E_LOAD(z + i + l * E_W), m, r));
+    }
 }
 
 /* lane[i] += term i of n < 64 */
@@ -3838,7 +3860,7 @@ E_IN dl_real DL__K(chunk)(int what, const dl_real *x, const dl_real *z, size_t n
     E_V acc[DL__K(accs)];
     size_t whole = n / DL__LANES * DL__LANES;
     E_UNROLL for (int l = 0; l < DL__K(accs); l++) acc[l] = E_K(0);
-    DL__K(add_blocks)(what, acc, x, z, n, m, r);
+    DL__K(add_blocks)(what, acc, x, z, n, m, r, DL__AHEAD);
     if (whole < n) {
         dl_real lane[DL__LANES];
         DL__K(store_lanes)(lane, acc);
@@ -3869,7 +3891,7 @@ E_FN void DL__K(carry)(dl__total *t, int level, dl_real v)
 }
 
 /* Terms of n more numbers. */
-E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r)
+E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r, size_t lead)
 {
     while (n) {
         size_t at = t->n[0] % DL__LANES, k = DL__MIN(n, at ? DL__LANES - at : DL__CHUNK - t->n[0]);
@@ -3878,7 +3900,7 @@ E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real
             E_V acc[DL__K(accs)];
             k -= k % DL__LANES;
             DL__K(load_lanes)(acc, t->lane[0]);
-            DL__K(add_blocks)(what, acc, x, z, k, m, r);
+            DL__K(add_blocks)(what, acc, x, z, k, m, r, lead);
             DL__K(store_lanes)(t->lane[0], acc);
         } else DL__K(add_rest)(what, t->lane[0] + at, x, z, k, m, r);
         t->n[0] += k, n -= k, x += k, z += k;
@@ -3906,7 +3928,8 @@ E_FN dl_real DL__K(total)(dl__total *t)
     DL__HOT E_FN DL__NOINLINE void DL__K(more_##name)( \
         dl__total *t, const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
     { \
-        for (; runs--; x += stride, z += stride) DL__K(add_run)(what, t, x, z, n, E_K(m), E_K(r)); \
+        size_t lead = dl__lead(n, stride); \
+        for (; runs--; x += stride, z += stride) DL__K(add_run)(what, t, x, z, n, E_K(m), E_K(r), lead); \
     } \
     E_IN dl_real DL__K(runs_##name)( \
         const dl_real *x, const dl_real *z, size_t runs, size_t n, size_t stride, dl_real m, dl_real r) \
@@ -4014,26 +4037,27 @@ E_FN void DL__K(moments)(
 
 /* y = (x - m) r w + b; w and b hold a number for all (or are NULL), or, `each`, one for each x */
 E_IN void DL__K(normalise)(
-    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, bool each)
+    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, bool each, size_t lead)
 {
     E_V vm = E_K(m), vr = E_K(r), vw = E_K(w && !each ? *w : 1), vb = E_K(b && !each ? *b : 0);
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) {
         if (each && w) vw = E_LOAD(w + i);
         if (each && b) vb = E_LOAD(b + i);
+        if (!each && i % DL__LINE == 0) dl__ahead(x + i, lead, DL__LINE), dl__ahead(y + i, lead, DL__LINE);
         E_STORE(y + i, E_ADD(E_MUL(E_MUL(E_SUB(E_LOAD(x + i), vm), vr), vw), vb));
     }
     for (; i < n; i++) y[i] = (x[i] - m) * r * (w ? w[each ? i : 0] : 1) + (b ? b[each ? i : 0] : 0);
 }
 E_FN void DL__K(normalise_run)(
-    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
+    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, size_t lead)
 {
-    DL__K(normalise)(y, x, n, m, r, w, b, false);
+    DL__K(normalise)(y, x, n, m, r, w, b, false, lead);
 }
 E_FN void DL__K(normalise_row)(
     dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b)
 {
-    DL__K(normalise)(y, x, n, m, r, w, b, true);
+    DL__K(normalise)(y, x, n, m, r, w, b, true, 0);
 }
 
 /* out = sum of dy, sum of dy (x - m) r */
@@ -4061,11 +4085,12 @@ E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *
 
 /* dx = k ((dy - a) - (x - m) r b) */
 E_FN void DL__K(normalise_back)(
-    dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b)
+    dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b, size_t lead)
 {
     E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) {
+        if (i % DL__LINE == 0) dl__ahead(x + i, lead, DL__LINE), dl__ahead(dy + i, lead, DL__LINE), dl__ahead(dx + i, lead, DL__LINE);
         E_V h = E_MUL(E_SUB(E_LOAD(x + i), vm), vr);
         E_STORE(dx + i, E_MUL(vk, E_SUB(E_SUB(E_LOAD(dy + i), va), E_MUL(h, vb))));
     }
@@ -4096,77 +4121,63 @@ E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t
     for (; i < n; i++) y[i] = x[i] * z[i];
 }
 
-/* ---- pooling: a row of outputs ---- */
-/* Windows of 2 x 2 side by side, a and b above c and d; rows of x and v are w wide. y = of v where x is greatest */
+/* ---- pooling ---- */
+/* Windows of 2 x 2 side by side, a and b above c and d, in rows w wide. */
 #ifdef E_EVENS
-#define E_WINNER(a, b, of_a, of_b) E_SEL(E_EQ(a, a), E_SEL(E_LE(b, a), of_a, of_b), of_a) /* as dl__winner */
-E_IN E_V DL__K(evens)(const dl_real *x) { return E_EVENS(E_LOAD(x), E_LOAD(x + E_W)); }
-E_IN E_V DL__K(odds)(const dl_real *x) { return E_ODDS(E_LOAD(x), E_LOAD(x + E_W)); }
-E_IN void DL__K(pick_vector)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w)
+#define E_WINS(a, b) E_EITHER(E_LE(b, a), E_NE(a, a)) /* a wins over b, as in dl__winner */
+#define E_BEST(a, b) E_SEL(E_WINS(a, b), a, b)
+#define E_WINDOWS \
+    E_V p = E_LOAD(x), q = E_LOAD(x + E_W), r = E_LOAD(x + w), s = E_LOAD(x + w + E_W); \
+    E_V a = E_EVENS(p, q), b = E_ODDS(p, q), c = E_EVENS(r, s), d = E_ODDS(r, s), above = E_BEST(a, b), below = E_BEST(c, d);
+E_IN void DL__K(max_vector)(dl_real *y, const dl_real *x, dl_index w)
 {
-    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w);
-    E_V above = E_WINNER(a, b, DL__K(evens)(v), DL__K(odds)(v)), below = E_WINNER(c, d, DL__K(evens)(v + w), DL__K(odds)(v + w));
-    a = E_WINNER(a, b, a, b), c = E_WINNER(c, d, c, d);
-    E_STORE(y, E_UNMIX(E_WINNER(a, c, above, below)));
+    E_WINDOWS
+    E_STORE(y, E_UNMIX(E_BEST(above, below)));
 }
 /* rows d0 and d1 = dy where x is greatest, else 0 */
 E_IN void DL__K(spread_vector)(dl_real *d0, dl_real *d1, const dl_real *x, const dl_real *dy, dl_index w)
 {
-    E_V a = DL__K(evens)(x), b = DL__K(odds)(x), c = DL__K(evens)(x + w), d = DL__K(odds)(x + w), g = E_MIX(E_LOAD(dy));
-    E_V above = E_WINNER(a, b, a, b), below = E_WINNER(c, d, c, d), zero = E_K(0);
-    E_V g0 = E_WINNER(above, below, g, zero), g1 = E_WINNER(above, below, zero, g);
-    E_V p = E_WINNER(a, b, g0, zero), q = E_WINNER(a, b, zero, g0);
+    E_WINDOWS
+    E_V g = E_MIX(E_LOAD(dy)), g0 = E_WHERE(E_WINS(above, below), g), g1 = E_UNLESS(E_WINS(above, below), g);
+    p = E_WHERE(E_WINS(a, b), g0), q = E_UNLESS(E_WINS(a, b), g0);
+    r = E_WHERE(E_WINS(c, d), g1), s = E_UNLESS(E_WINS(c, d), g1);
     E_STORE(d0, E_ZIP_LOW(p, q));
     E_STORE(d0 + E_W, E_ZIP_HIGH(p, q));
-    p = E_WINNER(c, d, g1, zero), q = E_WINNER(c, d, zero, g1);
-    E_STORE(d1, E_ZIP_LOW(p, q));
-    E_STORE(d1 + E_W, E_ZIP_HIGH(p, q));
-}
-E_IN void DL__K(pick_some)(
-    dl_real *DL__RESTRICT y, const dl_real *DL__RESTRICT x, const dl_real *DL__RESTRICT v, dl_index w, int n)
-{
-    for (int i = 0; i < n; i++) {
-        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
-        dl_real above = dl__winner(a, b, v[2 * i], v[2 * i + 1]), below = dl__winner(c, d, v[w + 2 * i], v[w + 2 * i + 1]);
-        y[i] = dl__winner(dl__winner(a, b, a, b), dl__winner(c, d, c, d), above, below);
-    }
-}
-E_IN void DL__K(spread_some)(dl_real *DL__RESTRICT d0, dl_real *DL__RESTRICT d1, const dl_real *DL__RESTRICT x,
-    const dl_real *DL__RESTRICT dy, dl_index w, int n)
-{
-    for (int i = 0; i < n; i++) {
-        dl_real a = x[2 * i], b = x[2 * i + 1], c = x[w + 2 * i], d = x[w + 2 * i + 1];
-        dl_real above = dl__winner(a, b, a, b), below = dl__winner(c, d, c, d);
-        dl_real g0 = dl__winner(above, below, dy[i], 0), g1 = dl__winner(above, below, 0, dy[i]);
-        d0[2 * i] = dl__winner(a, b, g0, 0), d0[2 * i + 1] = dl__winner(a, b, 0, g0);
-        d1[2 * i] = dl__winner(c, d, g1, 0), d1[2 * i + 1] = dl__winner(c, d, 0, g1);
-    }
+    E_STORE(d1, E_ZIP_LOW(r, s));
+    E_STORE(d1 + E_W, E_ZIP_HIGH(r, s));
 }
 
-/* `rows` of them, of n. A vector at a time, in shorter rows four, which gcc makes a vector; the last overlap those before: one by
-   one the rest took longer than all else. */
-E_IN dl_index DL__K(window_step)(dl_index n) { return n >= E_W ? E_W : n >= 4 ? 4 : n; }
-DL__HOT E_FN void DL__K(pick_2x2)(dl_real *y, const dl_real *x, const dl_real *v, dl_index w, dl_index rows, dl_index n)
+/* `rows` of n windows, all of a plane. A vector at a time: the last of a row overlaps those before. In shorter rows, of four or more, it
+   reaches into the next, which is written later; that of the last row begins in the row before and goes through a copy. */
+DL__HOT E_FN void DL__K(max_2x2)(dl_real *y, const dl_real *x, dl_index w, dl_index rows, dl_index n)
 {
-    dl_index step = DL__K(window_step)(n);
-    for (; rows--; x += 2 * w, v += 2 * w, y += n)
-        for (dl_index i = 0, at; i < n; i += step) {
-            at = DL__MIN(i, n - step);
-            if (step == E_W) DL__K(pick_vector)(y + at, x + 2 * at, v + 2 * at, w);
-            else if (step == 4) DL__K(pick_some)(y + at, x + 2 * at, v + 2 * at, w, 4);
-            else DL__K(pick_some)(y, x, v, w, (int)n);
+    dl_real copy[E_W];
+    for (; rows--; x += 2 * w, y += n) {
+        dl__ahead(x, DL__AHEAD, (size_t)(2 * w));
+        for (dl_index i = 0; i < n; i += E_W) {
+            dl_index at = n < E_W && rows ? 0 : DL__MIN(i, n - E_W);
+            DL__K(max_vector)(n < E_W && !rows ? copy : y + at, x + 2 * at, w);
         }
+    }
+    if (n < E_W) memcpy(y - n, copy + E_W - n, (size_t)n * sizeof *y);
 }
 DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
 {
-    dl_index step = DL__K(window_step)(n);
-    for (; rows--; x += 2 * w, dx += 2 * w, dy += n)
-        for (dl_index i = 0, at; i < n; i += step) {
-            at = DL__MIN(i, n - step);
-            if (step == E_W) DL__K(spread_vector)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w);
-            else if (step == 4) DL__K(spread_some)(dx + 2 * at, dx + w + 2 * at, x + 2 * at, dy + at, w, 4);
-            else DL__K(spread_some)(dx, dx + w, x, dy, w, (int)n);
+    dl_real copy[4 * E_W];
+    size_t some = (size_t)(2 * n) * sizeof *dx;
+    for (; rows--; x += 2 * w, dx += 2 * w, dy += n) {
+        bool last = n < E_W && !rows;
+        dl__ahead(x, DL__AHEAD, (size_t)(2 * w));
+        dl__ahead(dx, DL__AHEAD, (size_t)(2 * w));
+        for (dl_index i = 0; i < n; i += E_W) {
+            dl_index at = n < E_W && rows ? 0 : DL__MIN(i, n - E_W);
+            DL__K(spread_vector)(last ? copy : dx + 2 * at, last ? copy + 2 * E_W : dx + w + 2 * at, x + 2 * at, dy + at, w);
         }
+        if (w & 1) dx[w - 1] = dx[2 * w - 1] = 0;
+    }
+    if (n >= E_W) return;
+    memcpy(dx - 2 * w, copy + 2 * (E_W - n), some);
+    memcpy(dx - w, copy + 2 * (2 * E_W - n), some);
 }
 #endif
 
@@ -4697,12 +4708,14 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_ADD
 #undef E_ADDS
 #undef E_B
+#undef E_BEST
 #undef E_BITS
 #undef E_CDF
 #undef E_COS
 #undef E_DIV
 #undef E_EACH1
 #undef E_EACH2
+#undef E_EITHER
 #undef E_EQ
 #undef E_ERF
 #undef E_EVENS
@@ -4768,11 +4781,14 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_TOF
 #undef E_TURN
 #undef E_TURN_BLOCK
+#undef E_UNLESS
 #undef E_UNMIX
 #undef E_UNROLL
 #undef E_V
 #undef E_W
-#undef E_WINNER
+#undef E_WHERE
+#undef E_WINDOWS
+#undef E_WINS
 #undef E_ZIP_HIGH
 #undef E_ZIP_LOW
 #undef DL__K
@@ -6918,6 +6934,7 @@ static void dl__slide_run(const dl_run_args *r, bool back)
     s.packed = (dl_real *)r->scratch;
     s.accumulate = r->accumulate;
     a.user = &s;
+    a.lead = (size_t)(s.out_h * s.out_w);
     dl_parallel(&a, (size_t)(s.groups * ((s.out + s.e->nr - 1) / s.e->nr)), dl__slide_pack);
     dl_parallel(&a, (size_t)(s.q.n * s.groups * s.strips), dl__slide_part);
 }
@@ -7257,10 +7274,9 @@ static void dl__each_plane(
 {
     dl__geometry q = dl__geometry_of(r->node);
     size_t per = dl__planes(&q), size = r->node->numel / (size_t)(q.n * q.c);
-    for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)(q.n * q.c)); k++) {
-        plane(r, &q, (dl_index)k);
-        dl__finished(r, k * size, size);
-    }
+    size_t first = part * per, end = DL__MIN(first + per, (size_t)(q.n * q.c));
+    for (size_t k = first; k < end; k++) plane(r, &q, (dl_index)k);
+    dl__finished(r, first * size, (end - first) * size);
 }
 
 static void dl__run_planes(const dl_run_args *r, void (*part)(const dl_run_args *, size_t))
@@ -7284,9 +7300,10 @@ static dl_index dl__greatest(const dl__geometry *q, const dl_real *x, dl_index o
     return best;
 }
 
+/* Windows for the kernels of 2 x 2: rows of a vector, or some that reach into each other. */
 static bool dl__is_2x2(const dl__geometry *q)
 {
-    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw;
+    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw && (q->ow >= 8 || (q->ow >= 4 && q->oh > 1));
 }
 
 /* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient, and no
@@ -7295,8 +7312,8 @@ static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index
 {
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *v = (const dl_real *)r->in[1] + k * q->h * q->w;
     dl_real *y = (dl_real *)r->out + k * q->oh * q->ow;
-    if (dl__is_2x2(q)) {
-        DL__CALL(r->level, pick_2x2, (y, x, v, q->w, q->oh, q->ow));
+    if (x == v && dl__is_2x2(q)) {
+        DL__CALL(r->level, max_2x2, (y, x, q->w, q->oh, q->ow));
         return;
     }
     for (dl_index oy = 0; oy < q->oh; oy++, y += q->ow)
@@ -7316,11 +7333,12 @@ static void dl__spread_plane(const dl_run_args *r, const dl__geometry *q, dl_ind
 {
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *dy = (const dl_real *)r->in[1] + k * q->oh * q->ow;
     dl_real *dx = (dl_real *)r->out + k * q->h * q->w;
-    if (!dl__is_2x2(q) || (q->h | q->w) & 1) memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
     if (dl__is_2x2(q)) {
         DL__CALL(r->level, spread_2x2, (dx, x, dy, q->w, q->oh, q->ow));
+        if (q->h & 1) memset(dx + (q->h - 1) * q->w, 0, (size_t)q->w * sizeof *dx);
         return;
     }
+    memset(dx, 0, (size_t)(q->h * q->w) * sizeof *dx);
     for (dl_index oy = 0; oy < q->oh; oy++, dy += q->ow)
         for (dl_index ox = 0; ox < q->ow; ox++) dx[dl__greatest(q, x, oy, ox)] += dy[ox];
 }
@@ -7585,23 +7603,25 @@ static dl__groups dl__groups_of(const dl_node *n)
 static void dl__norm_part(const dl_run_args *r, size_t part)
 {
     const dl__groups *q = (const dl__groups *)r->user;
-    for (size_t k = part * q->per; k < DL__MIN(q->groups, (part + 1) * q->per); k++) {
+    size_t first = part * q->per, end = DL__MIN(q->groups, first + q->per);
+    for (size_t k = first; k < end; k++) {
         dl_real m[3], *saved = q->saved + k;
-        if (q->has_moments) m[0] = saved[0], m[1] = saved[q->groups];
-        else {
+        if (!q->has_moments) {
             DL__CALL(r->level, moments, (m, q->x + k * q->n, q->runs, q->n, q->stride, q->share, q->eps));
             for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) saved[i * q->groups] = m[i];
         }
-        if (q->by_row) {
-            DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, m[0], m[1], q->w, q->b));
-            dl__finished(r, k * q->n, q->n);
-        } else
-            for (size_t i = 0; i < q->runs; i++) {
-                size_t at = k * q->n + i * q->stride;
-                DL__CALL(r->level, normalise_run,
-                    (q->y + at, q->x + at, q->n, m[0], m[1], q->w ? q->w + k : NULL, q->b ? q->b + k : NULL));
-                dl__finished(r, at, q->n);
-            }
+        if (!q->by_row) continue;
+        DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, *saved, saved[q->groups], q->w, q->b));
+        dl__finished(r, k * q->n, q->n);
+    }
+    for (size_t i = 0; !q->by_row && i < q->runs; i++) {
+        for (size_t k = first; k < end; k++) {
+            size_t at = k * q->n + i * q->stride;
+            DL__CALL(r->level, normalise_run,
+                (q->y + at, q->x + at, q->n, q->saved[k], q->saved[q->groups + k], q->w ? q->w + k : NULL, q->b ? q->b + k : NULL,
+                    r->lead));
+        }
+        dl__finished(r, first * q->n + i * q->stride, (end - first) * q->n);
     }
 }
 
@@ -7616,6 +7636,12 @@ static void dl__norm_run(const dl_run_args *r)
     if (r->node->i[3] & DL__SHIFTED) q.b = (const dl_real *)r->in[k];
     q.y = (dl_real *)r->out;
     a.user = &q;
+    if (!q.by_row) { /* channels side by side, enough for a tile of what follows and few enough for all threads */
+        q.per = DL__MIN((size_t)DLTRAIN_TILE / DL__MAX(q.n, (size_t)1), q.groups / (2 * (size_t)r->ctx->pool.threads));
+        q.per = DL__MAX(q.per, (size_t)1);
+        q.parts = (q.groups + q.per - 1) / q.per;
+        a.lead = dl__lead(q.per * q.n, q.stride);
+    }
     dl_parallel(&a, q.parts, dl__norm_part);
 }
 
@@ -7628,7 +7654,7 @@ static void dl__norm_back_channel(const dl_run_args *r, size_t k)
     if (q->sums) q->sums[k] = s[0], q->sums[q->groups + k] = s[1];
     for (size_t i = 0; q->y && i < q->runs; i++, at += q->stride) {
         DL__CALL(r->level, normalise_back,
-            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, slope, s[0] * q->share, s[1] * q->share));
+            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, slope, s[0] * q->share, s[1] * q->share, dl__lead(q->n, q->stride)));
         dl__finished(r, at, q->n);
     }
 }
@@ -7648,7 +7674,7 @@ static void dl__norm_back_rows(const dl_run_args *r, size_t part)
             g = dx;
         }
         DL__CALL(r->level, normalise_sums, (s, g, x, 1, q->n, q->n, m, scale));
-        DL__CALL(r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share));
+        DL__CALL(r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share, DL__AHEAD));
         dl__finished(r, k * q->n, q->n);
     }
 }
@@ -9798,7 +9824,7 @@ DL__HOT static size_t dl__stretch(const dl_node *y, const dl_node *x, const void
 }
 
 /* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
-static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots)
+static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead, char *slots)
 {
     const dl__launch *l = t->launch;
     const uint32_t *order = t->plan->order + l->first;
@@ -9818,9 +9844,10 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
             for (int k = 0; k < y->n_in; k++) {
                 const dl_node *x = y->in[k];
                 if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
-                else if (x->numel == y->numel)
+                else if (x->numel == y->numel) {
                     in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
-                else {
+                    if (lead && dl__root(x) != t->args->node) dl__ahead((const dl_real *)in[k], lead, a.n);
+                } else {
                     char *own = slots + (l->slots + stretched) * bytes;
                     bool holds = stretched < holding && held[stretched].y == y && held[stretched].period &&
                         (first - held[stretched].first) % held[stretched].period == 0;
@@ -9846,7 +9873,7 @@ static void dl__group_part(void *user, size_t part, int thread)
 {
     const dl__task *t = (const dl__task *)user;
     size_t first = part * t->per;
-    dl__run_group(t, first, DL__MIN(t->per, t->args->node->numel - first),
+    dl__run_group(t, first, DL__MIN(t->per, t->args->node->numel - first), 0,
         (char *)t->args->scratch + (size_t)thread * t->ctx->scratch_stride);
 }
 
@@ -9865,7 +9892,7 @@ static void dl__run_parts(dl__task *t)
 static void dl__run_tail(const dl_run_args *r, size_t first, size_t n)
 {
     const dl__task *t = (const dl__task *)r->group;
-    dl__run_group(t, first, n, (char *)r->scratch + t->launch->tiles);
+    dl__run_group(t, first, n, r->lead, (char *)r->scratch + t->launch->tiles);
 }
 
 static void dl__run_launch(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan, char *scratch)
