@@ -6390,11 +6390,20 @@ DL__HOT static size_t dl__gemm_units(const dl__gemm *g)
 
 DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
 
+/* Rows of a unit that go through all panels of B before the next do: few where they are long, since a processor fetches ahead what
+   will be written in some two dozen pages at most. */
+DL__HOT static dl_index dl__gemm_block(const dl__gemm *g)
+{
+    enum { NEAR = 12 << 10 }; /* numbers of C */
+    dl_index most = DL__MIN(DL__MIN(g->mc, g->e->mc), NEAR / DL__MAX(g->nc, (dl_index)1));
+    return DL__MAX(most / g->e->mr, (dl_index)1) * g->e->mr;
+}
+
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
     dl_index kc = DL__MIN(g->kk, (dl_index)DL__KB);
     return (size_t)((g->pack_b ? g->nc : g->e->nr) * kc +
-                    (g->pack_a ? DL__MIN(g->mc, g->e->mc) / g->e->mr * dl__packed_row(g->e) * kc : 0) +
+                    (g->pack_a ? dl__gemm_block(g) / g->e->mr * dl__packed_row(g->e) * kc : 0) +
                     (g->total ? g->mc * g->nc : 0));
 }
 
@@ -6409,7 +6418,7 @@ DL__HOT static void dl__pack_rows(
         if (a_k == 1) e->turn(from, a_row, some, kc, dst, wide, false);
         else if (a_row == 1 && some == wide)
             for (dl_index k = 0; k < kc; k++)
-                for (dl_index l = 0; l < wide; l++) dst[k * wide + l] = from[k * a_k + l];
+                for (dl_index l = 0; l < wide; l += 4) memcpy(dst + k * wide + l, from + k * a_k + l, 4 * sizeof *dst);
         else
             for (dl_index k = 0; k < kc; k++)
                 for (dl_index l = 0; l < some; l++) dst[k * wide + l] = from[k * a_k + l * a_row];
@@ -6423,7 +6432,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
     dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, at_batch = u / across / down;
     dl_index nc = DL__MIN(g->n - n0, g->nc), mc = DL__MIN(g->m - m0, g->mc), at[DL__KB], row[DL__MC];
-    dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = DL__MIN(g->mc, e->mc);
+    dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = dl__gemm_block(g);
     const dl_real *a0 = g->a + m0 * g->a_row, *b0 = g->b + n0 * g->b_row;
     dl_real *c = g->c + (g->turned ? n0 * g->c_row + m0 : m0 * g->c_row + n0);
     dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc : e->nr) * most;
