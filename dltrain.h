@@ -3308,6 +3308,8 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define DL__AVX512_ew_exp ~, avx512
 #define DL__AVX512_ew_erf ~, avx512
 #define DL__AVX512_ew_gelu ~, avx512
+#define DL__AVX512_ew_gelu_slope ~, avx512
+#define DL__AVX512_gelu_pair ~, avx512
 #define DL__AVX512_ew_sigmoid ~, avx512
 #define DL__AVX512_ew_tanh ~, avx512
 /* A listed name brings a comma, which makes avx512 the second argument; otherwise avx2 is. */
@@ -3639,9 +3641,9 @@ E_OUT E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
     return E_SEL(E_LT(a, E_K(1)), E_MUL(p, x), E_SEL(E_EQ(x, x), q, x));
 }
 
-/* The normal distribution: on the left exp(-x^2/2) t p(t), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right
+/* The normal distribution: on the left e t p(t), e = exp(-x^2/2), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right
    1 - that */
-E_IN E_V DL__K(cdf)(E_V x)
+E_IN E_V DL__K(cdf)(E_V x, E_V e)
 {
     E_V t = E_DIV(E_K(1), E_FMA(E_ABS(x), E_K(0.305f), E_K(1)));
     E_V p = E_FMA(E_K(3.66991982e-2f), t, E_K(-1.52988344e-1f));
@@ -3651,7 +3653,7 @@ E_IN E_V DL__K(cdf)(E_V x)
     p = E_FMA(p, t, E_K(1.03420861e-1f));
     p = E_FMA(p, t, E_K(1.22466817e-1f));
     p = E_FMA(p, t, E_K(1.21639736e-1f));
-    p = E_MUL(E_MUL(p, t), DL__K(exp)(E_MULS(E_MUL(x, x), -0.5)));
+    p = E_MUL(E_MUL(p, t), e);
     return E_SEL(E_LT(x, E_K(0)), p, E_SUB(E_K(1), p));
 }
 #else
@@ -3661,7 +3663,7 @@ static dl_real DL__K(log)(dl_real x) { return log(x); }
 static dl_real DL__K(log1p)(dl_real x) { return log1p(x); }
 static dl_real DL__K(tanh)(dl_real x) { return tanh(x); }
 static dl_real DL__K(erf)(dl_real x) { return erf(x); }
-static dl_real DL__K(cdf)(dl_real x) { return 0.5 * erfc(-0.70710678118654752 * x); }
+static dl_real DL__K(cdf)(dl_real x, dl_real e) { return (void)e, 0.5 * erfc(-0.70710678118654752 * x); }
 #endif
 #if E_W == 1
 #define E_EACH1(f, x) f(x)
@@ -3691,7 +3693,8 @@ E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
 #define E_LOG1P(x) DL__K(log1p)(x)
 #define E_TANH(x) DL__K(tanh)(x)
 #define E_ERF(x) DL__K(erf)(x)
-#define E_CDF(x) DL__K(cdf)(x)
+#define E_BELL(x) E_EXP(E_MULS(E_MUL(x, x), -0.5))
+#define E_CDF(x) DL__K(cdf)(x, E_BELL(x))
 #define E_SIGMOID(x) E_DIV(E_K(1), E_ADD(E_K(1), E_EXP(E_NEG(x))))
 #define E_SIN(x) E_EACH1(dl__sin, x)
 #define E_COS(x) E_EACH1(dl__cos, x)
@@ -3758,6 +3761,16 @@ DL__BINARY_ROWS(E_ROW)
 DL__COMPARE_ROWS(E_ROW)
 #undef E_ROW
 E_ROW_OF(where, E_FROM3, E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
+
+/* gelu and its slope for n whole vectors: a text of their own, since most of both is the same exponential */
+E_FN void DL__K(gelu_pair)(dl_real *y, dl_real *slope, const dl_real *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += E_W) {
+        E_V X = E_LOAD(x + i), e = E_BELL(X), cdf = DL__K(cdf)(X, e);
+        E_STORE(y + i, E_MUL(X, cdf));
+        E_STORE(slope + i, E_ADD(cdf, E_MUL(E_MULS(X, 0.39894228040143268), e)));
+    }
+}
 
 /* dst += x */
 E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
@@ -4683,6 +4696,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_ADD
 #undef E_ADDS
 #undef E_B
+#undef E_BELL
 #undef E_BITS
 #undef E_CDF
 #undef E_COS
@@ -9779,6 +9793,19 @@ DL__HOT static size_t dl__stretch(const dl_node *y, const dl_node *x, const void
     return period;
 }
 
+/* Where a group's node y puts its elements from `first` on: a tile, or its place in memory. */
+static void *dl__group_out(const dl__task *t, const dl_node *y, size_t first, char *slots, size_t bytes)
+{
+    if (y->space == DL__TILE) return slots + y->offset * bytes;
+    return (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
+}
+
+/* Do y and the node behind it make gelu and its slope of the same whole vectors? */
+static bool dl__gelu_twice(const dl_node *y, const dl_node *next, size_t n)
+{
+    return y->op == &dl__gelu_op && next->op == &dl__gelu_slope_op && next->in[0] == y->in[0] && n % DL__PACK == 0;
+}
+
 /* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
 static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots)
 {
@@ -9816,10 +9843,15 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, char *slots
                     stretched++;
                 }
             }
+            const dl_node *next = i + 1 < l->count ? t->ctx->node[t->start + order[i + 1]] : y;
             a.node = y;
-            a.out = y->space == DL__TILE ? slots + y->offset * bytes
-                                         : (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
-            y->op->run(&a);
+            a.out = dl__group_out(t, y, first, slots, bytes);
+            if (!dl__gelu_twice(y, next, a.n)) y->op->run(&a);
+            else {
+                dl_real *slope = (dl_real *)dl__group_out(t, next, first, slots, bytes);
+                DL__CALL(a.level, gelu_pair, ((dl_real *)a.out, slope, (const dl_real *)in[0], a.n));
+                i++;
+            }
         }
     }
 }
