@@ -3270,6 +3270,8 @@ typedef struct dl__attention {
 enum { DL__SPARE = 64 }; /* what a tile of any level may hang over, and a block of lanes */
 enum { DL__ATT_ROWS = 64 }; /* of queries that are worked on at a time, at most; a divisor of DL__KB */
 
+static const dl_real dl__lane[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }; /* of a vector */
+
 /* How many keys query l sees. */
 static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
 
@@ -3373,6 +3375,7 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_MIX(a) (a)
 #define E_ZIP_LOW(a, b) ((void)(b), (a))
 #define E_ZIP_HIGH(a, b) ((void)(a), (b))
+#define E_FIRST(a) (a)
 #define E_TARGET
 #elif DL__LEVEL == DL__AVX2
 #define DL__K(name) dl__##name##_avx2
@@ -3423,6 +3426,10 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_MIX(a) E_UNMIX(a)
 #define E_ZIP_LOW(a, b) _mm256_unpacklo_ps(a, b)
 #define E_ZIP_HIGH(a, b) _mm256_unpackhi_ps(a, b)
+#define E_SWAP4(a) _mm256_permute2f128_ps(a, a, 1)
+#define E_SWAP2(a) _mm256_permute_ps(a, 0x4e)
+#define E_SWAP1(a) _mm256_permute_ps(a, 0xb1)
+#define E_FIRST(a) _mm256_cvtss_f32(a)
 #define E_TARGET DL__TARGET("avx2,fma")
 static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
 #elif DL__LEVEL == DL__AVX512
@@ -3466,6 +3473,11 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_SHL(a, n) _mm512_maskz_slli_epi32(E_MASK(16), a, n)
 #define E_SAR(a, n) _mm512_maskz_srai_epi32(E_MASK(16), a, n)
 #define E_TOF(i) _mm512_maskz_cvtepi32_ps(E_MASK(16), i)
+#define E_SWAP8(a) _mm512_maskz_shuffle_f32x4(E_MASK(16), a, a, 0x4e)
+#define E_SWAP4(a) _mm512_maskz_shuffle_f32x4(E_MASK(16), a, a, 0xb1)
+#define E_SWAP2(a) _mm512_maskz_permute_ps(E_MASK(16), a, 0x4e)
+#define E_SWAP1(a) _mm512_maskz_permute_ps(E_MASK(16), a, 0xb1)
+#define E_FIRST(a) _mm512_cvtss_f32(a)
 #define E_TARGET DL__TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
 #else
 #define DL__K(name) dl__##name##_neon
@@ -3511,6 +3523,9 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_MIX(a) (a)
 #define E_ZIP_LOW(a, b) vzip1q_f32(a, b)
 #define E_ZIP_HIGH(a, b) vzip2q_f32(a, b)
+#define E_SWAP2(a) vextq_f32(a, a, 2)
+#define E_SWAP1(a) vrev64q_f32(a)
+#define E_FIRST(a) vgetq_lane_f32(a, 0)
 #define E_TARGET
 DL__INLINE float32x4_t dl__load_part(const float *p, int n)
 {
@@ -3789,6 +3804,23 @@ E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
     return what == DL__SUM_SQUARES ? E_MUL(x, x) : E_MUL(z, E_MUL(x, r));
 }
 
+/* All numbers of a vector by one operation: pairwise, half a vector apart, a quarter, ... 1. E_SWAP4(x) exchanges those 4 apart. */
+#if E_W > 8
+#define E_FOLD8(op, x) x = op(x, E_SWAP8(x));
+#else
+#define E_FOLD8(op, x)
+#endif
+#if E_W > 4
+#define E_FOLD4(op, x) E_FOLD8(op, x) x = op(x, E_SWAP4(x));
+#else
+#define E_FOLD4(op, x)
+#endif
+#if E_W > 1
+#define E_FOLD(op, x) E_FOLD4(op, x) x = op(x, E_SWAP2(x)); x = op(x, E_SWAP1(x));
+#else
+#define E_FOLD(op, x)
+#endif
+
 enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
 
 /* acc += the terms of n / 64 blocks */
@@ -3814,13 +3846,10 @@ E_IN void DL__K(add_rest)(int what, dl_real *lane, const dl_real *x, const dl_re
 /* The lanes added pairwise. */
 E_IN dl_real DL__K(add_lanes)(E_V *acc)
 {
-    dl_real last[E_W];
     E_UNROLL for (int h = DL__K(accs) / 2; h; h /= 2)
         E_UNROLL for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
-    E_STORE(last, acc[0]);
-    for (int h = E_W / 2; h; h /= 2)
-        for (int l = 0; l < h; l++) last[l] += last[l + h];
-    return last[0];
+    E_FOLD(E_ADD, acc[0])
+    return E_FIRST(acc[0]);
 }
 E_IN void DL__K(load_lanes)(E_V *acc, const dl_real *lane)
 {
@@ -4584,11 +4613,16 @@ static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_W, E_MC, E_NC,
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
-/* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
+/* x where lanes are below n, else y: stores of parts of vectors, or from the middle of one on, would delay the loads that follow. */
+E_IN E_V DL__K(first)(E_V x, dl_index n, E_V y) { return E_SEL(E_LT(E_LOAD(dl__lane), E_K((dl_real)n)), x, y); }
+
+/* Zeros behind the n numbers of a row, to the end of the block of lanes. */
 E_IN size_t DL__K(whole)(dl_index n) { return ((size_t)n + DL__LANES - 1) / DL__LANES * DL__LANES; }
 E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
 {
-    for (dl_index end = (dl_index)DL__K(whole)(n); n < end; n += E_W) E_STORE(x + n, E_K(0));
+    dl_index j = n / E_W * E_W, end = (dl_index)DL__K(whole)(n);
+    if (j < n) E_STORE(x + j, DL__K(first)(E_LOAD(x + j), n - j, E_K(0)));
+    for (j += j < n ? E_W : 0; j < end; j += E_W) E_STORE(x + j, E_K(0));
 }
 
 /* Rows of products become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
@@ -4598,17 +4632,15 @@ E_FN void DL__K(probabilities)(
 {
     dl_real top[DL__ATT_ROWS], sum[DL__ATT_ROWS];
     for (dl_index i = 0; i < rows; i++) {
-        dl_real *x = p + i * stride, lane[E_W];
-        dl_index n = dl__seen(t, l0 + i);
-        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
-        for (dl_index j = 0; mask && j < n; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-        E_V most = E_K(-HUGE_VALF);
-        E_STORE(x + n, most);
-        for (dl_index j = 0; j < n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
-        E_STORE(lane, most);
-        for (int h = E_W / 2; h; h /= 2)
-            for (int l = 0; l < h; l++) lane[l] = DL__MAX(lane[l], lane[l + h]);
-        top[i] = lane[0];
+        dl_real *x = p + i * stride;
+        dl_index n = dl__seen(t, l0 + i), j = 0;
+        E_V least = E_K(-HUGE_VALF), most = least;
+        for (; j < n; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
+        for (j = 0; mask && j < n; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
+        for (j = 0; j + E_W <= n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
+        if (j < n) most = E_MAX(DL__K(first)(E_LOAD(x + j), n - j, least), most);
+        E_FOLD(E_MAX, most)
+        top[i] = E_FIRST(most);
     }
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
@@ -4619,9 +4651,9 @@ E_FN void DL__K(probabilities)(
     for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(dl__seen(t, l0 + i)));
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
-        dl_index n = dl__seen(t, l0 + i);
-        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
-        E_STORE(x + n, E_K(0));
+        dl_index n = dl__seen(t, l0 + i), j = 0;
+        for (; j + E_W <= n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
+        if (j < n) E_STORE(x + j, DL__K(first)(E_DIV(E_LOAD(x + j), E_K(sum[i])), n - j, E_K(0)));
     }
 }
 
@@ -4635,12 +4667,11 @@ E_FN void DL__K(scores_back)(
         DL__K(clear_row)(dp + at, n);
         sum[i] = DL__K(runs_products)(dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
     }
-    for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
-        dl_index n = dl__seen(t, l0 + i);
-        for (dl_index j = 0; j < n; j += E_W)
-            E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale));
-        E_STORE(dp + n, E_K(0));
-    }
+    for (dl_index i = 0; i < rows; i++, p += stride, dp += stride)
+        for (dl_index j = 0, n = dl__seen(t, l0 + i); j < n; j += E_W) {
+            E_V d = E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale);
+            E_STORE(dp + j, j + E_W <= n ? d : DL__K(first)(d, n - j, E_K(0)));
+        }
 }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4708,8 +4739,12 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_EVENS
 #undef E_EXP
 #undef E_EXPM1
+#undef E_FIRST
 #undef E_FMA
 #undef E_FN
+#undef E_FOLD
+#undef E_FOLD4
+#undef E_FOLD8
 #undef E_FROM
 #undef E_FROM1
 #undef E_FROM2
@@ -4762,6 +4797,10 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_STOREN
 #undef E_SUB
 #undef E_SUMS
+#undef E_SWAP1
+#undef E_SWAP2
+#undef E_SWAP4
+#undef E_SWAP8
 #undef E_TANH
 #undef E_TARGET
 #undef E_THIN
