@@ -3287,6 +3287,8 @@ typedef struct dl__attention {
 enum { DL__SPARE = 64 }; /* what a tile of any level may hang over, and a block of lanes */
 enum { DL__ATT_ROWS = 64 }; /* of queries that are worked on at a time, at most; a divisor of DL__KB */
 
+static const dl_real dl__lane[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 }; /* of a vector */
+
 /* How many keys query l sees. */
 static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
 
@@ -3325,6 +3327,8 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define DL__AVX512_ew_exp ~, avx512
 #define DL__AVX512_ew_erf ~, avx512
 #define DL__AVX512_ew_gelu ~, avx512
+#define DL__AVX512_ew_gelu_slope ~, avx512
+#define DL__AVX512_gelu_pair ~, avx512
 #define DL__AVX512_ew_sigmoid ~, avx512
 #define DL__AVX512_ew_tanh ~, avx512
 /* A listed name brings a comma, which makes avx512 the second argument; otherwise avx2 is. */
@@ -3391,6 +3395,7 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_MIX(a) (a)
 #define E_ZIP_LOW(a, b) ((void)(b), (a))
 #define E_ZIP_HIGH(a, b) ((void)(a), (b))
+#define E_FIRST(a) (a)
 #define E_TARGET
 #elif DL__LEVEL == DL__AVX2
 #define DL__K(name) dl__##name##_avx2
@@ -3444,6 +3449,10 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_MIX(a) E_UNMIX(a)
 #define E_ZIP_LOW(a, b) _mm256_unpacklo_ps(a, b)
 #define E_ZIP_HIGH(a, b) _mm256_unpackhi_ps(a, b)
+#define E_SWAP4(a) _mm256_permute2f128_ps(a, a, 1)
+#define E_SWAP2(a) _mm256_permute_ps(a, 0x4e)
+#define E_SWAP1(a) _mm256_permute_ps(a, 0xb1)
+#define E_FIRST(a) _mm256_cvtss_f32(a)
 #define E_TARGET DL__TARGET("avx2,fma")
 static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0 };
 #elif DL__LEVEL == DL__AVX512
@@ -3487,6 +3496,11 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_SHL(a, n) _mm512_maskz_slli_epi32(E_MASK(16), a, n)
 #define E_SAR(a, n) _mm512_maskz_srai_epi32(E_MASK(16), a, n)
 #define E_TOF(i) _mm512_maskz_cvtepi32_ps(E_MASK(16), i)
+#define E_SWAP8(a) _mm512_maskz_shuffle_f32x4(E_MASK(16), a, a, 0x4e)
+#define E_SWAP4(a) _mm512_maskz_shuffle_f32x4(E_MASK(16), a, a, 0xb1)
+#define E_SWAP2(a) _mm512_maskz_permute_ps(E_MASK(16), a, 0x4e)
+#define E_SWAP1(a) _mm512_maskz_permute_ps(E_MASK(16), a, 0xb1)
+#define E_FIRST(a) _mm512_cvtss_f32(a)
 #define E_TARGET DL__TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
 #else
 #define DL__K(name) dl__##name##_neon
@@ -3535,6 +3549,9 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_MIX(a) (a)
 #define E_ZIP_LOW(a, b) vzip1q_f32(a, b)
 #define E_ZIP_HIGH(a, b) vzip2q_f32(a, b)
+#define E_SWAP2(a) vextq_f32(a, a, 2)
+#define E_SWAP1(a) vrev64q_f32(a)
+#define E_FIRST(a) vgetq_lane_f32(a, 0)
 #define E_TARGET
 DL__INLINE float32x4_t dl__load_part(const float *p, int n)
 {
@@ -3665,9 +3682,9 @@ E_OUT E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
     return E_SEL(E_LT(a, E_K(1)), E_MUL(p, x), E_SEL(E_EQ(x, x), q, x));
 }
 
-/* The normal distribution: on the left exp(-x^2/2) t p(t), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right
+/* The normal distribution: on the left e t p(t), e = exp(-x^2/2), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right
    1 - that */
-E_IN E_V DL__K(cdf)(E_V x)
+E_IN E_V DL__K(cdf)(E_V x, E_V e)
 {
     E_V t = E_DIV(E_K(1), E_FMA(E_ABS(x), E_K(0.305f), E_K(1)));
     E_V p = E_FMA(E_K(3.66991982e-2f), t, E_K(-1.52988344e-1f));
@@ -3677,7 +3694,7 @@ E_IN E_V DL__K(cdf)(E_V x)
     p = E_FMA(p, t, E_K(1.03420861e-1f));
     p = E_FMA(p, t, E_K(1.22466817e-1f));
     p = E_FMA(p, t, E_K(1.21639736e-1f));
-    p = E_MUL(E_MUL(p, t), DL__K(exp)(E_MULS(E_MUL(x, x), -0.5)));
+    p = E_MUL(E_MUL(p, t), e);
     return E_SEL(E_LT(x, E_K(0)), p, E_SUB(E_K(1), p));
 }
 #else
@@ -3687,7 +3704,7 @@ static dl_real DL__K(log)(dl_real x) { return log(x); }
 static dl_real DL__K(log1p)(dl_real x) { return log1p(x); }
 static dl_real DL__K(tanh)(dl_real x) { return tanh(x); }
 static dl_real DL__K(erf)(dl_real x) { return erf(x); }
-static dl_real DL__K(cdf)(dl_real x) { return 0.5 * erfc(-0.70710678118654752 * x); }
+static dl_real DL__K(cdf)(dl_real x, dl_real e) { return (void)e, 0.5 * erfc(-0.70710678118654752 * x); }
 #endif
 #if E_W == 1
 #define E_EACH1(f, x) f(x)
@@ -3717,7 +3734,8 @@ E_IN E_V DL__K(each2)(float (*f)(float, float), E_V x, E_V y)
 #define E_LOG1P(x) DL__K(log1p)(x)
 #define E_TANH(x) DL__K(tanh)(x)
 #define E_ERF(x) DL__K(erf)(x)
-#define E_CDF(x) DL__K(cdf)(x)
+#define E_BELL(x) E_EXP(E_MULS(E_MUL(x, x), -0.5))
+#define E_CDF(x) DL__K(cdf)(x, E_BELL(x))
 #define E_SIGMOID(x) E_DIV(E_K(1), E_ADD(E_K(1), E_EXP(E_NEG(x))))
 #define E_SIN(x) E_EACH1(dl__sin, x)
 #define E_COS(x) E_EACH1(dl__cos, x)
@@ -3785,6 +3803,16 @@ DL__COMPARE_ROWS(E_ROW)
 #undef E_ROW
 E_ROW_OF(where, E_FROM3, E_LOAD3, E_SEL(E_NE(C, E_K(0)), X, Z))
 
+/* gelu and its slope for n whole vectors: a text of their own, since most of both is the same exponential */
+E_FN void DL__K(gelu_pair)(dl_real *y, dl_real *slope, const dl_real *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += E_W) {
+        E_V X = E_LOAD(x + i), e = E_BELL(X), cdf = DL__K(cdf)(X, e);
+        E_STORE(y + i, E_MUL(X, cdf));
+        E_STORE(slope + i, E_ADD(cdf, E_MUL(E_MULS(X, 0.39894228040143268), e)));
+    }
+}
+
 /* dst += x */
 E_FN void DL__K(add_to)(dl_real *dst, const dl_real *x, size_t n)
 {
@@ -3809,6 +3837,23 @@ E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
     x = E_SUB(x, m);
     return what == DL__SUM_SQUARES ? E_MUL(x, x) : E_MUL(z, E_MUL(x, r));
 }
+
+/* All numbers of a vector by one operation: pairwise, half a vector apart, a quarter, ... 1. E_SWAP4(x) exchanges those 4 apart. */
+#if E_W > 8
+#define E_FOLD8(op, x) x = op(x, E_SWAP8(x));
+#else
+#define E_FOLD8(op, x)
+#endif
+#if E_W > 4
+#define E_FOLD4(op, x) E_FOLD8(op, x) x = op(x, E_SWAP4(x));
+#else
+#define E_FOLD4(op, x)
+#endif
+#if E_W > 1
+#define E_FOLD(op, x) E_FOLD4(op, x) x = op(x, E_SWAP2(x)); x = op(x, E_SWAP1(x));
+#else
+#define E_FOLD(op, x)
+#endif
 
 enum { DL__K(accs) = DL__LANES / E_W }; /* registers that hold the lanes */
 
@@ -3837,13 +3882,10 @@ E_IN void DL__K(add_rest)(int what, dl_real *lane, const dl_real *x, const dl_re
 /* The lanes added pairwise. */
 E_IN dl_real DL__K(add_lanes)(E_V *acc)
 {
-    dl_real last[E_W];
     E_UNROLL for (int h = DL__K(accs) / 2; h; h /= 2)
         E_UNROLL for (int l = 0; l < h; l++) acc[l] = E_ADD(acc[l], acc[l + h]);
-    E_STORE(last, acc[0]);
-    for (int h = E_W / 2; h; h /= 2)
-        for (int l = 0; l < h; l++) last[l] += last[l + h];
-    return last[0];
+    E_FOLD(E_ADD, acc[0])
+    return E_FIRST(acc[0]);
 }
 E_IN void DL__K(load_lanes)(E_V *acc, const dl_real *lane)
 {
@@ -4596,11 +4638,16 @@ static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_W, E_MC, E_NC,
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
-/* Zeros behind the n numbers of a row, to the end of the block of lanes and for one vector. */
+/* x where lanes are below n, else y: stores of parts of vectors, or from the middle of one on, would delay the loads that follow. */
+E_IN E_V DL__K(first)(E_V x, dl_index n, E_V y) { return E_SEL(E_LT(E_LOAD(dl__lane), E_K((dl_real)n)), x, y); }
+
+/* Zeros behind the n numbers of a row, to the end of the block of lanes. */
 E_IN size_t DL__K(whole)(dl_index n) { return ((size_t)n + DL__LANES - 1) / DL__LANES * DL__LANES; }
 E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
 {
-    for (dl_index end = (dl_index)DL__K(whole)(n); n < end; n += E_W) E_STORE(x + n, E_K(0));
+    dl_index j = n / E_W * E_W, end = (dl_index)DL__K(whole)(n);
+    if (j < n) E_STORE(x + j, DL__K(first)(E_LOAD(x + j), n - j, E_K(0)));
+    for (j += j < n ? E_W : 0; j < end; j += E_W) E_STORE(x + j, E_K(0));
 }
 
 /* Rows of products become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
@@ -4610,17 +4657,15 @@ E_FN void DL__K(probabilities)(
 {
     dl_real top[DL__ATT_ROWS], sum[DL__ATT_ROWS];
     for (dl_index i = 0; i < rows; i++) {
-        dl_real *x = p + i * stride, lane[E_W];
-        dl_index n = dl__seen(t, l0 + i);
-        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
-        for (dl_index j = 0; mask && j < n; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-        E_V most = E_K(-HUGE_VALF);
-        E_STORE(x + n, most);
-        for (dl_index j = 0; j < n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
-        E_STORE(lane, most);
-        for (int h = E_W / 2; h; h /= 2)
-            for (int l = 0; l < h; l++) lane[l] = DL__MAX(lane[l], lane[l + h]);
-        top[i] = lane[0];
+        dl_real *x = p + i * stride;
+        dl_index n = dl__seen(t, l0 + i), j = 0;
+        E_V least = E_K(-HUGE_VALF), most = least;
+        for (; j < n; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
+        for (j = 0; mask && j < n; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
+        for (j = 0; j + E_W <= n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
+        if (j < n) most = E_MAX(DL__K(first)(E_LOAD(x + j), n - j, least), most);
+        E_FOLD(E_MAX, most)
+        top[i] = E_FIRST(most);
     }
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
@@ -4631,9 +4676,9 @@ E_FN void DL__K(probabilities)(
     for (dl_index i = 0; i < rows; i++) sum[i] = DL__K(sum)(p + i * stride, DL__K(whole)(dl__seen(t, l0 + i)));
     for (dl_index i = 0; i < rows; i++) {
         dl_real *x = p + i * stride;
-        dl_index n = dl__seen(t, l0 + i);
-        for (dl_index j = 0; j < n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
-        E_STORE(x + n, E_K(0));
+        dl_index n = dl__seen(t, l0 + i), j = 0;
+        for (; j + E_W <= n; j += E_W) E_STORE(x + j, E_DIV(E_LOAD(x + j), E_K(sum[i])));
+        if (j < n) E_STORE(x + j, DL__K(first)(E_DIV(E_LOAD(x + j), E_K(sum[i])), n - j, E_K(0)));
     }
 }
 
@@ -4647,12 +4692,11 @@ E_FN void DL__K(scores_back)(
         DL__K(clear_row)(dp + at, n);
         sum[i] = DL__K(runs_products)(dp + at, p + at, 1, DL__K(whole)(n), 0, 0, 1);
     }
-    for (dl_index i = 0; i < rows; i++, p += stride, dp += stride) {
-        dl_index n = dl__seen(t, l0 + i);
-        for (dl_index j = 0; j < n; j += E_W)
-            E_STORE(dp + j, E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale));
-        E_STORE(dp + n, E_K(0));
-    }
+    for (dl_index i = 0; i < rows; i++, p += stride, dp += stride)
+        for (dl_index j = 0, n = dl__seen(t, l0 + i); j < n; j += E_W) {
+            E_V d = E_MULS(E_MUL(E_LOAD(p + j), E_SUB(E_LOAD(dp + j), E_K(sum[i]))), t->scale);
+            E_STORE(dp + j, j + E_W <= n ? d : DL__K(first)(d, n - j, E_K(0)));
+        }
 }
 
 /* ---- optimizers over n parameters p with gradients g; h holds their numbers, see >>optimizers ---- */
@@ -4709,6 +4753,7 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_ADDS
 #undef E_B
 #undef E_BEST
+#undef E_BELL
 #undef E_BITS
 #undef E_CDF
 #undef E_COS
@@ -4721,8 +4766,12 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_EVENS
 #undef E_EXP
 #undef E_EXPM1
+#undef E_FIRST
 #undef E_FMA
 #undef E_FN
+#undef E_FOLD
+#undef E_FOLD4
+#undef E_FOLD8
 #undef E_FROM
 #undef E_FROM1
 #undef E_FROM2
@@ -4775,6 +4824,10 @@ E_FN void DL__K(adam)(dl_real *p, const dl_real *g, dl_real *m, dl_real *v, size
 #undef E_STOREN
 #undef E_SUB
 #undef E_SUMS
+#undef E_SWAP1
+#undef E_SWAP2
+#undef E_SWAP4
+#undef E_SWAP8
 #undef E_TANH
 #undef E_TARGET
 #undef E_THIN
@@ -6433,11 +6486,20 @@ DL__HOT static size_t dl__gemm_units(const dl__gemm *g)
 
 DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
 
+/* Rows of a unit that go through all panels of B before the next do: few where they are long, since a processor fetches ahead what
+   will be written in some two dozen pages at most. */
+DL__HOT static dl_index dl__gemm_block(const dl__gemm *g)
+{
+    enum { NEAR = 12 << 10 }; /* numbers of C */
+    dl_index most = DL__MIN(DL__MIN(g->mc, g->e->mc), NEAR / DL__MAX(g->nc, (dl_index)1));
+    return DL__MAX(most / g->e->mr, (dl_index)1) * g->e->mr;
+}
+
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
 {
     dl_index kc = DL__MIN(g->kk, (dl_index)DL__KB);
     return (size_t)((g->pack_b ? g->nc : g->e->nr) * kc +
-                    (g->pack_a ? DL__MIN(g->mc, g->e->mc) / g->e->mr * dl__packed_row(g->e) * kc : 0) +
+                    (g->pack_a ? dl__gemm_block(g) / g->e->mr * dl__packed_row(g->e) * kc : 0) +
                     (g->total ? g->mc * g->nc : 0));
 }
 
@@ -6452,7 +6514,7 @@ DL__HOT static void dl__pack_rows(
         if (a_k == 1) e->turn(from, a_row, some, kc, dst, wide, false);
         else if (a_row == 1 && some == wide)
             for (dl_index k = 0; k < kc; k++)
-                for (dl_index l = 0; l < wide; l++) dst[k * wide + l] = from[k * a_k + l];
+                for (dl_index l = 0; l < wide; l += 4) memcpy(dst + k * wide + l, from + k * a_k + l, 4 * sizeof *dst);
         else
             for (dl_index k = 0; k < kc; k++)
                 for (dl_index l = 0; l < some; l++) dst[k * wide + l] = from[k * a_k + l * a_row];
@@ -6466,7 +6528,7 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     dl_index across = (g->n + g->nc - 1) / g->nc, down = (g->m + g->mc - 1) / g->mc, u = (dl_index)unit;
     dl_index n0 = u % across * g->nc, m0 = u / across % down * g->mc, at_batch = u / across / down;
     dl_index nc = DL__MIN(g->n - n0, g->nc), mc = DL__MIN(g->m - m0, g->mc), at[DL__KB], row[DL__MC];
-    dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = DL__MIN(g->mc, e->mc);
+    dl_index most = DL__MIN(g->kk, (dl_index)DL__KB), block = dl__gemm_block(g);
     const dl_real *a0 = g->a + m0 * g->a_row, *b0 = g->b + n0 * g->b_row;
     dl_real *c = g->c + (g->turned ? n0 * g->c_row + m0 : m0 * g->c_row + n0);
     dl_real *packed_b = (dl_real *)r->scratch, *packed_a = packed_b + (g->pack_b ? g->nc : e->nr) * most;
@@ -9823,6 +9885,19 @@ DL__HOT static size_t dl__stretch(const dl_node *y, const dl_node *x, const void
     return period;
 }
 
+/* Where a group's node y puts its elements from `first` on: a tile, or its place in memory. */
+static void *dl__group_out(const dl__task *t, const dl_node *y, size_t first, char *slots, size_t bytes)
+{
+    if (y->space == DL__TILE) return slots + y->offset * bytes;
+    return (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
+}
+
+/* Do y and the node behind it make gelu and its slope of the same whole vectors? */
+static bool dl__gelu_twice(const dl_node *y, const dl_node *next, size_t n)
+{
+    return y->op == &dl__gelu_op && next->op == &dl__gelu_slope_op && next->in[0] == y->in[0] && n % DL__PACK == 0;
+}
+
 /* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
 static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead, char *slots)
 {
@@ -9861,10 +9936,15 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead
                     stretched++;
                 }
             }
+            const dl_node *next = i + 1 < l->count ? t->ctx->node[t->start + order[i + 1]] : y;
             a.node = y;
-            a.out = y->space == DL__TILE ? slots + y->offset * bytes
-                                         : (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
-            y->op->run(&a);
+            a.out = dl__group_out(t, y, first, slots, bytes);
+            if (!dl__gelu_twice(y, next, a.n)) y->op->run(&a);
+            else {
+                dl_real *slope = (dl_real *)dl__group_out(t, next, first, slots, bytes);
+                DL__CALL(a.level, gelu_pair, ((dl_real *)a.out, slope, (const dl_real *)in[0], a.n));
+                i++;
+            }
         }
     }
 }
