@@ -3476,6 +3476,7 @@ static int dl__cuda_levels(const dl_node *y, const dl_node *x, uint64_t *dim, ui
         if (n && !stride[n - 1] == !step) dim[n - 1] *= (uint64_t)y->dim[k];
         else dim[n] = (uint64_t)y->dim[k], stride[n++] = step;
     }
+    while (n && !stride[n - 1]) n--; /* behind the last step nothing is computed */
     return n;
 }
 
