@@ -3736,15 +3736,15 @@ static void dl__cuda_row_strides(const dl_index *dim, int ndim, dl_index *stride
     for (int k = ndim - 1; k >= 0; k--) stride[k] = n, n *= dim[k];
 }
 
-/* Copies a block of sizes dim from x; `x_at` and `y_at` are elements before its first. */
-static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
+/* Copies a block of nd sizes dim from x; `x_at` and `y_at` are elements before its first. */
+static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, int nd, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
 {
     uint64_t n = 1;
     size_t size = dl__cuda_size(y);
     char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size;
     const char *from = (const char *)x + x_at * (int64_t)size;
     s->ndim = 0;
-    for (int k = 0; k < y->ndim; k++) { /* dimensions that follow one another in both are one */
+    for (int k = 0; k < nd; k++) { /* dimensions that follow one another in both are one */
         int last = s->ndim - 1;
         n *= (uint64_t)dim[k];
         if (dim[k] == 1) continue;
@@ -3764,7 +3764,7 @@ static bool dl__cuda_permute(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) s.from[k] = stride[y->i[k]];
     (void)accumulate;
-    return dl__cuda_copy(d, y, x, y->dim, &s, 0, 0);
+    return dl__cuda_copy(d, y, x, y->ndim, y->dim, &s, 0, 0);
 }
 
 /* i = offset, starts, steps */
@@ -3776,7 +3776,7 @@ static bool dl__cuda_slice(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.from[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_copy(d, y, x, y->dim, &s, 0, at);
+    return dl__cuda_copy(d, y, x, y->ndim, y->dim, &s, 0, at);
 }
 
 static bool dl__cuda_fill(dl__cuda *d, void *to, uint32_t value, size_t count, size_t size)
@@ -3800,20 +3800,44 @@ static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, stride);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.to[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), x->dim, &s, at, 0);
+    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), y->ndim, x->dim, &s, at, 0);
 }
 
+/* How far apart inputs of one shape lie, when it is evenly: one copy of one more dimension, then. 0: they do not. */
+static int64_t dl__cuda_apart(dl__cuda *d, const dl_node *y)
+{
+    int64_t apart = y->n_in > 1 && y->ndim < 8 ? (const char *)dl__cuda_in(d, y, 1) - (const char *)dl__cuda_in(d, y, 0) : 0;
+    for (int k = 1; k < y->n_in; k++)
+        if (memcmp(y->in[k]->dim, y->in[0]->dim, sizeof *y->dim * (size_t)y->ndim) ||
+            (const char *)dl__cuda_in(d, y, k) - (const char *)dl__cuda_in(d, y, k - 1) != apart)
+            return 0;
+    return apart / (int64_t)dl__cuda_size(y);
+}
 static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_strided s;
-    int64_t at = 0;
+    int64_t at = 0, apart = dl__cuda_apart(d, y);
     (void)accumulate;
+    if (apart) {
+        const dl_node *x = y->in[0];
+        int along = (int)y->i[0];
+        dl_index dim[8], from[8], to[8];
+        dl__cuda_row_strides(x->dim, x->ndim, from);
+        dl__cuda_row_strides(y->dim, y->ndim, to);
+        for (int k = 0; k <= y->ndim; k++) {
+            int own = k - (k > along);
+            dim[k] = k == along ? y->n_in : x->dim[own];
+            s.from[k] = k == along ? apart : from[own];
+            s.to[k] = k == along ? to[own] * x->dim[own] : to[own];
+        }
+        return dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), y->ndim + 1, dim, &s, 0, 0);
+    }
     for (int k = 0; k < y->n_in; k++) {
         const dl_node *x = y->in[k];
         dl__cuda_row_strides(x->dim, x->ndim, s.from);
         dl__cuda_row_strides(y->dim, y->ndim, s.to);
         int64_t wide = s.to[y->i[0]] * x->dim[y->i[0]];
-        if (!dl__cuda_copy(d, y, dl__cuda_in(d, y, k), x->dim, &s, at, 0)) return false;
+        if (!dl__cuda_copy(d, y, dl__cuda_in(d, y, k), y->ndim, x->dim, &s, at, 0)) return false;
         at += wide;
     }
     return true;
