@@ -1131,14 +1131,29 @@ static const char *const dl__cuda_normalise_cu[] = {
     "    if (first_lane()) squares[warp()] = v;\n",
     "    if (first_lane() && !chunk) saved[group] = m;\n",
     "}\n",
+    "// Running statistics: buffer = (1 - momentum) buffer + momentum (scale batch)\n",
+    "struct Running { float *buffer; float momentum, scale; };\n",
+    "static void run(const Running &r, uint64_t i, float x)\n",
+    "{\n",
+    "    r.buffer[i] = E_ADD(E_MUL(E_SUB(1.0f, r.momentum), r.buffer[i]), E_MUL(r.momentum, E_MUL(x, r.scale)));\n",
+    "}\n",
+    "extern \"C\" __global__ void running(Running r, const float *x, uint64_t n)\n",
+    "{\n",
+    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
+    "    if (i < n) run(r, i, x[i]);\n",
+    "}\n",
+    "\n",
     "extern \"C\" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps,\n",
-    "    int keep_var)\n",
+    "    int keep_var, Running mean, Running var)\n",
     "{\n",
     "    uint64_t k = warp();\n",
     "    if (k >= groups) return;\n",
     "    float v = E_MUL(warp_sum(SUM, squares + k * chunks, 0, chunks, 0, 0), share);\n",
-    "    if (first_lane()) saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
-    "    if (first_lane() && keep_var) saved[2 * groups + k] = v;\n",
+    "    if (!first_lane()) return;\n",
+    "    saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));\n",
+    "    if (keep_var) saved[2 * groups + k] = v;\n",
+    "    if (mean.buffer) run(mean, k, saved[k]);\n",
+    "    if (var.buffer) run(var, k, v);\n",
     "}\n",
     "\n",
     "// Which group number i belongs to, and which of w and b is for it\n",
@@ -1244,13 +1259,6 @@ static const char *const dl__cuda_normalise_cu[] = {
     "        float g = dy[at];\n",
     "        return which ? E_MUL(g, normal(x[at], saved[row], saved[rows + row])) : g;\n",
     "    });\n",
-    "}\n",
-    "\n",
-    "// buffer = (1 - momentum) buffer + momentum (scale batch)\n",
-    "extern \"C\" __global__ void running(float *y, const float *x, uint64_t n, float momentum, float scale)\n",
-    "{\n",
-    "    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;\n",
-    "    if (i < n) y[i] = E_ADD(E_MUL(E_SUB(1.0f, momentum), y[i]), E_MUL(momentum, E_MUL(x[i], scale)));\n",
     "}\n",
     NULL
 };
@@ -2621,6 +2629,8 @@ typedef struct dl__cuda {
     dl__cuda_number *numbers;    /* of a run's nodes, as they are sent */
     size_t numbers_room;
     dl__cuda_address numbers_there, number; /* number: of the launch at hand */
+    const dl_device_launch *behind;         /* `left` launches behind that, of which it does `joined`, too */
+    size_t left, joined;
     dl__cuda_list clipped, updated;
     dl__cuda_graph graph[DL__CUDA_GRAPHS];
     uint64_t runs;
@@ -3737,15 +3747,15 @@ static void dl__cuda_row_strides(const dl_index *dim, int ndim, dl_index *stride
     for (int k = ndim - 1; k >= 0; k--) stride[k] = n, n *= dim[k];
 }
 
-/* Copies a block of sizes dim from x; `x_at` and `y_at` are elements before its first. */
-static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
+/* Copies a block of nd sizes dim from x; `x_at` and `y_at` are elements before its first. */
+static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, int nd, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
 {
     uint64_t n = 1;
     size_t size = dl__cuda_size(y);
     char *to = (char *)dl_device_address(d->ctx, y) + y_at * (int64_t)size;
     const char *from = (const char *)x + x_at * (int64_t)size;
     s->ndim = 0;
-    for (int k = 0; k < y->ndim; k++) { /* dimensions that follow one another in both are one */
+    for (int k = 0; k < nd; k++) { /* dimensions that follow one another in both are one */
         int last = s->ndim - 1;
         n *= (uint64_t)dim[k];
         if (dim[k] == 1) continue;
@@ -3765,7 +3775,7 @@ static bool dl__cuda_permute(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) s.from[k] = stride[y->i[k]];
     (void)accumulate;
-    return dl__cuda_copy(d, y, x, y->dim, &s, 0, 0);
+    return dl__cuda_copy(d, y, x, y->ndim, y->dim, &s, 0, 0);
 }
 
 /* i = offset, starts, steps */
@@ -3777,7 +3787,7 @@ static bool dl__cuda_slice(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, s.to);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.from[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_copy(d, y, x, y->dim, &s, 0, at);
+    return dl__cuda_copy(d, y, x, y->ndim, y->dim, &s, 0, at);
 }
 
 static bool dl__cuda_fill(dl__cuda *d, void *to, uint32_t value, size_t count, size_t size)
@@ -3801,20 +3811,44 @@ static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, stride);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.to[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), x->dim, &s, at, 0);
+    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), y->ndim, x->dim, &s, at, 0);
 }
 
+/* How far apart inputs of one shape lie, when it is evenly: one copy of one more dimension, then. 0: they do not. */
+static int64_t dl__cuda_apart(dl__cuda *d, const dl_node *y)
+{
+    int64_t apart = y->n_in > 1 && y->ndim < 8 ? (const char *)dl__cuda_in(d, y, 1) - (const char *)dl__cuda_in(d, y, 0) : 0;
+    for (int k = 1; k < y->n_in; k++)
+        if (memcmp(y->in[k]->dim, y->in[0]->dim, sizeof *y->dim * (size_t)y->ndim) ||
+            (const char *)dl__cuda_in(d, y, k) - (const char *)dl__cuda_in(d, y, k - 1) != apart)
+            return 0;
+    return apart / (int64_t)dl__cuda_size(y);
+}
 static bool dl__cuda_concat(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_strided s;
-    int64_t at = 0;
+    int64_t at = 0, apart = dl__cuda_apart(d, y);
     (void)accumulate;
+    if (apart) {
+        const dl_node *x = y->in[0];
+        int along = (int)y->i[0];
+        dl_index dim[8], from[8], to[8];
+        dl__cuda_row_strides(x->dim, x->ndim, from);
+        dl__cuda_row_strides(y->dim, y->ndim, to);
+        for (int k = 0; k <= y->ndim; k++) {
+            int own = k - (k > along);
+            dim[k] = k == along ? y->n_in : x->dim[own];
+            s.from[k] = k == along ? apart : from[own];
+            s.to[k] = k == along ? to[own] * x->dim[own] : to[own];
+        }
+        return dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), y->ndim + 1, dim, &s, 0, 0);
+    }
     for (int k = 0; k < y->n_in; k++) {
         const dl_node *x = y->in[k];
         dl__cuda_row_strides(x->dim, x->ndim, s.from);
         dl__cuda_row_strides(y->dim, y->ndim, s.to);
         int64_t wide = s.to[y->i[0]] * x->dim[y->i[0]];
-        if (!dl__cuda_copy(d, y, dl__cuda_in(d, y, k), x->dim, &s, at, 0)) return false;
+        if (!dl__cuda_copy(d, y, dl__cuda_in(d, y, k), y->ndim, x->dim, &s, at, 0)) return false;
         at += wide;
     }
     return true;
@@ -4213,13 +4247,43 @@ static dl__cuda_norm dl__cuda_norm_of(const dl_node *y)
     return q;
 }
 
-static bool dl__cuda_moments_of(dl__cuda *d, dl__cuda_norm *q, void *saved)
+/* A buffer of running statistics; its node changes its first input. */
+typedef struct dl__cuda_statistics { void *buffer; float momentum, scale; } dl__cuda_statistics;
+static dl__cuda_statistics dl__cuda_statistics_of(dl__cuda *d, const dl_node *y)
 {
+    dl__cuda_statistics r;
+    r.buffer = dl_device_address(d->ctx, y), r.momentum = y->f[0], r.scale = y->f[1];
+    return r;
+}
+static bool dl__cuda_running(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    dl__cuda_statistics r = dl__cuda_statistics_of(d, y);
+    void *x = dl__cuda_in(d, y, 1);
+    uint64_t n = y->numel;
+    void *args[] = { &r, &x, &n };
+    (void)accumulate;
+    return dl__cuda_go(d, "normalise", "running", dl__cuda_flat(n), args);
+}
+/* The buffer that the launch behind this one adds x to: this one does it, for it reads no buffer, and who reads that comes later. Without
+   a buffer: none. */
+static dl__cuda_statistics dl__cuda_take_running(dl__cuda *d, const dl__cuda_norm *q, const float *x)
+{
+    const dl_device_launch *next = d->behind + d->joined;
+    dl__cuda_statistics r;
+    memset(&r, 0, sizeof r);
+    if (q->by_row || d->joined == d->left || strcmp(next->node[0]->op->name, "running") || next->count > 1 || dl__cuda_in(d, next->node[0], 1) != x) return r;
+    d->joined++;
+    return dl__cuda_statistics_of(d, next->node[0]);
+}
+
+static bool dl__cuda_moments_of(dl__cuda *d, dl__cuda_norm *q, float *saved)
+{
+    dl__cuda_statistics mean = dl__cuda_take_running(d, q, saved), var = dl__cuda_take_running(d, q, saved + 2 * q->groups);
     uint64_t chunks = dl__cuda_chunks(q->n), parts = q->groups * chunks;
     dl__cuda_address sums = dl__cuda_scratch(d, 2 * parts * sizeof(float)), squares = sums + parts * sizeof(float);
     int keep = !q->by_row, add = 0;
     void *first[] = { &sums, &q->sums, &add }, *second[] = { &squares, &sums, &saved, &q->sums, &q->share },
-         *last[] = { &squares, &saved, &q->groups, &chunks, &q->share, &q->eps, &keep };
+         *last[] = { &squares, &saved, &q->groups, &chunks, &q->share, &q->eps, &keep, &mean, &var };
     return sums && dl__cuda_go(d, "reduce", "sum_chunks", dl__cuda_warps(parts), first) &&
         dl__cuda_go(d, "normalise", "norm_squares", dl__cuda_warps(parts), second) &&
         dl__cuda_go(d, "normalise", "norm_moments", dl__cuda_warps(q->groups), last);
@@ -4241,7 +4305,7 @@ static bool dl__cuda_norm_forward(dl__cuda *d, const dl_node *y, bool accumulate
         void *args[] = { &out, &x, &saved, &w, &b, &q.groups, &n, &q.share, &q.eps };
         return dl__cuda_go(d, "normalise", "norm_rows", dl__cuda_warps(q.groups), args);
     }
-    if (!has_moments && !dl__cuda_moments_of(d, &q, saved)) return false;
+    if (!has_moments && !dl__cuda_moments_of(d, &q, (float *)saved)) return false;
     void *args[] = { &out, &x, &saved, &w, &b, &q.numel, &q.groups, &q.inner, &q.by_row };
     return dl__cuda_go(d, "normalise", "norm_apply", dl__cuda_strides(q.numel), args);
 }
@@ -4298,17 +4362,6 @@ static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
 static bool dl__cuda_norm_sums(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     return y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_norm_backward(d, y, NULL, dl_device_address(d->ctx, y), NULL) : dl__cuda_zero(d, y, accumulate);
-}
-
-/* Changes its first input. */
-static bool dl__cuda_running(dl__cuda *d, const dl_node *y, bool accumulate)
-{
-    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 1);
-    uint64_t n = y->numel;
-    float momentum = y->f[0], scale = y->f[1];
-    void *args[] = { &out, &x, &n, &momentum, &scale };
-    (void)accumulate;
-    return dl__cuda_go(d, "normalise", "running", dl__cuda_flat(n), args);
 }
 
 /* ---- attention: in q, k, v, mask or none; its gradient: q, k, v, dy, mask or none. Orders are those of dl_permute, see dltrain.h ---- */
@@ -4512,8 +4565,16 @@ static bool dl__cuda_launch_all(dl__cuda *d, const void *launches, size_t n)
 {
     const dl_device_launch *l = (const dl_device_launch *)launches;
     d->number = d->numbers_there;
-    for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number))
+    d->joined = 0;
+    for (size_t i = 0; i < n; d->number += (dl__cuda_address)l[i++].count * sizeof(dl__cuda_number)) {
+        if (d->joined) {
+            d->joined--;
+            continue;
+        }
+        d->behind = l + i + 1;
+        d->left = n - i - 1;
         if (!dl__cuda_launch(d, &l[i])) return false;
+    }
     return true;
 }
 

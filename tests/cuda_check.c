@@ -741,6 +741,34 @@ static uint64_t hash_of_parameters(dl_context *c)
     return h;
 }
 
+/* Running statistics, which batch_norm's kernels change: read afterwards, one buffer for both, read before */
+static void statistics(void)
+{
+    static float x[3 * 4 * 10];
+    for (int i = 0; i < 3 * 4 * 10; i++) x[i] = (float)(i * 37 % 101) / 50 - 1;
+    for (int which = 0; which < 4; which++) {
+        uint64_t h[2];
+        for (int on = 0; on < 2; on++) {
+            dl_context *c = open_on(on ? "cuda:0" : NULL);
+            dl_optimizer *o = dl_sgd(c, &(dl_sgd_desc){ .lr = 0.1f });
+            for (int step = 0; step < 4; step++) {
+                dl_tensor in = dl_input(c, DL_F32, DL_SHAPE(3, 4, 10), x + step % 2), b[2];
+                for (int k = 0; k < 2; k++)
+                    b[k] = dl_parameter(c, k ? "var" : "mean", &(dl_param_desc){ .shape = DL_SHAPE(4), .init = DL_INIT_CONSTANT, .value = (float)(k + 1), .buffer = true });
+                dl_tensor w = dl_parameter(c, "w", &(dl_param_desc){ .shape = DL_SHAPE(4) }), shown = dl_reshape(b[0], DL_SHAPE(4, 1));
+                if (which == 3) in = dl_mul(in, shown);
+                dl_tensor y = dl_batch_norm_op(in, w, none, b[0], which == 2 ? b[0] : b[1], 0.1f, 1e-5f);
+                dl_backward(dl_sum(dl_square(which == 1 ? dl_add(y, shown) : y)));
+                dl_step(o);
+            }
+            h[on] = hash_of_parameters(c);
+            CHECK(!dl_failed(c), "case %d: %s", which, dl_error(c));
+            dl_destroy(c);
+        }
+        CHECK(h[0] == h[1], "case %d: other statistics than on the CPU", which);
+    }
+}
+
 static void world_steps(dl_context *c, dl_comm *comm, void *user)
 {
     world *w = (world *)user;
@@ -1271,6 +1299,7 @@ int main(int argc, char **argv)
     if (wants("sums")) {
         RUN(sums);
         RUN(indices);
+        RUN(statistics);
     }
     if (wants("attention")) {
         RUN(attention);

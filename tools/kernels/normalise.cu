@@ -15,14 +15,29 @@ extern "C" __global__ void norm_squares(float *squares, const float *sums, float
     if (first_lane()) squares[warp()] = v;
     if (first_lane() && !chunk) saved[group] = m;
 }
+// Running statistics: buffer = (1 - momentum) buffer + momentum (scale batch)
+struct Running { float *buffer; float momentum, scale; };
+static void run(const Running &r, uint64_t i, float x)
+{
+    r.buffer[i] = E_ADD(E_MUL(E_SUB(1.0f, r.momentum), r.buffer[i]), E_MUL(r.momentum, E_MUL(x, r.scale)));
+}
+extern "C" __global__ void running(Running r, const float *x, uint64_t n)
+{
+    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) run(r, i, x[i]);
+}
+
 extern "C" __global__ void norm_moments(const float *squares, float *saved, uint64_t groups, uint64_t chunks, float share, float eps,
-    int keep_var)
+    int keep_var, Running mean, Running var)
 {
     uint64_t k = warp();
     if (k >= groups) return;
     float v = E_MUL(warp_sum(SUM, squares + k * chunks, 0, chunks, 0, 0), share);
-    if (first_lane()) saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));
-    if (first_lane() && keep_var) saved[2 * groups + k] = v;
+    if (!first_lane()) return;
+    saved[groups + k] = E_DIV(1.0f, E_SQRT(E_ADD(v, eps)));
+    if (keep_var) saved[2 * groups + k] = v;
+    if (mean.buffer) run(mean, k, saved[k]);
+    if (var.buffer) run(var, k, v);
 }
 
 // Which group number i belongs to, and which of w and b is for it
@@ -128,11 +143,4 @@ extern "C" __global__ void __launch_bounds__(256) norm_weights(float *sums, floa
         float g = dy[at];
         return which ? E_MUL(g, normal(x[at], saved[row], saved[rows + row])) : g;
     });
-}
-
-// buffer = (1 - momentum) buffer + momentum (scale batch)
-extern "C" __global__ void running(float *y, const float *x, uint64_t n, float momentum, float scale)
-{
-    uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = E_ADD(E_MUL(E_SUB(1.0f, momentum), y[i]), E_MUL(momentum, E_MUL(x[i], scale)));
 }
