@@ -4439,9 +4439,11 @@ E_TARGET DL__INLINE void DL__K(turn_into)(
     for (dl_index some; i + E_TURN <= rows; i += some) { /* whole lines of dst: those a power of two apart soon fall out of L1 */
         dl_index j = 0;
         some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
-        for (; j + E_TURN <= cols; j += E_TURN)
+        for (; j + E_TURN <= cols; j += E_TURN) {
+            for (dl_index h = j; dst_row > DL__AHEAD / 4 && h < j + E_TURN; h++) dl__ahead(dst + h * dst_row + i, 2 * DL__LINE, 1);
             for (dl_index k = i; k < i + some; k += E_TURN)
                 E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, add);
+        }
         for (; j < cols; j++)
             for (dl_index k = i; k < i + some; k++)
                 dst[j * dst_row + k] = add ? dst[j * dst_row + k] + src[k * src_row + j] : src[k * src_row + j];
@@ -4550,6 +4552,7 @@ DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, 
         memset(dst, 0, sizeof *dst * (size_t)(top * fw));
         for (dl_index r = 0; r < rows; r++, row += w, to += fw) {
             dl_real *in = to + left, *end = in + run;
+            dl__ahead(row, (size_t)(h * w), (size_t)run); /* of the next plane */
             if (run < E_W) {
                 for (dl_index i = 0; i < fw; i++) to[i] = i >= left && i < left + run ? row[i - left] : 0;
                 continue;
