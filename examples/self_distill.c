@@ -24,9 +24,9 @@ static const char *usage =
     "  --widths LIST   of the network (1)\n"
     "  --seeds N       (5)\n"
     "  --first N       the first seed (1)\n"
-    "  --epochs N      (digits 60, mnist 60, CIFAR 60)\n"
-    "  --batch N       (50; CIFAR 64)\n"
-    "  --lr X          of SGD with Nesterov momentum 0.9, divided by 10 after 30, 60 and 90 % of the epochs (0.1)\n"
+    "  --epochs N      (60; cifar10 24, cifar100 6)\n"
+    "  --batch N       (50; CIFAR 32)\n"
+    "  --lr X          of SGD with Nesterov momentum 0.9, divided by 10 after 30, 60 and 90 % of the epochs (0.1; CIFAR 0.02)\n"
     "  --decay X       weight decay (1e-4)\n"
     "  --lambda X      weight of the divergence (1)\n"
     "  --mu X          weight of the discrepancy (5e-4)\n"
@@ -152,7 +152,7 @@ static double run(const settings *s, int method, size_t size, double width, int 
 static settings configure(int argc, char **argv)
 {
     const char *recipe = "", *set = NULL, *methods = "one,two,kl,mmd,full";
-    settings s = { .data = getenv("DLTRAIN_DATA"), .out = "self_distill", .widths = { { 1 }, 1 }, .seeds = 5, .first = 1, .lr = 0.1, .decay = 1e-4, .lambda = 1, .mu = 5e-4,
+    settings s = { .data = getenv("DLTRAIN_DATA"), .out = "self_distill", .widths = { { 1 }, 1 }, .seeds = 5, .first = 1, .decay = 1e-4, .lambda = 1, .mu = 5e-4,
         .temperature = 1 };
     const lab_option option[] = { { "--set", 's', &set, 0, 0 }, { "--data", 's', &s.data, 0, 0 }, { "--net", 's', &s.net, 0, 0 }, { "--methods", 's', &methods, 0, 0 },
         { "--sizes", 'l', &s.sizes, 0, 1e9 }, { "--widths", 'l', &s.widths, 0.05, 100 }, { "--seeds", 'i', &s.seeds, 1, LAB_SEEDS }, { "--first", 'i', &s.first, 0, 1e6 },
@@ -175,8 +175,9 @@ static settings configure(int argc, char **argv)
     ddgsd = ddgsd && cifar;
     if (!s.net) s.net = ddgsd ? "resnet32" : cifar ? "resnet20" : "cnn";
     if (!s.sizes.n) s.sizes = (lab_list){ { ddgsd ? 0 : digits ? 300 : !cifar ? 500 : s.set->classes == 10 ? 2000 : 10000 }, 1 };
-    if (!s.epochs) s.epochs = ddgsd ? 200 : 60;
-    if (!s.batch) s.batch = ddgsd ? 128 : cifar ? 64 : 50;
+    if (!s.epochs) s.epochs = ddgsd ? 200 : !cifar ? 60 : s.set->classes == 10 ? 24 : 6;
+    if (!s.batch) s.batch = ddgsd ? 128 : cifar ? 32 : 50;
+    if (s.lr == 0) s.lr = cifar && !ddgsd ? 0.02 : 0.1;
     s.distort = cifar ? (dl_augment_desc){ .crop = 4, .flip = 0.5f } : digits ? (dl_augment_desc){ .crop = 1, .rotation = 10, .scale = 0.1f }
         : (dl_augment_desc){ .crop = 2, .rotation = 15, .scale = 0.1f, .shear = 10 };
     return s;
