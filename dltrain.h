@@ -1118,10 +1118,12 @@ enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may 
 #define DL__ARM64 0
 #endif
 
+#define DL__VECTORS (DL__X86 || DL__ARM64) /* a build without vector kernels is for size */
+
 #ifdef __FAST_MATH__
 #error "dltrain: -ffast-math reorders sums and drops NaN: results would differ from machine to machine. Leave it out; the kernels are fast without"
 #endif
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && DL__REAL_IS_FLOAT
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 && DL__REAL_IS_FLOAT /* 16: where _Float16 has arithmetic of its own */
 #error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. On i386 build with -msse2 -mfpmath=sse, on s390x with -fexcess-precision=fast"
 #endif
 
@@ -1732,6 +1734,8 @@ struct dl_context {
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
     dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
     void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
+    /* set by gelu's gradient: runs a gelu with its slope `next`, if they are that; false: they are not, and nothing was done */
+    bool (*twice)(const dl_run_args *a, const dl_node *next, void *next_out);
     void (*rest)(dl_context *ctx);       /* set by dl_data_parallel_create: waits until no replica reads batch or parameters */
     bool ending;                         /* gradients are recorded whose run ends the step */
 #if DL__DEVICES
@@ -1758,6 +1762,16 @@ DL_API bool dl_fail(dl_context *ctx, const char *format, ...)
     dl__vfail(ctx, format, args);
     va_end(args);
     return false;
+}
+
+/* Replicas of dl_data_parallel read the batch and the parameters of the context: not from here on. */
+static void dl__rest(dl_context *ctx)
+{
+#ifdef DLTRAIN_NO_THREADS
+    (void)ctx;
+#else
+    if (ctx->rest) ctx->rest(ctx);
+#endif
 }
 
 static size_t dl__round(size_t bytes) { return (bytes + DLTRAIN_ALIGN - 1) / DLTRAIN_ALIGN * DLTRAIN_ALIGN; }
@@ -1843,8 +1857,7 @@ static bool dl__is_left(dl_context *ctx, size_t size)
     size_t left = (size_t)(ctx->top - ctx->bottom);
     return size <= left ||
         dl_fail(ctx,
-            "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure says how much a "
-            "program takes",
+            "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure tells the size",
             ctx->config.memory_size, size, left);
 }
 
@@ -2130,7 +2143,7 @@ static bool dl__vfail(dl_context *ctx, const char *format, va_list args)
     t.end = ctx->error + sizeof ctx->error - 1;
     if (format) dl__format(&t, format, args);
     if (ctx->replica) ctx->replica->failed(ctx);
-    if (ctx->rest) ctx->rest(ctx);
+    dl__rest(ctx);
     dl__say(ctx, "%s", ctx->error);
     return false;
 }
@@ -2702,7 +2715,7 @@ DL_API void dl_end(dl_context *ctx)
 DL_API void dl_clear_error(dl_context *ctx)
 {
     if (!ctx) return;
-    if (ctx->rest) ctx->rest(ctx);
+    dl__rest(ctx);
     ctx->failed = false;
     ctx->error[0] = 0;
     ctx->done = ctx->nodes; /* what was recorded is not run */
@@ -2839,7 +2852,7 @@ static dl__param *dl__find(dl_context *ctx, const char *name)
 
 static dl__param *dl__new_param(dl_context *ctx, const char *name, const dl_param_desc *desc, size_t numel)
 {
-    if (ctx->rest) ctx->rest(ctx); /* it may move the others */
+    dl__rest(ctx); /* it may move the others */
     if (ctx->params == ctx->param_capacity) {
         int capacity = ctx->param_capacity ? 2 * ctx->param_capacity : 8;
         dl__param *table = (dl__param *)dl__grow(ctx, ctx->param, (size_t)ctx->params * sizeof *table,
@@ -3256,11 +3269,12 @@ typedef struct dl__total { dl_real lane[DL__DEPTH][DL__LANES]; size_t n[DL__DEPT
 /* ---- asking for memory ahead of the loop that comes to it: what the processor foresees ends at each page ---- */
 enum { DL__AHEAD = 512, DL__LINE = 64 / sizeof(dl_real) }; /* numbers: far enough; of a cache line */
 /* Of runs of n numbers, `stride` apart: how far from a number the one is that comes so much later. */
-static size_t dl__lead(size_t n, size_t stride) { return n ? (DL__AHEAD + n - 1) / n * stride : 0; }
+static size_t dl__lead(size_t n, size_t stride) { return n && DL__VECTORS ? (DL__AHEAD + n - 1) / n * stride : 0; }
 /* The n numbers `lead` behind x. */
 DL__INLINE void dl__ahead(const dl_real *x, size_t lead, size_t n)
 {
-    for (size_t i = 0; i < n; i += DL__LINE) DL__PREFETCH((const void *)((uintptr_t)x + (i + lead) * sizeof *x));
+    for (size_t i = 0; i < n && DL__VECTORS; i += DL__LINE)
+        DL__PREFETCH((const void *)((uintptr_t)x + (i + lead) * sizeof *x));
 }
 
 /* of_a, or of_b where b wins: it is greater than a, that came before, or the first NaN. In a form that gcc vectorises. */
@@ -3297,7 +3311,7 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
    code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
    the ones for AVX2 are as fast. The text is the same, hence the bits are. */
 /* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -Og. */
-#if (DL__X86 || DL__ARM64) && defined(DL__QUICK)
+#if DL__VECTORS && defined(DL__QUICK)
 #define DL__PLAIN
 #undef DL__HOT
 #define DL__HOT
@@ -4572,34 +4586,35 @@ E_IN void DL__K(strip_tile)(const dl__strip *s, dl_index c0, const int channels,
     const dl_real *from[4];
     dl_real *to[4];
     int some[4];
-    DL__UNROLL for (int v = 0; v < side; v++) {
+    E_UNROLL for (int v = 0; v < side; v++) {
         some[v] = y < s->rows ? (int)DL__MIN(s->width - x, (dl_index)E_W) : 0;
         from[v] = !v || some[v] ? s->x + y * s->x_row + x : from[v - 1];
         to[v] = s->y + c0 * s->y_plane + y * s->y_row + x;
         if ((x += E_W) >= s->width) x = 0, y++;
     }
-    for (dl_index b = 0;; b++) {
+    dl_index b = 0;
+    do {
         const dl_index *at = s->at + s->begin[b], *end = s->at + s->begin[b + 1];
         const dl_real *w = s->w + s->begin[b] * s->w_step + c0;
-        DL__UNROLL for (int i = 0; i < channels; i++)
-            DL__UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_K(0);
+        E_UNROLL for (int i = 0; i < channels; i++)
+            E_UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_K(0);
         for (; at < end; at++, w += s->w_step) {
             E_V part[4];
-            DL__UNROLL for (int v = 0; v < side; v++) part[v] = E_LOAD(from[v] + *at);
-            DL__UNROLL for (int i = 0; i < channels; i++) {
+            E_UNROLL for (int v = 0; v < side; v++) part[v] = E_LOAD(from[v] + *at);
+            E_UNROLL for (int i = 0; i < channels; i++) {
                 E_V f = E_K(w[i]);
-                DL__UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_FMA(f, part[v], acc[i][v]);
+                E_UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_FMA(f, part[v], acc[i][v]);
             }
         }
-        if (b)
-            DL__UNROLL for (int i = 0; i < channels; i++)
-                DL__UNROLL for (int v = 0; v < side; v++) acc[i][v] = E_ADD(sum[i][v], acc[i][v]);
-        if (b + 1 == s->blocks) break;
-        DL__UNROLL for (int i = 0; i < channels; i++)
-            DL__UNROLL for (int v = 0; v < side; v++) sum[i][v] = acc[i][v];
-    }
-    DL__UNROLL for (int i = 0; i < channels; i++)
-        DL__UNROLL for (int v = 0; v < side; v++) {
+        if (s->blocks > 1)
+            E_UNROLL for (int i = 0; i < channels; i++)
+                E_UNROLL for (int v = 0; v < side; v++) {
+                    if (b) acc[i][v] = E_ADD(sum[i][v], acc[i][v]);
+                    sum[i][v] = acc[i][v];
+                }
+    } while (++b < s->blocks);
+    E_UNROLL for (int i = 0; i < channels; i++)
+        E_UNROLL for (int v = 0; v < side; v++) {
             dl_real *at = to[v] + i * s->y_plane;
             if (s->bias) acc[i][v] = E_ADD(acc[i][v], E_K(s->bias[c0 + i]));
             if (some[v] == E_W) {
@@ -4977,6 +4992,12 @@ static dl_tensor dl__apply2(dl__stack *s, const dl_op *op)
     s->n -= 2;
     return dl__binary(op, s->at[s->n], s->at[s->n + 1]);
 }
+static bool dl__gelu_twice(const dl_run_args *a, const dl_node *next, void *slope)
+{
+    if (a->node->op != &dl__gelu_op || next->op != &dl__gelu_slope_op || next->in[0] != a->node->in[0] || a->n % DL__PACK) return false;
+    DL__CALL(a->level, gelu_pair, ((dl_real *)a->out, (dl_real *)slope, (const dl_real *)a->in[0], a->n));
+    return true;
+}
 static dl_tensor dl__apply_where(dl__stack *s)
 {
     s->n -= 3;
@@ -5016,7 +5037,7 @@ static dl_tensor dl__apply_where(dl__stack *s)
 #define E_TANH(a) E_1(tanh, a)
 #define E_SIGN(a) E_1(sign, a)
 #define E_SIGMOID(a) E_1(sigmoid, a)
-#define E_GELU_SLOPE(a) E_1(gelu_slope, a)
+#define E_GELU_SLOPE(a) (DY.ctx->twice = dl__gelu_twice, E_1(gelu_slope, a))
 #define E_GELU_U(a) E_1(gelu_u, a)
 #define E_SILU_SLOPE(a) E_1(silu_slope, a)
 #define DL__GRAD1(name, forward, derivative) \
@@ -5975,7 +5996,7 @@ static void dl__scatter_run(const dl_run_args *r)
     const dl_index *i = r->node->i;
     size_t outer = (size_t)i[0];
     if (!dl__check_indices(r, (const int32_t *)r->in[1], outer * (size_t)(i[3] * i[2]))) return;
-    if (r->n > DL__CHUNK) dl_parallel(r, outer, dl__scatter_part);
+    if (r->n > DL__CHUNK || !DL__VECTORS) dl_parallel(r, outer, dl__scatter_part);
     else
         while (outer--) dl__scatter_part(r, outer);
 }
@@ -6494,8 +6515,8 @@ DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round
 DL__HOT static dl_index dl__gemm_block(const dl__gemm *g)
 {
     enum { NEAR = 12 << 10 }; /* numbers of C */
-    dl_index most = DL__MIN(DL__MIN(g->mc, g->e->mc), NEAR / DL__MAX(g->nc, (dl_index)1));
-    return DL__MAX(most / g->e->mr, (dl_index)1) * g->e->mr;
+    dl_index most = DL__MIN(g->mc, g->e->mc), mr = g->e->mr;
+    return DL__VECTORS ? DL__MAX(DL__MIN(most, NEAR / DL__MAX(g->nc, (dl_index)1)) / mr, (dl_index)1) * mr : most;
 }
 
 static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
@@ -9895,12 +9916,6 @@ static void *dl__group_out(const dl__task *t, const dl_node *y, size_t first, ch
     return (char *)dl__address(t->ctx, y) + first * dl__dtype_size(y->dtype);
 }
 
-/* Do y and the node behind it make gelu and its slope of the same whole vectors? */
-static bool dl__gelu_twice(const dl_node *y, const dl_node *next, size_t n)
-{
-    return y->op == &dl__gelu_op && next->op == &dl__gelu_slope_op && next->in[0] == y->in[0] && n % DL__PACK == 0;
-}
-
 /* Runs the elementwise nodes of a launch on elements first .. first + n, tile by tile. `slots`: this thread's tiles. */
 static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead, char *slots)
 {
@@ -9924,7 +9939,7 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead
                 if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
                 else if (x->numel == y->numel) {
                     in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
-                    if (lead && dl__root(x) != t->args->node) dl__ahead((const dl_real *)in[k], lead, a.n);
+                    if (DL__VECTORS && lead && dl__root(x) != t->args->node) dl__ahead((const dl_real *)in[k], lead, a.n);
                 } else {
                     char *own = slots + (l->slots + stretched) * bytes;
                     bool holds = stretched < holding && held[stretched].y == y && held[stretched].period &&
@@ -9942,12 +9957,8 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead
             const dl_node *next = i + 1 < l->count ? t->ctx->node[t->start + order[i + 1]] : y;
             a.node = y;
             a.out = dl__group_out(t, y, first, slots, bytes);
-            if (!dl__gelu_twice(y, next, a.n)) y->op->run(&a);
-            else {
-                dl_real *slope = (dl_real *)dl__group_out(t, next, first, slots, bytes);
-                DL__CALL(a.level, gelu_pair, ((dl_real *)a.out, slope, (const dl_real *)in[0], a.n));
-                i++;
-            }
+            if (DL__VECTORS && t->ctx->twice && t->ctx->twice(&a, next, dl__group_out(t, next, first, slots, bytes))) i++;
+            else y->op->run(&a);
         }
     }
 }

@@ -35,6 +35,29 @@ static inline __m512 emulated_from_int(__mmask16 mask, __m512i x)
     return _mm512_loadu_ps(v);
 }
 
+/* Number i is that of place from[i] of x. */
+static inline __m512 emulated_places(__mmask16 mask, __m512 x, const int *from)
+{
+    float v[16], y[16];
+    _mm512_storeu_ps(v, x);
+    for (int i = 0; i < 16; i++) y[i] = mask >> i & 1 ? v[from[i]] : 0;
+    return _mm512_loadu_ps(y);
+}
+
+static inline __m512 emulated_permute(__mmask16 mask, __m512 x, int how) /* within groups of four */
+{
+    int from[16];
+    for (int i = 0; i < 16; i++) from[i] = i / 4 * 4 + (how >> i % 4 * 2 & 3);
+    return emulated_places(mask, x, from);
+}
+
+static inline __m512 emulated_shuffle(__mmask16 mask, __m512 x, int how) /* whole groups of four, both operands the same */
+{
+    int from[16];
+    for (int i = 0; i < 16; i++) from[i] = (how >> i / 4 * 2 & 3) * 4 + i % 4;
+    return emulated_places(mask, x, from);
+}
+
 static inline __m512i emulated_shift_right(__mmask16 mask, __m512i x, int n)
 {
     int32_t v[16];
@@ -44,12 +67,18 @@ static inline __m512i emulated_shift_right(__mmask16 mask, __m512i x, int n)
     return x;
 }
 
+#undef _mm512_cvtss_f32
+#undef _mm512_maskz_permute_ps
+#undef _mm512_maskz_shuffle_f32x4
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
 #undef _mm512_maskz_sqrt_ps
 #undef _mm512_maskz_slli_epi32
 #undef _mm512_maskz_srai_epi32
 #undef _mm512_maskz_cvtepi32_ps
+#define _mm512_cvtss_f32(x) ((x)[0])
+#define _mm512_maskz_permute_ps(mask, x, how) emulated_permute(mask, x, how)
+#define _mm512_maskz_shuffle_f32x4(mask, x, same, how) emulated_shuffle(mask, x, how)
 #define _mm512_maskz_loadu_ps(mask, p) emulated_load(mask, p)
 #define _mm512_mask_storeu_ps(p, mask, x) emulated_store(p, mask, x)
 #define _mm512_maskz_sqrt_ps(mask, x) _mm512_maskz_mov_ps(mask, _mm512_sqrt_ps(x))
