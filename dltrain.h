@@ -6510,8 +6510,8 @@ DL__HOT static size_t dl__gemm_units(const dl__gemm *g)
 
 DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
 
-/* Rows of a unit that go through all panels of B before the next do: few where they are long, since a processor fetches ahead what
-   will be written in some two dozen pages at most. */
+/* Rows of a unit that go through all panels of B before the next do: few where they are long, since lines of C in many pages at a time
+   come slowly. */
 DL__HOT static dl_index dl__gemm_block(const dl__gemm *g)
 {
     enum { NEAR = 12 << 10 }; /* numbers of C */

@@ -33,6 +33,10 @@ static dl_tensor relu_of_product(dl_context *c) { return dl_relu(product(c, 37, 
 static dl_tensor relu_of_wide_product(dl_context *c) { return dl_relu(product(c, 150, 300)); }
 static dl_tensor relu_of_conv(dl_context *c) { return dl_relu(conv(c)); }
 static dl_tensor gelu_reads_its_head_later(dl_context *c) { return dl_gelu(product(c, 37, 33)); }
+static dl_tensor gelu_between_products(dl_context *c) /* gelu and its slope in one pass */
+{
+    return dl_affine(dl_gelu(product(c, 32, 64)), weight(c, "w2", DL_SHAPE(9, 64)), weight(c, "b2", DL_SHAPE(9)));
+}
 static dl_tensor residual(dl_context *c)
 {
     dl_tensor x = weight(c, "x", DL_SHAPE(31, 20));
@@ -95,7 +99,8 @@ static dl_tensor pooled(dl_context *c) /* tails of both kinds of pooling, and of
 typedef dl_tensor (*program)(dl_context *c);
 static const struct { const char *name; program of; } programs[] = {
 #define ROW(name) { #name, name },
-    ROW(relu_of_product) ROW(relu_of_wide_product) ROW(relu_of_conv) ROW(gelu_reads_its_head_later) ROW(residual) ROW(past_a_sum)
+    ROW(relu_of_product) ROW(relu_of_wide_product) ROW(relu_of_conv) ROW(gelu_reads_its_head_later) ROW(gelu_between_products)
+    ROW(residual) ROW(past_a_sum)
     ROW(broadcast_tail) ROW(head_read_twice) ROW(head_dies_in_a_tile) ROW(two_heads) ROW(through_views) ROW(dropped) ROW(shared_weight)
     ROW(empty_product) ROW(normalised) ROW(pooled)
 #undef ROW
