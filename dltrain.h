@@ -6527,18 +6527,37 @@ static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
                     (g->total ? g->mc * g->nc : 0));
 }
 
+/* Rows of A that are neighbours, as tiles that have whole vectors: several at a time, and several steps of k, so that cache lines are
+   read and written as a whole. */
+DL__HOT static void dl__pack_tiles(const dl_real *a, dl_index a_k, dl_index tiles, dl_index mr, dl_index kc, dl_real *dst)
+{
+    enum { SIDE = 8, STEPS = 4, WIDE = 8 };
+    for (dl_index i0 = 0; i0 < tiles; i0 += SIDE)
+        for (dl_index k = 0; k < kc; k += STEPS)
+            for (dl_index i = i0; i < DL__MIN(tiles, i0 + SIDE); i++) {
+                const dl_real *from = a + k * a_k + i * mr;
+                dl_real *to = dst + (i * kc + k) * WIDE;
+                if (k + STEPS <= kc)
+                    DL__UNROLL for (int h = 0; h < STEPS; h++) memcpy(to + h * WIDE, from + h * a_k, WIDE * sizeof *to);
+                else
+                    for (dl_index h = 0; h < kc - k; h++) memcpy(to + h * WIDE, from + h * a_k, WIDE * sizeof *to);
+            }
+}
+
 /* Rows of A as the kernel goes through them: mr rows at a time, their numbers of one k together, `wide` apart for whole vectors. */
 DL__HOT static void dl__pack_rows(
     const dl__products *e, const dl_real *a, dl_index a_row, dl_index a_k, dl_index rows, dl_index kc, dl_real *dst)
 {
-    dl_index wide = dl__packed_row(e);
-    for (dl_index i = 0; i < rows; i += e->mr, dst += kc * wide) {
+    dl_index wide = dl__packed_row(e), i = 0;
+    if (DL__VECTORS && a_row == 1 && wide == 8 && rows >= wide) {
+        dl_index tiles = (rows - wide) / e->mr + 1;
+        dl__pack_tiles(a, a_k, tiles, e->mr, kc, dst);
+        i = tiles * e->mr, dst += tiles * kc * wide;
+    }
+    for (; i < rows; i += e->mr, dst += kc * wide) {
         dl_index some = DL__MIN(wide, rows - i);
         const dl_real *from = a + i * a_row;
         if (a_k == 1) e->turn(from, a_row, some, kc, dst, wide, false);
-        else if (a_row == 1 && some == wide)
-            for (dl_index k = 0; k < kc; k++)
-                for (dl_index l = 0; l < wide; l += 4) memcpy(dst + k * wide + l, from + k * a_k + l, 4 * sizeof *dst);
         else
             for (dl_index k = 0; k < kc; k++)
                 for (dl_index l = 0; l < some; l++) dst[k * wide + l] = from[k * a_k + l * a_row];
@@ -7037,6 +7056,7 @@ typedef struct dl__taps {
 
 static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
 {
+    enum { NEAR = 48 << 10 }; /* numbers of a unit's total: each unit turns its dy anew, so units are large, and cut by dy's channels */
     dl__taps s;
     memset(&s, 0, sizeof s);
     dl__geometry q = s.q = dl__geometry_of(n);
@@ -7050,11 +7070,11 @@ static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
     s.m = s.channels * q.kh * q.kw;
     s.n = q.o / q.groups;
     s.kk = q.n * plane;
-    s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr), s.e->mc);
     s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->mc);
-    while (
-        q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
-        if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
+    s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr), DL__VECTORS ? NEAR / s.nc / s.e->mr * s.e->mr : s.e->mc);
+    while (q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
+        if (DL__VECTORS && s.nc > s.e->nr) s.nc = dl__round_up(s.nc / 2, s.e->nr);
+        else if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
         else s.nc = dl__round_up(s.nc / 2, s.e->nr);
     }
     return s;
