@@ -6843,10 +6843,12 @@ typedef struct dl__slide {
     bool along;                     /* pixels lie in vectors instead: see dl__strip */
     dl_index in, out, groups;       /* channels of a group */
     dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
-    dl_index kk, blocks, classes, mc, frame; /* numbers of a frame */
+    dl_index kk, blocks, classes, mc;
+    dl_index width, plane, frame;   /* of the planes that a window is read from: x's, or a frame's, of so many numbers */
     dl_index rows, strips;          /* `rows` rows of a result are one unit of work */
     const dl_real *x, *weight, *bias;
     dl_real *packed, *y;            /* the weight: by group, class, panel */
+    dl_index *at, *begin;           /* of dl__slide_order */
 } dl__slide;
 
 static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int threads)
@@ -6874,9 +6876,10 @@ static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int thre
     dl_index pixels = DL__MAX(s.rows * s.out_w, (dl_index)1), runs = (pixels + s.e->mc - 1) / s.e->mc; /* of nearly the same length */
     s.mc = dl__round_up((pixels + runs - 1) / runs, s.e->mr);
     s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside && !(s.along && s.out_w % s.e->width);
+    s.width = s.w, s.plane = s.inside ? s.h * s.w : 0;
     for (dl_index y0 = 0; !s.inside && y0 < s.out_h; y0 += s.rows) {
         dl__frame f = dl__frame_of(&q, back, y0, DL__MIN(y0 + s.rows, s.out_h));
-        s.frame = DL__MAX(s.frame, f.h * f.w * s.in + DL__SPARE);
+        s.width = f.w, s.plane = DL__MAX(s.plane, f.h * f.w), s.frame = s.plane * s.in + DL__SPARE;
     }
     return s;
 }
@@ -6885,11 +6888,11 @@ static size_t dl__slide_packed(const dl__slide *s) /* numbers, even */
 {
     return (size_t)dl__round_up(s->groups * dl__round_up(s->out, s->e->nr) * s->kk, 2);
 }
-static dl_index dl__slide_tables(const dl__slide *s) { return s->kk + s->classes * (s->blocks + 1) + 2 * s->mc; }
+static dl_index dl__slide_tables(const dl__slide *s) { return s->kk + s->classes * (s->blocks + 1); }
 static size_t dl__slide_scratch(const dl__slide *s) /* bytes */
 {
     return sizeof(dl_real) * (dl__slide_packed(s) + (size_t)(s->frame + s->mc * dl__round_up(s->out, s->e->nr))) +
-        sizeof(dl_index) * (size_t)dl__slide_tables(s);
+        sizeof(dl_index) * (size_t)(dl__slide_tables(s) + 2 * s->mc);
 }
 
 /* Does tap k of the dimension reach class r of the result's pixels? */
@@ -6900,8 +6903,8 @@ static bool dl__reaches(const dl__slide *s, dl_index r, dl_index pad, dl_index t
 
 /* The canonical order of k, class by class: where a class's elements lie from the pixel, and where its blocks begin; or a panel of the
    weight in that order. Either may be NULL. */
-DL__HOT static void dl__slide_order(const dl__slide *s, dl_index width, dl_index plane, dl_index *at, dl_index *start,
-    const dl_real *w, dl_index cols, dl_real *packed)
+DL__HOT static void dl__slide_order(
+    const dl__slide *s, dl_index *at, dl_index *start, const dl_real *w, dl_index cols, dl_real *packed)
 {
     const dl__geometry *q = &s->q;
     dl_index nr = s->e->nr, taps = q->kh * q->kw, row = s->back ? taps : s->in * taps,
@@ -6911,11 +6914,11 @@ DL__HOT static void dl__slide_order(const dl__slide *s, dl_index width, dl_index
         for (dl_index tap = 0; tap < taps; tap++) {
             dl_index ky = tap / q->kw * q->dh, kx = tap % q->kw * q->dw;
             bool reached = dl__reaches(s, ry, q->ph, ky, q->sh) && dl__reaches(s, rx, q->pw, kx, q->sw);
-            dl_index first = s->back ? (ry + q->ph - ky) / q->sh * width + (rx + q->pw - kx) / q->sw : ky * width + kx;
+            dl_index first = s->back ? (ry + q->ph - ky) / q->sh * s->width + (rx + q->pw - kx) / q->sw : ky * s->width + kx;
             for (dl_index i = 0; i < s->in; i++, k++) {
                 if (start && k % DL__KB == 0) start[c * (s->blocks + 1) + k / DL__KB] = n;
                 if (!reached) continue;
-                if (at) at[n] = first + i * plane;
+                if (at) at[n] = first + i * s->plane;
                 if (packed) {
                     dl_index j = 0;
                     for (; j < cols; j++) packed[n * nr + j] = w[j * row + i * channel + tap];
@@ -6935,7 +6938,7 @@ static void dl__slide_pack(const dl_run_args *r, size_t part)
     dl_index nr = s->e->nr, panels = (s->out + nr - 1) / nr, group = (dl_index)part / panels,
              j = (dl_index)part % panels * nr;
     dl_index taps = s->q.kh * s->q.kw, per_group = s->in * s->out * taps;
-    dl__slide_order(s, 0, 0, NULL, NULL, s->weight + group * per_group + j * (s->back ? taps : s->in * taps),
+    dl__slide_order(s, NULL, NULL, s->weight + group * per_group + j * (s->back ? taps : s->in * taps),
         DL__MIN(nr, s->out - j), s->packed + (dl_index)part * nr * s->kk);
 }
 
@@ -6947,27 +6950,25 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     dl_index unit = (dl_index)part, y0 = unit % s->strips * s->rows, group = unit / s->strips % s->groups,
              image = unit / s->strips / s->groups;
     dl_index y1 = DL__MIN(y0 + s->rows, s->out_h), nt = dl__round_up(s->out, e->nr), plane_y = s->out_h * s->out_w;
-    dl_index *at = (dl_index *)(void *)((dl_real *)r->scratch + dl__slide_packed(s)), *start = at + s->kk;
-    dl_index *pixel = start + s->classes * (s->blocks + 1), *place = pixel + s->mc;
+    dl_index *pixel = (dl_index *)(void *)((dl_real *)r->scratch + dl__slide_packed(s)) + dl__slide_tables(s);
+    dl_index *place = pixel + s->mc;
     dl_real *total = (dl_real *)(void *)(place + s->mc), *y = s->y + (image * s->groups + group) * s->out * plane_y;
     const dl_real *x = s->x + (image * s->groups + group) * s->in * s->h * s->w, *packed = s->packed + group * nt * s->kk;
     dl__frame f = dl__frame_of(q, s->back, y0, y1);
-    dl_index width = s->w, plane = s->h * s->w;
+    dl_index width = s->width;
     dl__panel p;
     if (s->inside) f.y = f.x = 0;
     else {
-        width = f.w, plane = f.h * f.w;
-        DL__CALL(r->level, frame, (x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, plane));
+        DL__CALL(r->level, frame, (x, s->in, s->h, s->w, f.y, f.x, f.h, f.w, total + s->mc * nt, s->plane));
         x = total + s->mc * nt;
     }
-    dl__slide_order(s, width, plane, at, start, NULL, 0, NULL);
     if (s->along) {
         dl__strip t;
         dl_index first = s->inside ? y0 : s->back ? y0 - f.y : y0 - q->ph - f.y;
         memset(&t, 0, sizeof t);
         t.rows = y1 - y0, t.width = s->out_w, t.blocks = s->blocks;
         t.x = x + first * width - (s->back ? f.x : 0), t.x_row = width;
-        t.at = at, t.begin = start;
+        t.at = s->at, t.begin = s->begin;
         t.y_row = s->out_w, t.y_plane = plane_y;
         t.w_step = e->nr, t.add = s->accumulate;
         for (dl_index j = 0; j < s->out; j += e->nr) {
@@ -6986,7 +6987,7 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     for (dl_index c = 0; c < s->classes && !s->along; c++) {
         dl_index step_y = s->back ? q->sh : 1, step_x = s->back ? q->sw : 1, rx = c % step_x;
         dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
-        const dl_index *begin = start + c * (s->blocks + 1);
+        const dl_index *begin = s->begin + c * (s->blocks + 1);
         while (py < y1 && rx < s->out_w) {
             dl_index mc = 0, move = s->back ? 1 : q->sw;
             while (mc < s->mc && py < y1) { /* a run within a row */
@@ -7004,7 +7005,7 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
             p.rows = mc;
             for (dl_index b = 0; b < s->blocks; b++) {
                 p.kc = begin[b + 1] - begin[b];
-                p.at = at + begin[b];
+                p.at = s->at + begin[b];
                 p.more = b > 0;
                 for (dl_index j = 0; j < s->out; j += e->nr) {
                     p.cols = DL__MIN(s->out - j, e->nr);
@@ -7037,6 +7038,8 @@ static void dl__slide_run(const dl_run_args *r, bool back)
     s.bias = r->node->n_in > 2 ? (const dl_real *)r->in[2] : NULL;
     s.y = (dl_real *)r->out;
     s.packed = (dl_real *)r->scratch;
+    s.at = (dl_index *)(void *)(s.packed + dl__slide_packed(&s)), s.begin = s.at + s.kk;
+    dl__slide_order(&s, s.at, s.begin, NULL, 0, NULL);
     s.accumulate = r->accumulate;
     a.user = &s;
     a.lead = (size_t)(s.out_h * s.out_w);
