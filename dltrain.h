@@ -6428,7 +6428,7 @@ DL__HOT static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to -
 
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
    many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
-DL__HOT static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 12 : 3) * g->e->nr; }
+DL__HOT static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 32 : 3) * g->e->nr; }
 DL__HOT static bool dl__gemm_dots(const dl__gemm *g)
 {
     return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
