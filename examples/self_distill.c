@@ -24,7 +24,7 @@ static const char *usage =
     "  --widths LIST   of the network (1)\n"
     "  --seeds N       (5)\n"
     "  --first N       the first seed (1)\n"
-    "  --epochs N      (60; cifar10 24, cifar100 6)\n"
+    "  --epochs N      (60; cifar10 24, cifar100 4)\n"
     "  --batch N       (50; CIFAR 32)\n"
     "  --lr X          of SGD with Nesterov momentum 0.9, divided by 10 after 30, 60 and 90 % of the epochs (0.1; CIFAR 0.02)\n"
     "  --decay X       weight decay (1e-4)\n"
@@ -175,7 +175,7 @@ static settings configure(int argc, char **argv)
     ddgsd = ddgsd && cifar;
     if (!s.net) s.net = ddgsd ? "resnet32" : cifar ? "resnet20" : "cnn";
     if (!s.sizes.n) s.sizes = (lab_list){ { ddgsd ? 0 : digits ? 300 : !cifar ? 500 : s.set->classes == 10 ? 2000 : 10000 }, 1 };
-    if (!s.epochs) s.epochs = ddgsd ? 200 : !cifar ? 60 : s.set->classes == 10 ? 24 : 6;
+    if (!s.epochs) s.epochs = ddgsd ? 200 : !cifar ? 60 : s.set->classes == 10 ? 24 : 4;
     if (!s.batch) s.batch = ddgsd ? 128 : cifar ? 32 : 50;
     if (s.lr == 0) s.lr = cifar && !ddgsd ? 0.02 : 0.1;
     s.distort = cifar ? (dl_augment_desc){ .crop = 4, .flip = 0.5f } : digits ? (dl_augment_desc){ .crop = 1, .rotation = 10, .scale = 0.1f }
