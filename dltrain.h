@@ -1452,11 +1452,13 @@ static uint64_t dl__microseconds(void)
 
 /* ---- a pool of threads: parts 0..n-1 of one job at a time, each run exactly once, by whoever is free ----
    Who waits spins at first, which answers in well under a microsecond, and then sleeps, so that a thread that lost its CPU to
-   another process gets ours. How long to spin is learnt: a wait that was in vain halves the next one, the others double it. There
-   are never more threads than CPUs: they would only wait for each other. */
+   another process gets ours. How long to spin is learnt: less after a sleep that spinning would not have saved, all after one that it
+   would have. There are never more threads than CPUs: they would only wait for each other. */
 enum { DL__MAX_THREADS = 64, DL__MAX_UNITS = 65535, DL__SPIN_MIN = 4, DL__SPIN_MAX = 256 /* microseconds */ };
 typedef void (*dl__job)(void *user, size_t part, int thread);
 #ifndef DLTRAIN_NO_THREADS
+typedef struct dl__patience { uint64_t most, since; } dl__patience; /* microseconds to spin; when the wait began, 0 when it was short */
+
 /* `word` is job number << 32 | units << 16 | next unit. A unit, some parts in a row, is claimed by a compare-and-swap of the whole
    word, so that a worker that slept through the end of a job cannot take one of the next by mistake, and nobody waits for it. */
 typedef struct dl__pool {
@@ -1468,7 +1470,7 @@ typedef struct dl__pool {
     dl__job job;
     void *user;
     size_t parts, grain;          /* grain: parts of a unit */
-    uint64_t spin;                /* of the caller */
+    dl__patience spin;            /* of the caller */
     pthread_mutex_t mutex;
     pthread_cond_t wake, finished;
     pthread_t thread[DL__MAX_THREADS];
@@ -1513,31 +1515,38 @@ static bool dl__pool_done(void *pool, uint64_t seen)
     return !__atomic_load_n(&((dl__pool *)pool)->left, __ATOMIC_SEQ_CST);
 }
 
-/* Waits for at most *spin microseconds: did it come? A thread that lost its CPU meanwhile has spun long enough. */
-static bool dl__spin(bool (*come)(void *what, uint64_t seen), void *what, uint64_t seen, uint64_t *spin)
+/* Waits for a while: did it come? A thread that lost its CPU meanwhile has spun long enough. */
+static bool dl__spin(bool (*come)(void *what, uint64_t seen), void *what, uint64_t seen, dl__patience *p)
 {
-    uint64_t start = 0;
+    p->since = 0;
     for (int round = 0; round < 1 << 14; round++) { /* some milliseconds, should the clock stand still */
         for (int i = 0; i < 16; i++) {
             if (come(what, seen)) {
-                if (start) *spin = DL__MIN(2 * *spin, (uint64_t)DL__SPIN_MAX);
+                p->since = 0;
                 return true;
             }
             dl__pause();
         }
         uint64_t now = dl__microseconds();
-        if (!start) start = now;
-        else if (now - start > *spin) break;
+        if (!p->since) p->since = now;
+        else if (now - p->since > p->most) break;
     }
-    *spin = DL__MAX(*spin / 2, (uint64_t)DL__SPIN_MIN);
     return false;
+}
+
+/* What was waited for in vain came while the thread slept. */
+static void dl__slept(dl__patience *p)
+{
+    if (!p->since) return;
+    p->most = dl__microseconds() - p->since < DL__SPIN_MAX ? DL__SPIN_MAX : DL__MAX(p->most / 2, (uint64_t)DL__SPIN_MIN);
+    p->since = 0;
 }
 
 static void *dl__pool_main(void *argument)
 {
     dl__pool *p = (dl__pool *)argument;
     int index = __atomic_add_fetch(&p->started, 1, __ATOMIC_RELAXED);
-    uint64_t spin = DL__SPIN_MAX;
+    dl__patience spin = { DL__SPIN_MAX, 0 };
     dl__fp_enter();
     while (!__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) {
         uint64_t seen = __atomic_load_n(&p->word, __ATOMIC_ACQUIRE) >> 32;
@@ -1548,6 +1557,7 @@ static void *dl__pool_main(void *argument)
         while (!dl__pool_called(p, seen)) pthread_cond_wait(&p->wake, &p->mutex);
         __atomic_sub_fetch(&p->sleeping, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&p->mutex);
+        dl__slept(&spin);
     }
     return NULL;
 }
@@ -1580,7 +1590,7 @@ static void dl__pool_start(dl__pool *p, int threads)
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->finished, NULL);
     p->threads = DL__MIN(threads, (int)DL__MAX_THREADS);
-    p->spin = DL__SPIN_MAX;
+    p->spin.most = DL__SPIN_MAX;
     int cpus = p->threads > 1 ? dl__cpu_count() : 1;
     while (p->workers < DL__MIN(p->threads, cpus) - 1 &&
            !pthread_create(&p->thread[p->workers], NULL, dl__pool_main, p))
@@ -1611,6 +1621,7 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
     while (!dl__pool_done(p, 0)) pthread_cond_wait(&p->finished, &p->mutex);
     __atomic_store_n(&p->waiting, false, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&p->mutex);
+    dl__slept(&p->spin);
 }
 #else
 typedef struct dl__pool { int threads; } dl__pool;
@@ -11403,7 +11414,7 @@ struct dl_comm {
     bool threaded, quit;
     bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
-    uint64_t spin[DL__CHANNELS]; /* see dl__spin */
+    dl__patience spin[DL__CHANNELS];
     dl_real *there;          /* the gradients on a device, and how many buckets are complete there, and how many sums begun */
     int ready, begun;
 #ifndef DLTRAIN_NO_THREADS
@@ -11565,6 +11576,7 @@ static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
                 spread = true;
             }
         }
+        dl__slept(&c->spin[channel]);
     }
     bool met = ch->round != round;
     dl__unlock(w);
@@ -12253,6 +12265,7 @@ static bool dl__finish_buckets(dl_comm *c)
             dl__lock(c->world);
         }
         while (c->reducing) pthread_cond_wait(&c->turn, &c->world->mutex);
+        dl__slept(&c->spin[DL__CALLS]);
         dl__unlock(c->world);
     }
 #endif
@@ -12726,7 +12739,7 @@ static void dl__join_world(dl_comm *c)
     c->closing = (dl__closing *)dl__alloc(ctx, (size_t)w->size * sizeof *c->closing, 0);
 #ifndef DLTRAIN_NO_THREADS
     if (w->size == 1) return;
-    for (int i = 0; i < DL__CHANNELS; i++) c->spin[i] = DL__SPIN_MAX;
+    for (int i = 0; i < DL__CHANNELS; i++) c->spin[i].most = DL__SPIN_MAX;
     pthread_cond_init(&c->turn, NULL);
     c->threaded = !pthread_create(&c->reducer, NULL, dl__reducer_main, c); /* without, gradients are reduced in between */
     if (!c->threaded) pthread_cond_destroy(&c->turn);

@@ -76,6 +76,7 @@ static int be_worker(const workload *w, int threads, double seconds, const char 
     while (step < 4) wl_step(ctx, w, opt, data, step++);
     if (!dl_failed(ctx)) puts("ready"), fflush(stdout);
     while (!dl_failed(ctx) && fgets(line, sizeof line, stdin)) {
+        for (double until = now() + settling; now() < until;) wl_step(ctx, w, opt, data, step++);
         double start = now();
         int first = step;
         dl_tensor loss;

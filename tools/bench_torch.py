@@ -248,6 +248,7 @@ def main():
     step, samples = make_step(spec, () if settings == 'eager' else tuple(settings.split('+')))
     print('ready', flush=True)
     for _ in sys.stdin:
+        measure(step, samples, 0.05)  # settling, as in measure.h
         rate = measure(step, samples, seconds)
         print(f'{rate:.1f} {peak_resident_mb():.1f}', flush=True)
 

@@ -20,6 +20,10 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Seconds of work before a round is timed: who was measured before stops spinning, threads wake, and the system spreads them over the CPUs,
+   which takes it milliseconds. */
+static const double settling = 0.05;
+
 static inline void pause_ms(int ms) { nanosleep(&(struct timespec){ .tv_nsec = ms * 1000000L }, NULL); }
 
 static int ascending(const void *a, const void *b)
