@@ -408,7 +408,7 @@ static void seen(const shown *e, size_t k, dl_index box[4])
     }
 }
 
-/* A canvas, and in the corner of each digit which it is. Of each label that is predicted, what the instance with the highest weight sees is framed; P is beside it. */
+/* A canvas, in the corner of each digit which it is; of each label that is predicted, what the instance with the highest weight sees is framed. */
 static void draw_canvas(FILE *f, const shown *e)
 {
     static const char *const colour[] = { "#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#bc4c00", "#8c564b", "#bf3989", "#57606a", "#7a7000", "#0b7285" };

@@ -89,12 +89,15 @@ if build mil; then
     picture "mil: pictured are 60 labels beside the truth, and the thresholds" $dir/labels.svg '
         BEGIN { split("'"$learnt"'", learnt, " ") }
         at("fill") == "#9aa4af" && at("width") + 0 == 14 { truth = at("height") / 56 }
-        at("width") + 0 == 14 && at("fill") != "#9aa4af" { p = at("height") / 56; red = at("fill") == "#d1242f"; n++; true += truth == 1
+        at("width") + 0 == 14 && at("fill") != "#9aa4af" { p = at("height") / 56; red = at("fill") == "#d1242f"; n++
+            is[n] = truth > 0.5; true += truth == 1
             if (n <= 60 && (truth > 0.5) != (p > 0.5) != red) wrong("colour of P = " p " beside " truth) }
         at("text-anchor") == "middle" && says() ~ /^[01]\.[0-9]/ {
             if (n <= 60 && (says() - p) ^ 2 > 0.0001) wrong("P = " says() " at a bar of " p)
             if (n > 60 && says() != learnt[n - 60]) wrong("threshold " n - 60 " is " learnt[n - 60] ", not " says()) }
-        END { if (n != 70 || true < 6) wrong(n " bars, " true " labels"); exit bad }'
+        says() ~ /^[0-9]+ %/ { share[n] = says() + 0 }
+        END { for (k = 1; k <= 60; k++) if (is[k] != (share[k] > (k % 2 ? 10 : 35))) wrong("label " is[k] " at " share[k] + 0 " %")
+            if (n != 70 || true < 6) wrong(n " bars, " true " labels"); exit bad }'
     # What a place sees of 16 pixels: 14 from -3, 1 and 5 on (3 x 3, halved, 3 x 3, halved, 2 x 2, padding of 1); a patch: 8 from 0, 4 and 8 on.
     for form in canvas:0,11:1,14:5,11 tiles:0,8:4,8:8,8; do
         name=${form%%:*}
