@@ -2,6 +2,7 @@
 #ifndef LAB_H
 #define LAB_H
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,38 @@ static inline FILE *lab_create(const char *program, const char *path)
     FILE *f = fopen(path, "w");
     if (!f) fprintf(stderr, "%s: cannot write '%s'\n", program, path);
     return f;
+}
+
+/* ---- pictures: a white page with a title, text and boxes ---- */
+static inline void lab_text(FILE *f, double x, double y, const char *style, const char *format, ...) /* style: attributes */
+{
+    va_list words;
+    fprintf(f, "<text x=\"%.1f\" y=\"%.1f\"%s>", x, y, style);
+    va_start(words, format);
+    vfprintf(f, format, words);
+    va_end(words);
+    fprintf(f, "</text>\n");
+}
+
+static inline void lab_box(FILE *f, double x, double y, double width, double height, const char *style, const char *colour) /* style: its last one, of a colour */
+{
+    fprintf(f, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" %s=\"%s\"/>\n", x, y, width, height, style, colour);
+}
+
+static inline FILE *lab_open_svg(const char *path, int width, int height, const char *title)
+{
+    FILE *f = fopen(path, "w");
+    if (!f) return fprintf(stderr, "cannot write '%s'\n", path), (FILE *)NULL;
+    fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n"
+        "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n", width, height);
+    lab_text(f, 16, 26, " font-size=\"16\"", "%s", title);
+    return f;
+}
+
+static inline bool lab_close_svg(FILE *f)
+{
+    fprintf(f, "</svg>\n");
+    return fclose(f) == 0;
 }
 
 /* ---- sets of images: the UCI digits are shipped, the others are looked for below one folder ---- */
@@ -267,6 +300,7 @@ static inline size_t lab_below(uint64_t *state, size_t n) { return (size_t)((uin
 enum { LAB_ROWS = 64, LAB_SEEDS = 32 };
 typedef struct lab_table {
     int rows, seeds;
+    double low;  /* where the bars of the picture begin, at most the smallest error */
     struct { char group[48], method[32]; int base; double error[LAB_SEEDS], seconds; } row[LAB_ROWS]; /* base: the row it is compared with, or itself */
 } lab_table;
 
@@ -302,45 +336,42 @@ static inline bool lab_write_csv(const lab_table *t, const char *path)
 static inline bool lab_write_svg(const lab_table *t, const char *path, const char *title)
 {
     static const char *const colour[] = { "#9aa4af", "#1f6feb", "#1a7f37", "#9a6700", "#d1242f", "#8250df" };
-    enum { WIDTH = 720, LEFT = 210, RIGHT = 90, ROW = 22, HEAD = 22, TOP = 44 };
-    double most = 1e-9;
+    enum { WIDTH = 720, LEFT = 210, RIGHT = 100, ROW = 22, HEAD = 22, TOP = 44 };
+    double most = t->low + 1e-9;
     int y = TOP, groups = 0;
-    FILE *f = fopen(path, "w");
-    if (!f) return fprintf(stderr, "cannot write '%s'\n", path), false;
     for (int r = 0; r < t->rows; r++) {
         groups += t->row[r].base == r;
         for (int s = 0; s < t->seeds; s++) most = fmax(most, t->row[r].error[s]);
     }
-    fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n"
-        "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"16\" y=\"26\" font-size=\"16\">%s: test error, %%</text>\n"
-        "<text x=\"%d\" y=\"26\" text-anchor=\"end\" fill=\"#57606a\">%s</text>\n",
-        WIDTH, TOP + groups * HEAD + t->rows * ROW + 16, title, WIDTH - 12, t->seeds > 1 ? "bars: means; points: seeds" : "");
+    FILE *f = lab_open_svg(path, WIDTH, TOP + groups * HEAD + t->rows * ROW + 16, title);
+    if (!f) return false;
+    lab_text(f, WIDTH - 12, 26, " text-anchor=\"end\" fill=\"#57606a\"", "bars from %g%s", t->low, t->seeds > 1 ? ": means; points: seeds" : "");
     for (int r = 0, k = 0; r < t->rows; r++, k++, y += ROW) {
-        double mean, deviation, scale = (WIDTH - LEFT - RIGHT - 6) / most; /* a point keeps off the number */
+        double mean, deviation, scale = (WIDTH - LEFT - RIGHT - 6) / (most - t->low); /* a point keeps off the number */
         if (t->row[r].base == r) {
-            fprintf(f, "<text x=\"16\" y=\"%d\" font-weight=\"bold\">%s</text>\n", y + 14, t->row[r].group);
+            lab_text(f, 16, y + 14, " font-weight=\"bold\"", "%s", t->row[r].group);
             y += HEAD;
             k = 0;
         }
         mean = lab_mean(t->row[r].error, t->seeds), deviation = lab_deviation(t->row[r].error, t->seeds);
-        fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text><rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" fill=\"%s\" opacity=\"0.75\"/>", LEFT - 8,
-            y + 14, t->row[r].method, LEFT, y + 2, mean * scale, ROW - 5, colour[k % 6]);
-        for (int s = 0; s < t->seeds; s++) fprintf(f, "<circle cx=\"%.1f\" cy=\"%d\" r=\"2\"/>", LEFT + t->row[r].error[s] * scale, y + ROW / 2);
-        fprintf(f, "<text x=\"%d\" y=\"%d\">%.2f ± %.2f</text>\n", WIDTH - RIGHT + 8, y + 14, mean, deviation);
+        lab_text(f, LEFT - 8, y + 14, " text-anchor=\"end\"", "%s", t->row[r].method);
+        lab_box(f, LEFT, y + 2, (mean - t->low) * scale, ROW - 5, "opacity=\"0.75\" fill", colour[k % 6]);
+        for (int s = 0; s < t->seeds; s++) fprintf(f, "<circle cx=\"%.1f\" cy=\"%d\" r=\"2\"/>", LEFT + (t->row[r].error[s] - t->low) * scale, y + ROW / 2);
+        lab_text(f, WIDTH - RIGHT + 8, y + 14, "", "%.2f ± %.2f", mean, deviation);
     }
-    fprintf(f, "</svg>\n");
-    return fclose(f) == 0;
+    return lab_close_svg(f);
 }
 
 /* Prints it, and writes PREFIX.csv and PREFIX.svg. */
 static inline bool lab_finish_table(const lab_table *t, const char *prefix, const char *title)
 {
-    char path[1024];
+    char path[1024], head[256];
     lab_print_table(t);
     snprintf(path, sizeof path, "%s.csv", prefix);
     bool ok = lab_write_csv(t, path);
     snprintf(path, sizeof path, "%s.svg", prefix);
-    ok = ok && lab_write_svg(t, path, title);
+    snprintf(head, sizeof head, "%s: test error, %%", title);
+    ok = ok && lab_write_svg(t, path, head);
     if (ok) printf("wrote %s.csv and %s.svg\n", prefix, prefix);
     return ok;
 }

@@ -6,18 +6,18 @@
        ./mil --data DIR --experiment canvas     digits on one large image, seen by a convolution; 'tiles': cut into patches
        ./mil --csv clean1.data --bag-column 1 --skip 2 --label last      cross-validation on bags from a file, such as MUSK's
 
-   Compared: poolings of the instances' probabilities, and of their embeddings. Its results are in docs/methods.md. */
+   Compared: poolings of the instances' probabilities, and of their embeddings. Its results are in docs/methods.md; mil.svg shows what was learnt. */
 #define DLTRAIN_IMPLEMENTATION
 #include "../dltrain.h"
 #include "lab.h"
 
-enum { POOLINGS = 11, EMBEDDING_MAX = 7, EMBEDDING_MEAN, ATTENTION, GATED, MOST_LABELS = 10, SEEDS = 16, COUNTS = 4, TARGET = 9 };
+enum { POOLINGS = 11, EMBEDDING_MAX = 7, EMBEDDING_MEAN, ATTENTION, GATED, MOST_LABELS = 10, MOST_IMAGES = 20, SEEDS = 16, COUNTS = 4, TARGET = 9 };
 static const char *const pooling_names[POOLINGS] = { "max", "mean", "noisy-or", "isr", "gm", "lse", "noisy-and", "embedding-max", "embedding-mean",
     "attention", "gated" };
 
 typedef struct options {
     const char *data, *out, *experiment, *rule, *poolings, *counts, *picture, *csv, *label;
-    int test, seeds, first, steps, batch, threads, grid, folds, bag_column, skip;
+    int pictured, test, seeds, first, steps, batch, threads, grid, folds, bag_column, skip;
     double lr, decay, r, a, start;
     bool chosen[POOLINGS], quick, validate;
     int count[COUNTS], n_counts;
@@ -42,19 +42,21 @@ static const char *usage =
     "  --a X             of noisy-and (10)\n"
     "  --start X         the share at which the thresholds of noisy-and start (0.5)\n"
     "  --grid N          canvas: N x N digits (2)\n"
-    "  --picture NAME    the pooling whose highest-weighted instances are drawn (attention; noisy-and where there is none)\n"
+    "  --picture NAME    the pooling that is pictured (attention, else noisy-and, else the first); embedding-max and -mean only with labels:\n"
+    "                    they have no weights to show\n"
     "  --csv FILE        instances as lines of numbers; a line of names at the top is passed over\n"
     "  --bag-column N    the column that names the bag, from 1 (1)\n"
     "  --skip N          columns before the features (2)\n"
     "  --label N         the column of the class: above 1/2 is positive, and so is the bag then. A number, or last (last)\n"
     "  --folds N         of the cross-validation (10)\n"
     "  --threads N       0: one a CPU (1)\n"
-    "  --out PREFIX      PREFIX.csv: every run; PREFIX.svg: the picture, of bags alone (mil)\n"
+    "  --out PREFIX      PREFIX.csv: every run; PREFIX.svg: a picture (mil). Of test bags it shows with bags the instances of highest weight, with\n"
+    "                    labels P beside the truth, with canvas and tiles where the predicted digits are seen; of CSV accuracy and AUC\n"
     "  --quick           fewer bags, steps and seeds: half a minute\n"
     "  --help\n";
 
 /* ---- bags and their labels ---- */
-typedef struct set { dl_bags bags; size_t *offset, *row; float *label; size_t labels; uint8_t *own; } set;
+typedef struct set { dl_bags bags; size_t *offset, *row; float *label; size_t labels; uint8_t *canvas, *digit, *own; dl_tiling tiling; } set;
 
 static bool set_create(set *s, size_t bags, size_t rows, size_t labels)
 {
@@ -67,7 +69,7 @@ static bool set_create(set *s, size_t bags, size_t rows, size_t labels)
     return s->offset && s->row && s->label;
 }
 
-static void set_destroy(set *s) { free(s->offset), free(s->row), free(s->label), free(s->own); }
+static void set_destroy(set *s) { free(s->offset), free(s->row), free(s->label), free(s->canvas), free(s->digit), free(s->own); }
 
 static void set_images(set *s, const uint8_t *pixel, size_t count, dl_index side)
 {
@@ -79,7 +81,7 @@ static size_t bag_size(uint64_t *state)
 {
     double u = (lab_random(state) + 1.0) / 4294967297.0, v = lab_random(state) / 4294967296.0;
     int n = (int)(10 + 2 * sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
-    return n < 1 ? 1 : n > 20 ? 20 : (size_t)n;
+    return n < 1 ? 1 : n > MOST_IMAGES ? MOST_IMAGES : (size_t)n;
 }
 
 static size_t draw(const lab_images *im, int digit, bool that, uint64_t *state) /* an image that is the digit, or is not */
@@ -94,7 +96,7 @@ static size_t draw(const lab_images *im, int digit, bool that, uint64_t *state) 
 static bool bags_by_rule(set *s, const lab_images *im, bool share, size_t count, uint64_t seed)
 {
     uint64_t state = seed * 2654435761u + 12345;
-    if (!set_create(s, count, 20 * count, 1)) return false;
+    if (!set_create(s, count, MOST_IMAGES * count, 1)) return false;
     set_images(s, im->pixel, im->count, im->side);
     for (size_t b = 0; b < count; b++) {
         size_t n = bag_size(&state), targets = 0;
@@ -123,7 +125,7 @@ static double share_of(int digit) { return digit % 2 ? 0.35 : 0.1; }
 /* Bags of 20 of four kinds of digits, in shares at random; a label for each digit. */
 static bool bags_of_labels(set *s, const lab_images *im, size_t count, uint64_t seed)
 {
-    enum { SIZE = 20, KINDS = 4 };
+    enum { SIZE = MOST_IMAGES, KINDS = 4 };
     uint64_t state = seed * 2654435761u + 54321;
     if (!set_create(s, count, SIZE * count, 10)) return false;
     set_images(s, im->pixel, im->count, im->side);
@@ -145,49 +147,71 @@ static bool bags_of_labels(set *s, const lab_images *im, size_t count, uint64_t 
 /* grid x grid digits of two or three kinds on one image; labels: which are there. As bags of one image, or of patches, half a digit apart. */
 static bool canvases(set *s, const lab_images *im, dl_index grid, bool tiles, size_t count, uint64_t seed)
 {
-    dl_index side = im->side, wide = grid * side;
-    dl_tiling tiling = { .image = DL_SHAPE(1, wide, wide), .size = side, .stride = side / 2 };
-    size_t pieces = tiles ? dl_tile_count(&tiling) : 1, piece = (size_t)(tiles ? side * side : wide * wide);
+    dl_index side = im->side, wide = grid * side, size = tiles ? side : wide;
+    dl_tiling tiling = { .image = DL_SHAPE(1, wide, wide), .size = size, .stride = side / 2 };
+    size_t pieces = dl_tile_count(&tiling), piece = (size_t)(size * size), all = (size_t)(wide * wide);
     uint64_t state = seed * 2654435761u + 777;
-    uint8_t *canvas = (uint8_t *)malloc((size_t)(wide * wide));
-    bool ok = set_create(s, count, count * pieces, 10) && canvas && (s->own = (uint8_t *)malloc(count * pieces * piece)) != NULL;
+    bool ok = set_create(s, count, count * pieces, 10) && (s->canvas = (uint8_t *)malloc(count * all)) &&
+        (s->digit = (uint8_t *)malloc(count * (size_t)(grid * grid))) && (s->own = (uint8_t *)malloc(count * pieces * piece));
     for (size_t b = 0; ok && b < count; b++) {
+        uint8_t *canvas = s->canvas + b * all;
         int kind[3];
         for (int k = 0; k < 3; k++) kind[k] = (int)lab_below(&state, 10);
         for (dl_index cell = 0; cell < grid * grid; cell++) {
             size_t i = draw(im, kind[lab_below(&state, 3)], true, &state);
             s->label[b * 10 + im->label[i]] = 1;
+            s->digit[(dl_index)b * grid * grid + cell] = im->label[i];
             for (dl_index y = 0; y < side; y++)
                 memcpy(canvas + (cell / grid * side + y) * wide + cell % grid * side, im->pixel + (dl_index)i * side * side + y * side, (size_t)side);
         }
         for (size_t k = 0; k < pieces; k++) {
-            uint8_t *to = s->own + (b * pieces + k) * piece;
-            if (tiles) dl_tile_copy(&tiling, k, canvas, to);
-            else memcpy(to, canvas, piece);
+            dl_tile_copy(&tiling, k, canvas, s->own + (b * pieces + k) * piece);
             s->row[b * pieces + k] = b * pieces + k;
         }
         s->offset[b + 1] = (b + 1) * pieces;
     }
-    if (ok) set_images(s, s->own, count * pieces, tiles ? side : wide);
-    free(canvas);
+    s->tiling = tiling;
+    if (ok) set_images(s, s->own, count * pieces, size);
     return ok;
 }
 
 /* ---- networks: instances to embeddings [R,D]. A convolution all through: an image of one digit gives one embedding, a larger one a map
    of them, and each place of the map is an instance of its own ---- */
-static dl_tensor embed(dl_tensor x, dl_index *places)
+typedef struct view { dl_index along, start, step, size; } view;
+
+/* The receptive field of a place, which is what it sees of the image: `size` pixels a side from start + k step on, k its row or column of `along`; what lies
+   outside is padding. A layer widens it by kernel - 1 steps of its input, starts it `padding` such steps earlier, and multiplies the step by its stride. */
+static void widen(view *v, dl_index kernel, dl_index stride, dl_index padding)
+{
+    v->start -= padding * v->step, v->size += (kernel - 1) * v->step, v->step *= stride;
+}
+
+static dl_tensor convolve(dl_tensor x, const char *name, const dl_conv2d_desc *d, view *v)
+{
+    widen(v, d->kernel, d->stride, d->padding);
+    return dl_relu(dl_conv2d(x, name, d));
+}
+
+static dl_tensor halve(dl_tensor x, view *v)
+{
+    dl_pool2d_desc d = { .kernel = 2, .stride = 2 };
+    widen(v, d.kernel, d.stride, d.padding);
+    return dl_max_pool2d(x, &d);
+}
+
+static dl_tensor embed(dl_tensor x, view *v)
 {
     static const int last[] = { 0, 2, 3, 1 };
-    *places = 1;
+    *v = (view){ .along = 1, .step = 1, .size = 1 };
     if (dl_ndim(x) == 2) return dl_relu(dl_linear(dl_relu(dl_linear(x, "fc1", 64)), "fc2", 32));
     bool small = dl_dim(x, 2) % 28 != 0; /* digits of 8 x 8 */
-    dl_conv2d_desc c1 = { .out_channels = 12, .kernel = small ? 3 : 5, .padding = small ? 1 : 0 }, c2 = c1, fc = { .out_channels = 96, .kernel = small ? 2 : 4 };
+    dl_conv2d_desc c1 = { .out_channels = 12, .kernel = small ? 3 : 5, .stride = 1, .padding = small ? 1 : 0 }, c2 = c1;
+    dl_conv2d_desc fc = { .out_channels = 96, .kernel = small ? 2 : 4, .stride = 1 };
     c2.out_channels = 24;
-    dl_pool2d_desc half = { .kernel = 2 };
-    x = dl_max_pool2d(dl_relu(dl_conv2d(x, "conv1", &c1)), &half);
-    x = dl_max_pool2d(dl_relu(dl_conv2d(x, "conv2", &c2)), &half);
-    x = dl_relu(dl_conv2d(x, "fc1", &fc));
-    *places = dl_dim(x, 2) * dl_dim(x, 3);
+    x = halve(convolve(x, "conv1", &c1, v), v);
+    x = halve(convolve(x, "conv2", &c2, v), v);
+    x = convolve(x, "fc1", &fc, v);
+    v->along = dl_dim(x, 2);
     return dl_reshape(dl_permute(x, last), DL_SHAPE(-1, 96));
 }
 
@@ -214,15 +238,16 @@ static dl_tensor bag_logits(const options *o, dl_tensor h, dl_tensor offsets, in
     return dl_linear(bag, "bag", labels);
 }
 
-static dl_tensor forward(const options *o, dl_context *ctx, const set *s, const size_t *index, size_t n, int pooling, dl_tensor *weights)
+static bool weighs(int pooling) { return pooling != EMBEDDING_MAX && pooling != EMBEDDING_MEAN; }
+
+static dl_tensor forward(const options *o, dl_context *ctx, const set *s, const size_t *index, size_t n, int pooling, dl_tensor *weights, view *v)
 {
     dl_tensor x, offsets;
-    dl_index places;
     if (!dl_bags_input(ctx, &s->bags, index, n, &x, &offsets)) return x;
-    dl_tensor h = embed(x, &places);
-    if (places > 1) { /* each image is as many instances */
+    dl_tensor h = embed(x, v);
+    if (v->along > 1) { /* each image is as many instances */
         int32_t *at = (int32_t *)calloc(n + 1, sizeof *at);
-        for (size_t k = 0; at && k < n; k++) at[k + 1] = at[k] + (int32_t)((s->offset[index[k] + 1] - s->offset[index[k]]) * (size_t)places);
+        for (size_t k = 0; at && k < n; k++) at[k + 1] = at[k] + (int32_t)((s->offset[index[k] + 1] - s->offset[index[k]]) * (size_t)(v->along * v->along));
         offsets = dl_input(ctx, DL_I32, DL_SHAPE((dl_index)n + 1), at);
         free(at);
     }
@@ -234,9 +259,10 @@ static bool predict(const options *o, dl_context *ctx, const set *s, const size_
 {
     bool recording = dl_set_grad(ctx, false), ok = true;
     dl_tensor weights;
+    view v;
     for (size_t at = 0; ok && at < n; at += 20) {
         size_t count = n - at < 20 ? n - at : 20;
-        ok = dl_read(forward(o, ctx, s, index + at, count, pooling, &weights), score + at * s->labels, count * s->labels);
+        ok = dl_read(forward(o, ctx, s, index + at, count, pooling, &weights, &v), score + at * s->labels, count * s->labels);
         dl_end(ctx);
     }
     dl_set_grad(ctx, recording);
@@ -258,9 +284,10 @@ static bool learn(const options *o, dl_context *ctx, const set *s, const size_t 
     for (int step = 0; now && step < o->steps && !dl_failed(ctx); step++) {
         dl_batch b;
         dl_tensor weights;
+        view v;
         if (!dl_next(loader, &b) && !dl_next(loader, &b)) break;
         for (size_t i = 0; i < b.count; i++) now[i] = index[b.index[i]];
-        dl_tensor z = forward(o, ctx, s, now, b.count, pooling, &weights);
+        dl_tensor z = forward(o, ctx, s, now, b.count, pooling, &weights, &v);
         dl_backward(dl_bce_with_logits(z, b.x, DL_MEAN));
         dl_step(opt);
     }
@@ -279,7 +306,7 @@ static double mean_auc(const float *score, const float *label, size_t n, size_t 
     return counted > 0 ? sum / counted : NAN;
 }
 
-/* ---- the picture: bags of the test set, their instances by falling weight ---- */
+/* ---- pictures: test bags, what is predicted of them, and by which instances ---- */
 /* An image as runs of equal ink, four shades. */
 static void draw_image(FILE *f, const uint8_t *pixel, dl_index side, double x, double y, double scale)
 {
@@ -298,41 +325,179 @@ static void draw_image(FILE *f, const uint8_t *pixel, dl_index side, double x, d
     }
 }
 
-/* Weights are those of label 0. True targets have a red frame. */
-static bool picture(const options *o, dl_context *ctx, const set *s, const lab_images *im, int pooling, const char *path)
+#define FRAME "fill=\"none\" stroke-width=\"2\" stroke"
+#define THIN "fill=\"none\" stroke"
+#define NOTE " text-anchor=\"middle\" font-size=\"11\" fill=\"#57606a\""
+#define KIND " text-anchor=\"end\" font-size=\"11\" fill=\"#1f6feb\""
+static const char *const red = "#d1242f", *const blue = "#1f6feb", *const grey = "#9aa4af", *const pale = "#ddd";
+
+typedef struct shown {
+    const set *s;
+    const lab_images *im;
+    size_t bag, n, weights;    /* instances, and weights of each: one a label, or one for all */
+    const dl_real *weight;     /* [n,weights] */
+    double p[MOST_LABELS], x, y; /* where the bag is drawn */
+    view v;
+} shown;
+enum { LEFT = 16, ROW = 10, CELL = 64, IMAGE = 56, BAG = 150, SMALL = 30, BARS = LEFT + ROW * SMALL + 20, BAR = 46, HIGH = 56, DIGIT = 84, WORDS = 176 };
+
+static size_t instance(const shown *e, size_t i) { return e->s->row[e->s->offset[e->bag] + i]; }
+static double truth(const shown *e, size_t label) { return e->s->label[e->bag * e->s->labels + label]; }
+
+static void draw_instance(FILE *f, const shown *e, size_t i, double x, double y, double side)
 {
-    enum { BAGS = 8, SHOWN = 10, CELL = 64, LEFT = 150 };
-    FILE *f = lab_create("mil", path);
+    draw_image(f, e->im->pixel + instance(e, i) * (size_t)(e->im->side * e->im->side), e->im->side, x, y, side / (double)e->im->side);
+}
+
+static void falling(const dl_real *key, size_t n, size_t *order)
+{
+    for (size_t i = 0, k; i < n; order[k] = i++)
+        for (k = i; k && key[order[k - 1]] < key[i]; k--) order[k] = order[k - 1];
+}
+
+/* The instances with the highest weights; true targets have a red frame. */
+static void draw_bag(FILE *f, const shown *e)
+{
+    size_t order[MOST_IMAGES];
+    falling(e->weight, e->n, order);
+    lab_text(f, LEFT, e->y + 24, "", "bag of %zu, label %g", e->n, truth(e, 0));
+    lab_text(f, LEFT, e->y + 42, "", "P = %.3f", e->p[0]);
+    for (size_t i = 0; i < e->n && i < ROW; i++) {
+        double x = BAG + (double)i * CELL;
+        draw_instance(f, e, order[i], x, e->y, IMAGE);
+        lab_box(f, x - 0.5, e->y - 0.5, IMAGE + 1, IMAGE + 1, THIN, e->im->label[instance(e, order[i])] == TARGET ? red : pale);
+        lab_text(f, x + IMAGE / 2, e->y + 70, " text-anchor=\"middle\"", "%.2f", (double)e->weight[order[i]]);
+    }
+}
+
+/* Of label c: what is true as a grey bar, and what was learnt as one in colour; below it, and a share. */
+static void draw_pair(FILE *f, size_t c, double y, double most, double is, double learnt, const char *colour, double share)
+{
+    double x = BARS + (double)c * BAR, a = HIGH * is / most, b = HIGH * learnt / most;
+    lab_box(f, x, y + HIGH, 34, 1, "fill", grey);
+    lab_box(f, x + 2, y + HIGH - a, 14, a, "fill", grey);
+    lab_box(f, x + 18, y + HIGH - b, 14, b, "fill", colour);
+    lab_text(f, x + 17, y + HIGH + 14, " text-anchor=\"middle\"", "%.2f", learnt);
+    if (share > 0) lab_text(f, x + 17, y + HIGH + 27, NOTE, "%.0f %%", 100 * share);
+}
+
+/* All instances, by kind, and P beside the truth. */
+static void draw_labels(FILE *f, const shown *e)
+{
+    size_t order[MOST_IMAGES];
+    dl_real kind[MOST_IMAGES];
+    double share[MOST_LABELS] = { 0 };
+    for (size_t i = 0; i < e->n; i++) {
+        int digit = e->im->label[instance(e, i)];
+        kind[i] = (dl_real)-digit, share[digit] += 1 / (double)e->n;
+    }
+    falling(kind, e->n, order);
+    for (size_t i = 0; i < e->n; i++) draw_instance(f, e, order[i], LEFT + (double)(i % ROW * SMALL), e->y + (double)(i / ROW * SMALL), SMALL - 4);
+    for (size_t c = 0; c < MOST_LABELS; c++) draw_pair(f, c, e->y, 1, truth(e, c), e->p[c], (e->p[c] > 0.5) == (truth(e, c) > 0.5) ? blue : red, share[c]);
+}
+
+/* What instance k sees of the canvas: of its patch what its place of the map sees, without the padding. top, left, bottom, right */
+static void seen(const shown *e, size_t k, dl_index box[4])
+{
+    size_t places = (size_t)(e->v.along * e->v.along), place = k % places;
+    dl_index at[2] = { (dl_index)place / e->v.along, (dl_index)place % e->v.along }, size = e->s->tiling.size, patch[2] = { 0, 0 };
+    dl_tile_at(&e->s->tiling, k / places, &patch[0], &patch[1]);
+    for (int i = 0; i < 2; i++) {
+        dl_index low = e->v.start + at[i] * e->v.step, high = low + e->v.size;
+        box[i] = patch[i] + (low > 0 ? low : 0), box[2 + i] = patch[i] + (high < size ? high : size);
+    }
+}
+
+/* A canvas, in the corner of each digit which it is; of each label that is predicted, what the instance with the highest weight sees is framed. */
+static void draw_canvas(FILE *f, const shown *e)
+{
+    static const char *const colour[] = { "#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#bc4c00", "#8c564b", "#bf3989", "#57606a", "#7a7000", "#0b7285" };
+    dl_index wide = e->s->tiling.image.dim[1], grid = wide / e->im->side, box[4];
+    struct { double x, y; size_t label; } tag[MOST_LABELS];
+    size_t tags = 0;
+    double scale = DIGIT / (double)e->im->side, line = e->y + 10, edge = (double)wide * scale;
+    draw_image(f, e->s->canvas + e->bag * (size_t)(wide * wide), wide, e->x, e->y, scale);
+    lab_box(f, e->x - 0.5, e->y - 0.5, edge + 1, edge + 1, THIN, pale);
+    for (dl_index k = 0; k < grid * grid; k++)
+        lab_text(f, e->x + (double)((k % grid + 1) * DIGIT - 3), e->y + (double)((k / grid + 1) * DIGIT - 4), KIND, "%d",
+            e->s->digit[(dl_index)e->bag * grid * grid + k]);
+    for (size_t c = 0; c < MOST_LABELS; c++) {
+        bool there = truth(e, c) > 0.5, predicted = e->p[c] > 0.5, hit = true;
+        if (!there && !predicted) continue;
+        lab_box(f, e->x + edge + 8, line - 9, 10, 10, "fill", colour[c]);
+        lab_text(f, e->x + edge + 23, line, there == predicted ? "" : " font-weight=\"bold\"", "%zu: P = %.2f, %s", c, e->p[c],
+            there && predicted ? "right" : there ? "missed" : "not there");
+        line += 16;
+        if (!predicted) continue;
+        size_t best = 0, own = c % e->weights;
+        for (size_t k = 1; k < e->n; k++)
+            if (e->weight[k * e->weights + own] > e->weight[best * e->weights + own]) best = k;
+        seen(e, best, box);
+        double x = e->x + (double)box[1] * scale, y = e->y + (double)box[0] * scale, high = (double)(box[2] - box[0]) * scale;
+        lab_box(f, x, y, (double)(box[3] - box[1]) * scale, high, FRAME, colour[c]);
+        tag[tags].label = c;
+        for (int slot = 0, rows = (int)(high / 14); hit; slot++) { /* down the left side of the frame, where no other tag is */
+            tag[tags].x = x + slot / rows * 44, tag[tags].y = y + slot % rows * 14, hit = false;
+            for (size_t k = 0; k < tags; k++) hit = hit || (fabs(tag[k].x - tag[tags].x) < 44 && fabs(tag[k].y - tag[tags].y) < 14);
+        }
+        tags++;
+    }
+    for (size_t k = 0; k < tags; k++) {
+        lab_box(f, tag[k].x, tag[k].y, 42, 13, "fill", colour[tag[k].label]);
+        lab_text(f, tag[k].x + 3, tag[k].y + 10.5, " font-size=\"11\" fill=\"white\"", "%zu: %.2f", tag[k].label, e->p[tag[k].label]);
+    }
+}
+
+/* What noisy-AND has learnt; other poolings have none. */
+static size_t thresholds(dl_context *ctx, int pooling, double *learnt)
+{
+    dl_param_info p;
+    if (pooling != DL_MIL_NOISY_AND || !dl_param_find(ctx, "and.threshold", &p) || !p.value) return 0;
+    for (size_t c = 0; c < p.numel; c++) learnt[c] = 1 / (1 + exp(-(double)p.value[c]));
+    return p.numel;
+}
+
+static bool picture(const options *o, dl_context *ctx, const set *s, const lab_images *im, const char *path)
+{
+    bool canvas = s->canvas, labels = !canvas && s->labels > 1;
+    double learnt[MOST_LABELS], most = 0.5;
+    const char *what = canvas ? "predicted digits, P above 1/2; framed: where the weight for each is highest; blue: the truth" :
+        labels ? "labels of bags of digits. Grey: the truth; blue: P; red: P, wrong" :
+        "the instances with the highest weights, and the weights; red: the digit sought";
+    char title[160];
+    size_t learns = labels ? thresholds(ctx, o->pictured, learnt) : 0, columns = !canvas ? 1 : o->grid < 3 ? 6 / (size_t)o->grid : 2;
+    size_t shows = canvas ? 2 * columns : labels ? 6 : 8;
+    int top = labels ? 78 : 44, wide = canvas ? DIGIT * o->grid + WORDS : labels ? BARS + MOST_LABELS * BAR - 16 : BAG + ROW * CELL - 8;
+    int high = canvas ? DIGIT * o->grid + 16 : labels ? 100 : CELL + 16;
+    if (shows > s->bags.count) shows = s->bags.count;
+    snprintf(title, sizeof title, "%s: %s", pooling_names[o->pictured], what);
+    FILE *f = lab_open_svg(path, LEFT + (int)columns * wide, top + ((int)((shows + columns - 1) / columns) + (learns > 0)) * high, title);
     if (!f) return false;
-    fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n"
-        "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"12\" y=\"22\" font-size=\"15\">%s: the instances with the highest weights, and the "
-        "weights; %ds are framed</text>\n", LEFT + SHOWN * CELL + 12, 40 + BAGS * (CELL + 16), pooling_names[pooling], TARGET);
     bool recording = dl_set_grad(ctx, false);
-    for (size_t b = 0; b < BAGS && b < s->bags.count; b++) {
-        float w[64], p;
-        dl_tensor weights, z = forward(o, ctx, s, &b, 1, pooling, &weights);
-        size_t n = s->offset[b + 1] - s->offset[b], row = 0, order[64];
-        dl_keep(weights);
-        if (n > 64 || !dl_read(dl_keep(z), &p, 1) || !dl_read(weights, w, n)) break;
+    for (size_t b = 0; b < shows; b++) {
+        shown e = { .s = s, .im = im, .bag = b, .x = LEFT + (double)(b % columns) * wide, .y = top + (double)(b / columns) * high };
+        float z[MOST_LABELS];
+        dl_tensor weights, out = forward(o, ctx, s, &b, 1, o->pictured, &weights, &e.v);
+        if (dl_failed(ctx)) break;
+        if (weighs(o->pictured)) dl_keep(weights), e.weights = (size_t)dl_dim(weights, 1);
+        if (!dl_read(dl_keep(out), z, s->labels) || (e.weights && !(e.weight = (const dl_real *)dl_data(weights)))) break;
+        e.n = (s->offset[b + 1] - s->offset[b]) * (size_t)(e.v.along * e.v.along);
+        for (size_t c = 0; c < s->labels; c++) e.p[c] = 1 / (1 + exp(-(double)z[c]));
+        (canvas ? draw_canvas : labels ? draw_labels : draw_bag)(f, &e);
         dl_end(ctx);
-        for (size_t i = 0; i < n; i++) {
-            for (row = i; row && w[order[row - 1]] < w[i]; row--) order[row] = order[row - 1];
-            order[row] = i;
-        }
-        double y = 40 + (double)b * (CELL + 16);
-        fprintf(f, "<text x=\"12\" y=\"%.0f\">bag of %zu, label %g</text><text x=\"12\" y=\"%.0f\">P = %.3f</text>\n", y + 24, n, (double)s->label[b], y + 42,
-            1 / (1 + exp(-(double)p)));
-        for (size_t i = 0; i < n && i < SHOWN; i++) {
-            size_t image = s->row[s->offset[b] + order[i]];
-            double x = LEFT + (double)i * CELL;
-            draw_image(f, im->pixel + image * (size_t)(im->side * im->side), im->side, x, y, 56.0 / (double)im->side);
-            fprintf(f, "<rect x=\"%.0f\" y=\"%.0f\" width=\"57\" height=\"57\" fill=\"none\" stroke=\"%s\"/><text x=\"%.0f\" y=\"%.0f\">%.2f</text>\n", x - 0.5, y - 0.5,
-                im->label[image] == TARGET ? "#d1242f" : "#ddd", x + 14, y + 70, (double)w[order[i]]);
-        }
     }
     dl_set_grad(ctx, recording);
-    fprintf(f, "</svg>\n");
-    return fclose(f) == 0 && !dl_failed(ctx);
+    double y = top + (double)shows * high;
+    for (size_t c = 0; c < MOST_LABELS && labels; c++) {
+        lab_text(f, BARS + (double)c * BAR + 17, 52, NOTE, "label %zu", c);
+        lab_text(f, BARS + (double)c * BAR + 17, 66, NOTE, "&gt; %.0f %%", 100 * share_of((int)c));
+    }
+    if (labels) lab_text(f, LEFT, 66, "", "Below: P, and the digit's share of the bag");
+    for (size_t c = 0; c < learns; c++) most = fmax(most, learnt[c]);
+    for (size_t c = 0; c < learns; c++) draw_pair(f, c, y, most, share_of((int)c), learnt[c], blue, share_of((int)c));
+    if (learns) lab_text(f, LEFT, y + 24, "", "Grey: the share above which a label is set");
+    if (learns) lab_text(f, LEFT, y + 42, "", "Blue: the threshold that noisy-AND has learnt");
+    return lab_close_svg(f) && !dl_failed(ctx);
 }
 
 /* ---- experiments on images ---- */
@@ -345,14 +510,14 @@ static bool make_set(const options *o, set *s, const lab_images *im, const colum
     return canvases(s, im, o->grid, !strcmp(o->experiment, "tiles"), count, seed);
 }
 
-/* The thresholds that noisy-AND has learnt, beside the shares by which the labels were made. */
+/* Beside the shares by which the labels were made, where they are known. */
 static void print_thresholds(dl_context *ctx, bool known)
 {
-    dl_param_info p;
-    if (!dl_param_find(ctx, "and.threshold", &p) || !p.value) return;
+    double learnt[MOST_LABELS];
+    size_t n = thresholds(ctx, DL_MIL_NOISY_AND, learnt);
     printf("  thresholds learnt by noisy-and:");
-    for (size_t c = 0; c < p.numel; c++) {
-        printf(" %.2f", 1 / (1 + exp(-(double)p.value[c])));
+    for (size_t c = 0; c < n; c++) {
+        printf(" %.2f", learnt[c]);
         if (known) printf(" (%.2f)", share_of((int)c));
     }
     printf("\n");
@@ -372,7 +537,7 @@ static bool run_one(const options *o, const lab_images *im, const lab_images *he
     if (ok) c->auc[pooling][seed - o->first] = mean_auc(score, test.label, test.bags.count, test.labels);
     if (ok && seed == o->first && pooling == DL_MIL_NOISY_AND && test.labels > 1) print_thresholds(ctx, !strcmp(o->experiment, "labels"));
     snprintf(path, sizeof path, "%s.svg", o->out);
-    if (ok && draw_it) ok = picture(o, ctx, &test, held_out, pooling, path);
+    if (ok && draw_it) ok = picture(o, ctx, &test, held_out, path);
     if (dl_failed(ctx)) fprintf(stderr, "mil: %s\n", dl_error(ctx));
     set_destroy(&train), set_destroy(&test);
     free(index), free(score);
@@ -391,7 +556,8 @@ static bool write_csv(const options *o, const column *c, int columns)
         for (int p = 0; p < POOLINGS; p++)
             for (int s = 0; s < o->seeds && o->chosen[p]; s++)
                 fprintf(f, "%s,%s,%d,%s,%d,%.5f\n", o->experiment, c[k].title, c[k].count, pooling_names[p], o->first + s, c[k].auc[p][s]);
-    printf("wrote %s\n", path);
+    if (o->pictured < POOLINGS) printf("wrote %s and %s.svg\n", path, o->out);
+    else printf("wrote %s; no picture: embeddings pooled by max or mean have no weights\n", path);
     return fclose(f) == 0;
 }
 
@@ -421,7 +587,7 @@ static bool image_experiments(options *o)
 {
     static column c[COUNTS + 1];
     bool bags = !strcmp(o->experiment, "bags"), ok;
-    int columns = 0, pictured = ATTENTION;
+    int columns = 0;
     lab_images all = { 0 }, held_out = { 0 }, im, scored;
     dl_context *ctx = dl_create(&(dl_config){ .threads = 1 });
     ok = lab_mnist(ctx, "mil", o->data, &all, &held_out);
@@ -437,15 +603,13 @@ static bool image_experiments(options *o)
     for (int k = 0; k < o->n_counts && (!bags || strcmp(o->rule, "share")); k++)
         c[columns++] = (column){ .title = bags ? "any" : o->experiment, .count = o->count[k] };
     if (bags && strcmp(o->rule, "any")) c[columns++] = (column){ .title = "share", .count = o->quick ? 30 : 60, .share = true };
-    for (int p = 0; p < POOLINGS; p++)
-        if (!strcmp(o->picture, pooling_names[p])) pictured = p;
-    if (!o->chosen[pictured]) pictured = DL_MIL_NOISY_AND;
+    int pictured = columns > 1 && c[columns - 1].share ? columns - 2 : columns - 1;
     for (int p = 0; p < POOLINGS && ok; p++) {
         double began = lab_seconds();
         if (!o->chosen[p]) continue;
         for (int k = 0; k < columns && ok; k++)
             for (int s = 0; s < o->seeds && ok; s++)
-                ok = run_one(o, &im, &scored, &c[k], p, o->first + s, bags && p == pictured && !s && k == (c[columns - 1].share && columns > 1 ? columns - 2 : columns - 1));
+                ok = run_one(o, &im, &scored, &c[k], p, o->first + s, p == o->pictured && !s && k == pictured);
         printf("%-16s %7.1f s\n", pooling_names[p], lab_seconds() - began);
         fflush(stdout);
     }
@@ -606,6 +770,27 @@ static bool cross_validate(const options *o, table *t, int pooling, int seed, do
     return ok;
 }
 
+static bool csv_chart(const options *o, double (*accuracy)[SEEDS], double (*auc)[SEEDS])
+{
+    static lab_table t;
+    char path[1024], title[80];
+    snprintf(path, sizeof path, "%s.svg", o->out);
+    snprintf(title, sizeof title, "%d-fold cross-validation, %%", o->folds);
+    t.seeds = o->seeds, t.low = 50; /* what guessing gives */
+    for (int what = 0; what < 2; what++)
+        for (int p = 0, base = t.rows; p < POOLINGS; p++) {
+            if (!o->chosen[p]) continue;
+            t.row[t.rows].base = base;
+            strcpy(t.row[t.rows].group, what ? "AUC" : "accuracy"), strcpy(t.row[t.rows].method, pooling_names[p]);
+            for (int s = 0; s < o->seeds; s++) {
+                double v = t.row[t.rows].error[s] = what ? 100 * auc[p][s] : accuracy[p][s];
+                while (v < t.low) t.low -= 10;
+            }
+            t.rows++;
+        }
+    return lab_write_svg(&t, path, title);
+}
+
 static bool csv_experiment(options *o)
 {
     static double accuracy[POOLINGS][SEEDS], auc[POOLINGS][SEEDS];
@@ -633,8 +818,9 @@ static bool csv_experiment(options *o)
                 lab_mean(auc[p], o->seeds), lab_deviation(auc[p], o->seeds));
             for (int s = 0; s < o->seeds; s++) fprintf(f, "csv,%s,%d,%.3f,%.5f\n", pooling_names[p], o->first + s, accuracy[p][s], auc[p][s]);
         }
-        printf("\n%d-fold cross-validation, each bag scored by a network that has not seen it; mean and deviation over %d seeds.\nwrote %s\n", o->folds, o->seeds, path);
-        ok = fclose(f) == 0;
+        printf("\n%d-fold cross-validation, each bag scored by a network that has not seen it; mean and deviation over %d seeds.\n", o->folds, o->seeds);
+        ok = fclose(f) == 0 && csv_chart(o, accuracy, auc);
+        if (ok) printf("wrote %s.csv and %s.svg\n", o->out, o->out);
     }
     set_destroy(&t.s);
     free(t.x), free(t.raw);
@@ -642,6 +828,11 @@ static bool csv_experiment(options *o)
 }
 
 /* ---- options ---- */
+static bool drawn(const options *o, int k) /* can it be pictured? The labels are without weights */
+{
+    return o->chosen[k] && (weighs(k) || !strcmp(o->experiment, "labels")) && (!o->picture || !strcmp(o->picture, pooling_names[k]));
+}
+
 static bool choose(options *o)
 {
     bool any = false;
@@ -652,6 +843,10 @@ static bool choose(options *o)
         o->chosen[k] = any = true;
     }
     for (int k = 0; k < POOLINGS && !any; k++) o->chosen[k] = true;
+    o->pictured = drawn(o, ATTENTION) ? ATTENTION : drawn(o, DL_MIL_NOISY_AND) ? DL_MIL_NOISY_AND : 0;
+    while (o->pictured < POOLINGS && !drawn(o, o->pictured)) o->pictured++;
+    if (o->picture && o->pictured == POOLINGS)
+        return fprintf(stderr, "mil: --picture takes one of --poolings, embedding-max and -mean with labels alone, not '%s'\n", o->picture), false;
     for (const char *p = o->counts; p && *p; p += strcspn(p, ","), p += *p == ',') {
         int n = atoi(p);
         if (n < 2 || n > 100000 || o->n_counts == COUNTS) return fprintf(stderr, "mil: --counts takes at most %d numbers from 2 to 100000\n", COUNTS), false;
@@ -684,7 +879,7 @@ static void defaults(options *o)
 
 int main(int argc, char **argv)
 {
-    options o = { .data = getenv("DLTRAIN_DATA"), .out = "mil", .experiment = "bags", .rule = "both", .picture = "attention", .label = "last", .threads = 1,
+    options o = { .data = getenv("DLTRAIN_DATA"), .out = "mil", .experiment = "bags", .rule = "both", .label = "last", .threads = 1,
         .first = 1, .grid = 2, .folds = 10, .bag_column = 1, .skip = 2, .decay = -1, .r = 5, .a = 10, .start = 0.5 };
     const lab_option option[] = { { "--data", 's', &o.data, 0, 0 }, { "--out", 's', &o.out, 0, 0 }, { "--experiment", 's', &o.experiment, 0, 0 },
         { "--rule", 's', &o.rule, 0, 0 }, { "--counts", 's', &o.counts, 0, 0 }, { "--poolings", 's', &o.poolings, 0, 0 }, { "--picture", 's', &o.picture, 0, 0 },

@@ -35,6 +35,13 @@ range() { # NAME FILE CONDITION COLUMN LOW HIGH
     awk "BEGIN { exit !(\"$value\" != \"\" && ${value:-0} >= $5 && ${value:-0} <= $6) }"
     report "$1: ${value:-none}" $? "not from $5 to $6"
 }
+# A picture, one element a line, by an awk program that exits with 1 when it is wrong: at(NAME) is an attribute, says() a text's words.
+picture() { # NAME FILE PROGRAM
+    awk 'function at(name) { return match($0, " " name "=\"[^\"]*") ? substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 3) : "" }
+        function says() { return match($0, ">[^<>]+</text>") ? substr($0, RSTART + 1, RLENGTH - 8) : "" }
+        function wrong(what) { if (!bad) print FNR ": " what; bad = 1 } '"$3" "$2" > $dir/picture.log 2>&1
+    report "$1" $? "$2, $(head -1 $dir/picture.log)"
+}
 
 if build backprop; then
     $dir/backprop --out $dir/backprop > $dir/backprop.log 2>&1
@@ -71,8 +78,45 @@ if build mil; then
     range "mil: mean under 'share'" $dir/mil.csv '$2 == "share" && $4 == "mean"' 6 0.95 1
     range "mil: attention under 'any'" $dir/mil.csv '$2 == "any" && $4 == "attention"' 6 0.85 1
     range "mil: noisy-AND under 'any'" $dir/mil.csv '$2 == "any" && $4 == "noisy-and"' 6 0.4 0.8
-    grep -q 'bag of' $dir/mil.svg
-    report "mil: a picture" $? "there is none"
+    picture "mil: pictured are 8 bags, weights falling, no 9 in a negative one" $dir/mil.svg '
+        says() ~ /^bag of/ { bags++; negative = says() ~ /label 0/; last = 1 }
+        at("stroke") == "#d1242f" { nines++; if (negative) wrong("a 9 in a negative bag") }
+        at("text-anchor") == "middle" { if (says() + 0 > last) wrong("a weight rises"); last = says() + 0 }
+        END { if (bags != 8 || nines < 4) wrong(bags " bags, " nines " 9s"); exit bad }'
+    $dir/mil --quick --experiment labels --poolings noisy-and --steps 300 --out $dir/labels > $dir/labels.log 2>&1
+    report "mil: labels" $? "$(tail -1 $dir/labels.log)"
+    learnt=$(grep -o 'by noisy-and:.*' $dir/labels.log | grep -o '[0-9.]* (' | tr -d '(\n')
+    picture "mil: pictured are 60 labels beside the truth, and the thresholds" $dir/labels.svg '
+        BEGIN { split("'"$learnt"'", learnt, " ") }
+        at("fill") == "#9aa4af" && at("width") + 0 == 14 { truth = at("height") / 56 }
+        at("width") + 0 == 14 && at("fill") != "#9aa4af" { p = at("height") / 56; red = at("fill") == "#d1242f"; n++
+            is[n] = truth > 0.5; true += truth == 1
+            if (n <= 60 && (truth > 0.5) != (p > 0.5) != red) wrong("colour of P = " p " beside " truth) }
+        at("text-anchor") == "middle" && says() ~ /^[01]\.[0-9]/ {
+            if (n <= 60 && (says() - p) ^ 2 > 0.0001) wrong("P = " says() " at a bar of " p)
+            if (n > 60 && says() != learnt[n - 60]) wrong("threshold " n - 60 " is " learnt[n - 60] ", not " says()) }
+        says() ~ /^[0-9]+ %/ { share[n] = says() + 0 }
+        END { for (k = 1; k <= 60; k++) if (is[k] != (share[k] > (k % 2 ? 10 : 35))) wrong("label " is[k] " at " share[k] + 0 " %")
+            if (n != 70 || true < 6) wrong(n " bars, " true " labels"); exit bad }'
+    # What a place sees of 16 pixels: 14 from -3, 1 and 5 on (3 x 3, halved, 3 x 3, halved, 2 x 2, padding of 1); a patch: 8 from 0, 4 and 8 on.
+    for form in canvas:0,11:1,14:5,11 tiles:0,8:4,8:8,8; do
+        name=${form%%:*}
+        $dir/mil --quick --experiment $name --poolings noisy-and --steps 2500 --out $dir/$name > $dir/$name.log 2>&1
+        report "mil: $name" $? "$(tail -1 $dir/$name.log)"
+        picture "mil: $name: pictured are 6, the predicted digits framed, nearly all where they are" $dir/$name.svg '
+            at("stroke") == "#ddd" { x = at("x") + 0.5; y = at("y") + 0.5; canvases++; cells = 0; split("", p) }
+            at("fill") == "#1f6feb" && says() ~ /^[0-9]$/ { digit[cells++] = says() }
+            says() ~ /: P = / { label = says() + 0; there = 0; for (k = 0; k < 4; k++) there += digit[k] == label
+                predicted += says() !~ /missed/; p[label] = substr(says(), 8, 4)
+                if (says() !~ (!there ? "not there$" : p[label] < 0.5 ? "missed$" : p[label] > 0.5 ? "right$" : "$")) wrong(there " times " says()) }
+            at("stroke-width") == 2 { frames++; w = at("width") / 10.5; h = at("height") / 10.5; left = (at("x") - x) / 10.5; top = (at("y") - y) / 10.5; hit = 0
+                if (!index("'"$form"':", ":" left "," w ":") || !index("'"$form"':", ":" top "," h ":")) wrong("a frame at " left "," top " of " w " x " h)
+                for (k = 0; k < 4; k++) { c = k % 2 * 8 + 4 - left; r = int(k / 2) * 8 + 4 - top; hit += digit[k] == label && c > 0 && c < w && r > 0 && r < h }
+                hits += hit > 0 }
+            at("fill") == "white" && says() ~ /: / { tags++; if (substr(says(), 4) != p[says() + 0]) wrong("tag " says()) }
+            END { if (canvases != 6 || frames < 6 || frames != predicted || frames != tags || hits < 0.8 * frames)
+                wrong(canvases " canvases, " predicted " predicted, " frames " frames, " tags " tags, " hits " on the digit"); exit bad }'
+    done
     # Bags from a file in MUSK's form: a bag is positive when one instance has its first feature above 90.
     awk 'BEGIN { srand(3); for (b = 1; b <= 60; b++) for (i = 1; i <= 4; i++) { hot = b % 2 && i == 2;
         printf "MOL-%d,%d_%d,", b, b, i; printf "%d", hot ? 95 + int(rand() * 40) : int(rand() * 80); for (f = 0; f < 5; f++) printf ",%d", int(rand() * 100);
@@ -82,6 +126,13 @@ if build mil; then
     grep -q '^60 bags, 30 of them positive; 240 instances of 6 features$' $dir/bags.log
     report "mil: counts them" $? "$(head -1 $dir/bags.log)"
     range "mil: noisy-OR on them, accuracy in cross-validation" $dir/bags.csv '$2 == "noisy-or"' 4 90 100
+    picture "mil: pictured are accuracy and AUC in cross-validation" $dir/bags.svg '
+        BEGIN { while ((getline line < "'$dir/bags.csv'") > 0) { split(line, v, ","); accuracy[v[2]] = v[4]; auc[v[2]] = 100 * v[5] } }
+        at("font-weight") == "bold" { what = says() }
+        at("text-anchor") == "end" && says() ~ /^(noisy-or|embedding-max)$/ { pooling = says() }
+        at("opacity") { bars++ }
+        says() ~ /±/ { n++; if ((says() - (what == "AUC" ? auc[pooling] : accuracy[pooling])) ^ 2 > 0.0001) wrong(what " of " pooling ": " says()) }
+        END { if (bars != 4 || n != 4) wrong(bars " bars, " n " numbers"); exit bad }'
     { echo "name,conformation,a,b,c,d,e,f,class"; cat $dir/bags.data; } > $dir/named.data
     $dir/mil --csv $dir/named.data --folds 5 --seeds 1 --poolings noisy-or --steps 5 --out $dir/named | grep -q '^60 bags, 30 of them positive; 240 instances of 6 features$'
     report "mil: passes over a line of names" $? "other counts"
@@ -93,6 +144,8 @@ if build mil; then
     refuse mil "no room" --csv $dir/bags.data --skip 9
     refuse mil "no pooling 'most'" --poolings most
     refuse mil "any,share,both" --rule some
+    refuse mil "picture takes .* not 'embedding-max'" --picture embedding-max
+    refuse mil "picture takes .* not 'attention'" --picture attention --poolings max,mean
 fi
 if build self_distill; then
     $dir/self_distill --seeds 1 --epochs 20 --methods one,two,full --out $dir/self_distill > $dir/self_distill.log 2>&1
