@@ -8,9 +8,10 @@
    and everywhere else only the #include. Build with `cc -O2 file.c -lm -pthread`.
 
    THE IDEA
-       A model is a C function from tensors to tensors. Calling an operation checks its shapes and records it on the tape of the
-       context; dl_backward (or reading a value) plans what was recorded as a whole and runs it. What reads like PyTorch's eager
-       code runs with its memory planned and its elementwise operations fused, and with the same bits on any number of threads.
+       A model is a C function from tensors to tensors. Calling an operation checks its shapes and records it on
+       the tape of the context; dl_backward (or reading a value) plans what was recorded as a whole and runs it.
+       What reads like PyTorch's eager code runs with its memory planned and its elementwise operations fused,
+       and with the same bits on any number of threads.
 
        static dl_tensor net(dl_tensor x)                       // [N,784] -> [N,10]
        {
@@ -22,19 +23,22 @@
        dl_step(opt);
 
    RULES WORTH KNOWING
-       Handles     dl_tensor is a small value, passed by value and good until its step ends. A failed tensor is all zeros; passed on,
-                   it fails quietly, so a program checks once: dl_failed(ctx), dl_error(ctx).
+       Handles     dl_tensor is a small value, passed by value and good until its step ends. A failed tensor is all
+                   zeros; passed on, it fails quietly, so a program checks once: dl_failed(ctx), dl_error(ctx).
        Step        from the first recorded operation to dl_backward or dl_end; a later dl_next on a loader ends one too.
-       Reading     mid-step reading (dl_item, dl_read, dl_data) runs what is recorded. After dl_backward, until the next operation is
-                   recorded, one may read: values of at most 64 bytes, values nobody consumed, and what dl_keep marked before.
-                   In a no-grad region reading recycles too what was used up before: keep what is read later.
-       Gradients   dl_step makes them fresh: the next dl_backward overwrites, later ones add. Parameters without one are skipped.
-       Names       a parameter is called scope.layer.role, in PyTorch's spelling: "net.conv1.weight". It is created at its first use.
-                   From the first dl_step on (dl_seal does so earlier) an unknown name is an error.
+       Reading     mid-step reading (dl_item, dl_read, dl_data) runs what is recorded. After dl_backward, until the
+                   next operation is recorded, one may read: values of at most 64 bytes, values nobody consumed,
+                   and what dl_keep marked before. In a no-grad region reading recycles too what was used up before:
+                   keep what is read later.
+       Gradients   dl_step makes them fresh: the next dl_backward overwrites, later ones add. Parameters without one are
+                   skipped.
+       Names       a parameter is called scope.layer.role, in PyTorch's spelling: "net.conv1.weight". It is created at
+                   its first use. From the first dl_step on (dl_seal does so earlier) an unknown name is an error.
        Errors      the first error sticks in the context with a sentence. Nothing aborts, exits or prints.
        Threads     one thread drives one context at a time; there is no global state.
-       Same bits   one seed, one result: for any number of threads, SIMD width or machine, planned or eager. The arithmetic that
-                   promises it is written down at >>cpu kernels. It holds for finite results and IEEE 754 floats, hence the #errors.
+       Same bits   one seed, one result: for any number of threads, SIMD width or machine, planned or eager.
+                   The arithmetic that promises it is written down at >>cpu kernels. It holds for finite results and
+                   IEEE 754 floats, hence the #errors.
 
    THE MAP
        >>api                     Declarations and their documentation, by topic
@@ -42,19 +46,19 @@
        >>arena                   The context: memory, sticky errors and random numbers
        >>tape                    Shapes, recording, lifetimes of steps, names and parameters
        >>cpu kernels             Plain pointers and sizes; read once for each SIMD level: the file includes itself
-       >>elementwise operations  The rows of the kernels read as recording code: derivatives are programs of the same operations
+       >>elementwise operations  The kernels' rows read as recording code: derivatives are made of the same operations
        >>moving operations       Views, strided copies, indices
        >>reductions              Sums by the canonical rules, winners by index, and what is made of them
        >>products                matmul, convolution, pooling
        >>normalisation           softmax, normalisation, attention, segments
        >>losses                  Made of operations, but for the look at class indices
        >>distillation            Losses by which a network learns from another one, or from itself
-       >>autodiff                Gradients are nodes like others: a walk over the tape, back from the result, by each operation's rule
+       >>autodiff                Gradients are nodes, too: a walk back over the tape, by each operation's rule
        >>planner                 From a segment of the tape to memory offsets and a list of launches
        >>executor                Runs a plan on the threads; contexts, measuring and your own operations
        >>layers                  Parameters by name with PyTorch's initialisation, handed to operations
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
-       >>parallel                Replicas as one world: collectives over threads and processes, reduction while gradients are made
+       >>parallel                Replicas as one world: collectives over threads and processes, beside backward
        >>data                    Datasets and the loader
        >>learning methods        Tasks weighted by their uncertainty, bags of instances
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
@@ -71,9 +75,9 @@
        DLTRAIN_NO_STDIO         no <stdio.h> at all: implies DLTRAIN_NO_FILES, and no progress line
        DLTRAIN_NO_MALLOC        no malloc: a context must be given its memory
        DLTRAIN_NO_SIMD          portable kernels only
-       DLTRAIN_CUDA             dltrain_cuda.h is linked, too: needed only where the linker cannot tell (DLTRAIN_STATIC, no ELF)
-       DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, and other bits than elsewhere
-       DLTRAIN_JPEG             the stb_image.h included before is 2.30 or newer: dl_open_images reads JPEG, too, not PNG alone
+       DLTRAIN_CUDA             dltrain_cuda.h is linked: only where the linker cannot tell (DLTRAIN_STATIC, no ELF)
+       DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, other bits than elsewhere
+       DLTRAIN_JPEG             the stb_image.h included before is 2.30 or newer: dl_open_images reads JPEG, too
        DLTRAIN_REAL             float (default) or double; double takes libm's functions and is for checking gradients
        DLTRAIN_MAX_DIMS         dimensions of a tensor (8)
        DLTRAIN_NAME_MAX         bytes of a full parameter name, its 0 included (128)
@@ -84,7 +88,7 @@
        DLTRAIN_MAX_INPUTS       inputs of one operation: tensors of one dl_concat (128, at most 255, at least 8)
 
    ENVIRONMENT, read by dl_create, unless built with DLTRAIN_NO_STDIO
-       DLTRAIN_SIMD             portable, avx2, avx512 or neon: kernels for less than this CPU can, as dl_config.simd. Same bits */
+       DLTRAIN_SIMD             as dl_config.simd: portable, avx2, avx512 or neon, less than this CPU can. Same bits */
 
 /* ==== >>api ====
    Declarations and their documentation, by topic.
@@ -147,7 +151,8 @@ typedef struct dl_tensor {
 } dl_tensor;
 
 /* DL_SHAPE(64, 784): up to eight sizes. DL_SCALAR: none. Both work in C and in C++. */
-static inline dl_shape dl__make_shape(int n, dl_index a, dl_index b, dl_index c, dl_index d, dl_index e, dl_index f, dl_index g, dl_index h)
+static inline dl_shape dl__make_shape(
+    int n, dl_index a, dl_index b, dl_index c, dl_index d, dl_index e, dl_index f, dl_index g, dl_index h)
 {
     const dl_index all[8] = { a, b, c, d, e, f, g, h };
     dl_shape s;
@@ -166,7 +171,7 @@ static inline dl_shape dl__make_shape(int n, dl_index a, dl_index b, dl_index c,
 
 /* Bytes of the three arenas. */
 typedef struct dl_memory {
-    size_t persistent; /* the context, parameters, gradients, optimizer state, buffers, plans, loaders: the most so far */
+    size_t persistent; /* context, parameters, gradients, optimizer state, buffers, plans, loaders: the most so far */
     size_t tape;       /* the nodes of a step and copied inputs: the largest so far */
     size_t work;       /* the values of a step: the largest so far */
 } dl_memory;
@@ -175,7 +180,7 @@ typedef struct dl_config {
     uint64_t seed;                                       /* of initial parameters, dropout, dl_rand and shuffling */
     int threads;                                         /* 0: one a CPU */
     const char *device;                                  /* NULL or "cpu"; "cuda:0" with dltrain_cuda.h */
-    void *memory;                                        /* one fixed block that the context lives in; NULL: growable. */
+    void *memory;                                        /* one fixed block that the context lives in; NULL: growable */
     size_t memory_size;                                  /* its bytes: the caller's, until dl_destroy. See dl_measure */
     void *(*alloc)(size_t bytes, void *user);            /* instead of malloc; NULL: malloc */
     void (*release)(void *block, void *user);            /* instead of free */
@@ -187,30 +192,34 @@ typedef struct dl_config {
     bool eager;
     bool no_reuse;                                       /* give every value memory of its own */
     bool no_fusion;                                      /* run elementwise operations one by one */
-    const char *simd;                                    /* "portable", "avx2", "avx512", "neon"; NULL: as the environment
-                                                            variable DLTRAIN_SIMD says, or else the fastest that the CPU runs */
-    /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or "highest": fp32, with the
-       CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores (docs/cuda.md). On the CPU all is fp32 */
+    const char *simd;                                    /* "portable", "avx2", "avx512", "neon"; NULL: as the
+                                                            environment variable DLTRAIN_SIMD says, or else the fastest
+                                                            that the CPU runs */
+    /* Matrix products and convolutions on a GPU, gradients too, as torch.set_float32_matmul_precision: NULL or
+       "highest": fp32, with the CPU's bits; "tf32", "bf16": operands rounded to that, sums in fp32, on tensor cores
+       (docs/cuda.md). On the CPU all is fp32 */
     const char *matmul_precision;
-    const char *blas;                                    /* of matrix products on a GPU: NULL or "own"; "cublas" (docs/cuda.md) */
+    const char *blas;                                    /* matrix products on a GPU: NULL or "own", or "cublas" */
 } dl_config;
 
-/* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and dl_error of NULL say so);
-   any other trouble, such as an unknown device, is in dl_error of the context. Destroy NULL is allowed. */
+/* config NULL: all defaults. NULL only when there is no memory even for the context (then dl_failed and
+   dl_error of NULL say so); any other trouble, such as an unknown device, is in dl_error of the context.
+   Destroy NULL is allowed. */
 DL_API dl_context *dl_create(const dl_config *config);
 DL_API void dl_destroy(dl_context *ctx);
 
 DL_API bool dl_failed(const dl_context *ctx);            /* has anything failed? true for NULL */
 DL_API const char *dl_error(const dl_context *ctx);      /* the first error; "" when there is none */
 DL_API void dl_clear_error(dl_context *ctx);             /* forgets it and ends the step */
-/* Records an error unless there is one; false. Knows %s %d %zu %td %g %c %u, %S a const dl_node * and %H a const dl_shape *. */
+/* Records an error unless there is one; false. %s %d %zu %td %g %c %u, %S a const dl_node *, %H a const dl_shape *. */
 DL_API bool dl_fail(dl_context *ctx, const char *format, ...);
 DL_API dl_memory dl_memory_used(const dl_context *ctx);
 
-/* Runs `step` twice through the planner, without data, and says what each arena needs; a fixed block needs the sum. `pointer_size`:
-   4 or 8 bytes, of the machine that will run it (a bound from above, a few hundred bytes high); 0: this one, exactly. What the step
-   reads are zeros. */
-DL_API bool dl_measure(const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out);
+/* Runs `step` twice through the planner, without data, and says what each arena needs; a fixed block needs the sum.
+   `pointer_size`: 4 or 8 bytes, of the machine that will run it (a bound from above, a few hundred bytes high); 0:
+   this one, exactly. What the step reads are zeros. */
+DL_API bool dl_measure(
+    const dl_config *config, int pointer_size, void (*step)(dl_context *ctx, void *user), void *user, dl_memory *out);
 
 /* for dropout and batch_norm; true at first. Returns what it was */
 DL_API bool dl_train(dl_context *ctx, bool training);
@@ -267,7 +276,8 @@ DL_API dl_tensor dl_clamp(dl_tensor x, float low, float high);
 DL_API dl_tensor dl_add_scalar(dl_tensor x, float a);
 DL_API dl_tensor dl_mul_scalar(dl_tensor x, float a);
 DL_API dl_tensor dl_pow_scalar(dl_tensor x, float a);    /* x^a */
-DL_API dl_tensor dl_dropout(dl_tensor x, float p);       /* training: 0 with probability p, else x / (1 - p); otherwise x */
+/* training: 0 with probability p, else x / (1 - p); otherwise x */
+DL_API dl_tensor dl_dropout(dl_tensor x, float p);
 DL_API dl_tensor dl_to_float(dl_tensor x);               /* any dtype to DL_F32 */
 
 DL_API dl_tensor dl_add(dl_tensor a, dl_tensor b);
@@ -286,12 +296,14 @@ DL_API dl_tensor dl_gt(dl_tensor a, dl_tensor b);
 DL_API dl_tensor dl_ge(dl_tensor a, dl_tensor b);
 DL_API dl_tensor dl_where(dl_tensor condition, dl_tensor a, dl_tensor b); /* condition != 0 ? a : b */
 
-/* ---- reductions: over dims[0..n), negative ones counted from the end; n 0 with dims NULL: over all. keepdim leaves sizes of 1 ---- */
+/* ---- reductions: over dims[0..n), negative ones counted from the end; n 0 with dims NULL: over all. keepdim
+   leaves sizes of 1 ---- */
 DL_API dl_tensor dl_sum(dl_tensor x);                    /* over all: a scalar */
 DL_API dl_tensor dl_mean(dl_tensor x);
 DL_API dl_tensor dl_sum_dims(dl_tensor x, const int *dims, int n, bool keepdim);
 DL_API dl_tensor dl_mean_dims(dl_tensor x, const int *dims, int n, bool keepdim);
-DL_API dl_tensor dl_max_dims(dl_tensor x, const int *dims, int n, bool keepdim); /* the gradient goes to the first winner */
+/* the gradient goes to the first winner */
+DL_API dl_tensor dl_max_dims(dl_tensor x, const int *dims, int n, bool keepdim);
 DL_API dl_tensor dl_min_dims(dl_tensor x, const int *dims, int n, bool keepdim);
 /* sum (x - mean)^2 / (count - correction) */
 DL_API dl_tensor dl_var_dims(dl_tensor x, const int *dims, int n, bool keepdim, float correction);
@@ -344,10 +356,12 @@ typedef struct dl_attention_desc {
 
 /* [...,M,K] x [...,K,N] -> [...,M,N]; 1-D as in PyTorch */
 DL_API dl_tensor dl_matmul(dl_tensor a, dl_tensor b);
-DL_API dl_tensor dl_matmul_ex(dl_tensor a, dl_tensor b, const dl_matmul_desc *desc); /* transposed operands without a copy */
+/* transposed operands without a copy */
+DL_API dl_tensor dl_matmul_ex(dl_tensor a, dl_tensor b, const dl_matmul_desc *desc);
 DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b); /* x [...,K], w [N,K], b [N] or zero: x w' + b */
-DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc); /* x [N,C,H,W], w [O,C/groups,KH,KW] */
-DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc); /* w [C,O/groups,KH,KW] */
+/* x [N,C,H,W], w [O,C/groups,KH,KW]; transposed [C,O/groups,KH,KW] */
+DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc);
+DL_API dl_tensor dl_conv_transpose2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *desc);
 DL_API dl_tensor dl_max_pool2d(dl_tensor x, const dl_pool2d_desc *desc); /* x [N,C,H,W] */
 DL_API dl_tensor dl_avg_pool2d(dl_tensor x, const dl_pool2d_desc *desc);
 DL_API dl_tensor dl_adaptive_avg_pool2d(dl_tensor x, dl_index height, dl_index width);
@@ -357,8 +371,10 @@ DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_te
 /* ---- normalisation, softmax, embedding ---- */
 DL_API dl_tensor dl_softmax(dl_tensor x, int dim);
 DL_API dl_tensor dl_log_softmax(dl_tensor x, int dim);
-/* x [N,C,...]; w, b zero or [C]; mean, var zero or buffers [C] that training updates: running = (1 - momentum) running + momentum batch */
-DL_API dl_tensor dl_batch_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps);
+/* x [N,C,...]; w, b zero or [C]; mean, var zero or buffers [C] that training updates:
+   running = (1 - momentum) running + momentum batch */
+DL_API dl_tensor dl_batch_norm_op(
+    dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps);
 /* over the last dimensions, as many as w has (zero: one) */
 DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float eps);
 /* x [N,C,...]; w, b [C] */
@@ -366,7 +382,8 @@ DL_API dl_tensor dl_group_norm_op(dl_tensor x, dl_index groups, dl_tensor w, dl_
 /* weight [rows,width], index DL_I32 [...] -> [...,width] */
 DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index);
 
-/* ---- segments: variable-sized groups of rows. x [R,...], offsets DL_I32 [S+1]: 0 = offsets[0] <= ... <= offsets[S] = R ---- */
+/* ---- segments: variable-sized groups of rows. x [R,...], offsets DL_I32 [S+1]:
+   0 = offsets[0] <= ... <= offsets[S] = R ---- */
 DL_API dl_tensor dl_segment_sum(dl_tensor x, dl_tensor offsets);     /* [S,...]; an empty segment gives 0 */
 DL_API dl_tensor dl_segment_mean(dl_tensor x, dl_tensor offsets);    /* an empty segment gives 0 */
 DL_API dl_tensor dl_segment_max(dl_tensor x, dl_tensor offsets);     /* an empty segment gives 0 */
@@ -377,7 +394,7 @@ DL_API dl_tensor dl_segment_softmax(dl_tensor x, dl_tensor offsets); /* [R,...]:
 typedef struct dl_cross_entropy_desc {
     /* a mean is over the targets that are not ignored, weighted; 0 when all are ignored */
     dl_reduction reduction;
-    dl_tensor weight;                    /* of the classes, [C]; zero: 1 each. With class indices it takes no gradient */
+    dl_tensor weight;                    /* of the classes, [C]; zero: 1 each. No gradient with class indices */
     float label_smoothing;               /* 0 to 1 */
     bool set_ignore_index;               /* take the next field; otherwise -100 is ignored */
     int32_t ignore_index;
@@ -397,9 +414,9 @@ DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entrop
 DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target);
 DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const dl_cross_entropy_desc *desc);
 
-/* ---- distillation: a network learns from another one, or from itself. Logits z [N,C]; p = softmax(z / T) with the temperature
-   T, 0: 1. KL(p || q) = sum p log(p / q), its mean over the N samples. A teacher, and in dl_mutual_learning the other network,
-   gets no gradient: detach nothing yourself ---- */
+/* ---- distillation: a network learns from another one, or from itself. Logits z [N,C]; p = softmax(z / T) with the
+   temperature T, 0: 1. KL(p || q) = sum p log(p / q), its mean over the N samples. A teacher, and in dl_mutual_learning
+   the other network, gets no gradient: detach nothing yourself ---- */
 typedef struct dl_self_distillation_desc {
     /* the weights of the divergence in both directions and of the discrepancy; 0: left out */
     float kl, mmd;
@@ -409,20 +426,21 @@ typedef struct dl_distillation_desc {
     float temperature;
     float hard;                          /* the weight of the labels, 0 to 1; that of the teacher is 1 - hard */
 } dl_distillation_desc;
-/* T^2 (KL(pa || pb) + KL(pb || pa)); gradient to both. T^2 keeps it at one size for any T (Hinton, Vinyals and Dean 2015) */
+/* T^2 (KL(pa || pb) + KL(pb || pa)); gradient to both. T^2 keeps it at one size for any T (Hinton et al. 2015) */
 DL_API dl_tensor dl_symmetric_kl(dl_tensor za, dl_tensor zb, float temperature);
 /* ||mean_i a_i - mean_i b_i||^2 over rows a [N,...], b [M,...]: the maximum mean discrepancy of a linear kernel */
 DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b);
-/* Two distorted views a, b of the same images, through one network (Xu and Liu 2019): CE(za, y) + CE(zb, y) + kl (KL(pa || pb) +
-   KL(pb || pa)) T^2 + mmd dl_linear_mmd(fa, fb). f: the features before the classifier, [N,D]; zeros when mmd is 0 */
+/* Two distorted views a, b of the same images, through one network (Xu and Liu 2019):
+   CE(za, y) + CE(zb, y) + kl (KL(pa || pb) + KL(pb || pa)) T^2 + mmd dl_linear_mmd(fa, fb).
+   f: the features before the classifier, [N,D]; zeros when mmd is 0 */
 DL_API dl_tensor dl_self_distillation(
     dl_tensor za, dl_tensor zb, dl_tensor fa, dl_tensor fb, dl_tensor y, const dl_self_distillation_desc *desc);
 /* hard CE(z, y) + (1 - hard) T^2 KL(p_teacher || p); with hard 0 y may be zero */
 DL_API dl_tensor dl_distill_logits(dl_tensor z, dl_tensor teacher, dl_tensor y, const dl_distillation_desc *desc);
 /* mean (x - teacher)^2, of one shape: a layer of the caller's fits them together (Romero et al. 2015) */
 DL_API dl_tensor dl_distill_features(dl_tensor x, dl_tensor teacher);
-/* mean over N and places of (q(x) - q(teacher))^2; q: the mean of x^2 over the channels of [N,C,H,W], divided by its norm over
-   H W. The numbers of channels may differ (Zagoruyko and Komodakis 2017) */
+/* mean over N and places of (q(x) - q(teacher))^2; q: the mean of x^2 over the channels of [N,C,H,W], divided by its
+   norm over H W. The numbers of channels may differ (Zagoruyko and Komodakis 2017) */
 DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher);
 /* CE(z, y) + T^2 KL(p_other || p): the loss of one of two networks that learn together (Zhang et al. 2018) */
 DL_API dl_tensor dl_mutual_learning(dl_tensor z, dl_tensor other, dl_tensor y, float temperature);
@@ -432,15 +450,15 @@ typedef enum dl_init { DL_INIT_UNIFORM, DL_INIT_NORMAL, DL_INIT_CONSTANT } dl_in
 typedef struct dl_param_desc {
     dl_shape shape;
     dl_init init;
-    float value;                         /* UNIFORM: in [-value, value); NORMAL: its standard deviation; CONSTANT: itself */
+    float value;                         /* UNIFORM: in [-value, value); NORMAL: standard deviation; CONSTANT: itself */
     bool buffer;                         /* saved and loaded, not trained */
 } dl_param_desc;
 typedef struct dl_param_info {
     const char *name;                    /* the context's */
     dl_shape shape;
     size_t numel;
-    /* in the flat buffer; both NULL before the first run, and moved when the layout grows. On a device: a copy on the host, good until
-       the next operation, where what is written counts, too */
+    /* in the flat buffer; both NULL before the first run, and moved when the layout grows. On a device: a copy on the
+       host, good until the next operation, where what is written counts, too */
     dl_real *value;
     dl_real *grad;                       /* NULL for a buffer */
     bool buffer, frozen, has_grad;
@@ -455,7 +473,8 @@ DL_API bool dl_param_set(dl_context *ctx, const char *name, const dl_real *value
 DL_API bool dl_freeze(dl_context *ctx, const char *pattern, bool frozen);
 /* from here on an unknown name is an error; the first dl_step does it */
 DL_API bool dl_seal(dl_context *ctx);
-DL_API bool dl_glob(const char *pattern, const char *name); /* '*' any run, '?' any character, '|' between alternatives */
+/* '*' any run, '?' any character, '|' between alternatives */
+DL_API bool dl_glob(const char *pattern, const char *name);
 
 /* ---- layers: create their parameters at the first call, initialised as in PyTorch ---- */
 typedef struct dl_linear_desc { dl_index out_features; bool no_bias; } dl_linear_desc;
@@ -463,7 +482,8 @@ typedef struct dl_norm_desc {
     float eps;                           /* 0: 1e-5 */
     float momentum;                      /* batch_norm; 0: 0.1 */
     bool no_affine;                      /* no weight and bias */
-    bool sync;                           /* batch_norm: statistics over the samples of all ranks, see dl_launch; not of shards */
+    bool sync;                           /* batch_norm: statistics over the samples of all ranks, see dl_launch;
+                                            not of shards */
 } dl_norm_desc;
 typedef struct dl_mha_desc {
     dl_index heads;                      /* required; divides the width of q */
@@ -482,9 +502,11 @@ DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc
 DL_API dl_tensor dl_layer_norm(dl_tensor x, const char *name, const dl_norm_desc *desc);
 /* .weight .bias [C] */
 DL_API dl_tensor dl_group_norm(dl_tensor x, const char *name, dl_index groups, const dl_norm_desc *desc);
-DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, dl_index width); /* .weight [rows,width] */
+/* .weight [rows,width] */
+DL_API dl_tensor dl_embedding(dl_tensor index, const char *name, dl_index rows, dl_index width);
 /* q [N,L,E], k v [N,S,E]; .in_proj_weight [3E,E], .in_proj_bias, .out_proj.weight, .out_proj.bias */
-DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc);
+DL_API dl_tensor dl_multi_head_attention(
+    dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc);
 
 /* ---- gradients ---- */
 typedef struct dl_backward_desc {
@@ -517,15 +539,17 @@ DL_API dl_optimizer *dl_sgd(dl_context *ctx, const dl_sgd_desc *desc);
 DL_API dl_optimizer *dl_adam(dl_context *ctx, const dl_adam_desc *desc);
 DL_API dl_optimizer *dl_adamw(dl_context *ctx, const dl_adam_desc *desc);
 DL_API dl_optimizer *dl_rmsprop(dl_context *ctx, const dl_rmsprop_desc *desc);
-/* Parameters whose names match get these settings; of several groups the first that matches. Example: "*.bias|*norm*", no decay. */
+/* Parameters whose names match get these settings; of several groups the first. Example: "*.bias|*norm*", no decay. */
 DL_API bool dl_optimizer_group(dl_optimizer *opt, const char *pattern, const dl_group_desc *desc);
 DL_API bool dl_optimizer_select(dl_optimizer *opt, const char *pattern); /* this optimizer trains only these */
 /* updates every parameter that has a gradient; the gradients are fresh afterwards */
 DL_API bool dl_step(dl_optimizer *opt);
 DL_API bool dl_zero_grad(dl_context *ctx);               /* forgets all gradients */
-/* Gradients times max_norm / (norm + 1e-6) where that is less than 1: of those whose names match (NULL: of all) and their norm */
+/* Gradients times max_norm / (norm + 1e-6) where that is less than 1: of those whose names match (NULL: of all)
+   and their norm */
 DL_API bool dl_clip_grad_norm(dl_context *ctx, double max_norm, const char *pattern);
-DL_API double dl_grad_norm(dl_context *ctx);             /* what the last dl_clip_grad_norm found; NaN before one and after an error */
+/* what the last dl_clip_grad_norm found; NaN before one and after an error */
+DL_API double dl_grad_norm(dl_context *ctx);
 DL_API bool dl_clip_grad_value(dl_context *ctx, double max_value, const char *pattern);
 DL_API bool dl_scale_grad(dl_context *ctx, double factor);
 
@@ -554,9 +578,9 @@ DL_API bool dl_set_schedule(dl_optimizer *opt, const dl_schedule *schedule);
 DL_API void dl_set_lr(dl_optimizer *opt, double lr);     /* and forgets a schedule */
 DL_API double dl_get_lr(const dl_optimizer *opt);        /* of the next step */
 
-/* ---- gradient accumulation: exact by default. g = sum over the window of count_m grad(loss_m) / sum of count_m, for losses that
-   are means over count_m samples: the gradient of one batch of all of them, whatever their sizes. BatchNorm still sees each
-   micro-batch alone: its statistics, and so its gradients, are those of the micro-batches ---- */
+/* ---- gradient accumulation: exact by default. g = sum over the window of count_m grad(loss_m) / sum of count_m, for
+   losses that are means over count_m samples: the gradient of one batch of all of them, whatever their sizes. BatchNorm
+   still sees each micro-batch alone: its statistics, and so its gradients, are those of the micro-batches ---- */
 /* DL_DIVIDE: the sum of loss / steps, as in most training loops */
 typedef enum dl_accumulation { DL_EXACT, DL_DIVIDE } dl_accumulation;
 typedef struct dl_accumulator_desc {
@@ -565,23 +589,23 @@ typedef struct dl_accumulator_desc {
     float clip_norm;                     /* clip_grad_norm before each step; 0: none */
 } dl_accumulator_desc;
 DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *opt, const dl_accumulator_desc *desc);
-/* dl_backward, and dl_step when the window is full. count 0: nothing of this loss is counted, and it may be no tensor at
-   all. In a world (dl_launch) it is exact over all ranks, whatever the count of each */
+/* dl_backward, and dl_step when the window is full. count 0: nothing of this loss is counted, and it may be no tensor
+   at all. In a world (dl_launch) it is exact over all ranks, whatever the count of each */
 DL_API bool dl_accumulate(dl_accumulator *acc, dl_tensor loss, size_t count);
 DL_API bool dl_accumulator_stepped(const dl_accumulator *acc); /* did the last call step? */
-/* steps a partial window with its true count (DL_DIVIDE: as it is). In a world: this rank's data has ended; see dl_join */
+/* steps a partial window with its true count (DL_DIVIDE: as is). In a world: this rank's data has ended; see dl_join */
 DL_API bool dl_accumulator_flush(dl_accumulator *acc);
 
-/* ---- replicas: data-parallel training. A replica is a context on a device, driven by a thread of its own. Those of a
-   program, in one process or in several, are one world, and each has a rank in it. A program is written as for one device,
-   with its own part of the data: dl_backward leaves the gradient of all ranks in each. Parameters and buffers are those of
-   rank 0, from the first run on ---- */
+/* ---- replicas: data-parallel training. A replica is a context on a device, driven by a thread of its own.
+   Those of a program, in one process or in several, are one world, and each has a rank in it. A program is written as
+   for one device, with its own part of the data: dl_backward leaves the gradient of all ranks in each. Parameters and
+   buffers are those of rank 0, from the first run on ---- */
 typedef struct dl_comm dl_comm;
 typedef enum dl_comm_op { DL_COMM_SUM, DL_COMM_MAX } dl_comm_op;
-/* From one process to the others: what dltrain_mpi.h fills in. Each call waits for the other processes, `seconds` at most
-   (0: for ever), and returns NULL, or a sentence that is good until the next call. There are two channels: calls on one are
-   made one after the other, in the same order in all processes; those on the other come from another thread, at the same
-   time, and must not wait for the first's. */
+/* From one process to the others: what dltrain_mpi.h fills in. Each call waits for the other processes, `seconds` at
+   most (0: for ever), and returns NULL, or a sentence that is good until the next call. There are two channels: calls
+   on one are made one after the other, in the same order in all processes; those on the other come from another thread,
+   at the same time, and must not wait for the first's. */
 typedef struct dl_transport {
     int rank, size;                      /* of this process */
     void *user;
@@ -589,7 +613,8 @@ typedef struct dl_transport {
     const char *(*all_gather)(
         void *user, int channel, const void *mine, void *all, size_t bytes, double seconds, bool *missing);
     /* the sums or maxima, each then times `factor` */
-    const char *(*all_reduce)(void *user, int channel, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds);
+    const char *(*all_reduce)(
+        void *user, int channel, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds);
     const char *(*broadcast)(void *user, int channel, void *data, size_t bytes, int root, double seconds);
     /* sends to and receives from one other process; only for invariant_shards, NULL: there are none */
     const char *(*exchange)(
@@ -598,93 +623,107 @@ typedef struct dl_transport {
     void (*abort)(void *user, const char *sentence);
 } dl_transport;
 typedef struct dl_launch_desc {
-    const char *devices;                 /* one replica on each: "cuda:0,cuda:1", or "cpu,cpu:2", the second with two threads;
-                                            NULL: config's, or "cpu" */
+    const char *devices;                 /* one replica on each: "cuda:0,cuda:1", or "cpu,cpu:2", the second with two
+                                            threads; NULL: config's, or "cpu" */
     int replicas;                        /* so many on the one device; 0: as the devices say */
-    const dl_config *config;             /* of every replica, its memory shared out; alloc is called from several threads */
+    const dl_config *config;             /* of every replica, its memory shared out; alloc: from several threads */
     const dl_transport *transport;       /* to other processes; NULL: there are none */
     double deadline_seconds;             /* how long a collective waits for a rank; 0: 600; negative: for ever */
     size_t first_bucket, bucket;         /* bytes of gradient, or more, that are reduced together; 0: 1 MiB and 25 MB */
-    bool nccl;                           /* gradients of the GPUs of this process are summed by NCCL, in its order: no longer the bits
-                                            of CPUs; an error where it is missing */
+    bool nccl;                           /* gradients of the GPUs of this process are summed by NCCL, in its order:
+                                            no longer the bits of CPUs; an error where it is missing */
     bool own_buffers;                    /* buffers are not replaced by rank 0's after each reduction */
-    /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards, as dl_shard
-       cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ... in turn before each
-       dl_step. Gradients are added in one binary tree over the shards; random numbers go by shard; batch_norm sees one
-       shard, its buffers become the mean over shards. With dl_no_sync, or an accumulator of several batches, the sums of
-       each batch are added to those of the ones before it */
+    /* A power of two. The same bits for any number of replicas that divides it: every batch is so many shards,
+       as dl_shard cuts it, and rank r of W calls dl_backward (dl_accumulate) for shard r S/W, r S/W + 1, ...
+       in turn before each dl_step. Gradients are added in one binary tree over the shards; random numbers go by shard;
+       batch_norm sees one shard, its buffers become the mean over shards. With dl_no_sync, or an accumulator of several
+       batches, the sums of each batch are added to those of the ones before it */
     int invariant_shards;
-    char *error;                         /* of error_size bytes: what failed, naming rank, step and collective; NULL: nowhere */
+    char *error;                         /* of error_size bytes: what failed, naming rank, step and collective;
+                                            NULL: nowhere */
     size_t error_size;
 } dl_launch_desc;
-/* Runs fn once for each replica, on a thread each, and waits for all of them. False when one failed: the others' calls fail
-   then, too, with the same sentence. It ends when each has returned. desc NULL: one replica. */
+/* Runs fn once for each replica, on a thread each, and waits for all of them. False when one failed: the others' calls
+   fail then, too, with the same sentence. It ends when each has returned. desc NULL: one replica. */
 DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user);
-DL_API dl_comm *dl_comm_of(const dl_context *ctx);       /* NULL: a context alone, which is a world of one for all that follows */
+/* NULL: a context alone, which is a world of one for all that follows */
+DL_API dl_comm *dl_comm_of(const dl_context *ctx);
 DL_API int dl_comm_rank(const dl_comm *comm);
 DL_API int dl_comm_size(const dl_comm *comm);
-/* Collectives: every rank calls the same ones, in the same order, with the same sizes; who does not is named in the error of
-   all. False after an error. Sums are made in an order that depends on nothing but the ranks: two runs give the same bits.
-   */
+/* Collectives: every rank calls the same ones, in the same order, with the same sizes; who does not is named
+   in the error of all. False after an error. Sums are made in an order that depends on nothing but the ranks:
+   two runs give the same bits. */
 DL_API bool dl_all_reduce(dl_comm *comm, dl_real *data, size_t n, dl_comm_op op);
 DL_API bool dl_broadcast(dl_comm *comm, void *data, size_t bytes, int root);
 DL_API bool dl_all_gather(dl_comm *comm, const void *mine, void *all, size_t bytes); /* all: size * bytes, by rank */
 DL_API bool dl_barrier(dl_comm *comm);
 DL_API void dl_comm_abort(dl_comm *comm, const char *sentence); /* ends all ranks with it */
-/* Where the time goes, and what crosses from one device to another: sums over all steps so far. The phases of a program's own thread
-   follow each other; what runs beside them says so. Divide by the steps, or subtract an earlier reading */
+/* Where the time goes, and what crosses from one device to another: sums over all steps so far. The phases of
+   a program's own thread follow each other; what runs beside them says so. Divide by the steps, or subtract
+   an earlier reading */
 typedef struct dl_phase { double seconds; uint64_t bytes; } dl_phase;
 typedef struct dl_parallel_stats {
     uint64_t steps;                      /* reductions of a rank; batches of a dl_data_parallel */
-    dl_phase scatter;                    /* chunks of x and target to the other devices. In a world: 0, as every rank has its own data */
-    dl_phase replicate;                  /* parameters and buffers to the other devices, beside forward: the slowest one's seconds. In a
-                                            world: those of rank 0, before the first run, and buffers after each reduction */
+    dl_phase scatter;                    /* chunks of x and target to the other devices. In a world: 0, as every
+                                            rank has its own data */
+    dl_phase replicate;                  /* parameters and buffers to the other devices, beside forward: the slowest
+                                            one's seconds. In a world: those of rank 0, before the first run,
+                                            and buffers after each reduction */
     dl_phase forward, backward;          /* until the slowest device is done; in a world: of this rank */
     dl_phase gather;                     /* outputs to the context's device, and their gradients back. In a world: 0 */
-    dl_phase reduce;                     /* gradients summed: bytes of them on this rank, or of all other devices. In a world by buckets, beside
-                                            backward, and waiting for the other ranks */
-    dl_phase wait;                       /* in a world: from the end of this rank's backward pass until the sums are there; bytes of
-                                            gradients that were summed meanwhile */
+    dl_phase reduce;                     /* gradients summed: bytes of them on this rank, or of all other devices.
+                                            In a world by buckets, beside backward, and waiting for the other ranks */
+    dl_phase wait;                       /* in a world: from the end of this rank's backward pass until the sums are
+                                            there; bytes of gradients that were summed meanwhile */
 } dl_parallel_stats;
-DL_API void dl_comm_stats(const dl_comm *comm, dl_parallel_stats *out); /* of this rank, between its steps; NULL: zeros */
-/* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false) reduces
-   all since the last dl_step. The accumulator does so by itself. Returns what it was */
+/* of this rank, between its steps; NULL: zeros */
+DL_API void dl_comm_stats(const dl_comm *comm, dl_parallel_stats *out);
+/* true: dl_backward adds to this rank's gradients and reduces nothing; the first one after dl_no_sync(ctx, false)
+   reduces all since the last dl_step. The accumulator does so by itself. Returns what it was */
 DL_API bool dl_no_sync(dl_context *ctx, bool off);
-/* For a rank that has no more data while others do: takes part in their dl_backward with nothing. True: gradients are there, go on to
-   dl_step as they do; false: all ranks have joined, or an error. dl_accumulator_flush does so by itself:
+/* For a rank that has no more data while others do: takes part in their dl_backward with nothing. True:
+   gradients are there, go on to dl_step as they do; false: all ranks have joined, or an error. dl_accumulator_flush
+   does so by itself:
        for (bool more = true; !dl_failed(ctx); dl_step(opt))
            if ((more = more && dl_next(loader, &b))) dl_backward(loss(&b));
            else if (!dl_join(ctx)) break; */
 DL_API bool dl_join(dl_context *ctx);
-DL_API bool dl_sync(dl_context *ctx);                    /* parameters and buffers of rank 0 for all, again: after a dl_load by hand */
+/* parameters and buffers of rank 0 for all, again: after a dl_load by hand */
+DL_API bool dl_sync(dl_context *ctx);
 /* Part `shard` of `shards` of n samples: *count of them (perhaps none) from *first. */
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count);
 
-/* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices). The context,
-   on the output device (the first, if nothing else is asked for), runs the chunk of that device; each other device has a
-   replica, which gets the parameters at each call. batch_norm keeps the statistics of the context's chunk ---- */
+/* ---- DataParallel's form: one program on one context, whose batches are cut in chunks of ceil(N / devices).
+   The context, on the output device (the first, if nothing else is asked for), runs the chunk of that device;
+   each other device has a replica, which gets the parameters at each call. batch_norm keeps the statistics of the
+   context's chunk ---- */
 typedef struct dl_data_parallel dl_data_parallel;
 typedef struct dl_data_parallel_desc {
-    const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": chunks go to them in this order; NULL: ctx's */
-    int output;                          /* which of them, from 0, is the context's: it has the parameters, and gets the outputs */
-    dl_context *outputs;                 /* unless this one does, on any device, for losses there: the caller's, until ctx's last step */
+    const char *devices;                 /* "cuda:0,cuda:1", "cpu,cpu,cpu:2": for chunks in this order; NULL: ctx's */
+    int output;                          /* which of them, from 0, is the context's: it has the parameters,
+                                            and gets the outputs */
+    dl_context *outputs;                 /* unless this one does, on any device, for losses there: the caller's,
+                                            until ctx's last step */
     dl_tensor (*model)(dl_tensor x);     /* [N,...] -> [N,...]; called on several threads at once. Or, with `user`: */
     dl_tensor (*model_with)(dl_tensor x, void *user);
     void *user;
     dl_tensor (*loss)(dl_tensor y, dl_tensor target); /* a mean over the samples; NULL: dl_cross_entropy */
 } dl_data_parallel_desc;
-DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_parallel_desc *desc); /* lives as long as ctx */
+/* lives as long as ctx */
+DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_parallel_desc *desc);
 /* Loss and gradient on each device, then one sum, weighted by samples: adds to the gradients and ends the step, as
    dl_backward does. *loss: of the batch; NULL: not wanted */
 DL_API bool dl_data_parallel_backward(dl_data_parallel *parallel, dl_tensor x, dl_tensor target, double *loss);
-/* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. Of several calls in a step the last one alone can
-   have gradients */
+/* y = model(x), gathered on the context: any loss of it, and dl_backward, as ever. Of several calls in a step the last
+   one alone can have gradients */
 DL_API dl_tensor dl_data_parallel_forward(dl_data_parallel *parallel, dl_tensor x);
-/* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave. Adds to the
-   gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
+/* With .outputs instead of dl_backward: loss, of that context, is made from what the last forward call gave.
+   Adds to the gradients of ctx and ends the step of both contexts; parameters of .outputs get none */
 DL_API bool dl_data_parallel_backward_from(dl_data_parallel *parallel, dl_tensor loss);
-DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out); /* between steps; NULL: zeros */
-DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device); /* of number `device`, as dl_memory_used */
+/* between steps; NULL: zeros */
+DL_API void dl_data_parallel_stats(const dl_data_parallel *parallel, dl_parallel_stats *out);
+/* of number `device`, as dl_memory_used */
+DL_API dl_memory dl_data_parallel_memory(const dl_data_parallel *parallel, int device);
 
 /* ---- data ---- */
 typedef struct dl_dataset_desc {
@@ -693,41 +732,44 @@ typedef struct dl_dataset_desc {
     dl_shape x_shape, y_shape;           /* of one sample */
     bool no_y;
     const void *x, *y;                   /* in memory, the caller's until dl_destroy; or */
-    /* writes one sample; false: failed. With prefetch, called from another thread; with .threads, from several at once */
+    /* writes one sample; false: failed. With prefetch, called from another thread; with .threads, from several */
     bool (*get)(void *user, size_t index, void *x, void *y);
     void *user;
     /* get has just failed there: the reason, asked for on the program's thread; may be NULL */
     const char *(*why)(void *user, size_t index);
 } dl_dataset_desc;
-/* Random distortions of images, DL_U8 [C,H,W], on their way into a batch; zero: not this one. Each is drawn anew for each
-   sample, epoch and view, from the context's seed and the sample's place in the dataset alone: any number of threads and ranks
-   gives the same bits. Applied in the order in which they stand; what comes from outside the image is black. A mirrored or
-   shifted pixel is exact, others are bilinear. */
+/* Random distortions of images, DL_U8 [C,H,W], on their way into a batch; zero: not this one. Each is drawn anew for
+   each sample, epoch and view, from the context's seed and the sample's place in the dataset alone: any number of
+   threads and ranks gives the same bits. Applied in the order in which they stand; what comes from outside the image is
+   black. A mirrored or shifted pixel is exact, others are bilinear. */
 typedef struct dl_augment_desc {
     float flip;                          /* the probability of a mirror image, left to right */
     float rotation;                      /* by an angle in [-rotation, rotation] degrees about the centre */
     float shear;                         /* x += y tan(angle), angle in [-shear, shear] degrees */
     float scale;                         /* by a factor in [1 - scale, 1 + scale]; below 1 */
-    dl_index crop;                       /* shifts by -crop..crop pixels each way: crops H x W of the image padded by so many */
-    /* torchvision's ColorJitter, on [0,1]: factors f in [max(0, 1 - b), 1 + b]. v f; v f + (1 - f) mean grey of the image;
-       v f + (1 - f) grey of the pixel, for 3 channels. Grey is .299 R + .587 G + .114 B, or the mean of other channels */
+    dl_index crop;                       /* shifts by -crop..crop pixels each way: crops H x W of the image so padded */
+    /* torchvision's ColorJitter, on [0,1]: factors f in [max(0, 1 - b), 1 + b]. v f; v f + (1 - f) mean grey of
+       the image; v f + (1 - f) grey of the pixel, for 3 channels. Grey is .299 R + .587 G + .114 B, or the mean
+       of other channels */
     float brightness, contrast, saturation;
-    /* the last of ColorJitter, for 3 channels: the hue of HSV turns by a part of the circle in [-hue, hue], at most 1/2. The
-       largest and the smallest of R, G and B stay as they are; a grey pixel has no hue */
+    /* the last of ColorJitter, for 3 channels: the hue of HSV turns by a part of the circle in [-hue, hue],
+       at most 1/2. The largest and the smallest of R, G and B stay as they are; a grey pixel has no hue */
     float hue;
     float noise;                         /* standard deviation of a normal, added to each value in [0,1], and clamped */
-    dl_index cutout;                     /* side of a black square whose centre is any pixel (DeVries and Taylor 2017) */
+    dl_index cutout;                     /* side of a black square around any pixel (DeVries and Taylor 2017) */
 } dl_augment_desc;
 typedef struct dl_augment dl_augment;
 DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_desc *desc); /* lives as long as ctx */
 /* How the ranks of a world share an epoch */
 typedef enum dl_split {
-    /* order[rank], order[rank + world], ...: as PyTorch's DistributedSampler. The order is wrapped until all ranks have as many,
-       so some samples come twice; with drop_last it is cut instead */
+    /* order[rank], order[rank + world], ...: as PyTorch's DistributedSampler. The order is wrapped until all ranks have
+       as many, so some samples come twice; with drop_last it is cut instead */
     DL_SPLIT_PAD,
-    DL_SPLIT_ONCE,                       /* the same without wrapping: each sample once, ranks may differ by one. For evaluation */
-    /* Batches of `batch` samples for all ranks together, cut as dl_shard does: a part a rank, or with shards several in turn. Together
-       the ranks see the batches of one rank, each sample once. Of the last batch some parts may be empty: these do not come */
+    DL_SPLIT_ONCE,                       /* the same without wrapping: each sample once, ranks may differ by one.
+                                            For evaluation */
+    /* Batches of `batch` samples for all ranks together, cut as dl_shard does: a part a rank, or with shards several
+       in turn. Together the ranks see the batches of one rank, each sample once. Of the last batch some parts may be
+       empty: these do not come */
     DL_SPLIT_BATCH
 } dl_split;
 typedef struct dl_loader_desc {
@@ -736,9 +778,11 @@ typedef struct dl_loader_desc {
     bool torch_order;                    /* the order of PyTorch's randperm seeded with seed + epoch */
     bool drop_last;                      /* no partial last batch */
     bool prefetch;                       /* a thread prepares the next batch */
-    int rank, world;                     /* whose part of each epoch this is; world 0: the context's communicator says; 1: all of it */
+    int rank, world;                     /* whose part of each epoch this is; world 0: the context's communicator
+                                            says; 1: all of it */
     dl_split split;
-    int shards;                          /* DL_SPLIT_BATCH: parts of a batch; 0: the communicator's invariant_shards, or one a rank */
+    int shards;                          /* DL_SPLIT_BATCH: parts of a batch; 0: the communicator's invariant_shards,
+                                            or one a rank */
     int threads;                         /* that prepare samples side by side, at most one a CPU; 0: one */
     const dl_augment *augment;           /* distorts the images; NULL: as they are */
     int views;                           /* 2: each image comes distorted twice, as x and x2; 0: 1 */
@@ -755,34 +799,35 @@ DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n);
 DL_API size_t dl_dataset_count(const dl_dataset *data);
 DL_API dl_shape dl_dataset_x_shape(const dl_dataset *data);
 DL_API dl_loader *dl_loader_create(dl_dataset *data, const dl_loader_desc *desc); /* desc NULL: one by one, in order */
-/* The next batch of the epoch, and the end of the step before it; false at the end of the epoch (the next call begins another) and after
-   an error. Bytes come as numbers: those of x as DL_F32 scaled to [0,1], those of y as DL_I32 classes. */
+/* The next batch of the epoch, and the end of the step before it; false at the end of the epoch (the next call
+   begins another) and after an error. Bytes come as numbers: those of x as DL_F32 scaled to [0,1], those of y
+   as DL_I32 classes. */
 DL_API bool dl_next(dl_loader *loader, dl_batch *batch);
 DL_API size_t dl_loader_batches(const dl_loader *loader); /* in an epoch, of this rank */
 DL_API size_t dl_loader_samples(const dl_loader *loader); /* in an epoch, of this rank, drop_last not counted */
 DL_API bool dl_loader_rewind(dl_loader *loader, uint64_t epoch); /* the next dl_next begins that epoch */
 DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n); /* PyTorch's randperm of a CPU generator seeded so */
 
-/* ---- multi-task learning: several losses through one network, each with a learnt variance of its own (Kendall, Gal and Cipolla,
-   CVPR 2018). With t = log variance a task adds a exp(-t) loss + b t, and is weighted by a exp(-t) ---- */
+/* ---- multi-task learning: several losses through one network, each with a learnt variance of its own (Kendall, Gal
+   and Cipolla, CVPR 2018). With t = log variance a task adds a exp(-t) loss + b t, and is weighted by a exp(-t) ---- */
 typedef enum dl_task_kind {              /* the negative log-likelihood that the loss is, up to its variance */
     DL_TASK_SQUARED,                     /* a mean of squared errors (Gaussian): a = 1/2, b = 1/2 */
-    DL_TASK_CLASSES,                     /* cross-entropy, its logits divided by the variance: a = 1, b = 1/2, approximately */
+    DL_TASK_CLASSES,                     /* cross-entropy, logits over the variance: a = 1, b = 1/2, approximately */
     DL_TASK_ABSOLUTE                     /* a mean of absolute errors (Laplace, exp(t) its scale): a = 1, b = 1 */
 } dl_task_kind;
 typedef struct dl_task {
     const char *name;                    /* t is the parameter name.log_variance [] */
     dl_tensor loss;                      /* one element */
     dl_task_kind kind;
-    float start;                         /* t starts at the optimum for a loss of this size, log(a start / b): the loss's own
-                                            before the first step, say. The same at every call. 0: t starts at 0 */
+    float start;                         /* t starts at the optimum for a loss of this size, log(a start / b): the
+                                            loss's own before the first step, say. The same at every call. 0: t is 0 */
 } dl_task;
-/* The sum over the tasks, []; it may be negative. Were t always at its optimum, the units of the losses would not matter; where
-   they differ much, state `start`, for t moves only as fast as the optimizer lets it. */
+/* The sum over the tasks, []; it may be negative. Were t always at its optimum, the units of the losses would not
+   matter; where they differ much, state `start`, for t moves only as fast as the optimizer lets it. */
 DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n);
 
-/* ---- multiple-instance learning: labels belong to bags of instances. x [R,...]: the instances of S bags, bag after bag;
-   offsets [S+1] as for segments. A bag without instances is an error ---- */
+/* ---- multiple-instance learning: labels belong to bags of instances. x [R,...]: the instances of S bags, bag after
+   bag; offsets [S+1] as for segments. A bag without instances is an error ---- */
 typedef enum dl_mil_pooling {            /* P of a bag, from the p = sigmoid(z) of its n instances */
     DL_MIL_MAX,                          /* max p */
     DL_MIL_MEAN,                         /* sum p / n */
@@ -790,8 +835,9 @@ typedef enum dl_mil_pooling {            /* P of a bag, from the p = sigmoid(z) 
     DL_MIL_ISR,                          /* v / (1 + v), v = sum p / (1 - p) (Keeler, Rumelhart and Leow 1991) */
     DL_MIL_GENERALISED_MEAN,             /* (sum p^r / n)^(1/r) */
     DL_MIL_LSE,                          /* log(sum exp(r p) / n) / r */
-    DL_MIL_NOISY_AND                     /* (s(a (m - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), s = sigmoid, m = sum p / n:
-                                            are more than the share b of them positive? (Kraus, Ba and Frey 2016) */
+    DL_MIL_NOISY_AND                     /* (s(a (m - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), s = sigmoid,
+                                            m = sum p / n: are more than the share b of them positive?
+                                            (Kraus, Ba and Frey 2016) */
 } dl_mil_pooling;
 typedef struct dl_mil_desc {
     dl_mil_pooling pooling;
@@ -799,20 +845,21 @@ typedef struct dl_mil_desc {
     float a;                             /* 0: 10 */
     dl_tensor threshold;                 /* b, [C] or []; DL_MIL_NOISY_AND needs it, see dl_mil_threshold */
 } dl_mil_desc;
-/* Logits of instances z [R,C] -> of bags, log(P / (1 - P)), [S,C]: for dl_bce_with_logits. Exact to rounding however large |z|.
-   Embeddings of instances are pooled by dl_segment_max, dl_segment_mean, or dl_mil_attention. */
+/* Logits of instances z [R,C] -> of bags, log(P / (1 - P)), [S,C]: for dl_bce_with_logits. Exact to rounding however
+   large |z|. Embeddings of instances are pooled by dl_segment_max, dl_segment_mean, or dl_mil_attention. */
 DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *desc);
-/* A learnt threshold for each class, between 0 and 1, at first 1/2: the sigmoid of the parameter name.threshold [classes] */
+/* A learnt threshold for each class, in (0,1), at first 1/2: the sigmoid of the parameter name.threshold [classes] */
 DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes);
 typedef struct dl_mil_attention_desc {
     dl_index hidden;                     /* required */
     bool gated;
 } dl_mil_attention_desc;
-/* h [R,D] -> sum a h [S,D], a = softmax over the bag of w tanh(V h); gated: of w (tanh(V h) * sigmoid(U h)) (Ilse, Tomczak and
-   Welling 2018). .V.weight .U.weight [hidden,D], .V.bias .U.bias [hidden], .w.weight [1,hidden]. *weights: a [R,1], unless NULL */
+/* h [R,D] -> sum a h [S,D], a = softmax over the bag of w tanh(V h); gated: of w (tanh(V h) * sigmoid(U h)) (Ilse,
+   Tomczak and Welling 2018). .V.weight .U.weight [hidden,D], .V.bias .U.bias [hidden], .w.weight [1,hidden].
+   *weights: a [R,1], unless NULL */
 DL_API dl_tensor dl_mil_attention(
     dl_tensor h, dl_tensor offsets, const char *name, const dl_mil_attention_desc *desc, dl_tensor *weights);
-typedef struct dl_bags {                 /* bags of any size over one array of instances; all pointers are the caller's */
+typedef struct dl_bags {                 /* bags of any size over an array of instances; pointers are the caller's */
     dl_dtype dtype;
     dl_shape shape;                      /* of an instance */
     const void *x;                       /* the instances */
@@ -820,59 +867,65 @@ typedef struct dl_bags {                 /* bags of any size over one array of i
     const size_t *offset;                /* [count+1]: bag b has rows offset[b] ... offset[b+1] - 1 */
     const size_t *row;                   /* [offset[count]]: row k is instance row[k]; NULL: it is instance k */
 } dl_bags;
-/* The bags index[0..n), those of a dl_batch from a loader of their labels, say: *x [R,...], bytes as numbers in [0,1], and
-   *offsets [n+1]. Copies */
-DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets);
-/* A large image as a bag of patches [C,size,size], one every `stride` pixels, row by row; the last ones in a row and in a column
-   are moved inwards, so that no pixel is left out */
+/* The bags index[0..n), those of a dl_batch from a loader of their labels, say: *x [R,...], bytes as numbers in [0,1],
+   and *offsets [n+1]. Copies */
+DL_API bool dl_bags_input(
+    dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets);
+/* A large image as a bag of patches [C,size,size], one every `stride` pixels, row by row; the last ones in a row and in
+   a column are moved inwards, so that no pixel is left out */
 typedef struct dl_tiling {
     dl_shape image;                      /* [C,H,W], of bytes */
     dl_index size, stride;
 } dl_tiling;
-DL_API size_t dl_tile_count(const dl_tiling *tiling);    /* 0: the image is smaller than a patch, or a size is not positive */
-DL_API bool dl_tile_at(const dl_tiling *tiling, size_t k, dl_index *top, dl_index *left); /* of patch k; false: there is none */
+/* 0: the image is smaller than a patch, or a size is not positive */
+DL_API size_t dl_tile_count(const dl_tiling *tiling);
+/* of patch k; false: there is none */
+DL_API bool dl_tile_at(const dl_tiling *tiling, size_t k, dl_index *top, dl_index *left);
 DL_API bool dl_tile_copy(const dl_tiling *tiling, size_t k, const uint8_t *image, uint8_t *patch);
 
 #ifndef DLTRAIN_NO_FILES
 /* as MNIST has them; x [1,H,W] from [N,H,W], y a class. labels NULL: none */
 DL_API dl_dataset *dl_open_idx(dl_context *ctx, const char *images, const char *labels);
-/* CIFAR's binary files, one after the other: x [3,32,32], y a class. classes 10: CIFAR-10, records of a label and 3072 bytes;
-   100 or 20: the fine or the coarse label of CIFAR-100, records of both labels and 3072 bytes. */
+/* CIFAR's binary files, one after the other: x [3,32,32], y a class. classes 10: CIFAR-10, records of a label and 3072
+   bytes; 100 or 20: the fine or the coarse label of CIFAR-100, records of both labels and 3072 bytes. */
 DL_API dl_dataset *dl_open_cifar(dl_context *ctx, const char *const *paths, int n, int classes);
 #if defined(STBI_INCLUDE_STB_IMAGE_H) && !defined(STBI_NO_STDIO)
 #define DL__IMAGES
 /* Image files, decoded as they are needed by the loader's threads: only for a program that includes stb_image.h before
-   dltrain.h. PNG alone, since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files; see
-   DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels; a JPEG also for its end.
-   A JPEG whose EXIF asks to be turned is not */
+   dltrain.h. PNG alone, since version 2.27, which Debian ships, writes out of bounds for some JPEG, PNM and GIF files;
+   see DLTRAIN_JPEG. A file is looked at before it is decoded: what it begins with, its bytes and its pixels;
+   a JPEG also for its end. A JPEG whose EXIF asks to be turned is not */
 typedef struct dl_images_desc {
-    /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line an image:
-       its path, from the folder of the list if it does not begin with '/', then blanks, a tab or a comma, and the number of its
-       class */
+    /* A folder of folders, each a class, in the order of their names, all their files images. Or a text file, a line
+       an image: its path, from the folder of the list if it does not begin with '/', then blanks, a tab or a comma,
+       and the number of its class */
     const char *path;
     dl_index channels;                   /* 1 or 3, 0: 3 */
     dl_index height, width;              /* resized to it, bilinear; 0: all images must be as large as the first */
     dl_index max_side;                   /* pixels; 0: 8192 */
-    /* of a file and, at four bytes a pixel, of its image; 0: 64 MiB. A thread takes some three times as much; a file made to
-       swell, up to a thousand times its own bytes */
+    /* of a file and, at four bytes a pixel, of its image; 0: 64 MiB. A thread takes some three times as much;
+       a file made to swell, up to a thousand times its own bytes */
     size_t max_bytes;
-    /* decode all files once on opening, and leave out those that cannot be: each goes to the log callback. Otherwise the first
-       such file is an error, on opening or when it is needed */
+    /* decode all files once on opening, and leave out those that cannot be: each goes to the log callback. Otherwise
+       the first such file is an error, on opening or when it is needed */
     bool skip_bad;
     size_t *skipped;                     /* gets how many were left out; NULL: not wanted */
 } dl_images_desc;
 DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc); /* x DL_U8 [C,H,W], y a class */
 DL_API int dl_images_classes(const dl_dataset *images);  /* how many; 0: not of dl_open_images */
-DL_API const char *dl_images_class(const dl_dataset *images, int index); /* the name of its folder; NULL: there is none */
+/* the name of its folder; NULL: there is none */
+DL_API const char *dl_images_class(const dl_dataset *images, int index);
 #endif
-/* Checkpoints are safetensors: PyTorch opens them. Written to a temporary name, synced, renamed; the same values give the same bytes. */
+/* Checkpoints are safetensors: PyTorch opens them. Written to a temporary name, synced, renamed; the same values
+   give the same bytes. */
 DL_API bool dl_save(dl_context *ctx, const char *path);
 DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern);
 DL_API bool dl_load(dl_context *ctx, const char *path);  /* names not known yet wait for their first use */
 DL_API int dl_load_pending(const dl_context *ctx);       /* how many still wait */
 
-/* Snapshots: a checkpoint that dl_load and PyTorch open too, and all else that a run needs to go on as if it had never stopped, bit for
-   bit, in mid-epoch too and with another number of threads: optimizers, accumulators, loaders, counters of random numbers. */
+/* Snapshots: a checkpoint that dl_load and PyTorch open too, and all else that a run needs to go on as if it had
+   never stopped, bit for bit, in mid-epoch too and with another number of threads: optimizers, accumulators, loaders,
+   counters of random numbers. */
 typedef struct dl_snapshot_desc {
     dl_optimizer *optimizer[4];          /* the program's; the same, in the same order, for saving and loading */
     dl_accumulator *accumulator[4];
@@ -881,19 +934,20 @@ typedef struct dl_snapshot_desc {
     double *number;                      /* what else the program counts: saved, and overwritten by dl_snapshot_load */
     size_t numbers;
     int keep;                            /* files: the newest is `path`, those before are path.1, path.2, ...; 0: 1 */
-    bool any_world;                      /* load that of a world of another size, too: then the run has other batches than before.
+    bool any_world;                      /* load that of a world of another size, too: the run then has other batches.
                                             With the same invariant_shards it is exact, and needs no asking */
 } dl_snapshot_desc;
-/* Between steps, by all ranks; rank 0 alone writes. Written as checkpoints are: after a crash or on a full disk the last snapshot is
-   there still. */
+/* Between steps, by all ranks; rank 0 alone writes. Written as checkpoints are: after a crash or on a full disk the
+   last snapshot is there still. */
 DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
-/* Of the files kept the newest that is whole. All ranks call it, rank 0 alone reads. Parameters need not exist yet: they are created as
-   they were. The program's optimizers and loaders must be made as those of the snapshot were. */
+/* Of the files kept the newest that is whole. All ranks call it, rank 0 alone reads. Parameters need not exist yet:
+   they are created as they were. The program's optimizers and loaders must be made as those of the snapshot were. */
 DL_API bool dl_snapshot_load(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
-DL_API bool dl_snapshot_exists(dl_context *ctx, const char *path, const dl_snapshot_desc *run); /* is there a file, for rank 0? */
+/* is there a file, for rank 0? */
+DL_API bool dl_snapshot_exists(dl_context *ctx, const char *path, const dl_snapshot_desc *run);
 
-/* Curves: named series of points, written as CSV or drawn as SVG. A chart a series; those whose names agree up to a '/', as
-   "loss/training" and "loss/test", share one. */
+/* Curves: named series of points, written as CSV or drawn as SVG. A chart a series; those whose names agree up to a
+   '/', as "loss/training" and "loss/test", share one. */
 DL_API dl_history *dl_history_create(dl_context *ctx);
 DL_API bool dl_history_add(dl_history *history, const char *series, double x, double y);
 DL_API bool dl_history_csv(const dl_history *history, const char *path);
@@ -914,23 +968,25 @@ typedef struct dl_trainer_desc {
     dl_tensor (*loss)(const dl_batch *batch, void *user); /* a mean over the batch */
     dl_loader *test;                     /* NULL: none. In a world: one of DL_SPLIT_ONCE */
     dl_tensor (*metric)(const dl_batch *batch, void *user); /* a mean over the batch, see dl_evaluate */
-    void (*resumed)(const dl_trainer_state *state, void *user); /* told when a snapshot was there; may be NULL, as the next */
+    void (*resumed)(const dl_trainer_state *state, void *user); /* if a snapshot was there; may be NULL, as the next */
     void (*epoch_done)(const dl_trainer_state *state, void *user); /* instead of the line that rank 0 prints */
     void *user;
     dl_accumulator_desc accumulate;
-    dl_history *history;                 /* gets "loss" and "metric" of each epoch; in a world all ranks have one; NULL: none */
-    const char *snapshot;                /* a file: written as the run goes on, and where it resumes when it is there; NULL: none */
+    dl_history *history;                 /* gets "loss" and "metric" of each epoch; in a world all ranks
+                                            have one; NULL: none */
+    const char *snapshot;                /* a file: written as the run goes on, and where it resumes when it
+                                            is there; NULL: none */
     int64_t save_steps;                  /* so often, */
     int save_epochs;                     /* or so often; both 0: after each epoch. And always at the end */
     int keep;                            /* see dl_snapshot_desc, as the next */
     bool any_world;
     bool quiet;                          /* no progress line */
 } dl_trainer_desc;
-/* Trains to the end of desc->epochs, with what went before it in the snapshot counted. In a world every rank calls it. */
+/* Trains to the end of desc->epochs, those of the snapshot counted. In a world every rank calls it. */
 DL_API bool dl_trainer_run(dl_context *ctx, const dl_trainer_desc *desc);
 #endif
-/* The mean of metric (itself a mean over the batch) over the samples of one epoch, of all ranks, with dl_train and dl_set_grad off.
-   NaN after an error */
+/* The mean of metric (itself a mean over the batch) over the samples of one epoch, of all ranks, with dl_train and
+   dl_set_grad off. NaN after an error */
 DL_API double dl_evaluate(dl_loader *loader, dl_tensor (*metric)(const dl_batch *batch, void *user), void *user);
 #ifndef DLTRAIN_NO_STDIO
 typedef struct dl_progress { int terminal, width; double next; } dl_progress; /* start with zeros */
@@ -971,7 +1027,8 @@ typedef struct dl_run_args {
     const void *user;                    /* for fn of dl_parallel */
     bool accumulate;                     /* DL_OP_ACCUMULATES: add to out */
     int level;                           /* of the kernels: the library's own business */
-    size_t lead;                         /* so, too: elements that far behind those finished are the next, or come soon; 0: unknown */
+    size_t lead;                         /* so, too: elements that far behind those finished are the next,
+                                            or come soon; 0: unknown */
     /* DL_OP_FINISHES: when not NULL, to be called with the args at hand */
     void (*finished)(const struct dl_run_args *args, size_t first, size_t n);
     const void *group;                   /* the executor's */
@@ -981,15 +1038,15 @@ typedef struct dl_grad_args {
     dl_tensor y, dy;
     const dl_tensor *x;
     const bool *want;
-    dl_tensor *dx;                       /* fill dx[i] where want[i]; a larger broadcast shape is summed to that of x[i] */
+    dl_tensor *dx;                       /* fill dx[i] where want[i]; a larger broadcast shape is summed to x[i]'s */
     const struct dl_grad_args *more;     /* the library's: node and dy of another slice of the same x, for dx[0] too */
 } dl_grad_args;
 enum {
     /* y[i] depends on element i of each input (after broadcasting) alone: can be fused */
     DL_OP_ELEMENTWISE = 1,
     DL_OP_ACCUMULATES = 2,               /* run obeys `accumulate` */
-    /* run calls `finished` once elements first .. first + n of out are complete, each exactly once, from any thread: the elementwise
-       operations that follow are then run on them, and may write over them */
+    /* run calls `finished` once elements first .. first + n of out are complete, each exactly once, from any thread:
+       the elementwise operations that follow are then run on them, and may write over them */
     DL_OP_FINISHES = 4
 };
 struct dl_op {
@@ -999,22 +1056,24 @@ struct dl_op {
     bool (*shape)(dl_context *ctx, dl_node *const *in, int n, const dl_attrs *attrs, dl_dtype *dtype, dl_shape *out);
     void (*run)(const dl_run_args *args);
     void (*grad)(const dl_grad_args *args); /* made of the functions above; NULL: not differentiable */
-    size_t (*scratch)(const dl_node *node); /* bytes for each thread; NULL: none, as it must be for an elementwise operation */
+    size_t (*scratch)(const dl_node *node); /* bytes for each thread; NULL: none, a must for an elementwise operation */
     const char *cuda;                    /* its CUDA kernel; NULL: none */
 };
 DL_API dl_tensor dl_apply(const dl_op *op, int n, const dl_tensor *in, const dl_attrs *attrs); /* op: static storage */
 /* for run: fn(args, 0..parts-1), on the context's threads; not from fn itself */
 DL_API void dl_parallel(const dl_run_args *args, size_t parts, void (*fn)(const dl_run_args *args, size_t part));
 
-/* ---- devices: what a backend such as dltrain_cuda.h gives to the executor, which owns it. A program names a device in dl_config and
-   needs none of this. Memory is the device's; sizes are bytes. Where one returns bool or a pointer, false or NULL come after dl_fail.
-   Calls come from the thread that drives the context, and take effect in their order ---- */
-typedef struct dl_device_update { dl_real *p, *g, *s[3]; size_t n; dl_real h[10]; } dl_device_update; /* see dl__device_update */
+/* ---- devices: what a backend such as dltrain_cuda.h gives to the executor, which owns it. A program names a device
+   in dl_config and needs none of this. Memory is the device's; sizes are bytes. Where one returns bool or a pointer,
+   false or NULL come after dl_fail. Calls come from the thread that drives the context, and take effect in
+   their order ---- */
+/* see dl__device_update */
+typedef struct dl_device_update { dl_real *p, *g, *s[3]; size_t n; dl_real h[10]; } dl_device_update;
 #if !defined(DLTRAIN_NO_MALLOC) && !defined(DLTRAIN_NO_STDIO) && !defined(DLTRAIN_NO_THREADS)
 #define DL__DEVICES 1
 typedef struct dl_device_launch {        /* an operation, and elementwise ones on what it has made */
-    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes, but other addresses,
-                                            floats and random counters */
+    uint64_t key;                        /* of plan and place: the same key means the same structure and sizes,
+                                            but other addresses, floats and random counters */
     const dl_node *const *node;          /* in the order of execution; addresses are told by dl_device_address */
     int count;
     bool accumulate;                     /* the first node adds to its output */
@@ -1029,38 +1088,45 @@ typedef struct dl_backend {
     void *(*step_alloc)(void *device, size_t bytes); /* until step_reset */
     void (*step_reset)(void *device);
     bool (*upload)(void *device, void *to, const void *from, size_t bytes); /* from may change as soon as it returns */
-    bool (*input)(void *device, void *to, const void *from, size_t bytes);  /* the same, beside what runs; to: of step_alloc */
-    /* waits for what was begun, for a value of step_alloc only for launches; errors of what it waits for show here, too */
+    /* the same, beside what runs; to: of step_alloc */
+    bool (*input)(void *device, void *to, const void *from, size_t bytes);
+    /* waits for what was begun, for a value of step_alloc only for launches; errors of that show here, too */
     bool (*download)(void *device, void *to, const void *from, size_t bytes);
     /* n launches, in this order. The same again, of the same keys and at the same addresses, may be cheaper */
     bool (*run)(void *device, const dl_device_launch *launch, size_t n);
     /* rule: "sgd", "adam", "rmsprop", "scale" or "clamp", of n parameters */
     bool (*update)(void *device, const char *rule, const dl_device_update *update, size_t n);
-    /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; norm: in the device's memory, to be written */
+    /* dl_clip_grad_norm of the gradients g of n parameters, rising addresses; writes norm, in the device's memory */
     bool (*clip)(void *device, double max_norm, double *norm, const dl_device_update *update, size_t n);
-    /* Sums over contexts of one process, each called on its own thread. They run beside launches, in an order of their own.
-       ready: bucket number `bucket` of the sums may be read and written once what was begun here is done. reduce: begins this
-       context's share of the sum of a bucket's n numbers x of all parts, added in the order of dl__tree, into all of them; all
-       have said `ready`. summed: notes what reduce has begun here; join: what is begun here next waits for what `other` noted. */
-    bool (*connect)(void *device, const dl_device_part *part, int parts, double seconds); /* by NCCL; for all, called by the first.
-                                            A sum that takes longer is an error; 0: for ever */
+    /* Sums over contexts of one process, each called on its own thread. They run beside launches, in an order of their
+       own. ready: bucket number `bucket` of the sums may be read and written once what was begun here is done. reduce:
+       begins this context's share of the sum of a bucket's n numbers x of all parts, added in the order of dl__tree,
+       into all of them; all have said `ready`. summed: notes what reduce has begun here; join: what is begun here next
+       waits for what `other` noted. */
+    /* by NCCL; for all, called by the first. A sum that takes longer is an error; 0: for ever */
+    bool (*connect)(void *device, const dl_device_part *part, int parts, double seconds);
     bool (*ready)(void *device, int bucket);
     bool (*reduce)(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n);
     bool (*summed)(void *device);
     bool (*join)(void *device, const void *other);
 } dl_backend;
-DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend); /* what its open gave; NULL: the context is elsewhere */
+/* what its open gave; NULL: the context is elsewhere */
+DL_API void *dl_device_of(const dl_context *ctx, const dl_backend *backend);
 /* Where the value of a placed node is on the context's device; NULL: nowhere, it lives in its launch alone. */
 DL_API void *dl_device_address(const dl_context *ctx, const dl_node *node);
-/* The same for inputs of dl_permute, dl_slice and attention, which may be views with strides, of elements: fills stride. */
+/* The same for inputs of dl_permute, dl_slice and attention, perhaps views with strides, of elements: fills stride. */
 DL_API void *dl_device_strided(const dl_context *ctx, const dl_node *node, dl_index *stride);
-DL_API bool dl_device_may_wait(dl_context *ctx); /* false, and an error: another replica has failed, what is waited for may not come */
+/* false, and an error: another replica has failed, what is waited for may not come */
+DL_API bool dl_device_may_wait(dl_context *ctx);
 DL_API uint64_t dl_device_random_key(const dl_context *ctx); /* the Philox key of dropout, dl_rand and dl_randn */
-DL_API const char *dl_device_matmul_precision(const dl_context *ctx); /* "highest", "tf32" or "bf16": dl_config.matmul_precision */
-DL_API const char *dl_device_blas(const dl_context *ctx);             /* "own" or "cublas": dl_config.blas */
+/* "highest", "tf32" or "bf16": dl_config.matmul_precision; "own" or "cublas": dl_config.blas */
+DL_API const char *dl_device_matmul_precision(const dl_context *ctx);
+DL_API const char *dl_device_blas(const dl_context *ctx);
 /* The error of an operation that looks by numbers, of one that is out of range; attributes: the node's. False. */
-DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
-enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
+DL_API bool dl_device_out_of_range(
+    dl_context *ctx, const dl_op *op, const dl_index *attributes, size_t place, int value);
+/* Segments whose attribute 3 is at least this may not be empty. The place of one that is: 2^31 and its number */
+enum { DL_DEVICE_BAGS = 5 };
 #else
 #define DL__DEVICES 0
 #endif
@@ -1121,10 +1187,13 @@ enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may 
 #define DL__VECTORS (DL__X86 || DL__ARM64) /* a build without vector kernels is for size */
 
 #ifdef __FAST_MATH__
-#error "dltrain: -ffast-math reorders sums and drops NaN: results would differ from machine to machine. Leave it out; the kernels are fast without"
+#error "dltrain: -ffast-math reorders sums and drops NaN: results would differ from machine to machine. \
+Leave it out; the kernels are fast without"
 #endif
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 && DL__REAL_IS_FLOAT /* 16: where _Float16 has arithmetic of its own */
-#error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. On i386 build with -msse2 -mfpmath=sse, on s390x with -fexcess-precision=fast"
+/* 16: where _Float16 has arithmetic of its own */
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 && DL__REAL_IS_FLOAT
+#error "dltrain: this compiler computes float in a wider type (x87?), so results would differ. \
+On i386 build with -msse2 -mfpmath=sse, on s390x with -fexcess-precision=fast"
 #endif
 
 #ifndef DLTRAIN_ERROR_MAX
@@ -1155,10 +1224,11 @@ enum { DL_DEVICE_BAGS = 5 }; /* Segments whose attribute 3 is at least this may 
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
-/* Loops over data. Of what -O3 adds only vectors count, and cost a third of its time; loops to be unrolled say DL__UNROLL. */
+/* Loops over data. Of what -O3 adds only vectors count, at a third of its time; loops to be unrolled say DL__UNROLL. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
 #define DL__FAST \
-    __attribute__((optimize("O2", "tree-vectorize", "vect-cost-model=dynamic", "fp-contract=off", "no-tree-loop-distribute-patterns")))
+    __attribute__((optimize( \
+        "O2", "tree-vectorize", "vect-cost-model=dynamic", "fp-contract=off", "no-tree-loop-distribute-patterns")))
 #else
 #define DL__FAST
 #endif
@@ -1233,11 +1303,13 @@ static double dl__double_from(int64_t u)
     return v;
 }
 
-/* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded to odd there, which
-   makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008). libm's fmaf is wrong on some targets. */
+/* a * b + c, rounded once. Where the CPU cannot: the product of two floats is exact in double; the sum is rounded
+   to odd there, which makes the second rounding, to float, the only one that shows (Boldo and Melquiond 2008).
+   libm's fmaf is wrong on some targets. */
 #if !DL__REAL_IS_FLOAT
 DL__INLINE dl_real dl__fma(dl_real a, dl_real b, dl_real c) { return a * b + c; }
-#elif defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__powerpc64__) || defined(__s390x__) || (defined(__riscv) && defined(__riscv_flen))
+#elif defined(__FMA__) || defined(__aarch64__) || defined(__ARM_FEATURE_FMA) || defined(__powerpc64__) || \
+    defined(__s390x__) || (defined(__riscv) && defined(__riscv_flen))
 DL__INLINE float dl__fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 #elif defined(DLTRAIN_NO_EXACT_FMA)
 DL__INLINE float dl__fma(float a, float b, float c) { return a * b + c; }
@@ -1256,8 +1328,8 @@ static DL__NOINLINE float dl__fma(float a, float b, float c)
 #endif
 
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
-/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of double,
-   the same bits wherever double is IEEE, which libm does not promise. */
+/* Elementary functions in double, for host scalars (schedules, bias corrections) and for pow, sin and cos: a few ulp of
+   double, the same bits wherever double is IEEE, which libm does not promise. */
 static double dl__ldexp_d(double x, int e) /* x 2^e, |e| < 2000 */
 {
     uint64_t u;
@@ -1379,7 +1451,7 @@ static void dl__fp_leave(unsigned old)
 #endif
 }
 
-/* The SIMD levels, each faster than those before; numbers for the preprocessor too. >>cpu kernels is read once for each. */
+/* The SIMD levels, each faster than those before; numbers for the preprocessor, too. >>cpu kernels is read for each. */
 #define DL__PORTABLE 0
 #define DL__AVX2 1
 #define DL__AVX512 2
@@ -1412,7 +1484,7 @@ static bool dl__have_level(int level)
 
 /* CPUs that this process may run on. */
 #if defined(__linux__) && !defined(DLTRAIN_NO_THREADS)
-/* sched_getaffinity under a name of our own: <sched.h> declares it only after _GNU_SOURCE, which is the program's to choose. */
+/* sched_getaffinity under a name of our own: <sched.h> declares it only after _GNU_SOURCE, the program's to choose. */
 #ifdef __cplusplus
 extern "C"
 #else
@@ -1451,16 +1523,19 @@ static uint64_t dl__microseconds(void)
 }
 
 /* ---- a pool of threads: parts 0..n-1 of one job at a time, each run exactly once, by whoever is free ----
-   Who waits spins at first, which answers in well under a microsecond, and then sleeps, so that a thread that lost its CPU to
-   another process gets ours. How long to spin is learnt: less after a sleep that spinning would not have saved, all after one that it
-   would have. There are never more threads than CPUs: they would only wait for each other. */
+   Who waits spins at first, which answers in well under a microsecond, and then sleeps, so that a thread that lost
+   its CPU to another process gets ours. How long to spin is learnt: less after a sleep that spinning would not have
+   saved, all after one that it would have. There are never more threads than CPUs: they would only wait for
+   each other. */
 enum { DL__MAX_THREADS = 64, DL__MAX_UNITS = 65535, DL__SPIN_MIN = 4, DL__SPIN_MAX = 256 /* microseconds */ };
 typedef void (*dl__job)(void *user, size_t part, int thread);
 #ifndef DLTRAIN_NO_THREADS
-typedef struct dl__patience { uint64_t most, since; } dl__patience; /* microseconds to spin; when the wait began, 0 when it was short */
+/* microseconds to spin; when the wait began, 0 when it was short */
+typedef struct dl__patience { uint64_t most, since; } dl__patience;
 
-/* `word` is job number << 32 | units << 16 | next unit. A unit, some parts in a row, is claimed by a compare-and-swap of the whole
-   word, so that a worker that slept through the end of a job cannot take one of the next by mistake, and nobody waits for it. */
+/* `word` is job number << 32 | units << 16 | next unit. A unit, some parts in a row, is claimed by a compare-and-swap
+   of the whole word, so that a worker that slept through the end of a job cannot take one of the next by mistake,
+   and nobody waits for it. */
 typedef struct dl__pool {
     uint64_t word;
     uint32_t left;                /* units not yet done */
@@ -1492,7 +1567,8 @@ static void dl__pool_work(dl__pool *p, int thread)
     for (;;) {
         size_t next = word & 65535, units = word >> 16 & 65535;
         if (next >= units) return;
-        if (!__atomic_compare_exchange_n(&p->word, &word, word + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+        if (!__atomic_compare_exchange_n(&p->word, &word, word + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            continue;
         for (size_t i = next * p->grain; i < DL__MIN((next + 1) * p->grain, p->parts); i++) p->job(p->user, i, thread);
         if (!__atomic_sub_fetch(&p->left, 1, __ATOMIC_SEQ_CST) && __atomic_load_n(&p->waiting, __ATOMIC_SEQ_CST)) {
             pthread_mutex_lock(&p->mutex);
@@ -1582,7 +1658,8 @@ static void dl__pool_stop(dl__pool *p)
     pthread_mutex_destroy(&p->mutex);
 }
 
-/* Starts threads - 1 workers; fewer when there are fewer CPUs or the system gives no more. Bits and memory do not depend on it. */
+/* Starts threads - 1 workers; fewer when there are fewer CPUs or the system gives no more. Bits and memory do
+   not depend on it. */
 static void dl__pool_start(dl__pool *p, int threads)
 {
     memset(p, 0, sizeof *p);
@@ -1611,8 +1688,8 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
     p->parts = parts;
     p->grain = grain;
     __atomic_store_n(&p->left, (uint32_t)units, __ATOMIC_RELAXED);
-    __atomic_store_n(
-        &p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)units << 16, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&p->word, ((__atomic_load_n(&p->word, __ATOMIC_RELAXED) >> 32) + 1) << 32 | (uint64_t)units << 16,
+        __ATOMIC_SEQ_CST);
     dl__pool_wake(p, units - 1);
     dl__pool_work(p, 0);
     if (dl__spin(dl__pool_done, p, 0, &p->spin)) return;
@@ -1639,8 +1716,8 @@ static void dl__pool_run(dl__pool *p, size_t parts, size_t grain, dl__job job, v
    The context: memory, sticky errors and random numbers.
    may use: platform */
 
-/* What is not a kernel asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -Og compiles it in half the
-   time of -O2. */
+/* What is not a kernel asks, checks, plans and calls kernels; its loops over data are marked DL__HOT. -Og compiles it
+   in half the time of -O2. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
 #define DL__QUICK
 #pragma GCC push_options
@@ -1669,8 +1746,8 @@ typedef struct dl__param {
 } dl__param;
 typedef struct dl__pending { struct dl__pending *next; const char *name; dl_shape shape; dl_real *value; } dl__pending;
 
-/* A launch runs nodes order[first .. first + count) of the segment: an operation, and elementwise ones on what it has made, tile by tile.
-   `slots` tiles are scratch, `tiles` bytes into it. */
+/* A launch runs nodes order[first .. first + count) of the segment: an operation, and elementwise ones on what it has
+   made, tile by tile. `slots` tiles are scratch, `tiles` bytes into it. */
 typedef struct dl__launch { uint32_t first, count, slots; size_t tiles; } dl__launch;
 typedef struct dl__plan {
     uint64_t key, used_at;
@@ -1684,7 +1761,7 @@ typedef struct dl__plan {
 } dl__plan;
 
 enum { DL__DEVICE_MAX = 32 }; /* characters of a device's name */
-/* Host memory with a twin on the device: the flat buffers, and the state of optimizers. Who writes one makes the other stale. */
+/* Host memory with a twin on the device: flat buffers and optimizers' state. Who writes one makes the other stale. */
 typedef struct dl__twin {
     struct dl__twin *next;
     void *host, *there;
@@ -1692,17 +1769,17 @@ typedef struct dl__twin {
     bool host_stale, there_stale;
 } dl__twin;
 
-/* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none does not link
-   it. */
+/* What a replica does beside a context alone, see >>parallel: through the context, so that who launches none
+   does not link it. */
 typedef struct dl__replica {
     void (*failed)(dl_context *ctx);     /* its first error: all ranks hear of it */
     bool (*before_run)(dl_context *ctx); /* are the parameters those of rank 0? */
-    /* counts a launch that comes: does it complete something, of which a replica must hear before the next one? It has begun, on
-       the CPU ended, and all before it */
+    /* counts a launch that comes: does it complete something, of which a replica must hear before the next one? It has
+       begun, on the CPU ended, and all before it */
     bool (*completes)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
     void (*launched)(dl_context *ctx, uint32_t start, const dl__launch *launch, const dl__plan *plan);
-    /* gradients are recorded from node `from` on, and will run; they have run; reduces without any: false when nobody has
-       one */
+    /* gradients are recorded from node `from` on, and will run; they have run; reduces without any: false
+       when nobody has one */
     bool (*before_backward)(dl_context *ctx, uint32_t from, const char *pattern, size_t count);
     bool (*after_backward)(dl_context *ctx, const char *pattern);
     bool (*nothing)(dl_context *ctx, const char *pattern, bool leaving);
