@@ -1822,9 +1822,11 @@ struct dl_context {
     const struct dl__follower *follower; /* set by operations that follow strides: who calls none does not link it */
     dl_real (*normal)(const uint32_t u[4], int i); /* set where a parameter asks for it, likewise */
     void (*remake)(dl_context *ctx, dl_node *n); /* set by batch_norm, see dl__norm_again */
-    /* set by gelu's gradient: runs a gelu with its slope `next`, if they are that; false: they are not, and nothing was done */
+    /* set by gelu's gradient: runs a gelu with its slope `next`, if they are that; false: they are not,
+       and nothing was done */
     bool (*twice)(const dl_run_args *a, const dl_node *next, void *next_out);
-    void (*rest)(dl_context *ctx);       /* set by dl_data_parallel_create: waits until no replica reads batch or parameters */
+    void (*rest)(dl_context *ctx);       /* set by dl_data_parallel_create: waits until no replica reads
+                                            batch or parameters */
     bool ending;                         /* gradients are recorded whose run ends the step */
 #if DL__DEVICES
     const dl_backend *backend;           /* NULL: the CPU */
@@ -1887,7 +1889,8 @@ static void *dl__system_alloc(const dl_config *config, size_t bytes)
     return NULL;
 #else
     char *p = (char *)malloc(bytes);
-#ifdef __linux__ /* pages of 2 MB, where the system has them: a step goes through memory too fast for tables of small ones */
+#ifdef __linux__
+    /* pages of 2 MB, where the system has them: a step goes through memory too fast for tables of small ones */
     if (p && bytes >= DL__LARGE)
         dl__advise(p + DL__PAGE - (uintptr_t)p % DL__PAGE, (bytes / DL__PAGE - 1) * DL__PAGE, DL__HUGE_PAGES);
 #endif
@@ -1919,7 +1922,8 @@ static char *dl__aligned(const dl_config *config, size_t before, size_t bytes, v
 static dl__block *dl__new_block(dl_context *ctx, size_t bytes)
 {
     void *raw;
-    char *p = bytes > SIZE_MAX - DL__HEADER ? NULL : dl__aligned(&ctx->config, sizeof(void *), DL__HEADER + bytes, &raw);
+    char *p =
+        bytes > SIZE_MAX - DL__HEADER ? NULL : dl__aligned(&ctx->config, sizeof(void *), DL__HEADER + bytes, &raw);
     if (!p) {
         dl_fail(ctx, "out of memory: asked for %zu bytes", bytes);
         return NULL;
@@ -1943,13 +1947,12 @@ static void dl__free_block(dl_context *ctx, dl__block *b)
 static bool dl__is_left(dl_context *ctx, size_t size)
 {
     size_t left = (size_t)(ctx->top - ctx->bottom);
-    return size <= left ||
-        dl_fail(ctx,
-            "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure tells the size",
-            ctx->config.memory_size, size, left);
+    return size <= left || dl_fail(ctx,
+        "the context's block of %zu bytes is too small: %zu more are needed, %zu are left; dl_measure tells the size",
+        ctx->config.memory_size, size, left);
 }
 
-/* Persistent memory, zeroed: until dl__release or dl_destroy. `words` of it are pointers or sizes. NULL after an error. */
+/* Persistent memory, zeroed, until dl__release or dl_destroy. `words` of it are pointers or sizes. NULL: an error. */
 static void *dl__alloc(dl_context *ctx, size_t bytes, size_t words)
 {
     size_t size = dl__round(bytes), counted = dl__counted(ctx, bytes, words);
@@ -1992,7 +1995,7 @@ static void dl__release(dl_context *ctx, void *memory)
     dl__free_block(ctx, b);
 }
 
-/* The old memory's first `used` bytes in new memory of `bytes`; the old is released. NULL after an error, the old untouched. */
+/* The first `used` bytes of old memory in new of `bytes`; the old is released. NULL: an error, the old is untouched. */
 static void *dl__grow(dl_context *ctx, void *old, size_t used, size_t bytes, size_t words)
 {
     void *p = dl__alloc(ctx, bytes, words);
@@ -2282,7 +2285,7 @@ static void dl__host_wrote(dl_context *ctx, const void *host)
     if (t) t->there_stale = true;
 }
 
-/* The twin of host memory, made when there is none, up to date. `writes`: the device is going to change it. NULL after an error. */
+/* The twin of host memory, made if there is none, up to date. `writes`: the device will change it. NULL: an error. */
 static void *dl__there(dl_context *ctx, void *host, size_t bytes, bool writes)
 {
     dl__twin *t = dl__twin_of(ctx, host);
@@ -2388,13 +2391,13 @@ enum { /* flags of a node */
     DL__FOLLOWED = 64, DL__SOLID = 128 /* dl__skip_copies' own */
 };
 enum { /* flags of operations beside the public ones */
-    DL__OP_PERMUTES = 32, DL__OP_CROPS = 64, /* copies, which can be views with strides when their readers follow these */
+    DL__OP_PERMUTES = 32, DL__OP_CROPS = 64, /* copies, perhaps views with strides if their readers follow these */
     DL__OP_COPIES = DL__OP_PERMUTES | DL__OP_CROPS,
     DL__OP_STRIDED = 128,                    /* looks for its inputs by dl__layout_of */
-    DL__OP_ON_HOST = 256,                    /* on a device, too, it runs on the host, and looks for its inputs by dl__host_in */
+    DL__OP_ON_HOST = 256,                    /* on a device, too, it runs on the host; its inputs by dl__host_in */
     DL__OP_LATER = 512                       /* see dl__written_later */
 };
-/* Where the value of a node is. MEMORY: at the address `offset`. Flat buffers: `offset` elements in. TILE: in a tile of its group. */
+/* Where the value of a node is. MEMORY: at address `offset`. Flat buffers: `offset` elements in. TILE: in a group's. */
 enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
 
 static const char *const dl__dtype_names[3] = { "DL_F32", "DL_I32", "DL_U8" };
@@ -2431,7 +2434,8 @@ static bool dl__count(dl_context *ctx, const char *who, const dl_shape *s, size_
     size_t n = 1, bound = (size_t)PTRDIFF_MAX / sizeof(double);
     bool zero = false;
     if (s->ndim < 0 || s->ndim > DLTRAIN_MAX_DIMS)
-        return dl_fail(ctx, "dl_%s: %d dimensions; there can be 0 to %d (DLTRAIN_MAX_DIMS)", who, s->ndim, DLTRAIN_MAX_DIMS);
+        return dl_fail(
+            ctx, "dl_%s: %d dimensions; there can be 0 to %d (DLTRAIN_MAX_DIMS)", who, s->ndim, DLTRAIN_MAX_DIMS);
     for (int i = 0; i < s->ndim; i++) {
         if (s->dim[i] < 0) return dl_fail(ctx, "dl_%s: a negative size in %H", who, s);
         if (s->dim[i] == 0) zero = true;
@@ -2471,8 +2475,8 @@ static dl_context *dl__operands(const char *who, int n, const dl_tensor *in, dl_
             return dl_fail(ctx, "dl_%s: operand %d is a tensor of another context", who, i + 1), (dl_context *)NULL;
         if (in[i].step != ctx->step || ctx->ended || in[i].node >= ctx->nodes) {
             dl_fail(ctx,
-                "dl_%s: a stale tensor: node %u of step %u, which has ended; a tensor lives until the end of its step", who,
-                in[i].node, in[i].step);
+                "dl_%s: a stale tensor: node %u of step %u, which has ended; a tensor lives until the end of its step",
+                who, in[i].node, in[i].step);
             return NULL;
         }
         node[i] = ctx->node[in[i].node];
@@ -2547,7 +2551,8 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     dl__begin_step(ctx);
     if (!dl__count(ctx, op->name, shape, &numel)) return dl__none();
     if (ctx->nodes >= 0xfffff)
-        return dl_fail(ctx, "dl_%s: a step of more than a million operations: is dl_backward or dl_end missing?", op->name),
+        return dl_fail(
+                   ctx, "dl_%s: a step of more than a million operations: is dl_backward or dl_end missing?", op->name),
                dl__none();
     if (ctx->nodes == ctx->node_capacity) {
         uint32_t capacity = ctx->node_capacity ? 2 * ctx->node_capacity : 64;
@@ -2557,7 +2562,8 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
         ctx->node = table;
         ctx->node_capacity = capacity;
     }
-    dl_node *y = (dl_node *)dl__tape_alloc(ctx, sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i,
+    dl_node *y = (dl_node *)dl__tape_alloc(ctx,
+        sizeof *y + (size_t)n * sizeof *in + (size_t)extra->n * sizeof *extra->i,
         5 + DLTRAIN_MAX_DIMS + (size_t)n + (size_t)extra->n);
     if (!y) return dl__none();
     dl_node **inputs = (dl_node **)(y + 1);
@@ -2583,8 +2589,8 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     uint64_t h = dl__mix_text(ctx->hash, op->name);
     for (int k = 0; k < n; k++) {
         if (y->in[k]->space == DL__GONE)
-            return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step", op->name,
-                       y->in[k]->op->name, y->in[k]->id),
+            return dl_fail(ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before reading in mid-step",
+                       op->name, y->in[k]->op->name, y->in[k]->id),
                    dl__none();
         if (ctx->recording && op->grad && y->in[k]->flags & DL__REQUIRES && dtype == DL_F32) y->flags |= DL__REQUIRES;
         h = dl__mix(h, y->in[k]->id + 1);
@@ -2598,7 +2604,7 @@ static dl_tensor dl__record(dl_context *ctx, const dl_op *op, int n, dl_node *co
     return dl__handle(ctx, y);
 }
 
-/* Before a gradient reads a tensor whose value takes memory ever since the forward pass: it may be cheaper to make again. */
+/* Before a gradient reads a tensor whose value takes memory since the forward pass: it may be cheaper to make again. */
 static void dl__remake(dl_tensor x)
 {
     if (x.ctx->remake && x.ctx->ending) x.ctx->remake(x.ctx, x.ctx->node[x.node]);
@@ -2621,7 +2627,8 @@ static dl_tensor dl__input(
 {
     size_t numel;
     if (!ctx || ctx->failed) return dl__none();
-    if ((unsigned)dtype > DL_U8) return dl_fail(ctx, "dl_%s: there is no dtype %d", who, (int)(unsigned)dtype), dl__none();
+    if ((unsigned)dtype > DL_U8)
+        return dl_fail(ctx, "dl_%s: there is no dtype %d", who, (int)(unsigned)dtype), dl__none();
     if (!dl__count(ctx, who, &shape, &numel)) return dl__none();
     if (!data && numel) return dl_fail(ctx, "dl_%s: data is NULL for a tensor %H", who, &shape), dl__none();
     dl__begin_step(ctx);
@@ -2664,7 +2671,8 @@ static dl_node *dl__peek(dl_tensor t, const char *who)
 {
     if (!t.ctx || t.ctx->failed) return NULL;
     if (t.step == t.ctx->step && t.node < t.ctx->nodes) return t.ctx->node[t.node];
-    dl_fail(t.ctx, "dl_%s: a stale tensor: node %u of step %u; the current step is %u", who, t.node, t.step, t.ctx->step);
+    dl_fail(
+        t.ctx, "dl_%s: a stale tensor: node %u of step %u; the current step is %u", who, t.node, t.step, t.ctx->step);
     return NULL;
 }
 
@@ -2705,7 +2713,8 @@ DL_API dl_tensor dl_keep(dl_tensor t)
 {
     dl_node *n = dl__peek(t, "keep");
     if (!n) return dl__none();
-    if (t.ctx->ended) return dl_fail(t.ctx, "dl_keep: the step has ended; call it before dl_backward or dl_end"), dl__none();
+    if (t.ctx->ended)
+        return dl_fail(t.ctx, "dl_keep: the step has ended; call it before dl_backward or dl_end"), dl__none();
     if (n->id >= t.ctx->done && !(n->flags & DL__KEPT)) {
         n->flags |= DL__KEPT;
         t.ctx->hash = dl__mix(t.ctx->hash, ((uint64_t)n->id << 1) + 0x5ca1ab1e);
@@ -2716,7 +2725,10 @@ DL_API dl_tensor dl_keep(dl_tensor t)
 /* The flat buffer that is a space, or NULL. */
 static dl_real *dl__flat(const dl_context *ctx, unsigned space)
 {
-    return space == DL__VALUES ? ctx->values : space == DL__GRADS ? ctx->grads : space == DL__BUFFERS ? ctx->buffers : NULL;
+    return space == DL__VALUES ? ctx->values
+        : space == DL__GRADS   ? ctx->grads
+        : space == DL__BUFFERS ? ctx->buffers
+                               : NULL;
 }
 
 /* Where the value of a placed node is. */
@@ -2742,7 +2754,9 @@ static const void *dl__host_value(dl_context *ctx, const dl_node *n)
 #if DL__DEVICES
     if (DL__ON(ctx) && n->space == DL__MEMORY) {
         void *copy = dl__tape_alloc(ctx, dl__bytes(n), 0);
-        return copy && ctx->backend->download(ctx->device, copy, (void *)(uintptr_t)n->offset, dl__bytes(n)) ? copy : NULL;
+        return copy && ctx->backend->download(ctx->device, copy, (void *)(uintptr_t)n->offset, dl__bytes(n))
+            ? copy
+            : NULL;
     }
 #endif
     return dl__to_host(ctx, dl__flat(ctx, n->space)) ? dl__address(ctx, n) : NULL;
@@ -2761,7 +2775,8 @@ static const void *dl__value(dl_tensor t, const char *who)
     bool waits = n && (n->id >= t.ctx->done || n->space == DL__BUFFERS); /* batch_norm changes buffers */
     if (!n || (waits && !dl__run(t.ctx, false))) return NULL;
     if (n->space == DL__GONE || n->space == DL__TILE || n->space == DL__UNPLACED) {
-        dl_fail(t.ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before dl_backward", who, n->op->name, n->id);
+        dl_fail(
+            t.ctx, "dl_%s: %s (node %u) was planned away: call dl_keep before dl_backward", who, n->op->name, n->id);
         return NULL;
     }
     return n->numel && !t.ctx->dry ? dl__host_value(t.ctx, n) : nothing;
@@ -2905,7 +2920,8 @@ static bool dl__check_name(dl_context *ctx, const char *who, const char *name)
         return dl_fail(ctx, "dl_%s: '%s' is not a name: * ? | \" and \\ are kept for patterns and files", who, name);
     if (strlen(ctx->path) + strlen(name) + 20 > DLTRAIN_NAME_MAX)
         return dl_fail(
-            ctx, "dl_%s: the name '%s' in '%s' is too long; DLTRAIN_NAME_MAX is %d", who, name, ctx->path, DLTRAIN_NAME_MAX);
+            ctx, "dl_%s: the name '%s' in '%s' is too long; DLTRAIN_NAME_MAX is %d", who, name, ctx->path,
+            DLTRAIN_NAME_MAX);
     return true;
 }
 
@@ -2997,7 +3013,8 @@ static dl_tensor dl__param_leaf(dl_context *ctx, dl__param *p)
     return dl__record(ctx, &dl__leaf_op, 0, NULL, DL_F32, &p->shape, &e);
 }
 
-/* The leaf of a parameter, created when it is unknown. `who` is the layer's or "parameter"; `layer`: a name used once in an opening. */
+/* The leaf of a parameter, created when it is unknown. `who` is the layer's or "parameter"; `layer`: a name used
+   once in an opening. */
 static dl_tensor dl__parameter(
     dl_context *ctx, const char *who, const char *layer, const char *role, const dl_param_desc *desc)
 {
@@ -3023,8 +3040,8 @@ static dl_tensor dl__parameter(
         if (ctx->sealed) {
             const char *near_name = dl__nearest(ctx, name);
             dl_fail(ctx,
-                "dl_%s: there is no parameter '%s', and after the first dl_step none can be added; the nearest is '%s'", who,
-                name, near_name ? near_name : "none");
+                "dl_%s: there is no parameter '%s', and after the first dl_step none can be added; the nearest is '%s'",
+                who, name, near_name ? near_name : "none");
             return dl__none();
         }
         p = dl__new_param(ctx, name, desc, numel);
@@ -3037,9 +3054,10 @@ static dl_tensor dl__parameter(
     if (role) {
         if (p->opening == ctx->opening) {
             if (ctx->depth)
-                dl_fail(
-                    ctx, "dl_%s: '%s' is already used in '%s'; open a scope per call to share it", who, layer, ctx->path);
-            else dl_fail(ctx, "dl_%s: '%s' is already used in this step; open a scope per call to share it", who, layer);
+                dl_fail(ctx, "dl_%s: '%s' is already used in '%s'; open a scope per call to share it", who, layer,
+                    ctx->path);
+            else
+                dl_fail(ctx, "dl_%s: '%s' is already used in this step; open a scope per call to share it", who, layer);
             return dl__none();
         }
         p->opening = ctx->opening;
@@ -3174,7 +3192,8 @@ DL_API bool dl_param_set(dl_context *ctx, const char *name, const dl_real *value
     dl_param_info p;
     if (!ctx || ctx->failed) return false;
     if (!values) return dl_fail(ctx, "dl_param_set: values is NULL");
-    if (!dl_param_find(ctx, name, &p) || !dl__run_recorded(ctx) || !dl__lay_out(ctx) || !dl_param_find(ctx, name, &p)) return false;
+    if (!dl_param_find(ctx, name, &p) || !dl__run_recorded(ctx) || !dl__lay_out(ctx) || !dl_param_find(ctx, name, &p))
+        return false;
     if (count != p.numel) return dl_fail(ctx, "dl_param_set: '%s' has %zu elements, not %zu", name, p.numel, count);
     if (count && !ctx->dry) memcpy(p.value, values, count * sizeof *values);
     return true;
@@ -3196,7 +3215,8 @@ DL_API bool dl_seal(dl_context *ctx)
     if (ctx->sealed) return true;
     ctx->sealed = true;
     for (int i = 0; i < ctx->params; i++)
-        dl__say(ctx, "%s %s %H", ctx->param[i].buffer ? "buffer" : "parameter", ctx->param[i].name, &ctx->param[i].shape);
+        dl__say(
+            ctx, "%s %s %H", ctx->param[i].buffer ? "buffer" : "parameter", ctx->param[i].name, &ctx->param[i].shape);
     for (dl__pending *q = ctx->pending; q; q = q->next)
         if (q->value) dl__say(ctx, "dl_load: '%s' of the file belongs to no parameter", q->name);
     return true;
@@ -3224,24 +3244,26 @@ static void dl__finished_rows(const dl_run_args *r, size_t first, size_t rows, s
 
    THE CANONICAL ARITHMETIC, from which every kernel gets the same bits at any vector width and any number of threads:
      1. float, round to nearest even, subnormals kept; divisions and square roots are IEEE's, rsqrt is 1 / sqrt.
-     2. A product over k is cut into blocks of 256: each is a chain of fused multiply-adds in order of k from +0; the totals of
-        the blocks are added in order. It depends on nothing but K: a sample alone gives its row of a batch.
-     3. The order of k in a convolution is (ky, kx, channel); of its weight gradient (image, y, x). Padding multiplies +0.
+     2. A product over k is cut into blocks of 256: each is a chain of fused multiply-adds in order of k from +0; the
+        totals of the blocks are added in order. It depends on nothing but K: a sample alone gives its row of a batch.
+     3. The order of k in a convolution is (ky, kx, channel); of its weight gradient (image, y, x). Padding multiplies
+        +0.
      4. Accumulating is dst + total: one addition, at the end. A bias is added to the total, then rounded.
-     5. A sum of contiguous numbers is cut into chunks of 4096; number i of a chunk goes to lane i mod 64; the lanes are added
-        pairwise, 32 apart, 16, ... 1; the sums of the chunks are summed by the same rule.
-     6. A sum down columns is rule 2 with factors 1; the numbers of a channel, in order (image, y, x), are summed by rule 5.
-        Normalising, each step rounded: v = sum((x - mean)^2) (1 / n), r = 1 / sqrt(v + eps), h = (x - mean) r, y = h w + b;
-        dx = k ((dy - mean of dy) - h (mean of dy h)), where k = w r by channels; by rows k = r, and dy w stands for dy.
+     5. A sum of contiguous numbers is cut into chunks of 4096; number i of a chunk goes to lane i mod 64; the lanes are
+        added pairwise, 32 apart, 16, ... 1; the sums of the chunks are summed by the same rule.
+     6. A sum down columns is rule 2 with factors 1; the numbers of a channel, in order (image, y, x), are summed by
+        rule 5. Normalising, each step rounded: v = sum((x - mean)^2) (1 / n), r = 1 / sqrt(v + eps), h = (x - mean) r,
+        y = h w + b; dx = k ((dy - mean of dy) - h (mean of dy h)), where k = w r by channels; by rows k = r, and dy w
+        stands for dy.
      7. In max and argmax the first winner wins, and NaN wins over all. softmax is max, then exp, then sum.
-     8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a multiplication
-        and an addition. */
+     8. exp, log, tanh, erf and the normal distribution are the polynomials below. No compiler may contract a
+        multiplication and an addition. */
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
 enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };
 
-/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice: here as SIMD code, at
-   >>operations as calls that record, which is why second derivatives exist. X is the input, Y the output; E_A and E_B the operation's
-   scalars; E_MULS, E_ADDS and E_LEAST (a maximum) take a number. */
+/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice:
+   here as SIMD code, at >>operations as calls that record, which is why second derivatives exist. X is the input,
+   Y the output; E_A and E_B the operation's scalars; E_MULS, E_ADDS and E_LEAST (a maximum) take a number. */
 #define DL__UNARY_ROWS(ROW) \
     ROW(neg, E_NEG(X), E_NEG(DY)) \
     ROW(sign, E_SEL(E_GT(X, E_K(0)), E_K(1), E_SEL(E_LT(X, E_K(0)), E_K(-1), E_K(0))), E_NONE) \
@@ -3262,7 +3284,8 @@ enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 6
     ROW(relu, E_SEL(E_LT(X, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Y)) \
     ROW(gelu, E_MUL(X, E_CDF(X)), E_MUL(DY, E_GELU_SLOPE(X))) \
     ROW(gelu_slope, E_ADD(E_CDF(X), E_MUL(E_MULS(X, 0.39894228040143268), E_EXP(E_MULS(E_MUL(X, X), -0.5)))), \
-        E_MUL(DY, E_MUL(E_MULS(E_EXP(E_MULS(E_MUL(X, X), -0.5)), 0.39894228040143268), E_ADDS(E_NEG(E_MUL(X, X)), 2)))) \
+        E_MUL(DY, \
+            E_MUL(E_MULS(E_EXP(E_MULS(E_MUL(X, X), -0.5)), 0.39894228040143268), E_ADDS(E_NEG(E_MUL(X, X)), 2)))) \
     ROW(gelu_u, E_MULS(E_MUL(X, E_ADDS(E_MULS(E_MUL(X, X), 0.044715), 1)), 0.79788456080286536), \
         E_MUL(DY, E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))) \
     ROW(gelu_tanh, E_MUL(E_MULS(X, 0.5), E_ADDS(E_TANH(E_GELU_U(X)), 1)), \
@@ -3293,7 +3316,8 @@ enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 6
         E_MUL(DY, E_ADD(E_GT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
     ROW(minimum, E_SEL(E_GT(X, Z), Z, E_SEL(E_EQ(Z, Z), X, Z)), E_MUL(DY, E_ADD(E_LT(X, Z), E_MULS(E_EQ(X, Z), 0.5))), \
         E_MUL(DY, E_ADD(E_LT(Z, X), E_MULS(E_EQ(X, Z), 0.5)))) \
-    ROW(bce, E_NEG(E_ADD(E_MUL(Z, E_LEAST(E_LOG(X), -100)), E_MUL(E_SUB(E_K(1), Z), E_LEAST(E_LOG1P(E_NEG(X)), -100)))), \
+    ROW(bce, \
+        E_NEG(E_ADD(E_MUL(Z, E_LEAST(E_LOG(X), -100)), E_MUL(E_SUB(E_K(1), Z), E_LEAST(E_LOG1P(E_NEG(X)), -100)))), \
         E_MUL(DY, E_DIV(E_SUB(X, Z), E_LEAST(E_MUL(E_SUB(E_K(1), X), X), 1e-12f))), \
         E_MUL(DY, E_SUB(E_LEAST(E_LOG1P(E_NEG(X)), -100), E_LEAST(E_LOG(X), -100)))) \
     ROW(relu_back, E_SEL(E_LE(Z, E_K(0)), E_K(0), X), E_RELU_BACK(DY, Z), E_NONE) \
@@ -3301,21 +3325,24 @@ enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 6
         E_ADD(E_MULS(E_ADDS(Z, 1), 0.5), \
             E_MUL(E_MUL(E_MULS(X, 0.5), E_SUB(E_K(1), E_MUL(Z, Z))), \
                 E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), \
-        E_MUL( \
-            DY, E_MUL(E_SUB(E_K(1), E_MUL(Z, Z)), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.402435), 1), 0.39894228040143268))), \
         E_MUL(DY, \
-            E_ADDS(E_NEG(E_MUL(E_MUL(X, Z), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), 0.5)))
+            E_MUL(E_SUB(E_K(1), E_MUL(Z, Z)), E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.402435), 1), 0.39894228040143268))), \
+        E_MUL(DY, \
+            E_ADDS(E_NEG(E_MUL(E_MUL(X, Z), \
+                E_MULS(E_ADDS(E_MULS(E_MUL(X, X), 0.134145), 1), 0.79788456080286536))), 0.5)))
 #define DL__COMPARE_ROWS(ROW) \
-    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))
+    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) \
+    ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))
 
 /* ---- no device code ---- */
-/* ---- products: the rows of A are read a number at a time and broadcast, B's lie in vectors, C[m][n] = sum over k of A[m][k] B[n][k].
-   One kernel serves matmul and convolution, since where A's elements are is told by two tables. ---- */
+/* ---- products: the rows of A are read a number at a time and broadcast, B's lie in vectors, C[m][n] = sum
+   over k of A[m][k] B[n][k]. One kernel serves matmul and convolution, since where A's elements are is told
+   by two tables. ---- */
 typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over one block of k */
     dl_index rows, cols, kc;
     const dl_real *a;               /* element k of row i is a[row[i] + at[k]] */
     const dl_index *row, *at;
-    const dl_real *b;               /* the vectors of step k are at b + k * b_step: nr numbers, though fewer may count */
+    const dl_real *b;               /* the vectors of step k are at b + k * b_step: nr numbers, perhaps fewer count */
     dl_index b_step;
     dl_real *out;                   /* rows out_row apart */
     dl_index out_row;
@@ -3325,8 +3352,8 @@ typedef struct dl__panel { /* `rows` rows of A times up to nr columns of B, over
     const dl_real *bias;            /* added to the total, of the columns or of the rows; NULL: none */
     bool bias_by_row;
 } dl__panel;
-/* Convolution where the pixels of a row lie in vectors: y[c][i] (+)= sum over k of w[k][c] x[at[k] + i] (+ bias[c]) for rows of
-   pixels i. As many more numbers as fill a vector are read behind each row. */
+/* Convolution where the pixels of a row lie in vectors: y[c][i] (+)= sum over k of w[k][c] x[at[k] + i] (+ bias[c]) for
+   rows of pixels i. As many more numbers as fill a vector are read behind each row. */
 typedef struct dl__strip {
     dl_index rows, width, channels, blocks;
     const dl_real *x, *w, *bias;
@@ -3341,16 +3368,18 @@ typedef struct dl__products {
     dl_index width;                 /* numbers of a vector */
     dl_index mc, nc;                /* how much of C one unit of work computes at most */
     void (*panel)(const dl__panel *p);
-    void (*thin)(const dl__panel *p); /* the same for few rows and any multiple of nr columns, if they lie side by side; NULL: none */
-    void (*dots)(const dl__panel *p); /* the same for a row and any number of columns that lie along k, b_step apart; NULL: none */
+    /* the same for few rows and any multiple of nr columns, if they lie side by side; NULL: none */
+    void (*thin)(const dl__panel *p);
+    /* the same for a row and any number of columns that lie along k, b_step apart; NULL: none */
+    void (*dots)(const dl__panel *p);
     /* dst[j * dst_row + i] (+)= src[i * src_row + j] */
     void (*turn)(
         const dl_real *src, dl_index src_row, dl_index rows, dl_index cols, dl_real *dst, dl_index dst_row, bool add);
-    /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from column `cols` on */
+    /* columns of B into panels of nr, kc * nr apart: column j at step k is src[j * row + k * step]; 0 from `cols` on */
     void (*pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst);
 } dl__products;
 
-/* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 of sums of chunks, and so on: rule 5 ---- */
+/* ---- what is summed, and how far: level 0 holds lanes of numbers, level 1 sums of chunks, and so on: rule 5 ---- */
 enum { DL__SUM, DL__SUM_SQUARES, DL__SUM_PRODUCTS, DL__DEPTH = 4 };
 typedef struct dl__total { dl_real lane[DL__DEPTH][DL__LANES]; size_t n[DL__DEPTH]; } dl__total;
 
@@ -3365,7 +3394,7 @@ DL__INLINE void dl__ahead(const dl_real *x, size_t lead, size_t n)
         DL__PREFETCH((const void *)((uintptr_t)x + (i + lead) * sizeof *x));
 }
 
-/* of_a, or of_b where b wins: it is greater than a, that came before, or the first NaN. In a form that gcc vectorises. */
+/* of_a, or of_b where b wins: it is above a, which came before, or the first NaN. In a form that gcc vectorises. */
 DL__INLINE dl_real dl__winner(dl_real a, dl_real b, dl_real of_a, dl_real of_b)
 {
     dl_real number = b <= a ? of_a : of_b;
@@ -3395,10 +3424,11 @@ static const dl_real dl__lane[] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
 static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal ? DL__MIN(t->s, l + 1) : t->s; }
 
 /* ---- the levels ----
-   DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions, which cost neither
-   code nor compile time: so the AVX-512 level consists of the kernels listed here, those that arithmetic bounds. Where memory does,
-   the ones for AVX2 are as fast. The text is the same, hence the bits are. */
-/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests: they compile at -Og. */
+   DL__CALL runs a kernel at the level of a context. What it never names for a level are unused static functions,
+   which cost neither code nor compile time: so the AVX-512 level consists of the kernels listed here, those that
+   arithmetic bounds. Where memory does, the ones for AVX2 are as fast. The text is the same, hence the bits are. */
+/* Beside vector kernels the portable ones are for old CPUs, where fma is a function anyway, and for tests:
+   they compile at -Og. */
 #if DL__VECTORS && defined(DL__QUICK)
 #define DL__PLAIN
 #undef DL__HOT
@@ -3543,8 +3573,8 @@ static dl_index dl__seen(const dl__attention *t, dl_index l) { return t->causal 
 #define E_EITHER(m, n) _mm256_or_ps(m, n)
 #define E_WHERE(m, v) _mm256_and_ps(m, v)
 #define E_UNLESS(m, v) _mm256_andnot_ps(m, v)
-/* Every other number of two vectors, in an order of their own: E_UNMIX makes it the common one, E_MIX comes from there, E_ZIP_LOW and
-   E_ZIP_HIGH of evens and odds are the vectors again. */
+/* Every other number of two vectors, in an order of their own: E_UNMIX makes it the common one, E_MIX comes from there,
+   E_ZIP_LOW and E_ZIP_HIGH of evens and odds are the vectors again. */
 #define E_EVENS(a, b) _mm256_shuffle_ps(a, b, 0x88)
 #define E_ODDS(a, b) _mm256_shuffle_ps(a, b, 0xdd)
 #define E_UNMIX(a) _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8))
@@ -3579,7 +3609,8 @@ static const int32_t dl__tail_mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
 #define E_NEG(a) _mm512_xor_ps(a, _mm512_set1_ps(-0.0f))
 #define E_ABS(a) _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a)
 #define E_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
-#define E_SQRT(a) _mm512_maskz_sqrt_ps(E_MASK(16), a) /* gcc 12 warns of its own header without the mask, which goes away */
+/* gcc 12 warns of its own header without the mask, which goes away */
+#define E_SQRT(a) _mm512_maskz_sqrt_ps(E_MASK(16), a)
 #define E_MAX(a, b) _mm512_maskz_max_ps(E_MASK(16), a, b)
 #define E_MIN(a, b) _mm512_maskz_min_ps(E_MASK(16), a, b)
 #define E_LT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
@@ -3676,7 +3707,8 @@ DL__INLINE void dl__store_part(float *p, float32x4_t x, int n)
 #define E_UNROLL
 #else
 #define E_IN E_TARGET DL__INLINE
-#define E_OUT E_TARGET DL__NOINLINE static /* long functions: two dozen copies are a second of compile time and a few per cent of speed */
+/* long functions: two dozen copies are a second of compile time and a few per cent of speed */
+#define E_OUT E_TARGET DL__NOINLINE static
 #define E_UNROLL DL__UNROLL /* where a portable kernel has a lane a number */
 #endif
 /* ---- device code, too: tools/embed_kernels.py puts it into dltrain_cuda.h, as far as the next such line ---- */
@@ -3784,8 +3816,8 @@ E_OUT E_V DL__K(erf)(E_V x) /* x p(x^2) below 1; above 1 - exp(-q(|x|)) */
     return E_SEL(E_LT(a, E_K(1)), E_MUL(p, x), E_SEL(E_EQ(x, x), q, x));
 }
 
-/* The normal distribution: on the left e t p(t), e = exp(-x^2/2), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value; on the right
-   1 - that */
+/* The normal distribution: on the left e t p(t), e = exp(-x^2/2), t = 1 / (1 + 0.305 |x|), good to 1e-7 of the value;
+   on the right 1 - that */
 E_IN E_V DL__K(cdf)(E_V x, E_V e)
 {
     E_V t = E_DIV(E_K(1), E_FMA(E_ABS(x), E_K(0.305f), E_K(1)));
@@ -3940,7 +3972,8 @@ E_IN E_V DL__K(term)(int what, E_V x, E_V z, E_V m, E_V r)
     return what == DL__SUM_SQUARES ? E_MUL(x, x) : E_MUL(z, E_MUL(x, r));
 }
 
-/* All numbers of a vector by one operation: pairwise, half a vector apart, a quarter, ... 1. E_SWAP4(x) exchanges those 4 apart. */
+/* All numbers of a vector by one operation: pairwise, half a vector apart, a quarter, ... 1. E_SWAP4(x) exchanges
+   those 4 apart. */
 #if E_W > 8
 #define E_FOLD8(op, x) x = op(x, E_SWAP8(x));
 #else
@@ -4035,7 +4068,8 @@ E_FN void DL__K(carry)(dl__total *t, int level, dl_real v)
 }
 
 /* Terms of n more numbers. */
-E_IN void DL__K(add_run)(int what, dl__total *t, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r, size_t lead)
+E_IN void DL__K(add_run)(
+    int what, dl__total *t, const dl_real *x, const dl_real *z, size_t n, E_V m, E_V r, size_t lead)
 {
     while (n) {
         size_t at = t->n[0] % DL__LANES, k = DL__MIN(n, at ? DL__LANES - at : DL__CHUNK - t->n[0]);
@@ -4062,10 +4096,11 @@ E_FN dl_real DL__K(total)(dl__total *t)
     }
 }
 
-/* For each kind of terms: the sum of one chunk; `runs` runs of n more numbers of a total, `stride` apart; the sum of such runs, taken
-   for one sequence: rule 5 */
+/* For each kind of terms: the sum of one chunk; `runs` runs of n more numbers of a total, `stride` apart; the sum of
+   such runs, taken for one sequence: rule 5 */
 #define E_SUMS(name, what) \
-    DL__HOT E_FN DL__NOINLINE dl_real DL__K(chunk_##name)(const dl_real *x, const dl_real *z, size_t n, dl_real m, dl_real r) \
+    DL__HOT E_FN DL__NOINLINE dl_real DL__K(chunk_##name)( \
+        const dl_real *x, const dl_real *z, size_t n, dl_real m, dl_real r) \
     { \
         return DL__K(chunk)(what, x, z, n, E_K(m), E_K(r)); \
     } \
@@ -4087,15 +4122,17 @@ E_FN dl_real DL__K(total)(dl__total *t)
 E_SUMS(numbers, DL__SUM)
 E_SUMS(squares, DL__SUM_SQUARES)
 E_SUMS(products, DL__SUM_PRODUCTS)
-E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) { return DL__K(chunk_numbers)(x, x, n, 0, 0); } /* n <= DL__CHUNK */
+/* n <= DL__CHUNK */
+E_FN dl_real DL__K(sum_chunk)(const dl_real *x, size_t n) { return DL__K(chunk_numbers)(x, x, n, 0, 0); }
 E_FN dl_real DL__K(sum_runs)(const dl_real *x, size_t runs, size_t n, size_t stride)
 {
     return DL__K(runs_numbers)(x, x, runs, n, stride, 0, 0);
 }
 E_FN dl_real DL__K(sum)(const dl_real *x, size_t n) { return DL__K(sum_runs)(x, 1, n, n); }
 
-/* out[j] (+)= sum over r of x[r * stride + j]: rule 6; of `side` vectors side by side, all whole or of n < E_W numbers */
-E_IN void DL__K(sum_side)(dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, const int side, int n)
+/* out[j] (+)= sum over r of x[r * stride + j]: rule 6; `side` vectors side by side, all whole or of n < E_W numbers */
+E_IN void DL__K(sum_side)(
+    dl_real *out, const dl_real *x, size_t rows, size_t stride, bool accumulate, const int side, int n)
 {
     E_V total[8] = { E_K(0) }; /* the others are 0, too */
     for (size_t r0 = 0; r0 < rows; r0 += DL__KB) {
@@ -4180,8 +4217,8 @@ E_FN void DL__K(moments)(
 }
 
 /* y = (x - m) r w + b; w and b hold a number for all (or are NULL), or, `each`, one for each x */
-E_IN void DL__K(normalise)(
-    dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w, const dl_real *b, bool each, size_t lead)
+E_IN void DL__K(normalise)(dl_real *y, const dl_real *x, size_t n, dl_real m, dl_real r, const dl_real *w,
+    const dl_real *b, bool each, size_t lead)
 {
     E_V vm = E_K(m), vr = E_K(r), vw = E_K(w && !each ? *w : 1), vb = E_K(b && !each ? *b : 0);
     size_t i = 0;
@@ -4228,13 +4265,14 @@ E_FN void DL__K(normalise_sums)(dl_real *out, const dl_real *dy, const dl_real *
 }
 
 /* dx = k ((dy - a) - (x - m) r b) */
-E_FN void DL__K(normalise_back)(
-    dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r, dl_real k, dl_real a, dl_real b, size_t lead)
+E_FN void DL__K(normalise_back)(dl_real *dx, const dl_real *dy, const dl_real *x, size_t n, dl_real m, dl_real r,
+    dl_real k, dl_real a, dl_real b, size_t lead)
 {
     E_V vm = E_K(m), vr = E_K(r), vk = E_K(k), va = E_K(a), vb = E_K(b);
     size_t i = 0;
     for (; i + E_W <= n; i += E_W) {
-        if (i % DL__LINE == 0) dl__ahead(x + i, lead, DL__LINE), dl__ahead(dy + i, lead, DL__LINE), dl__ahead(dx + i, lead, DL__LINE);
+        if (i % DL__LINE == 0)
+            dl__ahead(x + i, lead, DL__LINE), dl__ahead(dy + i, lead, DL__LINE), dl__ahead(dx + i, lead, DL__LINE);
         E_V h = E_MUL(E_SUB(E_LOAD(x + i), vm), vr);
         E_STORE(dx + i, E_MUL(vk, E_SUB(E_SUB(E_LOAD(dy + i), va), E_MUL(h, vb))));
     }
@@ -4272,7 +4310,8 @@ E_FN void DL__K(multiply)(dl_real *y, const dl_real *x, const dl_real *z, size_t
 #define E_BEST(a, b) E_SEL(E_WINS(a, b), a, b)
 #define E_WINDOWS \
     E_V p = E_LOAD(x), q = E_LOAD(x + E_W), r = E_LOAD(x + w), s = E_LOAD(x + w + E_W); \
-    E_V a = E_EVENS(p, q), b = E_ODDS(p, q), c = E_EVENS(r, s), d = E_ODDS(r, s), above = E_BEST(a, b), below = E_BEST(c, d);
+    E_V a = E_EVENS(p, q), b = E_ODDS(p, q), c = E_EVENS(r, s), d = E_ODDS(r, s), \
+        above = E_BEST(a, b), below = E_BEST(c, d);
 E_IN void DL__K(max_vector)(dl_real *y, const dl_real *x, dl_index w)
 {
     E_WINDOWS
@@ -4291,8 +4330,9 @@ E_IN void DL__K(spread_vector)(dl_real *d0, dl_real *d1, const dl_real *x, const
     E_STORE(d1 + E_W, E_ZIP_HIGH(r, s));
 }
 
-/* `rows` of n windows, all of a plane. A vector at a time: the last of a row overlaps those before. In shorter rows, of four or more, it
-   reaches into the next, which is written later; that of the last row begins in the row before and goes through a copy. */
+/* `rows` of n windows, all of a plane. A vector at a time: the last of a row overlaps those before. In shorter rows,
+   of four or more, it reaches into the next, which is written later; that of the last row begins in the row before and
+   goes through a copy. */
 DL__HOT E_FN void DL__K(max_2x2)(dl_real *y, const dl_real *x, dl_index w, dl_index rows, dl_index n)
 {
     dl_real copy[E_W];
@@ -4305,7 +4345,8 @@ DL__HOT E_FN void DL__K(max_2x2)(dl_real *y, const dl_real *x, dl_index w, dl_in
     }
     if (n < E_W) memcpy(y - n, copy + E_W - n, (size_t)n * sizeof *y);
 }
-DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
+DL__HOT E_FN void DL__K(spread_2x2)(
+    dl_real *dx, const dl_real *x, const dl_real *dy, dl_index w, dl_index rows, dl_index n)
 {
     dl_real copy[4 * E_W];
     size_t some = (size_t)(2 * n) * sizeof *dx;
@@ -4315,7 +4356,8 @@ DL__HOT E_FN void DL__K(spread_2x2)(dl_real *dx, const dl_real *x, const dl_real
         dl__ahead(dx, DL__AHEAD, (size_t)(2 * w));
         for (dl_index i = 0; i < n; i += E_W) {
             dl_index at = n < E_W && rows ? 0 : DL__MIN(i, n - E_W);
-            DL__K(spread_vector)(last ? copy : dx + 2 * at, last ? copy + 2 * E_W : dx + w + 2 * at, x + 2 * at, dy + at, w);
+            DL__K(spread_vector)(
+                last ? copy : dx + 2 * at, last ? copy + 2 * E_W : dx + w + 2 * at, x + 2 * at, dy + at, w);
         }
         if (w & 1) dx[w - 1] = dx[2 * w - 1] = 0;
     }
@@ -4371,9 +4413,10 @@ E_FN DL__NOINLINE void DL__K(tile_edge)(const dl__panel *p, dl_index first, int 
     }
 }
 
-/* Rule 2 for rows first .. first + rows of a panel and so many vectors of columns. Both are constants where it is called, and every
-   loop but that over k is unrolled, so that the tile stays in registers from its zeros to its place in C: a tile of a short k is half
-   as fast otherwise. The portable tile is always whole: rows that lack repeat the last. */
+/* Rule 2 for rows first .. first + rows of a panel and so many vectors of columns. Both are constants where it
+   is called, and every loop but that over k is unrolled, so that the tile stays in registers from its zeros to
+   its place in C: a tile of a short k is half as fast otherwise. The portable tile is always whole: rows that
+   lack repeat the last. */
 E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const int vectors)
 {
     E_V acc[E_MR][4 * E_NV];
@@ -4389,7 +4432,8 @@ E_IN void DL__K(tile)(const dl__panel *p, dl_index first, const int rows, const 
     }
     if (p->chained)
         DL__UNROLL for (int i = 0; i < rows; i++)
-            DL__UNROLL for (int v = 0; v < DL__MIN(vectors, E_NV); v++) acc[i][v] = E_LOAD(out + DL__MIN(i, some - 1) * out_row + v * E_W);
+            DL__UNROLL for (int v = 0; v < DL__MIN(vectors, E_NV); v++)
+                acc[i][v] = E_LOAD(out + DL__MIN(i, some - 1) * out_row + v * E_W);
 #define E_STEP(k, from) \
     { \
         E_V bv[4 * E_NV]; \
@@ -4491,7 +4535,8 @@ DL__HOT E_FN DL__NOINLINE void DL__K(thin)(const dl__panel *p)
 #if DL__LEVEL == DL__AVX2
 #define E_TURN 8
 #define E_TURN_BLOCK dl__turn_block_avx2
-E_TARGET DL__INLINE void dl__turn_block_avx2(const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
+E_TARGET DL__INLINE void dl__turn_block_avx2(
+    const dl_real *src, dl_index src_row, dl_real *dst, dl_index dst_row, bool add)
 {
     __m256 a[8], b[8];
     DL__UNROLL for (int i = 0; i < 4; i++) { /* rows i and i + 4 side by side, by halves */
@@ -4538,11 +4583,13 @@ E_TARGET DL__INLINE void DL__K(turn_into)(
 {
     dl_index i = 0;
 #ifdef E_TURN
-    for (dl_index some; i + E_TURN <= rows; i += some) { /* whole lines of dst: those a power of two apart soon fall out of L1 */
+    /* whole lines of dst: those a power of two apart soon fall out of L1 */
+    for (dl_index some; i + E_TURN <= rows; i += some) {
         dl_index j = 0;
         some = DL__MIN((rows - i) / E_TURN * E_TURN, (dl_index)16);
         for (; j + E_TURN <= cols; j += E_TURN) {
-            for (dl_index h = j; dst_row > DL__AHEAD / 4 && h < j + E_TURN; h++) dl__ahead(dst + h * dst_row + i, 2 * DL__LINE, 1);
+            for (dl_index h = j; dst_row > DL__AHEAD / 4 && h < j + E_TURN; h++)
+                dl__ahead(dst + h * dst_row + i, 2 * DL__LINE, 1);
             for (dl_index k = i; k < i + some; k += E_TURN)
                 E_TURN_BLOCK(src + k * src_row + j, src_row, dst + j * dst_row + k, dst_row, add);
         }
@@ -4614,7 +4661,7 @@ DL__HOT E_FN DL__NOINLINE void DL__K(dots)(const dl__panel *p)
 #endif
 DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, dl_index cols, dl_index kc, dl_real *dst)
 {
-    enum { NR = E_NV * E_W, SOME = 4 * NR }; /* panels lie a power of two apart: with more at once L1 would lose their lines */
+    enum { NR = E_NV * E_W, SOME = 4 * NR }; /* panels lie a power of two apart: of more at once L1 loses the lines */
     if (row == 1) {
         for (dl_index j = 0; j < cols; j += SOME, src += SOME, dst += SOME * kc)
             for (dl_index k = 0, n = DL__MIN(cols - j, (dl_index)SOME); k < kc; k++) {
@@ -4640,8 +4687,8 @@ DL__HOT E_FN void DL__K(pack)(const dl_real *src, dl_index row, dl_index step, d
                 for (dl_index l = 0; l < some; l++) dst[k * NR + l] = src[l * row + k * step];
     }
 }
-/* Planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart. Zeros are written in whole
-   vectors, before what comes to lie there: behind the last frame E_W numbers more. */
+/* Planes of h x w, as seen through a frame of fh x fw at (y, x), with zeros outside; frames `plane` apart. Zeros are
+   written in whole vectors, before what comes to lie there: behind the last frame E_W numbers more. */
 DL__HOT E_FN void DL__K(frame)(const dl_real *src, dl_index planes, dl_index h, dl_index w, dl_index y, dl_index x,
     dl_index fh, dl_index fw, dl_real *dst, dl_index plane)
 {
@@ -4740,11 +4787,13 @@ DL__HOT E_FN void DL__K(strip)(const dl__strip *s)
 #else
 #define E_THIN DL__K(thin), DL__K(dots)
 #endif
-static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn), DL__K(pack) };
+static const dl__products DL__K(products) = { E_MR, E_NV * E_W, E_W, E_MC, E_NC, DL__K(panel), E_THIN, DL__K(turn),
+    DL__K(pack) };
 static const dl__products *DL__K(products_of)(void) { return &DL__K(products); }
 
 /* ---- attention ---- */
-/* x where lanes are below n, else y: stores of parts of vectors, or from the middle of one on, would delay the loads that follow. */
+/* x where lanes are below n, else y: stores of parts of vectors, or from the middle of one on, would delay the
+   loads that follow. */
 E_IN E_V DL__K(first)(E_V x, dl_index n, E_V y) { return E_SEL(E_LT(E_LOAD(dl__lane), E_K((dl_real)n)), x, y); }
 
 /* Zeros behind the n numbers of a row, to the end of the block of lanes. */
@@ -4756,8 +4805,8 @@ E_IN void DL__K(clear_row)(dl_real *x, dl_index n)
     for (j += j < n ? E_W : 0; j < end; j += E_W) E_STORE(x + j, E_K(0));
 }
 
-/* Rows of products become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before the next
-   begins, so that the chains within rows overlap. */
+/* Rows of products become probabilities, zeros behind them: of queries from l0 on. Each step goes over all rows before
+   the next begins, so that the chains within rows overlap. */
 E_FN void DL__K(probabilities)(
     const dl__attention *t, const dl_real *mask, dl_index l0, dl_index rows, dl_real *p, dl_index stride)
 {
@@ -4768,7 +4817,8 @@ E_FN void DL__K(probabilities)(
         E_V least = E_K(-HUGE_VALF), most = least;
         for (; j < n; j += E_W) E_STORE(x + j, E_MULS(E_LOAD(x + j), t->scale));
         for (j = 0; mask && j < n; j++) x[j] += mask[(l0 + i) * t->mask.row + j * t->mask.column];
-        for (j = 0; j + E_W <= n; j += E_W) most = E_MAX(E_LOAD(x + j), most); /* may miss a NaN, which the sum does not */
+        /* may miss a NaN, which the sum does not */
+        for (j = 0; j + E_W <= n; j += E_W) most = E_MAX(E_LOAD(x + j), most);
         if (j < n) most = E_MAX(DL__K(first)(E_LOAD(x + j), n - j, least), most);
         E_FOLD(E_MAX, most)
         top[i] = E_FIRST(most);
@@ -4972,7 +5022,8 @@ static bool dl__broadcast(dl_context *ctx, const char *who, int n, dl_node *cons
         for (int i = 1; i <= s.ndim && i <= out->ndim; i++) {
             dl_index a = out->dim[out->ndim - i], b = s.dim[s.ndim - i];
             if (a != b && a != 1 && b != 1)
-                return dl_fail(ctx, "dl_%s: shapes %H and %S do not broadcast: %td and %td differ", who, out, in[k], a, b);
+                return dl_fail(
+                    ctx, "dl_%s: shapes %H and %S do not broadcast: %td and %td differ", who, out, in[k], a, b);
             wide.dim[wide.ndim - i] = a == 1 ? b : a;
         }
         *out = wide;
@@ -5009,7 +5060,8 @@ static dl_tensor dl__binary(const dl_op *op, dl_tensor x, dl_tensor z)
 #define DL__OP1(name, forward, derivative) \
     static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->level, ew_##name, (r)); } \
     static void dl__grad_##name(const dl_grad_args *g); \
-    static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, dl__grad_##name, NULL, NULL };
+    static const dl_op dl__##name##_op = { #name, DL_OP_ELEMENTWISE, NULL, dl__run_##name, dl__grad_##name, NULL, \
+        NULL };
 #define DL__OP2(name, forward, dx, dz) DL__OP1(name, forward, dx)
 #define DL__OP0(name, forward) \
     static void dl__run_##name(const dl_run_args *r) { DL__CALL(r->level, ew_##name, (r)); } \
