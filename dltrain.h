@@ -2919,8 +2919,7 @@ static bool dl__check_name(dl_context *ctx, const char *who, const char *name)
     if (strpbrk(name, "*?|\"\\\n"))
         return dl_fail(ctx, "dl_%s: '%s' is not a name: * ? | \" and \\ are kept for patterns and files", who, name);
     if (strlen(ctx->path) + strlen(name) + 20 > DLTRAIN_NAME_MAX)
-        return dl_fail(
-            ctx, "dl_%s: the name '%s' in '%s' is too long; DLTRAIN_NAME_MAX is %d", who, name, ctx->path,
+        return dl_fail(ctx, "dl_%s: the name '%s' in '%s' is too long; DLTRAIN_NAME_MAX is %d", who, name, ctx->path,
             DLTRAIN_NAME_MAX);
     return true;
 }
@@ -5076,18 +5075,17 @@ DL__COMPARE_ROWS(DL__OP0)
 #undef DL__OP2
 
 #define DL__UNARY(name) DL_API dl_tensor dl_##name(dl_tensor x) { return dl__unary(&dl__##name##_op, x, 0, 0); }
-DL__UNARY(neg)
-DL__UNARY(abs) DL__UNARY(exp) DL__UNARY(log) DL__UNARY(log1p) DL__UNARY(expm1) DL__UNARY(sqrt) DL__UNARY(rsqrt)
-    DL__UNARY(square) DL__UNARY(reciprocal) DL__UNARY(sigmoid) DL__UNARY(tanh) DL__UNARY(sin) DL__UNARY(cos) DL__UNARY(erf)
-        DL__UNARY(relu) DL__UNARY(gelu) DL__UNARY(gelu_tanh) DL__UNARY(silu) DL__UNARY(softplus)
+DL__UNARY(neg) DL__UNARY(abs) DL__UNARY(exp) DL__UNARY(log) DL__UNARY(log1p) DL__UNARY(expm1) DL__UNARY(sqrt)
+DL__UNARY(rsqrt) DL__UNARY(square) DL__UNARY(reciprocal) DL__UNARY(sigmoid) DL__UNARY(tanh) DL__UNARY(sin)
+DL__UNARY(cos) DL__UNARY(erf) DL__UNARY(relu) DL__UNARY(gelu) DL__UNARY(gelu_tanh) DL__UNARY(silu) DL__UNARY(softplus)
 #undef DL__UNARY
-#define DL__BINARY(name) DL_API dl_tensor dl_##name(dl_tensor a, dl_tensor b) { return dl__binary(&dl__##name##_op, a, b); }
-            DL__BINARY(add) DL__BINARY(sub) DL__BINARY(mul) DL__BINARY(div) DL__BINARY(pow) DL__BINARY(maximum)
-                DL__BINARY(minimum)
+#define DL__BINARY(name) \
+    DL_API dl_tensor dl_##name(dl_tensor a, dl_tensor b) { return dl__binary(&dl__##name##_op, a, b); }
+DL__BINARY(add) DL__BINARY(sub) DL__BINARY(mul) DL__BINARY(div) DL__BINARY(pow) DL__BINARY(maximum) DL__BINARY(minimum)
 #undef DL__BINARY
-#define DL__SCALED(name) DL_API dl_tensor dl_##name(dl_tensor x, float a) { return dl__unary(&dl__##name##_op, x, a, 0); }
-                    DL__SCALED(add_scalar) DL__SCALED(mul_scalar) DL__SCALED(pow_scalar) DL__SCALED(leaky_relu)
-                        DL__SCALED(elu)
+#define DL__SCALED(name) \
+    DL_API dl_tensor dl_##name(dl_tensor x, float a) { return dl__unary(&dl__##name##_op, x, a, 0); }
+DL__SCALED(add_scalar) DL__SCALED(mul_scalar) DL__SCALED(pow_scalar) DL__SCALED(leaky_relu) DL__SCALED(elu)
 #undef DL__SCALED
 
                             DL_API dl_tensor dl_clamp(dl_tensor x, float low, float high)
@@ -5119,8 +5117,9 @@ DL_API dl_tensor dl_where(dl_tensor condition, dl_tensor a, dl_tensor b)
     return dl__record(ctx, &dl__where_op, 3, n, DL_F32, &s, NULL);
 }
 
-/* The derivatives: the rows read as calls that record. A and B are the operation's scalars. Operands go over a small stack, since
-   compilers differ in the order in which they evaluate arguments, and with the order of the nodes the bits could differ. */
+/* The derivatives: the rows read as calls that record. A and B are the operation's scalars. Operands go over a small
+   stack, since compilers differ in the order in which they evaluate arguments, and with the order of the nodes the
+   bits could differ. */
 typedef struct dl__stack { dl_tensor at[8]; int n; } dl__stack;
 static void dl__push(dl__stack *s, dl_tensor x)
 {
@@ -5134,7 +5133,9 @@ static dl_tensor dl__apply2(dl__stack *s, const dl_op *op)
 }
 static bool dl__gelu_twice(const dl_run_args *a, const dl_node *next, void *slope)
 {
-    if (a->node->op != &dl__gelu_op || next->op != &dl__gelu_slope_op || next->in[0] != a->node->in[0] || a->n % DL__PACK) return false;
+    if (a->node->op != &dl__gelu_op || next->op != &dl__gelu_slope_op || next->in[0] != a->node->in[0] ||
+        a->n % DL__PACK)
+        return false;
     DL__CALL(a->level, gelu_pair, ((dl_real *)a->out, (dl_real *)slope, (const dl_real *)a->in[0], a->n));
     return true;
 }
@@ -5310,7 +5311,8 @@ DL__HOT static void dl__dropout_run(const dl_run_args *r)
 }
 
 static void dl__dropout_grad(const dl_grad_args *g);
-static const dl_op dl__dropout_op = { "dropout", DL_OP_ELEMENTWISE, NULL, dl__dropout_run, dl__dropout_grad, NULL, NULL };
+static const dl_op dl__dropout_op = { "dropout", DL_OP_ELEMENTWISE, NULL, dl__dropout_run, dl__dropout_grad, NULL,
+    NULL };
 
 static dl_tensor dl__dropout(dl_tensor x, dl_real p, dl_real scale, uint64_t counter)
 {
@@ -5341,7 +5343,8 @@ DL_API dl_tensor dl_dropout(dl_tensor x, float p)
     dl_node *n;
     dl_context *ctx = dl__operands("dropout", 1, &x, &n);
     if (!ctx) return dl__none();
-    if (!(p >= 0 && p <= 1)) return dl_fail(ctx, "dl_dropout: p is a probability, 0 to 1, not %g", (double)p), dl__none();
+    if (!(p >= 0 && p <= 1))
+        return dl_fail(ctx, "dl_dropout: p is a probability, 0 to 1, not %g", (double)p), dl__none();
     if (!ctx->training || p == 0) return x;
     return dl__dropout(x, p, p < 1 ? (dl_real)1 / ((dl_real)1 - p) : 0, dl__next_counter(ctx));
 }
@@ -5528,8 +5531,9 @@ static const dl_node *dl__root(const dl_node *n)
     return n;
 }
 
-/* Before the last run of a step: copies that need not be made become views. Their readers can follow strides, or they are
-   in place as they are. Reading a value afterwards stays as it was: what nobody took is copied, unless it is in place. */
+/* Before the last run of a step: copies that need not be made become views. Their readers can follow strides,
+   or they are in place as they are. Reading a value afterwards stays as it was: what nobody took is copied,
+   unless it is in place. */
 static uint32_t dl__skip_copies(dl_context *ctx, uint32_t start)
 {
     uint32_t first = start, skipped = 0;
@@ -5753,7 +5757,8 @@ static void dl__place_grad(const dl_grad_args *g);
 static const dl_op dl__crop_op = { "slice", DL__OP_CROPS | DL__OP_STRIDED, NULL, dl__copy_through, dl__crop_grad, NULL,
     NULL };
 static const dl_op dl__place_op = { "pad", 0, NULL, dl__place_run, dl__place_grad, NULL, NULL };
-static dl_tensor dl__crop(dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step)
+static dl_tensor dl__crop(
+    dl_context *ctx, dl_node *x, const dl_shape *shape, const dl_index *start, const dl_index *step)
 {
     dl_index i[1 + 2 * DLTRAIN_MAX_DIMS] = { 0 }, stride[DLTRAIN_MAX_DIMS];
     dl__extra e = dl__with(1 + 2 * x->ndim, i);
@@ -5817,7 +5822,8 @@ DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n_pads, float val
     dl_context *ctx = dl__operands("pad", 1, &x, &n);
     if (!ctx) return dl__none();
     if (n_pads < 0 || n_pads % 2 || n_pads / 2 > n->ndim)
-        return dl_fail(ctx, "dl_pad: %d pads; %S takes two a dimension, at most %d", n_pads, n, 2 * n->ndim), dl__none();
+        return dl_fail(ctx, "dl_pad: %d pads; %S takes two a dimension, at most %d", n_pads, n, 2 * n->ndim),
+               dl__none();
     if (!pads && n_pads) return dl_fail(ctx, "dl_pad: pads is NULL"), dl__none();
     if (n->dtype != DL_F32 && (!(value >= 0 && value <= 255) || value != (float)(int)value) &&
         !(n->dtype == DL_I32 && value >= -2147483648.0f && value < 2147483648.0f && value == (float)(int32_t)value))
@@ -5827,7 +5833,8 @@ DL_API dl_tensor dl_pad(dl_tensor x, const dl_index *pads, int n_pads, float val
         int k = n->ndim - 1 - i;
         dl_index before = 2 * k < n_pads ? pads[2 * k] : 0, after = 2 * k < n_pads ? pads[2 * k + 1] : 0;
         if (before < 0 || after < 0 || before > PTRDIFF_MAX / 4 || after > PTRDIFF_MAX / 4)
-            return dl_fail(ctx, "dl_pad: cannot pad %S by %td and %td; dl_slice takes away", n, before, after), dl__none();
+            return dl_fail(ctx, "dl_pad: cannot pad %S by %td and %td; dl_slice takes away", n, before, after),
+                   dl__none();
         from[i] = before;
         by[i] = 1;
         s.dim[i] += before + after;
@@ -5869,8 +5876,8 @@ static void dl__concat_grad(const dl_grad_args *g)
 }
 static const dl_op dl__concat_op = { "concat", 0, NULL, dl__concat_run, dl__concat_grad, NULL, NULL };
 
-/* Are the slices in g all of x in a row? Their gradients side by side, in x's order, and the dimension they lie along; 0
-   when not. */
+/* Are the slices in g all of x in a row? Their gradients side by side, in x's order, and the dimension they lie
+   along; 0 when not. */
 static int dl__slices_in_a_row(const dl_grad_args *g, dl_tensor *in, int *dim)
 {
     const dl_node *x = g->node->in[0];
@@ -5975,8 +5982,8 @@ static void dl__three(const dl_node *n, int d, dl_index *o) /* outer, rows, inne
     for (int i = d + 1; i < n->ndim; i++) o[2] *= n->dim[i];
 }
 
-static const char *const dl__index_who[] = { "index_select", "gather", "embedding", "embedding_op", "nll", "cross_entropy",
-    "max_dims" };
+static const char *const dl__index_who[] = { "index_select", "gather", "embedding", "embedding_op", "nll",
+    "cross_entropy", "max_dims" };
 enum {
     DL__WHO_INDEX_SELECT,
     DL__WHO_GATHER,
@@ -5989,7 +5996,8 @@ enum {
 
 static bool dl__bad_index(dl_context *ctx, const dl_index *i, size_t place, int value)
 {
-    return dl_fail(ctx, "dl_%s: index %d at position %zu is out of range for %td rows", dl__index_who[i[4]], value, place, i[1]);
+    return dl_fail(
+        ctx, "dl_%s: index %d at position %zu is out of range for %td rows", dl__index_who[i[4]], value, place, i[1]);
 }
 
 /* Are all n indices in 0 .. rows - 1 (or -1 where allowed)? An error otherwise. */
@@ -6096,7 +6104,8 @@ static dl_tensor dl__embed(const char *who, int who_index, dl_tensor weight, dl_
         return dl_fail(ctx, "dl_%s: index %S has DLTRAIN_MAX_DIMS dimensions already", who, n[1]), dl__none();
     dl_shape s = dl__shape(n[1]);
     s.dim[s.ndim++] = n[0]->dim[1];
-    return dl_reshape(dl__index_select(who, who_index, weight, 0, dl_reshape(index, DL_SHAPE((dl_index)n[1]->numel))), s);
+    return dl_reshape(
+        dl__index_select(who, who_index, weight, 0, dl_reshape(index, DL_SHAPE((dl_index)n[1]->numel))), s);
 }
 DL_API dl_tensor dl_embedding_op(dl_tensor weight, dl_tensor index)
 {
@@ -6148,7 +6157,8 @@ static void dl__gather_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl_
 static void dl__scatter_grad(const dl_grad_args *g) { g->dx[0] = dl__indexed(&dl__gather_op, g); }
 
 /* index has as many elements as [outer, picks, inner] of x around dimension d; `shape` is y's. */
-static dl_tensor dl__gather(int who, dl_tensor x, int d, dl_tensor index, dl_index picks, const dl_shape *shape, bool allow)
+static dl_tensor dl__gather(
+    int who, dl_tensor x, int d, dl_tensor index, dl_index picks, const dl_shape *shape, bool allow)
 {
     dl_node *n[2];
     dl_tensor in[2];
@@ -6179,8 +6189,8 @@ DL_API dl_tensor dl_gather(dl_tensor x, int dim, dl_tensor index)
     bool fits = n[0]->ndim == n[1]->ndim;
     for (int i = 0; fits && i < n[0]->ndim; i++) fits = i == d || n[1]->dim[i] <= n[0]->dim[i];
     if (!fits)
-        return dl_fail(ctx, "dl_gather: index %S must have x's dimensions, no larger than x %S but in dimension %d", n[1],
-                   n[0], d),
+        return dl_fail(ctx, "dl_gather: index %S must have x's dimensions, no larger than x %S but in dimension %d",
+                   n[1], n[0], d),
                dl__none();
     dl_shape s = dl__shape(n[1]);
     for (int i = 0; i < s.ndim; i++)
@@ -6213,7 +6223,8 @@ DL_API dl_tensor dl_one_hot(dl_tensor x, dl_index classes)
     dl_node *n;
     dl_context *ctx = dl__operands("one_hot", 1, &x, &n);
     if (!ctx) return dl__none();
-    if (n->dtype != DL_I32) return dl_fail(ctx, "dl_one_hot: takes DL_I32, not %s", dl__dtype_names[n->dtype]), dl__none();
+    if (n->dtype != DL_I32)
+        return dl_fail(ctx, "dl_one_hot: takes DL_I32, not %s", dl__dtype_names[n->dtype]), dl__none();
     if (classes < 1) return dl_fail(ctx, "dl_one_hot: %td classes", classes), dl__none();
     if (n->ndim == DLTRAIN_MAX_DIMS)
         return dl_fail(ctx, "dl_one_hot: %S has DLTRAIN_MAX_DIMS dimensions already", n), dl__none();
@@ -6235,8 +6246,8 @@ typedef struct dl__reduced {
     bool by_channel;
 } dl__reduced; /* x as [outer, reduced, inner]; by channel: [reduced, channels, reduced] */
 
-/* Which dimensions are reduced, and x brought into a form where they lie together, unless the caller takes them by channel.
-   NULL after an error. */
+/* Which dimensions are reduced, and x brought into a form where they lie together, unless the caller takes them by
+   channel. NULL after an error. */
 static dl_context *dl__reduce(
     const char *who, dl_tensor x, const int *dims, int n_dims, bool keepdim, bool by_channel, dl__reduced *r)
 {
@@ -6327,7 +6338,8 @@ static void dl__sum_chunks(const dl_run_args *r, size_t part)
     }
 }
 
-/* The canonical sum of n contiguous numbers; sums of chunks go to `scratch`, n / DL__CHUNK + 1 numbers and as many again by levels. */
+/* The canonical sum of n contiguous numbers; sums of chunks go to `scratch`, n / DL__CHUNK + 1 numbers and as
+   many again by levels. */
 static dl_real dl__sum_long(const dl_run_args *r, const dl_real *x, size_t n, dl_real *scratch)
 {
     dl_run_args a = *r;
@@ -6364,7 +6376,8 @@ static void dl__sum_channels(const dl_run_args *r, size_t part)
     const dl_index *i = r->node->i;
     size_t n = (size_t)i[2], per = dl__channels_of_part(i);
     for (size_t k = part * per; k < DL__MIN((part + 1) * per, (size_t)i[1]); k++) {
-        dl_real s = DL__CALL(r->level, sum_runs, ((const dl_real *)r->in[0] + k * n, (size_t)i[0], n, (size_t)i[1] * n)),
+        dl_real s = DL__CALL(r->level, sum_runs,
+                    ((const dl_real *)r->in[0] + k * n, (size_t)i[0], n, (size_t)i[1] * n)),
                 *y = (dl_real *)r->out + k;
         *y = r->accumulate ? *y + s : s;
     }
@@ -6388,7 +6401,9 @@ static void dl__sum_run(const dl_run_args *r)
 }
 static size_t dl__sum_scratch(const dl_node *n)
 {
-    return !n->i[3] && n->i[2] == 1 && n->i[1] > DL__CHUNK ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real) : 0;
+    return !n->i[3] && n->i[2] == 1 && n->i[1] > DL__CHUNK
+        ? ((size_t)n->i[1] / DL__CHUNK + 64) * 2 * sizeof(dl_real)
+        : 0;
 }
 
 static void dl__sum_grad(const dl_grad_args *g)
@@ -6397,7 +6412,8 @@ static void dl__sum_grad(const dl_grad_args *g)
     for (int i = 0; i < keep.ndim; i++) keep.dim[i] = g->node->i[4 + i];
     g->dx[0] = dl_expand(dl_reshape(g->dy, keep), dl__shape(g->node->in[0]));
 }
-static const dl_op dl__sum_op = { "sum_dims", DL_OP_ACCUMULATES, NULL, dl__sum_run, dl__sum_grad, dl__sum_scratch, NULL };
+static const dl_op dl__sum_op = { "sum_dims", DL_OP_ACCUMULATES, NULL, dl__sum_run, dl__sum_grad, dl__sum_scratch,
+    NULL };
 
 static dl_tensor dl__sum(const char *who, dl_tensor x, const int *dims, int n, bool keepdim, size_t *count)
 {
@@ -6558,7 +6574,8 @@ typedef struct dl__gemm {
     dl_index a_row, a_k, b_row, b_k, c_row;
     bool turned;                    /* element (m, n) lies at n * c_row + m, not at m * c_row + n */
     bool bias_by_row, accumulate;
-    bool pack_a, pack_b, total;     /* what needs scratch: copies of A and B (of its last columns at least); the totals of a unit */
+    /* what needs scratch: copies of A and B (of its last columns at least); the totals of a unit */
+    bool pack_a, pack_b, total;
     int batch_dims;
     struct { dl_index count, a, b, c; } batch[DLTRAIN_MAX_DIMS]; /* outermost first */
 } dl__gemm;
@@ -6566,9 +6583,13 @@ typedef struct dl__gemm {
 /* Planning a product is DL__HOT, too: it takes longer than a small one itself. */
 DL__HOT static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
 
-/* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time: it is copied for
-   many panels of B, and soon where its rows are neighbours, so that each number of a row is on a page of its own. */
-DL__HOT static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc) { return g->kk && nc >= (g->a_k == 1 ? 32 : 3) * g->e->nr; }
+/* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time:
+   it is copied for many panels of B, and soon where its rows are neighbours, so that each number of a row is on
+   a page of its own. */
+DL__HOT static bool dl__gemm_packs_a(const dl__gemm *g, dl_index nc)
+{
+    return g->kk && nc >= (g->a_k == 1 ? 32 : 3) * g->e->nr;
+}
 DL__HOT static bool dl__gemm_dots(const dl__gemm *g)
 {
     return g->m == 1 && g->n >= g->e->nr && g->b_k == 1 && g->b_row != 1 && g->e->dots;
@@ -6584,7 +6605,8 @@ DL__HOT static float dl__copy_cost(dl_index row, dl_index k) { return row == 1 ?
 /* The cost of mc x nc of C, in rows of tiles times k; a tile of less than four rows waits for its own additions. */
 DL__HOT static float dl__gemm_cost(const dl__gemm *g, dl_index mc, dl_index nc)
 {
-    float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr), k = (float)g->kk;
+    float m = (float)(g->b_row == 1 ? mc : DL__MAX(mc, (dl_index)4)), n = (float)dl__round_up(nc, g->e->nr),
+          k = (float)g->kk;
     float cost = (dl__gemm_dots(g) ? 3 : m) * n / (float)g->e->nr * (k + 3);
     if (dl__gemm_packs_b(g, mc)) cost += n * k * dl__copy_cost(g->b_row, g->b_k);
     if (dl__gemm_packs_a(g, nc)) cost += m * k * dl__copy_cost(g->a_row, g->a_k);
@@ -6628,8 +6650,8 @@ DL__HOT static void dl__gemm_cut(dl__gemm *g, int threads)
         }
 }
 
-/* Which operand is broadcast, how large units are and what is copied. The result depends on shapes and on the number of threads, the bits
-   do not. */
+/* Which operand is broadcast, how large units are and what is copied. The result depends on shapes and on the number of
+   threads, the bits do not. */
 DL__HOT static void dl__gemm_plan(dl__gemm *g, int threads)
 {
     float cost = dl__gemm_cost(g, g->m, g->n);
@@ -6650,8 +6672,8 @@ DL__HOT static size_t dl__gemm_units(const dl__gemm *g)
 
 DL__HOT static dl_index dl__packed_row(const dl__products *e) { return dl__round_up(e->mr, 4); }
 
-/* Rows of a unit that go through all panels of B before the next do: few where they are long, since lines of C in many pages at a time
-   come slowly. */
+/* Rows of a unit that go through all panels of B before the next do: few where they are long, since lines of C in many
+   pages at a time come slowly. */
 DL__HOT static dl_index dl__gemm_block(const dl__gemm *g)
 {
     enum { NEAR = 12 << 10 }; /* numbers of C */
@@ -6667,9 +6689,10 @@ static size_t dl__gemm_scratch(const dl__gemm *g) /* numbers, for one thread */
                     (g->total ? g->mc * g->nc : 0));
 }
 
-/* Rows of A that are neighbours, as tiles that have whole vectors: several at a time, and several steps of k, so that cache lines are
-   read and written as a whole. */
-DL__HOT static void dl__pack_tiles(const dl_real *a, dl_index a_k, dl_index tiles, dl_index mr, dl_index kc, dl_real *dst)
+/* Rows of A that are neighbours, as tiles that have whole vectors: several at a time, and several steps of k,
+   so that cache lines are read and written as a whole. */
+DL__HOT static void dl__pack_tiles(
+    const dl_real *a, dl_index a_k, dl_index tiles, dl_index mr, dl_index kc, dl_real *dst)
 {
     enum { SIDE = 8, STEPS = 4, WIDE = 8 };
     for (dl_index i0 = 0; i0 < tiles; i0 += SIDE)
@@ -6684,7 +6707,8 @@ DL__HOT static void dl__pack_tiles(const dl_real *a, dl_index a_k, dl_index tile
             }
 }
 
-/* Rows of A as the kernel goes through them: mr rows at a time, their numbers of one k together, `wide` apart for whole vectors. */
+/* Rows of A as the kernel goes through them: mr rows at a time, their numbers of one k together, `wide` apart
+   for whole vectors. */
 DL__HOT static void dl__pack_rows(
     const dl__products *e, const dl_real *a, dl_index a_row, dl_index a_k, dl_index rows, dl_index kc, dl_real *dst)
 {
@@ -6773,7 +6797,8 @@ DL__HOT static void dl__gemm_part(const dl_run_args *r, size_t unit)
     else
         for (dl_index i = 0; i < mc; i++)
             for (dl_index j = 0; j < nc; j++) c[i * g->c_row + j] += total[i * g->nc + j];
-    dl__finished_rows(r, (size_t)(c - g->c), (size_t)(g->turned ? nc : mc), (size_t)(g->turned ? mc : nc), (size_t)g->c_row);
+    dl__finished_rows(r, (size_t)(c - g->c), (size_t)(g->turned ? nc : mc), (size_t)(g->turned ? mc : nc),
+        (size_t)g->c_row);
 }
 
 /* ---- matmul: in a [..., M, K], b [..., K, N], bias [N] or none; i = transposed a, b ---- */
@@ -6818,7 +6843,8 @@ DL__HOT static void dl__matmul_run(const dl_run_args *r)
     a.user = &g;
     dl_parallel(&a, dl__gemm_units(&g), dl__gemm_part);
 }
-static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level needs, with one thread: more split the work */
+/* the most that any level needs, with one thread: more split the work */
+static size_t dl__matmul_scratch(const dl_node *y)
 {
     size_t most = 0;
     for (int level = 0; level <= DL__TOP_LEVEL; level++)
@@ -6830,8 +6856,8 @@ static size_t dl__matmul_scratch(const dl_node *y) /* the most that any level ne
     return most;
 }
 static void dl__matmul_grad(const dl_grad_args *g);
-static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__matmul_run, dl__matmul_grad,
-    dl__matmul_scratch, NULL };
+static const dl_op dl__matmul_op = { "matmul", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__matmul_run,
+    dl__matmul_grad, dl__matmul_scratch, NULL };
 
 /* Both have two dimensions or more; bias zero or [N]. */
 static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor bias, bool ta, bool tb)
@@ -6848,7 +6874,8 @@ static dl_tensor dl__matmul(const char *who, dl_tensor a, dl_tensor b, dl_tensor
         return dl_fail(ctx, "dl_%s: transposing takes two dimensions or more: %S x %S", who, n[0], n[1]), dl__none();
     dl_index ka = n[0]->dim[n[0]->ndim - (ta ? 2 : 1)], kb = n[1]->dim[n[1]->ndim - (tb ? 1 : 2)];
     if (ka != kb)
-        return dl_fail(ctx, "dl_%s: inner dimensions differ: %S%s x %S%s", who, n[0], ta ? "'" : "", n[1], tb ? "'" : ""),
+        return dl_fail(
+                   ctx, "dl_%s: inner dimensions differ: %S%s x %S%s", who, n[0], ta ? "'" : "", n[1], tb ? "'" : ""),
                dl__none();
     dl_shape s = n[0]->ndim > n[1]->ndim ? dl__shape(n[0]) : dl__shape(n[1]);
     for (int d = 0; d < s.ndim - 2; d++) {
@@ -6879,8 +6906,10 @@ static void dl__matmul_grad(const dl_grad_args *g)
     bool ta = g->node->i[0] != 0, tb = g->node->i[1] != 0;
     dl_tensor a = g->x[0], b = g->x[1], dy = g->dy, no = dl__none();
     int rows = 0;
-    if (g->want[0]) g->dx[0] = ta ? dl__matmul("matmul", b, dy, no, tb, true) : dl__matmul("matmul", dy, b, no, false, !tb);
-    if (g->want[1]) g->dx[1] = tb ? dl__matmul("matmul", dy, a, no, true, ta) : dl__matmul("matmul", a, dy, no, !ta, false);
+    if (g->want[0])
+        g->dx[0] = ta ? dl__matmul("matmul", b, dy, no, tb, true) : dl__matmul("matmul", dy, b, no, false, !tb);
+    if (g->want[1])
+        g->dx[1] = tb ? dl__matmul("matmul", dy, a, no, true, ta) : dl__matmul("matmul", a, dy, no, !ta, false);
     if (g->node->n_in > 2 && g->want[2]) {
         dl_index n = g->node->dim[g->node->ndim - 1];
         g->dx[2] = dl_sum_dims(dl_reshape(dy, DL_SHAPE(n ? (dl_index)g->node->numel / n : 0, n)), &rows, 1, false);
@@ -6932,8 +6961,8 @@ DL_API dl_tensor dl_affine(dl_tensor x, dl_tensor w, dl_tensor b)
     return dl_reshape(dl__matmul("affine", dl_reshape(x, DL_SHAPE(rows, k)), w, b, false, true), s);
 }
 
-/* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the others.
-   i = the geometry ---- */
+/* ---- convolution: y = conv(x, w), dx = back(dy, w), dw = weight(x, dy): three operations, each the gradient of the
+   others. i = the geometry ---- */
 typedef struct dl__geometry { /* of a convolution; x [n,c,h,w] -> y [n,o,oh,ow] */
     dl_index n, c, h, w, o, kh, kw, oh, ow, sh, sw, ph, pw, dh, dw, groups;
 } dl__geometry;
@@ -6954,8 +6983,8 @@ typedef struct dl__frame {
     bool inside;
 } dl__frame; /* inside: it lies in the plane; no zeros, no copy */
 
-/* What rows y0 .. y1 of the result are made of: conv reads x at y * sh - ph + ky * dh, back reads dy at (y + ph - ky * dh) / sh where
-   this is whole. */
+/* What rows y0 .. y1 of the result are made of: conv reads x at y * sh - ph + ky * dh, back reads dy at
+   (y + ph - ky * dh) / sh where this is whole. */
 static dl__frame dl__frame_of(const dl__geometry *q, bool back, dl_index y0, dl_index y1)
 {
     dl__frame f;
@@ -6974,8 +7003,9 @@ static dl__frame dl__frame_of(const dl__geometry *q, bool back, dl_index y0, dl_
     return f;
 }
 
-/* conv and back slide a window over images. Pixels of the result are the rows of A, its channels lie in vectors; k = (ky, kx, channel of the
-   source). With strides, pixels of back fall into sh * sw classes by the taps that reach them: each is a product of its own. */
+/* conv and back slide a window over images. Pixels of the result are the rows of A, its channels lie in vectors;
+   k = (ky, kx, channel of the source). With strides, pixels of back fall into sh * sw classes by the taps that reach
+   them: each is a product of its own. */
 typedef struct dl__slide {
     const dl__products *e;
     dl__geometry q;
@@ -6984,7 +7014,7 @@ typedef struct dl__slide {
     dl_index in, out, groups;       /* channels of a group */
     dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
     dl_index kk, blocks, classes, mc;
-    dl_index width, plane, frame;   /* of the planes that a window is read from: x's, or a frame's, of so many numbers */
+    dl_index width, plane, frame;   /* of the planes that a window is read from: x's, or a frame's, of that size */
     dl_index rows, strips;          /* `rows` rows of a result are one unit of work */
     const dl_real *x, *weight, *bias;
     dl_real *packed, *y;            /* the weight: by group, class, panel */
@@ -7004,16 +7034,19 @@ static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int thre
     s.kk = q.kh * q.kw * s.in;
     s.blocks = DL__MAX((s.kk + DL__KB - 1) / DL__KB, (dl_index)1);
     s.classes = back ? q.sh * q.sw : 1;
-    if (q.sh == 1 && q.sw == 1) { /* in steps of k; channels in vectors must then be turned into their planes, but have better tiles */
+    /* in steps of k; channels in vectors must then be turned into their planes, but have better tiles */
+    if (q.sh == 1 && q.sw == 1) {
         dl_index wide = s.e->width, steps = s.kk + 3, across = dl__vectors(s.out_w, wide) * wide;
-        s.along = s.out * across * steps * 33 / 32 <= s.out_w * (dl__vectors(s.out, wide) * wide * steps + s.e->nr * 5 / 8 * s.out);
+        s.along = s.out * across * steps * 33 / 32 <=
+            s.out_w * (dl__vectors(s.out, wide) * wide * steps + s.e->nr * 5 / 8 * s.out);
     }
-    s.rows =
-        DL__MAX(DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h),
-            (dl_index)1);
+    s.rows = DL__MAX(
+        DL__MIN((s.e->mc < DL__STRIP / 4 ? s.e->mc : (dl_index)DL__STRIP) / DL__MAX(s.out_w, (dl_index)1), s.out_h),
+        (dl_index)1);
     while (s.rows > 1 && q.n * q.groups * ((s.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
     s.strips = (s.out_h + s.rows - 1) / s.rows;
-    dl_index pixels = DL__MAX(s.rows * s.out_w, (dl_index)1), runs = (pixels + s.e->mc - 1) / s.e->mc; /* of nearly the same length */
+    /* runs of nearly the same length */
+    dl_index pixels = DL__MAX(s.rows * s.out_w, (dl_index)1), runs = (pixels + s.e->mc - 1) / s.e->mc;
     s.mc = dl__round_up((pixels + runs - 1) / runs, s.e->mr);
     s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside && !(s.along && s.out_w % s.e->width);
     s.width = s.w, s.plane = s.inside ? s.h * s.w : 0;
@@ -7041,8 +7074,8 @@ static bool dl__reaches(const dl__slide *s, dl_index r, dl_index pad, dl_index t
     return !s->back || (r + pad - tap) % stride == 0;
 }
 
-/* The canonical order of k, class by class: where a class's elements lie from the pixel, and where its blocks begin; or a panel of the
-   weight in that order. Either may be NULL. */
+/* The canonical order of k, class by class: where a class's elements lie from the pixel, and where its blocks begin;
+   or a panel of the weight in that order. Either may be NULL. */
 DL__HOT static void dl__slide_order(
     const dl__slide *s, dl_index *at, dl_index *start, const dl_real *w, dl_index cols, dl_real *packed)
 {
@@ -7054,7 +7087,9 @@ DL__HOT static void dl__slide_order(
         for (dl_index tap = 0; tap < taps; tap++) {
             dl_index ky = tap / q->kw * q->dh, kx = tap % q->kw * q->dw;
             bool reached = dl__reaches(s, ry, q->ph, ky, q->sh) && dl__reaches(s, rx, q->pw, kx, q->sw);
-            dl_index first = s->back ? (ry + q->ph - ky) / q->sh * s->width + (rx + q->pw - kx) / q->sw : ky * s->width + kx;
+            dl_index first = s->back
+                ? (ry + q->ph - ky) / q->sh * s->width + (rx + q->pw - kx) / q->sw
+                : ky * s->width + kx;
             for (dl_index i = 0; i < s->in; i++, k++) {
                 if (start && k % DL__KB == 0) start[c * (s->blocks + 1) + k / DL__KB] = n;
                 if (!reached) continue;
@@ -7093,7 +7128,8 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     dl_index *pixel = (dl_index *)(void *)((dl_real *)r->scratch + dl__slide_packed(s)) + dl__slide_tables(s);
     dl_index *place = pixel + s->mc;
     dl_real *total = (dl_real *)(void *)(place + s->mc), *y = s->y + (image * s->groups + group) * s->out * plane_y;
-    const dl_real *x = s->x + (image * s->groups + group) * s->in * s->h * s->w, *packed = s->packed + group * nt * s->kk;
+    const dl_real *x = s->x + (image * s->groups + group) * s->in * s->h * s->w,
+                  *packed = s->packed + group * nt * s->kk;
     dl__frame f = dl__frame_of(q, s->back, y0, y1);
     dl_index width = s->width;
     dl__panel p;
@@ -7126,12 +7162,13 @@ DL__HOT static void dl__slide_part(const dl_run_args *r, size_t part)
     p.bias_by_row = p.add = p.chained = false;
     for (dl_index c = 0; c < s->classes && !s->along; c++) {
         dl_index step_y = s->back ? q->sh : 1, step_x = s->back ? q->sw : 1, rx = c % step_x;
-        dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in these rows */
+        dl_index py = dl__round_up(y0 - c / step_x, step_y) + c / step_x, px = rx; /* the class's pixels in the rows */
         const dl_index *begin = s->begin + c * (s->blocks + 1);
         while (py < y1 && rx < s->out_w) {
             dl_index mc = 0, move = s->back ? 1 : q->sw;
             while (mc < s->mc && py < y1) { /* a run within a row */
-                dl_index run = DL__MIN(s->mc - mc, (s->out_w - px + step_x - 1) / step_x), at_place = py * s->out_w + px;
+                dl_index run = DL__MIN(s->mc - mc, (s->out_w - px + step_x - 1) / step_x),
+                         at_place = py * s->out_w + px;
                 dl_index at_pixel = s->back ? (py / step_y - f.y) * width + px / step_x - f.x
                                             : (py * q->sh - (s->inside ? 0 : q->ph) - f.y) * width + px * q->sw -
                                                   (s->inside ? 0 : q->pw) - f.x;
@@ -7187,7 +7224,8 @@ static void dl__slide_run(const dl_run_args *r, bool back)
     dl_parallel(&a, (size_t)(s.q.n * s.groups * s.strips), dl__slide_part);
 }
 
-/* The weight gradient: taps of x (channel, ky, kx) are the rows of A, output channels lie in vectors, k = (image, y, x) of dy. */
+/* The weight gradient: taps of x (channel, ky, kx) are the rows of A, output channels lie in vectors,
+   k = (image, y, x) of dy. */
 typedef struct dl__taps {
     const dl__products *e;
     dl__geometry q;
@@ -7199,7 +7237,8 @@ typedef struct dl__taps {
 
 static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
 {
-    enum { NEAR = 48 << 10 }; /* numbers of a unit's total: each unit turns its dy anew, so units are large, and cut by dy's channels */
+    /* numbers of a unit's total: each unit turns its dy anew, so units are large, and cut by dy's channels */
+    enum { NEAR = 48 << 10 };
     dl__taps s;
     memset(&s, 0, sizeof s);
     dl__geometry q = s.q = dl__geometry_of(n);
@@ -7214,8 +7253,10 @@ static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
     s.n = q.o / q.groups;
     s.kk = q.n * plane;
     s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->mc);
-    s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr), DL__VECTORS ? NEAR / s.nc / s.e->mr * s.e->mr : s.e->mc);
-    while (q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads && (s.mc > s.e->mr || s.nc > s.e->nr)) {
+    s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr),
+        DL__VECTORS ? NEAR / s.nc / s.e->mr * s.e->mr : s.e->mc);
+    while (q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads &&
+        (s.mc > s.e->mr || s.nc > s.e->nr)) {
         if (DL__VECTORS && s.nc > s.e->nr) s.nc = dl__round_up(s.nc / 2, s.e->nr);
         else if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
         else s.nc = dl__round_up(s.nc / 2, s.e->nr);
@@ -7231,9 +7272,9 @@ static size_t dl__taps_scratch(const dl__taps *s) /* bytes */
     return sizeof(dl_real) * (size_t)(s->mc * s->nc + DL__KB * s->e->nr + frames) + sizeof(dl_index) * (size_t)s->mc;
 }
 
-/* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each image that they lie in. Returns what at[] counts from. */
-DL__HOT static const dl_real *dl__taps_frame(
-    const dl__taps *s, int level, const dl_real *x, dl_index channels, dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
+/* Of the pixels k0 .. k0 + kc of dy: at[], and a frame of x for each of their images. Returns what at[] counts from. */
+DL__HOT static const dl_real *dl__taps_frame(const dl__taps *s, int level, const dl_real *x, dl_index channels,
+    dl_index k0, dl_index kc, dl_real *frames, dl_index *at)
 {
     const dl__geometry *q = &s->q;
     dl_index plane = q->oh * q->ow, plane_f = s->frame_h * s->frame_w;
@@ -7261,11 +7302,13 @@ static void dl__taps_part(const dl_run_args *r, size_t part)
     const dl__geometry *q = &s->q;
     dl_index down = (s->m + s->mc - 1) / s->mc, across = (s->n + s->nc - 1) / s->nc, unit = (dl_index)part;
     dl_index m0 = unit % down * s->mc, n0 = unit / down % across * s->nc, group = unit / down / across;
-    dl_index mc = DL__MIN(s->mc, s->m - m0), nc = DL__MIN(s->nc, s->n - n0), taps = q->kh * q->kw, plane = q->oh * q->ow;
+    dl_index mc = DL__MIN(s->mc, s->m - m0), nc = DL__MIN(s->nc, s->n - n0), taps = q->kh * q->kw,
+             plane = q->oh * q->ow;
     dl_index c0 = m0 / taps, channels = (m0 + mc - 1) / taps - c0 + 1, at[DL__KB];
     dl_index width = s->inside ? q->w : s->frame_w, plane_x = s->inside ? q->h * q->w : s->frame_h * width;
     dl_index *tap = (dl_index *)r->scratch;
-    dl_real *total = (dl_real *)(void *)(tap + s->mc), *packed = total + s->mc * s->nc, *frames = packed + DL__KB * e->nr;
+    dl_real *total = (dl_real *)(void *)(tap + s->mc), *packed = total + s->mc * s->nc,
+            *frames = packed + DL__KB * e->nr;
     const dl_real *x = s->x + (group * s->channels + c0) * q->h * q->w;
     dl__panel p;
     for (dl_index i = 0; i < mc; i++) {
@@ -7344,8 +7387,8 @@ static const dl_op dl__conv_op = { "conv2d", DL_OP_ACCUMULATES | DL_OP_FINISHES,
     dl__conv_scratch, NULL };
 static const dl_op dl__conv_back_op = { "conv_transpose2d", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_back_run,
     dl__conv_back_grad, dl__conv_back_scratch, NULL };
-static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL, dl__conv_weight_run,
-    dl__conv_weight_grad, dl__conv_weight_scratch, NULL };
+static const dl_op dl__conv_weight_op = { "conv2d_weight", DL_OP_ACCUMULATES | DL_OP_FINISHES, NULL,
+    dl__conv_weight_run, dl__conv_weight_grad, dl__conv_weight_scratch, NULL };
 
 /* One of the three, of a known geometry. */
 static dl_tensor dl__conv(const dl_op *op, dl_tensor a, dl_tensor b, dl_tensor bias, const dl_index *geometry)
@@ -7400,10 +7443,11 @@ static bool dl__conv_sizes(dl_context *ctx, const char *who, const dl_conv2d_des
     q->dh = d->dilation ? d->dilation : 1, q->dw = d->dilation_w ? d->dilation_w : q->dh;
     q->groups = d->groups ? d->groups : 1;
     if (q->sh < 1 || q->sw < 1 || q->dh < 1 || q->dw < 1 || q->groups < 1)
-        return dl_fail(ctx, "dl_%s: stride %td, %td, dilation %td, %td and groups %td must be positive", who, q->sh, q->sw,
-            q->dh, q->dw, q->groups);
+        return dl_fail(ctx, "dl_%s: stride %td, %td, dilation %td, %td and groups %td must be positive", who, q->sh,
+            q->sw, q->dh, q->dw, q->groups);
     if (q->ph < 0 || q->pw < 0) return dl_fail(ctx, "dl_%s: padding %td, %td must not be negative", who, q->ph, q->pw);
-    return q->sh < 1 << 20 && q->sw < 1 << 20 && q->ph < 1 << 20 && q->pw < 1 << 20 && q->dh < 1 << 20 && q->dw < 1 << 20
+    return q->sh < 1 << 20 && q->sw < 1 << 20 && q->ph < 1 << 20 && q->pw < 1 << 20 && q->dh < 1 << 20 &&
+            q->dw < 1 << 20
         ? true
         : dl_fail(ctx, "dl_%s: stride, padding and dilation must be below a million", who);
 }
@@ -7439,12 +7483,13 @@ static dl_tensor dl__conv2d(const char *who, dl_tensor x, dl_tensor w, dl_tensor
     q.o = n[1]->dim[0], q.kh = n[1]->dim[2], q.kw = n[1]->dim[3];
     if (q.c % q.groups || q.o % q.groups || n[1]->dim[1] * q.groups != q.c)
         return dl_fail(ctx,
-                   "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [out,in/groups,height,width]", who,
-                   n[0], n[1], q.groups),
+                   "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [out,in/groups,height,width]",
+                   who, n[0], n[1], q.groups),
                dl__none();
     dl_index over_h = q.h + 2 * q.ph - q.dh * (q.kh - 1) - 1, over_w = q.w + 2 * q.pw - q.dw * (q.kw - 1) - 1;
     if (over_h < 0 || over_w < 0 || !q.kh || !q.kw)
-        return dl_fail(ctx, "dl_%s: the kernel of %S is larger than the padded image of %S", who, n[1], n[0]), dl__none();
+        return dl_fail(ctx, "dl_%s: the kernel of %S is larger than the padded image of %S", who, n[1], n[0]),
+               dl__none();
     q.oh = over_h / q.sh + 1, q.ow = over_w / q.sw + 1;
     if (bias.ctx && !dl__conv_bias_fits(ctx, who, n[2], q.o)) return dl__none();
     return dl__conv(&dl__conv_op, x, w, bias, (const dl_index *)&q);
@@ -7454,7 +7499,8 @@ DL_API dl_tensor dl_conv2d_op(dl_tensor x, dl_tensor w, const dl_conv2d_desc *de
     return dl__conv2d("conv2d_op", x, w, dl__none(), desc);
 }
 
-static dl_tensor dl__conv_transpose2d(const char *who, dl_tensor x, dl_tensor w, dl_tensor bias, const dl_conv2d_desc *desc)
+static dl_tensor dl__conv_transpose2d(
+    const char *who, dl_tensor x, dl_tensor w, dl_tensor bias, const dl_conv2d_desc *desc)
 {
     dl_node *n[3];
     dl_tensor in[3];
@@ -7465,22 +7511,25 @@ static dl_tensor dl__conv_transpose2d(const char *who, dl_tensor x, dl_tensor w,
     memset(&q, 0, sizeof q);
     if (!desc) desc = &zero;
     dl_context *ctx = dl__operands(who, bias.ctx ? 3 : 2, in, n);
-    if (!ctx || !dl__conv_operands(ctx, who, n, bias.ctx ? 3 : 2) || !dl__conv_sizes(ctx, who, desc, &q)) return dl__none();
+    if (!ctx || !dl__conv_operands(ctx, who, n, bias.ctx ? 3 : 2) || !dl__conv_sizes(ctx, who, desc, &q))
+        return dl__none();
     q.n = n[0]->dim[0], q.o = n[0]->dim[1], q.oh = n[0]->dim[2], q.ow = n[0]->dim[3];
     q.c = n[1]->dim[1] * q.groups, q.kh = n[1]->dim[2], q.kw = n[1]->dim[3];
     if (n[1]->dim[0] != q.o || q.o % q.groups)
         return dl_fail(ctx,
-                   "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [in,out/groups,height,width]", who,
-                   n[0], n[1], q.groups),
+                   "dl_%s: x %S and weight %S do not fit with groups %td: the weight is [in,out/groups,height,width]",
+                   who, n[0], n[1], q.groups),
                dl__none();
     dl_index oph = desc->output_padding, opw = desc->output_padding_w ? desc->output_padding_w : oph;
     if (oph < 0 || opw < 0 || (oph >= q.sh && oph >= q.dh) || (opw >= q.sw && opw >= q.dw))
-        return dl_fail(ctx, "dl_%s: output_padding %td, %td must be smaller than the stride or the dilation", who, oph, opw),
+        return dl_fail(ctx, "dl_%s: output_padding %td, %td must be smaller than the stride or the dilation", who, oph,
+                   opw),
                dl__none();
     q.h = (q.oh - 1) * q.sh - 2 * q.ph + q.dh * (q.kh - 1) + oph + 1;
     q.w = (q.ow - 1) * q.sw - 2 * q.pw + q.dw * (q.kw - 1) + opw + 1;
     if (q.h < 1 || q.w < 1 || !q.kh || !q.kw)
-        return dl_fail(ctx, "dl_%s: nothing is left of %S with weight %S and padding %td, %td", who, n[0], n[1], q.ph, q.pw),
+        return dl_fail(ctx, "dl_%s: nothing is left of %S with weight %S and padding %td, %td", who, n[0], n[1], q.ph,
+                   q.pw),
                dl__none();
     if (bias.ctx && !dl__conv_bias_fits(ctx, who, n[2], q.c)) return dl__none();
     return dl__conv(&dl__conv_back_op, x, w, bias, (const dl_index *)&q);
@@ -7552,11 +7601,12 @@ static dl_index dl__greatest(const dl__geometry *q, const dl_real *x, dl_index o
 /* Windows for the kernels of 2 x 2: rows of a vector, or some that reach into each other. */
 static bool dl__is_2x2(const dl__geometry *q)
 {
-    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw && (q->ow >= 8 || (q->ow >= 4 && q->oh > 1));
+    return q->kh == 2 && q->kw == 2 && q->sh == 2 && q->sw == 2 && !q->ph && !q->pw &&
+        (q->ow >= 8 || (q->ow >= 4 && q->oh > 1));
 }
 
-/* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient, and no
-   index is stored; a greatest place does not change with x, so x itself has no gradient. in: x, v or dy ---- */
+/* ---- max: pick(x, v) is v where x is greatest in a window, spread(x, dy) adds dy there. Each is the other's gradient,
+   and no index is stored; a greatest place does not change with x, so x itself has no gradient. in: x, v or dy ---- */
 static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index k)
 {
     const dl_real *x = (const dl_real *)r->in[0] + k * q->h * q->w, *v = (const dl_real *)r->in[1] + k * q->h * q->w;
@@ -7572,7 +7622,8 @@ static void dl__pick_plane(const dl_run_args *r, const dl__geometry *q, dl_index
             for (dl_index ky = 0, iy = oy * q->sh - q->ph; ky < q->kh; ky++, iy++)
                 for (dl_index kx = 0; iy >= 0 && iy < q->h && kx < q->kw; kx++) {
                     first = dl__inside(q, kx, &end);
-                    DL__CALL(r->level, max_to, (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
+                    DL__CALL(r->level, max_to,
+                        (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
                 }
         } else
             for (dl_index ox = 0; ox < q->ow; ox++) y[ox] = v[dl__greatest(q, x, oy, ox)];
@@ -7598,7 +7649,8 @@ static void dl__spread_run(const dl_run_args *r) { dl__run_planes(r, dl__spread_
 static void dl__pick_grad(const dl_grad_args *g);
 static void dl__spread_grad(const dl_grad_args *g);
 static const dl_op dl__pick_op = { "max_pool2d", DL_OP_FINISHES, NULL, dl__pick_run, dl__pick_grad, NULL, NULL };
-static const dl_op dl__spread_op = { "max_pool2d_back", DL_OP_FINISHES, NULL, dl__spread_run, dl__spread_grad, NULL, NULL };
+static const dl_op dl__spread_op = { "max_pool2d_back", DL_OP_FINISHES, NULL, dl__spread_run, dl__spread_grad, NULL,
+    NULL };
 
 /* ---- mean: the numbers of a window are added in order (y, x); of a window that is the whole plane by rule 5 ---- */
 static bool dl__is_global(const dl__geometry *q, bool adaptive)
@@ -7628,7 +7680,8 @@ static void dl__avg_plane(const dl_run_args *r, const dl__geometry *q, dl_index 
         for (dl_index ky = 0, iy = oy * q->sh - q->ph; ky < q->kh; ky++, iy++)
             for (dl_index kx = 0; iy >= 0 && iy < q->h && kx < q->kw; kx++) {
                 first = dl__inside(q, kx, &end);
-                DL__CALL(r->level, add_from, (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
+                DL__CALL(r->level, add_from,
+                    (y + first, x + iy * q->w + first * q->sw + kx - q->pw, q->sw, end - first));
             }
         for (dl_index ox = 0; ox < q->ow; ox++) y[ox] /= whole;
     }
@@ -7656,8 +7709,8 @@ static void dl__avg_back_run(const dl_run_args *r) { dl__run_planes(r, dl__avg_b
 static void dl__avg_grad(const dl_grad_args *g);
 static void dl__avg_back_grad(const dl_grad_args *g);
 static const dl_op dl__avg_op = { "avg_pool2d", DL_OP_FINISHES, NULL, dl__avg_run, dl__avg_grad, NULL, NULL };
-static const dl_op dl__avg_back_op = { "avg_pool2d_back", DL_OP_FINISHES, NULL, dl__avg_back_run, dl__avg_back_grad, NULL,
-    NULL };
+static const dl_op dl__avg_back_op = { "avg_pool2d_back", DL_OP_FINISHES, NULL, dl__avg_back_run, dl__avg_back_grad,
+    NULL, NULL };
 
 /* Of max both x and v; v zero for the mean. */
 static dl_tensor dl__pooled(const dl_op *op, dl_tensor x, dl_tensor v, const dl_index *i, bool back)
@@ -7708,7 +7761,8 @@ static bool dl__pool_geometry(const char *who, dl_tensor x, const dl_pool2d_desc
     if (q.kh < 1 || q.kw < 1 || q.sh < 1 || q.sw < 1)
         return dl_fail(ctx, "dl_%s: kernel %td, %td and stride %td, %td must be positive", who, q.kh, q.kw, q.sh, q.sw);
     if (q.ph < 0 || q.pw < 0 || q.ph > q.kh / 2 || q.pw > q.kw / 2)
-        return dl_fail(ctx, "dl_%s: padding %td, %td must be at most half the kernel %td, %td", who, q.ph, q.pw, q.kh, q.kw);
+        return dl_fail(
+            ctx, "dl_%s: padding %td, %td must be at most half the kernel %td, %td", who, q.ph, q.pw, q.kh, q.kw);
     if (q.h + 2 * q.ph < q.kh || q.w + 2 * q.pw < q.kw)
         return dl_fail(ctx, "dl_%s: the kernel %td, %td is larger than the padded image of %S", who, q.kh, q.kw, n);
     q.oh = (q.h + 2 * q.ph - q.kh) / q.sh + 1, q.ow = (q.w + 2 * q.pw - q.kw) / q.sw + 1;
@@ -7803,7 +7857,8 @@ static dl_tensor dl__softmax(const char *who, dl_tensor x, int dim, bool log)
 DL_API dl_tensor dl_softmax(dl_tensor x, int dim) { return dl__softmax("softmax", x, dim, false); }
 DL_API dl_tensor dl_log_softmax(dl_tensor x, int dim) { return dl__softmax("log_softmax", x, dim, true); }
 
-/* ---- normalisation: (x - mean) / sqrt(var + eps) over dims; moments: mean, 1 / sqrt(var + eps), var. As a formula: ---- */
+/* ---- normalisation: (x - mean) / sqrt(var + eps) over dims; moments: mean, 1 / sqrt(var + eps), var.
+   As a formula: ---- */
 static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, dl_tensor *moments)
 {
     moments[0] = dl_mean_dims(x, dims, n, true);
@@ -7813,13 +7868,13 @@ static dl_tensor dl__normalise(dl_tensor x, const int *dims, int n, float eps, d
     return dl_mul(d, moments[1]);
 }
 
-/* ---- and as operations: x [outer, channels, inner] is normalised by channels, or by rows of inner; i = the sizes, flags.
+/* ---- and as operations: x [outer, channels, inner] is normalised by channels, or by rows of inner; i: sizes, flags.
        y: of x, saved, w or none, b or none
        dx: of dy, x, saved, w or none, sums or none
        sums [2, weights], the gradients of b and w: of dy, x, saved
-   An operation that visits a group anyway fills in what is saved of it, too, while it is in the cache: the nodes `moments` and, with
-   a dx, `sums` are its further outputs and compute nothing themselves. Given as inputs they live just as long as they are read, and
-   y no longer than it is. ---- */
+   An operation that visits a group anyway fills in what is saved of it, too, while it is in the cache: the nodes
+   `moments` and, with a dx, `sums` are its further outputs and compute nothing themselves. Given as inputs they live
+   just as long as they are read, and y no longer than it is. ---- */
 enum { DL__BY_ROW = 1, DL__SCALED = 2, DL__SHIFTED = 4, DL__MAKES_SUMS = 8, DL__HAS_MOMENTS = 16 };
 typedef struct dl__groups {
     size_t groups, runs, n, stride; /* group k: `runs` runs of n, `stride` apart, from k * n on */
@@ -7860,15 +7915,16 @@ static void dl__norm_part(const dl_run_args *r, size_t part)
             for (size_t i = 0; i < (q->by_row ? 2 : 3); i++) saved[i * q->groups] = m[i];
         }
         if (!q->by_row) continue;
-        DL__CALL(r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, *saved, saved[q->groups], q->w, q->b));
+        DL__CALL(
+            r->level, normalise_row, (q->y + k * q->n, q->x + k * q->n, q->n, *saved, saved[q->groups], q->w, q->b));
         dl__finished(r, k * q->n, q->n);
     }
     for (size_t i = 0; !q->by_row && i < q->runs; i++) {
         for (size_t k = first; k < end; k++) {
             size_t at = k * q->n + i * q->stride;
             DL__CALL(r->level, normalise_run,
-                (q->y + at, q->x + at, q->n, q->saved[k], q->saved[q->groups + k], q->w ? q->w + k : NULL, q->b ? q->b + k : NULL,
-                    r->lead));
+                (q->y + at, q->x + at, q->n, q->saved[k], q->saved[q->groups + k], q->w ? q->w + k : NULL,
+                    q->b ? q->b + k : NULL, r->lead));
         }
         dl__finished(r, first * q->n + i * q->stride, (end - first) * q->n);
     }
@@ -7903,7 +7959,8 @@ static void dl__norm_back_channel(const dl_run_args *r, size_t k)
     if (q->sums) q->sums[k] = s[0], q->sums[q->groups + k] = s[1];
     for (size_t i = 0; q->y && i < q->runs; i++, at += q->stride) {
         DL__CALL(r->level, normalise_back,
-            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, slope, s[0] * q->share, s[1] * q->share, dl__lead(q->n, q->stride)));
+            (q->y + at, q->dy + at, q->x + at, q->n, m, scale, slope, s[0] * q->share, s[1] * q->share,
+                dl__lead(q->n, q->stride)));
         dl__finished(r, at, q->n);
     }
 }
@@ -7923,7 +7980,8 @@ static void dl__norm_back_rows(const dl_run_args *r, size_t part)
             g = dx;
         }
         DL__CALL(r->level, normalise_sums, (s, g, x, 1, q->n, q->n, m, scale));
-        DL__CALL(r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share, DL__AHEAD));
+        DL__CALL(
+            r->level, normalise_back, (dx, g, x, q->n, m, scale, scale, s[0] * q->share, s[1] * q->share, DL__AHEAD));
         dl__finished(r, k * q->n, q->n);
     }
 }
@@ -7973,8 +8031,8 @@ static const dl_op dl__batch_norm_op = { "batch_norm", DL_OP_FINISHES, NULL, dl_
 static const dl_op dl__layer_norm_op = { "layer_norm", 0, NULL, dl__norm_run, dl__norm_grad, NULL, NULL };
 static const dl_op dl__norm_back_op = { "norm_back", DL_OP_FINISHES, NULL, dl__norm_back_run, dl__norm_back_grad,
     dl__norm_back_scratch, NULL };
-static const dl_op dl__norm_sums_op = { "norm_sums", DL__OP_LATER, NULL, dl__norm_sums_run, dl__norm_sums_grad, dl__norm_back_scratch,
-    NULL };
+static const dl_op dl__norm_sums_op = { "norm_sums", DL__OP_LATER, NULL, dl__norm_sums_run, dl__norm_sums_grad,
+    dl__norm_back_scratch, NULL };
 
 /* All of it, by an operation that follows; until then a device may leave there what was there. */
 static bool dl__written_later(const dl_node *n)
@@ -7982,9 +8040,10 @@ static bool dl__written_later(const dl_node *n)
     return n->op->flags & DL__OP_LATER && !(n->i[3] & DL__MAKES_SUMS);
 }
 
-/* The value of batch_norm, or of one elementwise operation on it, made again for the backward pass. What it is made of, x and the
-   moments, is there for the gradient of x; so the value need not lie in memory from the forward pass on. A pass over x is little beside
-   the convolution that reads the value. ResNets get by with three quarters of the memory. */
+/* The value of batch_norm, or of one elementwise operation on it, made again for the backward pass. What it is made of,
+   x and the moments, is there for the gradient of x; so the value need not lie in memory from the forward pass on.
+   A pass over x is little beside the convolution that reads the value. ResNets get by with three quarters
+   of the memory. */
 static void dl__norm_again(dl_context *ctx, dl_node *n)
 {
     bool norm = n->op == &dl__batch_norm_op, behind = n->op->flags & DL_OP_ELEMENTWISE && n->n_in == 1;
@@ -8007,7 +8066,8 @@ static void dl__norm_again(dl_context *ctx, dl_node *n)
 }
 
 /* i: sizes and by row or not; `saved` takes the node of the moments. */
-static dl_tensor dl__norm(const dl_op *op, dl_tensor x, dl_tensor w, dl_tensor b, dl_index *i, float eps, dl_tensor *saved)
+static dl_tensor dl__norm(
+    const dl_op *op, dl_tensor x, dl_tensor w, dl_tensor b, dl_index *i, float eps, dl_tensor *saved)
 {
     dl_node *n[4];
     dl_tensor in[4];
