@@ -58,7 +58,7 @@
        >>executor                Runs a plan on the threads; contexts, measuring and your own operations
        >>layers                  Parameters by name with PyTorch's initialisation, handed to operations
        >>optimizers              Updates, clipping, schedules and the accumulator, each a pass over the flat buffers
-       >>parallel                Replicas as one world: collectives over threads and processes, beside backward
+       >>parallel                Replicas as one world: collectives of threads and processes, reduction during backward
        >>data                    Datasets and the loader
        >>learning methods        Tasks weighted by their uncertainty, bags of instances
        >>files                   IDX, safetensors, curves. Every reader takes its file for hostile
@@ -8115,8 +8115,8 @@ static void dl__norm_grad(const dl_grad_args *g)
     if (b && g->want[b]) g->dx[b] = dl_reshape(dl_slice(total, 0, 0, 1, 1), dl__shape(g->node->in[b]));
 }
 
-/* Second derivatives, of dx or of the sums: the same as a formula of dy, x and w, differentiated. Its inputs are views made for it,
-   so that the derivative ends at them; what is saved is a function of x in it. */
+/* Second derivatives, of dx or of the sums: the same as a formula of dy, x and w, differentiated. Its inputs are views
+   made for it, so that the derivative ends at them; what is saved is a function of x in it. */
 static void dl__norm_second(const dl_grad_args *g, bool of_sums)
 {
     static const int both[2] = { 0, 2 }, at[3] = { 0, 1, 3 };
@@ -8210,7 +8210,9 @@ static dl_tensor dl__batch_norm(
     track[0] = mean, track[1] = var;
     for (int k = 0; k < 2 && ctx->training; k++)
         if (track[k].ctx && ctx->node[track[k].node]->space != DL__BUFFERS)
-            return dl_fail(ctx, "dl_%s: training changes running statistics: they must be buffers, dl_parameter with .buffer", who),
+            return dl_fail(ctx,
+                       "dl_%s: training changes running statistics: they must be buffers, dl_parameter with .buffer",
+                       who),
                    dl__none();
     dl_shape s = DL_SCALAR, whole = dl__shape(n);
     s.ndim = n->ndim;
@@ -8260,7 +8262,8 @@ static void dl__world_sum_run(const dl_run_args *r)
     r->ctx->replica->sum(r->ctx, (dl_real *)r->out, r->node->numel);
 }
 static void dl__world_sum_grad(const dl_grad_args *g);
-static const dl_op dl__world_sum_op = { "world_sum", DL__OP_ON_HOST, NULL, dl__world_sum_run, dl__world_sum_grad, NULL, NULL };
+static const dl_op dl__world_sum_op = { "world_sum", DL__OP_ON_HOST, NULL, dl__world_sum_run, dl__world_sum_grad, NULL,
+    NULL };
 
 static dl_tensor dl__world_sum(dl_tensor x)
 {
@@ -8272,9 +8275,9 @@ static dl_tensor dl__world_sum(dl_tensor x)
 }
 static void dl__world_sum_grad(const dl_grad_args *g) { g->dx[0] = dl__world_sum(g->dy); }
 
-/* batch_norm over the samples of all ranks, however many each has: sums and count, then the sum of squares about the mean.
-   Two collectives forward and two back, which every rank runs in the order of its tape. x [N,C,...] of a context of a world.
-   */
+/* batch_norm over the samples of all ranks, however many each has: sums and count, then the sum of squares about
+   the mean. Two collectives forward and two back, which every rank runs in the order of its tape. x [N,C,...] of
+   a context of a world. */
 static dl_tensor dl__sync_batch_norm(
     dl_tensor x, dl_tensor w, dl_tensor b, dl_tensor mean, dl_tensor var, float momentum, float eps)
 {
@@ -8310,7 +8313,8 @@ DL_API dl_tensor dl_layer_norm_op(dl_tensor x, dl_tensor w, dl_tensor b, float e
     if (!ctx) return dl__none();
     if (count > 1) last = n[1]->ndim;
     if (!n[0]->ndim || last > n[0]->ndim || !last)
-        return dl_fail(ctx, "dl_layer_norm_op: takes one dimension or more, and no more in the weight than in x %S", n[0]),
+        return dl_fail(
+                   ctx, "dl_layer_norm_op: takes one dimension or more, and no more in the weight than in x %S", n[0]),
                dl__none();
     for (int k = 1; k < count; k++) {
         bool fits = n[k]->ndim == last;
@@ -8385,10 +8389,10 @@ static dl_tensor dl__attention_parts(dl_tensor q, dl_tensor k, dl_tensor v, dl_t
     return dl__matmul(who, dl_softmax(both[0], -1), v, dl__none(), false, false);
 }
 
-/* One operation, in q, k, v and perhaps a mask; i = causal, order of y's memory. Its gradient gives dq, dk and dv in one
-   block, in q, k, v, dy and the mask; i = causal, which are wanted, orders of the memory of dy, dq, dk, dv. An order is
-   that of dl_permute: where heads were moved in front of q's positions, y's memory is laid out as q's was, so that moving
-   them back costs nothing. */
+/* One operation, in q, k, v and perhaps a mask; i = causal, order of y's memory. Its gradient gives dq, dk and dv
+   in one block, in q, k, v, dy and the mask; i = causal, which are wanted, orders of the memory of dy, dq, dk, dv.
+   An order is that of dl_permute: where heads were moved in front of q's positions, y's memory is laid out as q's was,
+   so that moving them back costs nothing. */
 enum { DL__ATT_WANT = 1, DL__ATT_ORDERS = 4 };
 
 /* The matrices of x, whose dimension d is dimension order[d] of the memory; NULL: as they come. */
@@ -8469,8 +8473,9 @@ static dl_real *dl__matrix_at(const dl__attention *t, const dl__matrix *m, dl_in
     return p;
 }
 
-/* Rows of queries that are worked on at a time: their scores stay in the cache. A causal block leaves out the keys behind its
-   last row, so that a row counts products with a probability of 0 up to the end of its block: the bits depend on the shape. */
+/* Rows of queries that are worked on at a time: their scores stay in the cache. A causal block leaves out the
+   keys behind its last row, so that a row counts products with a probability of 0 up to the end of its block:
+   the bits depend on the shape. */
 static dl_index dl__attention_rows(const dl__attention *t)
 {
     dl_index rows = t->causal ? DL__ATT_ROWS / 2 : DL__ATT_ROWS;
@@ -8497,7 +8502,10 @@ enum {
 };
 
 /* Numbers of a row of scores: whole blocks of lanes, and a vector more. */
-static dl_index dl__attention_stride(dl_index keys) { return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK; }
+static dl_index dl__attention_stride(dl_index keys)
+{
+    return (keys + DL__LANES - 1) / DL__LANES * DL__LANES + DL__PACK;
+}
 
 /* Multiples of the distances between rows and columns of what the panels read a number at a time. */
 typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column, *dy_row, *dy_column; } dl__att_tables;
@@ -8505,8 +8513,9 @@ typedef struct dl__att_tables { const dl_index *one, *scores, *q_row, *q_column,
 /* Offsets of the parts, and behind them the size of all. */
 static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL__ATT_PARTS + 1])
 {
-    size_t s = (size_t)t->s + DL__SPARE, e = (size_t)t->e + DL__SPARE, f = (size_t)t->f + DL__SPARE, size[DL__ATT_PARTS],
-           rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f), totals = t->l > DL__KB;
+    size_t s = (size_t)t->s + DL__SPARE, e = (size_t)t->e + DL__SPARE, f = (size_t)t->f + DL__SPARE,
+           size[DL__ATT_PARTS], rows = (size_t)dl__attention_rows(t) + DL__SPARE, wide = DL__MAX(e, f),
+           totals = t->l > DL__KB;
     size[DL__ATT_K] = size[DL__ATT_KEYS] = size[DL__ATT_DK] = s * e;
     size[DL__ATT_V] = size[DL__ATT_DV] = s * f;
     size[DL__ATT_P] = size[DL__ATT_DP] = rows * (size_t)dl__attention_stride(t->s);
@@ -8515,7 +8524,8 @@ static void dl__attention_layout(const dl__attention *t, bool back, size_t at[DL
     size[DL__ATT_DK_TOTAL] = totals * s * e;
     size[DL__ATT_DV_TOTAL] = totals * s * f;
     at[0] = 0;
-    for (int i = 0; i < DL__ATT_PARTS; i++) at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
+    for (int i = 0; i < DL__ATT_PARTS; i++)
+        at[i + 1] = at[i] + (back || i < DL__ATT_FORWARD ? (size[i] + 15) / 16 * 16 : 0);
 }
 
 static dl_index *dl__multiples(dl_index *to, dl_index step, dl_index n)
@@ -8546,11 +8556,11 @@ static void dl__copy_rows(dl_real *dst, dl_index dst_row, dl_index dst_column, c
             for (dl_index j = 0; j < columns; j++) dst[j * dst_column] = x[j];
 }
 
-/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at column
-   `diagonal`, is left out. */
+/* c [m,n] = a [m,k] b [k,n], b packed; or, chained, one more part of k. What lies behind the diagonal, which starts at
+   column `diagonal`, is left out. */
 static void dl__multiply_packed(const dl__products *e, dl_index m, dl_index n, dl_index kk, const dl_real *a,
-    const dl_index *row, const dl_index *at, const dl_real *b, dl_index height, dl_real *c, dl_index stride, bool chained,
-    dl_index diagonal)
+    const dl_index *row, const dl_index *at, const dl_real *b, dl_index height, dl_real *c, dl_index stride,
+    bool chained, dl_index diagonal)
 {
     dl__panel p;
     memset(&p, 0, sizeof p);
@@ -8592,12 +8602,12 @@ static void dl__fetch_rows(const dl__matrix *m, const dl_real *x, dl_index rows,
 }
 
 /* The probabilities of queries l0 .. l0 + rows over their block's n keys. */
-static void dl__probabilities(int level, const dl__attention *t, const dl__att_tables *tables, const dl_real *q, const dl_real *k,
-    const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
+static void dl__probabilities(int level, const dl__attention *t, const dl__att_tables *tables, const dl_real *q,
+    const dl_real *k, const dl_real *mask, dl_index l0, dl_index rows, dl_index n, dl_real *p, dl_index stride)
 {
     const dl__products *e = dl__products_of(level);
-    dl__multiply_packed(e, rows, dl__round_up(n, e->nr), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k, t->e, p,
-        stride, false, t->causal ? l0 : n);
+    dl__multiply_packed(e, rows, dl__round_up(n, e->nr), t->e, q + l0 * t->q.row, tables->q_row, tables->q_column, k,
+        t->e, p, stride, false, t->causal ? l0 : n);
     DL__CALL(level, probabilities, (t, mask, l0, rows, p, stride));
 }
 
@@ -8671,8 +8681,8 @@ static void dl__attention_back_part(const dl_run_args *r, size_t batch)
             dl__multiply_packed(w, n, f, rows, p, tables.one, tables.scores, packed, rows, dv, f, true, f);
         }
         if (t->dq.base || t->dk.base) {
-            dl__multiply_packed(w, rows, dl__round_up(n, w->nr), t->f, dy + l0 * t->y.row, tables.dy_row, tables.dy_column,
-                scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
+            dl__multiply_packed(w, rows, dl__round_up(n, w->nr), t->f, dy + l0 * t->y.row, tables.dy_row,
+                tables.dy_column, scratch + at[DL__ATT_V], t->f, dp, stride, false, t->causal ? l0 : n);
             DL__CALL(r->level, scores_back, (t, l0, rows, p, dp, stride));
         }
         if (t->dq.base)
@@ -8785,8 +8795,8 @@ static void dl__attention_grad(const dl_grad_args *g)
     }
 }
 
-/* Second derivatives: the gradient is made of other operations, and differentiated as dl_grad does. Each input stands for
-   itself there. */
+/* Second derivatives: the gradient is made of other operations, and differentiated as dl_grad does. Each input stands
+   for itself there. */
 static void dl__attention_back_grad(const dl_grad_args *g)
 {
     dl_tensor x[4], dx[4], sum = dl__none(), no = dl__none();
@@ -8836,7 +8846,8 @@ static bool dl__attention_fits(dl_node *const *n, int inputs)
     if (inputs < 4) return true;
     if (n[3]->flags & DL__REQUIRES || n[3]->ndim > n[0]->ndim) return false;
     for (int d = 1; d <= n[3]->ndim; d++) {
-        dl_index have = n[3]->dim[n[3]->ndim - d], size = d == 1 ? n[1]->dim[n[1]->ndim - 2] : n[0]->dim[n[0]->ndim - d];
+        dl_index have = n[3]->dim[n[3]->ndim - d],
+                 size = d == 1 ? n[1]->dim[n[1]->ndim - 2] : n[0]->dim[n[0]->ndim - d];
         if (have != 1 && have != size) return false;
     }
     return true;
@@ -8875,7 +8886,8 @@ DL_API dl_tensor dl_scaled_dot_product_attention(dl_tensor q, dl_tensor k, dl_te
 /* ---- segments; x seen as [rows, inner], i = segments, rows, inner, who ---- */
 static const char *const dl__segment_who[] = { "segment_sum", "segment_mean", "segment_max", "segment_softmax",
     "segment_logsumexp", "mil_pool", "mil_attention" };
-enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION }; /* from DL__WHO_MIL on an empty segment is an error */
+/* from DL__WHO_MIL on an empty segment is an error */
+enum { DL__WHO_LOGSUMEXP = 4, DL__WHO_MIL, DL__WHO_MIL_ATTENTION };
 
 static bool dl__bad_bag(dl_context *ctx, const char *who, dl_index bag, int offset)
 {
@@ -8947,7 +8959,8 @@ static void dl__segment_argmax_run(const dl_run_args *r) /* the row of x, -1 for
 }
 static void dl__segment_sum_grad(const dl_grad_args *g);
 static void dl__segment_spread_grad(const dl_grad_args *g);
-static const dl_op dl__segment_sum_op = { "segment_sum", 0, NULL, dl__segment_sum_run, dl__segment_sum_grad, NULL, NULL };
+static const dl_op dl__segment_sum_op = { "segment_sum", 0, NULL, dl__segment_sum_run, dl__segment_sum_grad, NULL,
+    NULL };
 static const dl_op dl__segment_spread_op = { "segment_spread", 0, NULL, dl__segment_spread_run, dl__segment_spread_grad,
     NULL, NULL };
 static const dl_op dl__segment_inverse_op = { "segment_inverse", 0, NULL, dl__segment_inverse_run, NULL, NULL, NULL };
@@ -8965,7 +8978,8 @@ static bool dl__segments(int who_index, dl_tensor x, dl_tensor offsets, dl_node 
     if (!ctx || !dl__is_float(ctx, who, n[0])) return false;
     if (n[1]->dtype != DL_I32)
         return dl_fail(ctx, "dl_%s: offsets must be DL_I32, not %s", who, dl__dtype_names[n[1]->dtype]);
-    if (n[1]->ndim != 1 || n[1]->dim[0] < 1) return dl_fail(ctx, "dl_%s: offsets must be [segments+1], not %S", who, n[1]);
+    if (n[1]->ndim != 1 || n[1]->dim[0] < 1)
+        return dl_fail(ctx, "dl_%s: offsets must be [segments+1], not %S", who, n[1]);
     if (!n[0]->ndim) return dl_fail(ctx, "dl_%s: x needs rows; it is %S", who, n[0]);
     i[0] = n[1]->dim[0] - 1;
     i[1] = n[0]->dim[0];
@@ -9087,11 +9101,12 @@ DL_API dl_tensor dl_mse(dl_tensor y, dl_tensor target, dl_reduction reduction)
 
 DL_API dl_tensor dl_l1(dl_tensor y, dl_tensor target, dl_reduction reduction)
 {
-    return dl__pair("l1", y, target, reduction) ? dl__reduction("l1", dl_abs(dl_sub(y, target)), reduction) : dl__none();
+    return dl__pair("l1", y, target, reduction) ? dl__reduction("l1", dl_abs(dl_sub(y, target)), reduction)
+                                                : dl__none();
 }
 
-DL_API dl_tensor dl_huber(
-    dl_tensor y, dl_tensor target, float delta, dl_reduction reduction) /* d^2/2 up to delta, then delta (|d| - delta/2) */
+/* d^2/2 up to delta, then delta (|d| - delta/2) */
+DL_API dl_tensor dl_huber(dl_tensor y, dl_tensor target, float delta, dl_reduction reduction)
 {
     if (!dl__pair("huber", y, target, reduction)) return dl__none();
     if (!(delta > 0)) return dl_fail(y.ctx, "dl_huber: delta must be positive, not %g", (double)delta), dl__none();
@@ -9107,8 +9122,8 @@ DL_API dl_tensor dl_bce(dl_tensor p, dl_tensor target, dl_reduction reduction)
                                                  : dl__none();
 }
 
-DL_API dl_tensor dl_bce_with_logits(
-    dl_tensor z, dl_tensor target, dl_reduction reduction) /* softplus(z) - z t = max(z,0) - z t + log1p(exp(-|z|)) */
+/* softplus(z) - z t = max(z,0) - z t + log1p(exp(-|z|)) */
+DL_API dl_tensor dl_bce_with_logits(dl_tensor z, dl_tensor target, dl_reduction reduction)
 {
     return dl__pair("bce_with_logits", z, target, reduction)
         ? dl__reduction("bce_with_logits", dl_sub(dl_softplus(z), dl_mul(z, target)), reduction)
@@ -9145,10 +9160,11 @@ DL_API dl_tensor dl_kl_div(dl_tensor log_p, dl_tensor target, dl_reduction reduc
 /* ---- classes ---- */
 static bool dl__bad_target(dl_context *ctx, const dl_index *i, size_t place, int value)
 {
-    return dl_fail(ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]], value, place, i[0]);
+    return dl_fail(ctx, "dl_%s: target %d at position %zu is out of range for %td classes", dl__index_who[i[2]], value,
+        place, i[0]);
 }
 
-/* Class indices made safe: ignored ones become 0; i = classes, ignored index, who. Also their weights: 0 where ignored. */
+/* Class indices made safe: ignored ones become 0; i = classes, ignored index, who. Also their weights: 0 if ignored. */
 static bool dl__targets_fit(const dl_run_args *r, const int32_t *y, size_t n)
 {
     const dl_index *i = r->node->i;
@@ -9183,7 +9199,8 @@ DL_API bool dl_device_out_of_range(dl_context *ctx, const dl_op *op, const dl_in
     if (op == &dl__targets_op || op == &dl__target_weights_op) return dl__bad_target(ctx, i, place, value);
     if (strncmp(op->name, "segment", 7)) return dl__bad_index(ctx, i, place, value);
     if (place >> 31) return dl__bad_bag(ctx, dl__segment_who[i[3]], (dl_index)(place & 0x7fffffff), value);
-    return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d", dl__segment_who[i[3]], i[1], place, value);
+    return dl_fail(ctx, "dl_%s: offsets must rise from 0 to the %td rows of x; offsets[%zu] is %d",
+        dl__segment_who[i[3]], i[1], place, value);
 }
 #endif
 
@@ -9227,7 +9244,8 @@ static dl_tensor dl__class_loss(
     if (d->label_smoothing > 0) {
         static const int one = 1;
         dl_tensor even = d->weight.ctx ? dl_mul(log_p, dl__class_weight(dl_detach(d->weight), n[0])) : log_p;
-        dl_tensor counted = d->weight.ctx ? dl__record(ctx, &dl__target_weights_op, 1, n + 1, DL_F32, &rest, &e) : weight;
+        dl_tensor counted =
+            d->weight.ctx ? dl__record(ctx, &dl__target_weights_op, 1, n + 1, DL_F32, &rest, &e) : weight;
         even = dl_mul(dl_neg(dl_sum_dims(even, &one, 1, false)), counted);
         dl_real smooth = (dl_real)d->label_smoothing;
         loss = dl__unary(&dl__mul_scalar_op, loss, 1 - smooth, 0);
@@ -9249,8 +9267,8 @@ static dl_context *dl__class_checks(
     if (n[0]->ndim == 1) {
         bool soft = n[1]->dtype == DL_F32;
         if (n[1]->ndim != (soft ? 1 : 0))
-            return dl_fail(
-                       ctx, "dl_%s: logits %S need a target %s, not %S", who, n[0], soft ? "of the same shape" : "[]", n[1]),
+            return dl_fail(ctx, "dl_%s: logits %S need a target %s, not %S", who, n[0],
+                       soft ? "of the same shape" : "[]", n[1]),
                    (dl_context *)NULL;
         *x = in[0] = dl_reshape(*x, DL_SHAPE(1, n[0]->dim[0]));
         *target = in[1] = soft ? dl_reshape(*target, DL_SHAPE(1, n[1]->dim[0])) : dl_reshape(*target, DL_SHAPE(1));
@@ -9287,7 +9305,8 @@ DL_API dl_tensor dl_nll(dl_tensor log_p, dl_tensor target, const dl_cross_entrop
     if (!ctx) return dl__none();
     if (n[1]->dtype != DL_I32)
         return dl_fail(ctx, "dl_nll: targets must be DL_I32, not %s", dl__dtype_names[n[1]->dtype]), dl__none();
-    if (d.label_smoothing > 0) return dl_fail(ctx, "dl_nll: label_smoothing belongs to dl_cross_entropy_ex"), dl__none();
+    if (d.label_smoothing > 0)
+        return dl_fail(ctx, "dl_nll: label_smoothing belongs to dl_cross_entropy_ex"), dl__none();
     return dl__unbatch(dl__class_loss("nll", DL__WHO_NLL, x, target, &d), x.node != log_p.node, d.reduction);
 }
 
@@ -9327,7 +9346,10 @@ DL_API dl_tensor dl_cross_entropy_ex(dl_tensor logits, dl_tensor target, const d
     if (d.reduction == DL_MEAN) return dl__unary(&dl__mul_scalar_op, dl_sum(loss), 1 / (dl_real)samples, 0);
     return dl__unbatch(dl__reduction(who, loss, d.reduction), single, d.reduction);
 }
-DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target) { return dl_cross_entropy_ex(logits, target, NULL); }
+DL_API dl_tensor dl_cross_entropy(dl_tensor logits, dl_tensor target)
+{
+    return dl_cross_entropy_ex(logits, target, NULL);
+}
 
 /* ==== >>distillation ====
    Losses by which a network learns from another one, or from itself.
@@ -9341,12 +9363,13 @@ static dl_context *dl__distill_pair(const char *who, dl_tensor a, dl_tensor b, i
     dl_context *ctx = dl__operands(who, 2, in, n);
     if (!ctx || !dl__is_float(ctx, who, n[0]) || !dl__is_float(ctx, who, n[1])) return NULL;
     if (n[0]->ndim < least || !dl__same_shape(n[0], n[1]))
-        return dl_fail(ctx, "dl_%s: takes two tensors of one shape with %d dimensions or more, not %S and %S", who, least, n[0],
-                   n[1]),
+        return dl_fail(ctx, "dl_%s: takes two tensors of one shape with %d dimensions or more, not %S and %S", who,
+                   least, n[0], n[1]),
                (dl_context *)NULL;
     if (*temperature == 0) *temperature = 1;
     if (!(*temperature > 0 && *temperature < 1e6f))
-        return dl_fail(ctx, "dl_%s: the temperature must be positive, not %g", who, (double)*temperature), (dl_context *)NULL;
+        return dl_fail(ctx, "dl_%s: the temperature must be positive, not %g", who, (double)*temperature),
+               (dl_context *)NULL;
     return ctx;
 }
 
@@ -9359,7 +9382,8 @@ static dl_tensor dl__per_sample(dl_tensor x, double factor)
 /* log softmax(z / T) */
 static dl_tensor dl__log_p(dl_tensor z, float temperature)
 {
-    return dl_log_softmax(temperature == 1 ? z : dl__unary(&dl__mul_scalar_op, z, (dl_real)(1 / (double)temperature), 0), 1);
+    return dl_log_softmax(
+        temperature == 1 ? z : dl__unary(&dl__mul_scalar_op, z, (dl_real)(1 / (double)temperature), 0), 1);
 }
 
 /* T^2 KL(p_a || p_b); the gradient goes to b alone. */
@@ -9374,7 +9398,8 @@ DL_API dl_tensor dl_symmetric_kl(dl_tensor za, dl_tensor zb, float temperature) 
 {
     if (!dl__distill_pair("symmetric_kl", za, zb, 2, &temperature)) return dl__none();
     dl_tensor a = dl__log_p(za, temperature), b = dl__log_p(zb, temperature);
-    return dl__per_sample(dl_mul(dl_sub(dl_exp(a), dl_exp(b)), dl_sub(a, b)), (double)temperature * (double)temperature);
+    return dl__per_sample(
+        dl_mul(dl_sub(dl_exp(a), dl_exp(b)), dl_sub(a, b)), (double)temperature * (double)temperature);
 }
 
 DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b)
@@ -9388,7 +9413,8 @@ DL_API dl_tensor dl_linear_mmd(dl_tensor a, dl_tensor b)
     bool fits = n[0]->ndim >= 2 && n[0]->ndim == n[1]->ndim && n[0]->dim[0] > 0 && n[1]->dim[0] > 0;
     for (int i = 1; fits && i < n[0]->ndim; i++) fits = n[0]->dim[i] == n[1]->dim[i];
     if (!fits)
-        return dl_fail(ctx, "dl_linear_mmd: takes rows of one shape, [N,...] and [M,...], not %S and %S", n[0], n[1]), dl__none();
+        return dl_fail(ctx, "dl_linear_mmd: takes rows of one shape, [N,...] and [M,...], not %S and %S", n[0], n[1]),
+               dl__none();
     return dl_sum(dl_square(dl_sub(dl_mean_dims(a, &zero, 1, false), dl_mean_dims(b, &zero, 1, false))));
 }
 
@@ -9439,7 +9465,8 @@ DL_API dl_tensor dl_distill_attention(dl_tensor x, dl_tensor teacher)
     dl_tensor in[2];
     in[0] = x, in[1] = teacher;
     dl_context *ctx = dl__operands("distill_attention", 2, in, n);
-    if (!ctx || !dl__is_float(ctx, "distill_attention", n[0]) || !dl__is_float(ctx, "distill_attention", n[1])) return dl__none();
+    if (!ctx || !dl__is_float(ctx, "distill_attention", n[0]) || !dl__is_float(ctx, "distill_attention", n[1]))
+        return dl__none();
     const dl_index *a = n[0]->dim, *b = n[1]->dim;
     if (n[0]->ndim != 4 || n[1]->ndim != 4 || a[0] != b[0] || a[2] != b[2] || a[3] != b[3])
         return dl_fail(ctx, "dl_distill_attention: takes [N,C,H,W] whose N, H and W agree, not %S and %S", n[0], n[1]),
@@ -9465,8 +9492,8 @@ static void dl__reach(const dl_context *ctx, uint32_t end, bool *reach)
     }
 }
 
-/* Adds its input to a parameter's place in the flat gradients, or overwrites it; i = parameter, add. The planner lets the producer
-   write there itself where it can. */
+/* Adds its input to a parameter's place in the flat gradients, or overwrites it; i = parameter, add. The planner lets
+   the producer write there itself where it can. */
 static void dl__accumulate_run(const dl_run_args *r)
 {
     if (r->node->i[1]) DL__CALL(r->level, add_to, ((dl_real *)r->out, (const dl_real *)r->in[0], r->n));
@@ -9524,8 +9551,8 @@ static bool dl__node_back(dl_context *ctx, dl_grad_args *g, const bool *reach, d
     return !ctx->failed;
 }
 
-/* The gradients of slices i, next[i], next[next[i]], ... of one tensor, a few at a time: together they may need no zeros
-   and no sums. */
+/* The gradients of slices i, next[i], next[next[i]], ... of one tensor, a few at a time: together they may need
+   no zeros and no sums. */
 static bool dl__slices_back(dl_context *ctx, uint32_t i, const uint32_t *next, const bool *reach, dl_tensor *grad)
 {
     dl_grad_args part[DL__SLICES];
@@ -9543,9 +9570,9 @@ static bool dl__slices_back(dl_context *ctx, uint32_t i, const uint32_t *next, c
     return true;
 }
 
-/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of parameters
-   go to the flat gradients as soon as they are complete. Slices of one tensor are served when the first of them is reached:
-   all are complete then. */
+/* grad[i] of every node i up to y's that is on a path from a marked leaf; grad[y] is `dy`. `collect`: those of
+   parameters go to the flat gradients as soon as they are complete. Slices of one tensor are served when the first of
+   them is reached: all are complete then. */
 static bool dl__differentiate(dl_context *ctx, uint32_t y, dl_tensor dy, bool *reach, dl_tensor *grad, bool collect)
 {
     uint32_t *last = NULL, *next = NULL; /* slice of a node, and the one before it */
@@ -9615,10 +9642,9 @@ DL_API bool dl_grad(dl_tensor y, const dl_tensor *x, int n, dl_tensor *dx)
     if (!dl__grad_arrays(ctx, node->id + 1, &reach, &grad)) return false;
     for (int k = 0; k < n; k++) {
         if (!dl__operands("grad", 1, &x[k], &leaf)) return false;
-        if (!(leaf->flags & DL__REQUIRES))
-            return dl_fail(ctx,
-                "dl_grad: x[%d] (%s, node %u) takes no gradient; dl_variable and parameters do, and what is made of them", k,
-                leaf->op->name, leaf->id);
+        if (!(leaf->flags & DL__REQUIRES)) return dl_fail(ctx,
+            "dl_grad: x[%d] (%s, node %u) takes no gradient; dl_variable and parameters do, and what is made of them",
+            k, leaf->op->name, leaf->id);
         if (leaf->id <= node->id) reach[leaf->id] = true;
     }
     if (!dl__differentiate(ctx, node->id, dl_full(ctx, dl__shape(node), 1), reach, grad, false)) return false;
@@ -9680,8 +9706,8 @@ enum {
 
 /* What the planner knows of each node of the tape while it works. */
 typedef struct dl__life {
-    uint32_t
-        last; /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
+    /* the last node that reads it, its own when nobody does: numbers, then places in the order of execution */
+    uint32_t last;
     uint32_t launch;     /* where it is computed */
     uint32_t read;       /* the latest launch that reads it, so far */
     unsigned readers : 31;
@@ -9781,7 +9807,8 @@ static void dl__find_lives(dl__planning *p)
     }
     for (uint32_t i = p->end; i-- > p->start;) { /* a view nobody reads keeps what it shows, and so does a small one */
         const dl_node *n = p->ctx->node[i], *root = dl__root(n);
-        if (root != n && (!p->life[i].readers || dl__bytes(n) <= 64) && !(n->flags & DL__EFFECT)) p->ctx->node[root->id]->flags |= DL__KEPT;
+        if (root != n && (!p->life[i].readers || dl__bytes(n) <= 64) && !(n->flags & DL__EFFECT))
+            p->ctx->node[root->id]->flags |= DL__KEPT;
     }
 }
 
@@ -9795,8 +9822,9 @@ static void dl__fold(dl__planning *p)
         const dl_node *from = n->in[0], *root = dl__root(from);
         uint32_t x = root->id - p->start;
         bool add = n->i[1] != 0, can = root->id >= p->start && dl__runs(root) && dl__whole(from) &&
-            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op && p->life[root->id].readers == 1 &&
-            (!add || (root->op->flags & (DL_OP_ACCUMULATES | DL_OP_ELEMENTWISE)) == DL_OP_ACCUMULATES); /* tiles overwrite */
+            !(root->flags & (DL__KEPT | DL__EFFECT)) && root->op != &dl__accumulate_op &&
+            p->life[root->id].readers == 1 && /* tiles overwrite: */
+            (!add || (root->op->flags & (DL_OP_ACCUMULATES | DL_OP_ELEMENTWISE)) == DL_OP_ACCUMULATES);
         if (!can) continue;
         p->plan->space[x] = DL__GRADS;
         p->plan->offset[x] = n->offset;
@@ -9806,12 +9834,13 @@ static void dl__fold(dl__planning *p)
 }
 
 enum { DL__GROUP = 48 }; /* nodes of a launch, at most */
-/* Can node n be run with those of this launch: behind all it reads, and tile by tile with what it reads of the launch? */
+/* Can node n be run with this launch: behind all it reads, and tile by tile with what it reads of the launch? */
 static bool dl__joins(const dl__planning *p, const dl_node *n, const dl__launch *l)
 {
     const dl_node *head = p->ctx->node[p->start + l->first];
     uint32_t launch = (uint32_t)(l - p->plan->launch);
-    bool joins = l->count < DL__GROUP && head->numel == n->numel && head->op->flags & (DL_OP_ELEMENTWISE | DL_OP_FINISHES);
+    bool joins = l->count < DL__GROUP && head->numel == n->numel &&
+        head->op->flags & (DL_OP_ELEMENTWISE | DL_OP_FINISHES);
     for (int k = 0; joins && k < n->n_in; k++) {
         const dl_node *x = dl__root(n->in[k]);
         if (x->id >= p->start && dl__runs(x))
@@ -9820,8 +9849,8 @@ static bool dl__joins(const dl__planning *p, const dl_node *n, const dl__launch 
     return joins;
 }
 
-/* The launch that elementwise node n goes to: one of whose values nothing is left then, so that no more is kept than as it was recorded;
-   or the latest; or one of its own. What reads buffers stays behind what changes them. */
+/* The launch that elementwise node n goes to: one of whose values nothing is left then, so that no more is kept than as
+   it was recorded; or the latest; or one of its own. What reads buffers stays behind what changes them. */
 static dl__launch *dl__launch_for(const dl__planning *p, const dl_node *n)
 {
     dl__launch *latest = p->plan->launch + p->plan->launches;
@@ -9877,7 +9906,8 @@ static void dl__find_launches(dl__planning *p)
     }
 }
 
-/* May the node at `place` of this launch write over x? Its last reader has been, and the launch reads it element by element. */
+/* May the node at `place` of this launch write over x? Its last reader has been, and the launch reads it
+   element by element. */
 static bool dl__in_place(const dl__planning *p, const dl__launch *l, uint32_t place, const dl_node *x)
 {
     const dl_node *n = dl__in_order(p, place);
@@ -9921,7 +9951,8 @@ static void dl__free_dead(dl__planning *p, uint32_t place)
     }
 }
 
-/* Places every value of a launch; one that lives and dies in it takes a tile, but for that of a head that is not elementwise. */
+/* Places every value of a launch; one that lives and dies in it takes a tile, but for that of a head that
+   is not elementwise. */
 static void dl__place_launch(dl__planning *p, dl__launch *l)
 {
     uint8_t taken[DL__GROUP + 1];
@@ -10081,7 +10112,8 @@ DL__HOT static void dl__repeat(char *to, const char *element, size_t size, size_
     for (size_t i = 0; i < n; i++) memcpy(to + i * sizeof v, &v, sizeof v);
 }
 
-/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours of one kind joined. */
+/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours
+   of one kind joined. */
 static int dl__levels(const dl_node *y, const dl_node *x, size_t *dim, size_t *stride)
 {
     int n = 0, extra = y->ndim - x->ndim;
@@ -10096,8 +10128,10 @@ static int dl__levels(const dl_node *y, const dl_node *x, size_t *dim, size_t *s
     return n;
 }
 
-/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. After how many they repeat; 0: they do not. */
-DL__HOT static size_t dl__stretch(const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
+/* out[0..n) = elements first .. first + n of x as broadcast to the shape of y. After how many they repeat;
+   0: they do not. */
+DL__HOT static size_t dl__stretch(
+    const dl_node *y, const dl_node *x, const void *from, void *out, size_t first, size_t n)
 {
     size_t size = dl__dtype_size(x->dtype), dim[DLTRAIN_MAX_DIMS], stride[DLTRAIN_MAX_DIMS], at[DLTRAIN_MAX_DIMS],
            period = 1;
@@ -10162,7 +10196,8 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead
                 if (x->space == DL__TILE) in[k] = slots + x->offset * bytes;
                 else if (x->numel == y->numel) {
                     in[k] = (const char *)dl__address(t->ctx, x) + first * dl__dtype_size(x->dtype);
-                    if (DL__VECTORS && lead && dl__root(x) != t->args->node) dl__ahead((const dl_real *)in[k], lead, a.n);
+                    if (DL__VECTORS && lead && dl__root(x) != t->args->node)
+                        dl__ahead((const dl_real *)in[k], lead, a.n);
                 } else {
                     char *own = slots + (l->slots + stretched) * bytes;
                     bool holds = stretched < holding && held[stretched].y == y && held[stretched].period &&
@@ -10180,7 +10215,8 @@ static void dl__run_group(const dl__task *t, size_t first, size_t n, size_t lead
             const dl_node *next = i + 1 < l->count ? t->ctx->node[t->start + order[i + 1]] : y;
             a.node = y;
             a.out = dl__group_out(t, y, first, slots, bytes);
-            if (DL__VECTORS && t->ctx->twice && t->ctx->twice(&a, next, dl__group_out(t, next, first, slots, bytes))) i++;
+            if (DL__VECTORS && t->ctx->twice && t->ctx->twice(&a, next, dl__group_out(t, next, first, slots, bytes)))
+                i++;
             else y->op->run(&a);
         }
     }
@@ -10252,7 +10288,9 @@ static bool dl__upload_inputs(dl_context *ctx, const dl__plan *plan, uint32_t st
         char *from = NULL, *to = NULL;
         dl__mark mark = dl__tape_mark(ctx);
         if (pass && !bytes) return true;
-        if (pass && (!(from = (char *)dl__tape_alloc(ctx, bytes, 0)) || !(to = (char *)ctx->backend->step_alloc(ctx->device, bytes))))
+        if (pass &&
+            (!(from = (char *)dl__tape_alloc(ctx, bytes, 0)) ||
+                !(to = (char *)ctx->backend->step_alloc(ctx->device, bytes))))
             return false;
         for (uint32_t i = start; i < start + plan->nodes; i++) {
             dl_node *n = ctx->node[i];
@@ -10314,7 +10352,9 @@ static bool dl__run_there(dl_context *ctx, uint32_t start, const dl__plan *plan)
         bool here = l[i].node[0]->op->flags & DL__OP_ON_HOST, last = i + 1 == plan->launches;
         bool ends = ctx->replica && ctx->replica->completes(ctx, start, p, plan);
         if (!here && !last && !ends && !(dl__head_of(ctx, start, plan, i + 1)->op->flags & DL__OP_ON_HOST)) continue;
-        ok = (here ? dl__run_here(ctx, l[i].node[0]) : ctx->backend->run(ctx->device, l + first, i + 1 - first)) && !ctx->failed;
+        ok = (here ? dl__run_here(ctx, l[i].node[0])
+                   : ctx->backend->run(ctx->device, l + first, i + 1 - first)) &&
+            !ctx->failed;
         if (ok && ctx->replica) ctx->replica->launched(ctx, start, p, plan);
         first = i + 1;
     }
@@ -10441,7 +10481,8 @@ static int dl__choose_level(dl_context *ctx, const char *asked)
     if (!asked || !*asked) return best;
     int level = dl__choose(ctx, who, asked, dl__level_name, "portable, avx2, avx512 or neon");
     if (dl__have_level(level)) return level;
-    dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked, dl__level_name[best]);
+    dl_fail(ctx, "dl_create: %s '%s': this CPU or build lacks it; the fastest here is '%s'", who, asked,
+        dl__level_name[best]);
     return best;
 }
 
@@ -10490,10 +10531,11 @@ static void dl__open_device(dl_context *ctx, const char *device)
 /* What GPUs look at; a wrong name is wrong everywhere. */
 static void dl__choose_products(dl_context *ctx)
 {
-    static const char *const precisions[] = { "highest", "tf32", "bf16", NULL }, *const blas[] = { "own", "cublas", NULL };
+    static const char *const precisions[] = { "highest", "tf32", "bf16", NULL },
+                      *const blas[] = { "own", "cublas", NULL };
     dl_config *c = &ctx->config;
-    c->matmul_precision = precisions[dl__choose(
-        ctx, "matmul_precision", c->matmul_precision, precisions, "'highest' (fp32), 'tf32' (PyTorch's high) or 'bf16' (its medium)")];
+    c->matmul_precision = precisions[dl__choose(ctx, "matmul_precision", c->matmul_precision, precisions,
+        "'highest' (fp32), 'tf32' (PyTorch's high) or 'bf16' (its medium)")];
     c->blas = blas[dl__choose(ctx, "blas", c->blas, blas, "'own' or 'cublas'")];
 }
 
@@ -10649,7 +10691,8 @@ DL_API dl_tensor dl_linear_ex(dl_tensor x, const char *name, const dl_linear_des
     if (!ctx || !dl__is_float(ctx, "linear", n)) return dl__none();
     if (!n->ndim) return dl_fail(ctx, "dl_linear: takes [...,in], not %S", n), dl__none();
     if (!desc || desc->out_features < 1)
-        return dl_fail(ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0),
+        return dl_fail(
+                   ctx, "dl_linear: out_features must be positive, not %td", desc ? desc->out_features : (dl_index)0),
                dl__none();
     dl_index in = n->dim[n->ndim - 1], out = desc->out_features;
     double bound = dl__fan_bound((double)in);
@@ -10667,7 +10710,8 @@ DL_API dl_tensor dl_linear(dl_tensor x, const char *name, dl_index out_features)
     return dl_linear_ex(x, name, &d);
 }
 
-static dl_tensor dl__conv_layer(const char *who, bool transposed, dl_tensor x, const char *name, const dl_conv2d_desc *d)
+static dl_tensor dl__conv_layer(
+    const char *who, bool transposed, dl_tensor x, const char *name, const dl_conv2d_desc *d)
 {
     dl_node *n;
     dl_context *ctx = dl__operands(who, 1, &x, &n);
@@ -10679,8 +10723,8 @@ static dl_tensor dl__conv_layer(const char *who, bool transposed, dl_tensor x, c
                dl__none();
     dl_index groups = d->groups ? d->groups : 1, c = n->dim[1], kw = d->kernel_w ? d->kernel_w : d->kernel;
     if (groups < 1 || c % groups || d->out_channels % groups)
-        return dl_fail(
-                   ctx, "dl_%s: groups %td must divide the channels, %td in and %td out", who, groups, c, d->out_channels),
+        return dl_fail(ctx, "dl_%s: groups %td must divide the channels, %td in and %td out", who, groups, c,
+                   d->out_channels),
                dl__none();
     dl_index fan_channels = transposed ? d->out_channels : c;
     double bound = dl__fan_bound((double)(fan_channels / groups) * (double)d->kernel * (double)kw);
@@ -10712,8 +10756,8 @@ static dl_norm_desc dl__norm_defaults(const dl_norm_desc *desc)
 }
 
 /* weight of ones and bias of zeros, unless the desc wants none */
-static bool dl__affine_params(
-    dl_context *ctx, const char *who, const char *name, const dl_norm_desc *d, dl_shape shape, dl_tensor *w, dl_tensor *b)
+static bool dl__affine_params(dl_context *ctx, const char *who, const char *name, const dl_norm_desc *d, dl_shape shape,
+    dl_tensor *w, dl_tensor *b)
 {
     dl_param_desc ones = dl__constant_param(shape, 1, false), zeros = dl__constant_param(shape, 0, false);
     *w = *b = dl__none();
@@ -10743,7 +10787,9 @@ DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc
                        "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard; dl_group_norm "
                        "needs one sample"),
                    dl__none();
-        return dl__is_float(ctx, "batch_norm", n) ? dl__sync_batch_norm(x, w, b, mean, var, d.momentum, d.eps) : dl__none();
+        return dl__is_float(ctx, "batch_norm", n)
+            ? dl__sync_batch_norm(x, w, b, mean, var, d.momentum, d.eps)
+            : dl__none();
     }
     return dl__batch_norm("batch_norm", x, w, b, mean, var, d.momentum, d.eps);
 }
@@ -10797,7 +10843,8 @@ static dl_tensor dl__split_heads(dl_tensor x, dl_index heads)
     return dl_transpose(dl_reshape(x, DL_SHAPE(s.dim[0], s.dim[1], heads, s.dim[2] / heads)), 1, 2);
 }
 
-DL_API dl_tensor dl_multi_head_attention(dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc)
+DL_API dl_tensor dl_multi_head_attention(
+    dl_tensor q, dl_tensor k, dl_tensor v, const char *name, const dl_mha_desc *desc)
 {
     static const char *const who = "multi_head_attention";
     dl_node *n[3];
@@ -10852,7 +10899,8 @@ struct dl_optimizer {
     double lr;                       /* without a schedule */
     double (*scheduled)(const dl_schedule *s, int64_t step); /* dl_schedule_lr, or NULL */
     dl_schedule schedule;
-    /* the rule: fills u->h for a parameter; n elements of it from `at` on. Pointers, so that the linker drops the other rules */
+    /* the rule: fills u->h for a parameter; n elements of it from `at` on. Pointers, so that the linker drops
+       the other rules */
     void (*numbers)(struct dl__update *u, int index, double lr, dl_real decay);
     void (*update)(const struct dl__update *u, size_t at, size_t n);
     int64_t steps, schedule_start;   /* steps taken; when the schedule was set */
@@ -11005,7 +11053,10 @@ static dl_optimizer *dl__adam(
     o->eps = d.eps;
     return o;
 }
-DL_API dl_optimizer *dl_adam(dl_context *ctx, const dl_adam_desc *desc) { return dl__adam(ctx, "adam", DL__ADAM, desc, 0); }
+DL_API dl_optimizer *dl_adam(dl_context *ctx, const dl_adam_desc *desc)
+{
+    return dl__adam(ctx, "adam", DL__ADAM, desc, 0);
+}
 DL_API dl_optimizer *dl_adamw(dl_context *ctx, const dl_adam_desc *desc)
 {
     return dl__adam(ctx, "adamw", DL__ADAMW, desc, (dl_real)1e-2);
@@ -11129,7 +11180,8 @@ DL_API bool dl_scale_grad(dl_context *ctx, double factor)
     return ctx && !ctx->failed && dl__scale_grads(ctx, NULL, (dl_real)factor);
 }
 
-/* The sum of the squares of x in double, by rule 5; span: what a lane takes at once, 1 or a chunk of chunks of `span` numbers. */
+/* The sum of the squares of x in double, by rule 5; span: what a lane takes at once, 1 or a chunk of chunks
+   of `span` numbers. */
 DL__HOT static double dl__squares(const dl_real *x, size_t n, size_t span)
 {
     double lane[DL__LANES];
@@ -11138,7 +11190,8 @@ DL__HOT static double dl__squares(const dl_real *x, size_t n, size_t span)
     for (; span == 1 && i + DL__LANES <= n; i += DL__LANES)
         for (int l = 0; l < DL__LANES; l++) lane[l] += (double)x[i + (size_t)l] * (double)x[i + (size_t)l];
     for (; i < n; i += span, k++)
-        lane[k % DL__LANES] += span == 1 ? (double)x[i] * (double)x[i] : dl__squares(x + i, DL__MIN(span, n - i), span / DL__CHUNK);
+        lane[k % DL__LANES] +=
+            span == 1 ? (double)x[i] * (double)x[i] : dl__squares(x + i, DL__MIN(span, n - i), span / DL__CHUNK);
     for (int h = DL__LANES / 2; h; h /= 2)
         for (int l = 0; l < h; l++) lane[l] += lane[l + h];
     return lane[0];
@@ -11237,7 +11290,8 @@ DL_API bool dl_set_schedule(dl_optimizer *o, const dl_schedule *s)
     if (s->warmup < 0) return dl_fail(ctx, "dl_set_schedule: warmup must not be negative");
     if ((s->kind == DL_SCHEDULE_COSINE || s->kind == DL_SCHEDULE_ONE_CYCLE) && s->total < 1)
         return dl_fail(ctx, "dl_set_schedule: this kind needs its total of steps");
-    if (s->kind == DL_SCHEDULE_STEP && s->period < 1) return dl_fail(ctx, "dl_set_schedule: this kind needs its period");
+    if (s->kind == DL_SCHEDULE_STEP && s->period < 1)
+        return dl_fail(ctx, "dl_set_schedule: this kind needs its period");
     for (int i = 1; s->kind == DL_SCHEDULE_MULTI_STEP && s->milestones && i < s->n_milestones; i++)
         if (s->milestones[i] < s->milestones[i - 1]) return dl_fail(ctx, "dl_set_schedule: the milestones must rise");
     if (s->kind == DL_SCHEDULE_MULTI_STEP && (s->n_milestones < 1 || !s->milestones))
@@ -11274,7 +11328,8 @@ static bool dl__make_state(dl_optimizer *o)
     dl_context *ctx = o->ctx;
     if (o->age || !ctx->params) return true;
     for (int i = 0; i < dl__states(o) && ctx->cap_values; i++)
-        if (!o->state[i] && !(o->state[i] = (dl_real *)dl__alloc(ctx, ctx->cap_values * sizeof(dl_real), 0))) return false;
+        if (!o->state[i] && !(o->state[i] = (dl_real *)dl__alloc(ctx, ctx->cap_values * sizeof(dl_real), 0)))
+            return false;
     size_t n = (size_t)ctx->params;
     if (o->rule == DL__ADAM || o->rule == DL__ADAMW) {
         if (!o->power1 && !(o->power1 = (double *)dl__alloc(ctx, 2 * n * sizeof(double), 0))) return false;
@@ -11293,12 +11348,14 @@ static void dl__update_part(void *user, size_t part, int thread)
 }
 
 #if DL__DEVICES
-/* The update of a parameter, for the device. sgd: h[5] is set where the buffer is new; rmsprop: s[1] the momentum's, s[2] the mean's. */
+/* The update of a parameter, for the device. sgd: h[5] is set where the buffer is new; rmsprop: s[1] the momentum's,
+   s[2] the mean's. */
 static bool dl__device_update(dl_optimizer *o, const dl__update *u, size_t offset, dl_device_update *to)
 {
     dl_context *ctx = o->ctx;
     size_t bytes = ctx->cap_values * sizeof(dl_real);
-    dl_real *p = (dl_real *)dl__there(ctx, ctx->values, bytes, true), *g = (dl_real *)dl__there(ctx, ctx->grads, bytes, false);
+    dl_real *p = (dl_real *)dl__there(ctx, ctx->values, bytes, true),
+            *g = (dl_real *)dl__there(ctx, ctx->grads, bytes, false);
     if (!p || !g) return false;
     memset(to, 0, sizeof *to);
     for (int i = 0; i < 3; i++) {
@@ -11364,7 +11421,9 @@ DL_API bool dl_step(dl_optimizer *o)
     size_t updates = 0;
 #if DL__DEVICES
     dl__mark mark = dl__tape_mark(ctx);
-    if (DL__ON(ctx) && !(list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0))) return false;
+    if (DL__ON(ctx) &&
+        !(list = (dl_device_update *)dl__tape_alloc(ctx, (size_t)(ctx->params + 1) * sizeof *list, 0)))
+        return false;
 #endif
     unsigned fp = dl__fp_enter();
     for (int i = 0; i < ctx->params; i++) {
@@ -11399,7 +11458,8 @@ DL_API dl_accumulator *dl_accumulator_create(dl_optimizer *o, const dl_accumulat
     if (!o || o->ctx->failed) return NULL;
     if (!desc) return dl_fail(o->ctx, "dl_accumulator_create: desc is NULL"), (dl_accumulator *)NULL;
     if (desc->steps < 0)
-        return dl_fail(o->ctx, "dl_accumulator_create: a window of %d micro-batches", desc->steps), (dl_accumulator *)NULL;
+        return dl_fail(o->ctx, "dl_accumulator_create: a window of %d micro-batches", desc->steps),
+               (dl_accumulator *)NULL;
     dl_accumulator *a = (dl_accumulator *)dl__alloc(o->ctx, sizeof *a, 1);
     if (!a) return NULL;
     a->o = o;
@@ -11469,7 +11529,8 @@ DL_API bool dl_accumulator_flush(dl_accumulator *a)
     if (!a || a->o->ctx->failed) return false;
     a->stepped = false;
     dl_context *ctx = a->o->ctx;
-    const char *mine = *a->o->select ? a->o->select : NULL; /* other gradients may be of the window of another accumulator */
+    /* other gradients may be of the window of another accumulator */
+    const char *mine = *a->o->select ? a->o->select : NULL;
     if (ctx->replica) return dl__flush_replica(a, mine);
     if (!a->done) return true;
     if (a->mode == DL_EXACT && a->count == 0) { /* no sample in the whole window: no gradient and no step */
@@ -11485,12 +11546,14 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
     if (!a || a->o->ctx->failed || (!loss.ctx && count)) return false;
     dl_backward_desc d;
     memset(&d, 0, sizeof d);
-    if (loss.ctx && loss.ctx != a->o->ctx) return dl_fail(a->o->ctx, "dl_accumulate: the loss is a tensor of another context");
+    if (loss.ctx && loss.ctx != a->o->ctx)
+        return dl_fail(a->o->ctx, "dl_accumulate: the loss is a tensor of another context");
     a->stepped = false;
     if (*a->o->select) d.pattern = a->o->select;
     if (a->o->ctx->replica) {
         d.count = a->mode == DL_EXACT ? count : 0;
-        d.scale = a->mode == DL_EXACT || a->o->ctx->parts ? 1 : 1.0f / (float)a->steps; /* shards: divided by their number */
+        /* shards: divided by their number */
+        d.scale = a->mode == DL_EXACT || a->o->ctx->parts ? 1 : 1.0f / (float)a->steps;
         return dl__accumulate_replica(a, loss, count, &d);
     }
     if (a->steps > 1)
@@ -11503,18 +11566,20 @@ DL_API bool dl_accumulate(dl_accumulator *a, dl_tensor loss, size_t count)
 }
 
 /* ==== >>parallel ====
-   Replicas as one world: collectives over threads and processes, gradients reduced during the backward pass, invariant bits.
+   Replicas as one world: collectives over threads and processes, reduction during backward, invariant bits.
    may use: optimizers, layers, executor
 
-   Replicas here meet at a channel: each leaves a record of its call and a pointer, the last to come compares the records. Then
-   each works on its own slice of everybody's memory, and they meet again; so nothing is copied but what has to be. Between
-   processes the replica of index 0, the leader, calls the transport. There are two channels: what a replica's own thread calls
-   goes over DL__CALLS, the gradients of its communication thread over DL__GRADIENTS. A replica waits for gradients only after a
-   call (dl__close) that all must come to, so that a rank that is elsewhere is found out on DL__CALLS. */
+   Replicas here meet at a channel: each leaves a record of its call and a pointer, the last to come compares the
+   records. Then each works on its own slice of everybody's memory, and they meet again; so nothing is copied but
+   what has to be. Between processes the replica of index 0, the leader, calls the transport. There are two channels:
+   what a replica's own thread calls goes over DL__CALLS, the gradients of its communication thread over DL__GRADIENTS.
+   A replica waits for gradients only after a call (dl__close) that all must come to, so that a rank that is elsewhere
+   is found out on DL__CALLS. */
 enum { DL__CALLS, DL__GRADIENTS, DL__CHANNELS };
 enum { DL__MAX_REPLICAS = 256 };
 typedef enum dl__what {
-    DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET, DL__SHARES_BUFFERS, DL__LEAVES
+    DL__REDUCES, DL__BROADCASTS, DL__GATHERS, DL__MEETS, DL__COMPARES, DL__SUMS, DL__CLOSES, DL__BUCKET,
+    DL__SHARES_BUFFERS, DL__LEAVES
 } dl__what;
 static const char *const dl__what_text[] = {
     "dl_all_reduce of %zu numbers", "dl_broadcast of %zu bytes", "dl_all_gather of %zu bytes", "dl_barrier",
@@ -11583,8 +11648,8 @@ struct dl_comm {
     dl__closing *closing;    /* of each rank */
     bool overlaps;           /* buckets are handed over as launches complete them */
     int complete;            /* buckets handed over */
-    double weight;           /* of the buckets: what ctx->weight was when the backward pass began; HUGE_VAL in a window */
-    /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for their like */
+    double weight;           /* of the buckets: ctx->weight when the backward pass began; HUGE_VAL in a window */
+    /* invariant shards: this is number `part` of the step; sums of 2^level shards wait in stack[level] for another */
     int part, levels;
     uint64_t pattern;
     double shard_weight;
@@ -11599,12 +11664,13 @@ struct dl_comm {
     dl_parallel_stats stats;
     uint64_t at;             /* since when the phase at hand runs, see dl__lap */
     uint32_t backward;       /* the first node of the backward pass that runs */
-    /* the communication thread: reduces buckets done .. posted; from the end of the backward pass on the replica's own does */
+    /* the communication thread: reduces buckets done .. posted; from the end of the backward pass on the
+       replica's own does */
     bool threaded, quit;
     bool reducing, finishing; /* it is in a bucket; the own thread has taken over */
     int posted, done;
     dl__patience spin[DL__CHANNELS];
-    dl_real *there;          /* the gradients on a device, and how many buckets are complete there, and how many sums begun */
+    dl_real *there;          /* the gradients on a device, how many buckets are complete there, how many sums begun */
     int ready, begun;
 #ifndef DLTRAIN_NO_THREADS
     pthread_t thread, reducer;
