@@ -11758,11 +11758,12 @@ static void dl__tell_mismatch(dl__world *w, int rank, const dl__call *a, int oth
         dl__fail_locked(
             w, "rank %d, step %zu, in %s: rank %d has returned from its function", rank, (size_t)a->step, mine, other);
     else if (!strcmp(mine, theirs))
-        dl__fail_locked(w, "rank %d, step %zu: %s is collective %zu, for rank %d it is %zu: the ranks do not call the same ones",
-            rank, (size_t)a->step, mine, (size_t)a->number, other, (size_t)b->number);
+        dl__fail_locked(w,
+            "rank %d, step %zu: %s is collective %zu, for rank %d it is %zu: the ranks do not call the same ones", rank,
+            (size_t)a->step, mine, (size_t)a->number, other, (size_t)b->number);
     else
-        dl__fail_locked(w, "rank %d, step %zu, in %s: rank %d, step %zu, calls %s instead", rank, (size_t)a->step, mine, other,
-            (size_t)b->step, theirs);
+        dl__fail_locked(w, "rank %d, step %zu, in %s: rank %d, step %zu, calls %s instead", rank, (size_t)a->step, mine,
+            other, (size_t)b->step, theirs);
 }
 
 /* The mutex is held, and time is up. */
@@ -11780,8 +11781,8 @@ static void dl__tell_missing(const dl_comm *c, const dl__channel *ch, const dl__
         }
     *t.at = 0;
     dl__put_call(mine, sizeof mine, call);
-    dl__fail_locked(c->world, "rank %d, step %zu, in %s: rank%s %s has not come in %g seconds", c->rank, (size_t)c->step, mine,
-        n > 1 ? "s" : "", list, c->world->seconds);
+    dl__fail_locked(c->world, "rank %d, step %zu, in %s: rank%s %s has not come in %g seconds", c->rank,
+        (size_t)c->step, mine, n > 1 ? "s" : "", list, c->world->seconds);
 }
 
 #ifndef DLTRAIN_NO_THREADS
@@ -11791,8 +11792,8 @@ static bool dl__met(void *channel, uint64_t round)
 }
 #endif
 
-/* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have begun
-   and so will come, failed or not: they touch each other's memory. */
+/* All replicas here meet. With a call: to begin one; false when the world has failed. NULL: within one, which all have
+   begun and so will come, failed or not: they touch each other's memory. */
 static bool dl__meet(dl_comm *c, int channel, const dl__call *call, void *data)
 {
     dl__world *w = c->world;
@@ -11914,9 +11915,10 @@ static void dl__combine(int level, dl_comm_op op, dl_real *dst, const dl_real *x
         for (size_t i = 0; i < n; i++) dst[i] = x[i] > dst[i] || x[i] != x[i] ? x[i] : dst[i];
 }
 
-/* Numbers at .. at + n of ranks first .. first + count here: their sum, times `factor`, replaces those of the first, partial sums
-   some others. */
-static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real factor)
+/* Numbers at .. at + n of ranks first .. first + count here: their sum, times `factor`, replaces those of the first,
+   partial sums some others. */
+static void dl__tree(
+    const dl__channel *ch, int level, dl_comm_op op, int first, int count, size_t at, size_t n, dl_real factor)
 {
     int half = 1;
     dl_real *sum = (dl_real *)ch->slot[first].data + at;
@@ -11930,9 +11932,11 @@ static void dl__tree(const dl__channel *ch, int level, dl_comm_op op, int first,
     dl__combine(level, op, sum, (const dl_real *)ch->slot[first + half].data + at, n, factor);
 }
 
-/* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005), which for
-   each number is the binary tree over the processes, since a + b = b + a. Then times `factor`. `other`: room for n + 1 numbers. */
-static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *data, size_t n, dl_real factor, dl_real *other)
+/* Between processes, a power of two of them: recursive halving and doubling (Thakur, Rabenseifner and Gropp 2005),
+   which for each number is the binary tree over the processes, since a + b = b + a. Then times `factor`. `other`:
+   room for n + 1 numbers. */
+static const char *dl__halve_and_double(
+    const dl_comm *c, int channel, dl_real *data, size_t n, dl_real factor, dl_real *other)
 {
     const dl__world *w = c->world;
     const dl_transport *t = w->desc.transport;
@@ -11944,7 +11948,8 @@ static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *
         first[depth] = at, count[depth] = n;
         memcpy(other + low, theirs, give * sizeof *data);
         if (give < low) other[low + give] = 0; /* both send as much */
-        const char *sentence = t->exchange(t->user, channel, t->rank ^ bit, other + low, other, low * sizeof *data, w->seconds);
+        const char *sentence =
+            t->exchange(t->user, channel, t->rank ^ bit, other + low, other, low * sizeof *data, w->seconds);
         if (sentence) return sentence;
         DL__CALL(c->ctx->level, add_to, (mine, other, keep));
         at = (size_t)(mine - data);
@@ -11957,7 +11962,8 @@ static const char *dl__halve_and_double(const dl_comm *c, int channel, dl_real *
         dl_real *theirs = data + first[depth] + (t->rank & bit ? 0 : low);
         memcpy(other + low, data + at, n * sizeof *data);
         if (n < low) other[low + n] = 0;
-        const char *sentence = t->exchange(t->user, channel, t->rank ^ bit, other + low, other, low * sizeof *data, w->seconds);
+        const char *sentence =
+            t->exchange(t->user, channel, t->rank ^ bit, other + low, other, low * sizeof *data, w->seconds);
         if (sentence) return sentence;
         memcpy(theirs, other, give * sizeof *data);
         at = first[depth];
@@ -12065,7 +12071,8 @@ static bool dl__spread_bytes(dl_comm *c, const dl__call *call, void *data, size_
     if (!dl__meet(c, DL__CALLS, call, data)) return false;
     if (t && !c->local) {
         ok = dl__agree(c, DL__CALLS, call);
-        const char *sentence = ok ? t->broadcast(t->user, DL__CALLS, slot[from].data, bytes, process, w->seconds) : NULL;
+        const char *sentence =
+            ok ? t->broadcast(t->user, DL__CALLS, slot[from].data, bytes, process, w->seconds) : NULL;
         if (sentence) ok = dl__transport_failed(c, call, sentence);
     }
     if (t) dl__meet(c, DL__CALLS, NULL, NULL);
@@ -12174,7 +12181,8 @@ DL_API void dl_comm_abort(dl_comm *c, const char *sentence)
 
 DL_API void dl_shard(size_t n, int shard, int shards, size_t *first, size_t *count)
 {
-    size_t s = (size_t)shard, of = (size_t)(shards > 0 ? shards : 1), each = n / of, more = n % of; /* of the first ones */
+    /* the first `more` ranks have one more */
+    size_t s = (size_t)shard, of = (size_t)(shards > 0 ? shards : 1), each = n / of, more = n % of;
     *first = s * each + DL__MIN(s, more);
     *count = each + (s < more);
 }
@@ -12195,7 +12203,8 @@ static void dl__replica_failed(dl_context *ctx)
         memcpy(doing, ", in ", 5);
         dl__put_call(doing + 5, sizeof doing - 5, &call);
     }
-    if (first) dl__fail_locked(w, "rank %d (%s), step %zu%s: %s", c->rank, c->device, (size_t)c->step, doing, ctx->error);
+    if (first)
+        dl__fail_locked(w, "rank %d (%s), step %zu%s: %s", c->rank, c->device, (size_t)c->step, doing, ctx->error);
     memcpy(ctx->error, w->error, sizeof ctx->error);
     dl__unlock(w);
     if (first) dl__spread(w);
@@ -12240,7 +12249,7 @@ static bool dl__gather_what(dl_comm *c, dl__what what, const void *mine, void *a
     return dl__called(c, dl__gather_bytes(c, &call, mine, all, bytes));
 }
 
-/* The parameters differ from those of rank `root`: which is the first, and whose? Every rank finds the same sentence. */
+/* The parameters differ from those of rank `root`: which is the first, and whose? Every rank finds the same answer. */
 static bool dl__tell_difference(dl_comm *c, int root)
 {
     uint64_t *all = (uint64_t *)(void *)c->closing;
@@ -12255,8 +12264,8 @@ static bool dl__tell_difference(dl_comm *c, int root)
             if (all[r]) continue;
             if (!dl__spread_what(c, DL__COMPARES, &mine, sizeof mine, r)) return false;
             if (!mine.there || !first.there)
-                return dl_fail(c->ctx, "rank %d has %s parameters than rank %d: '%s' %H is the first that only one has", r,
-                    mine.there ? "more" : "fewer", root, mine.there ? mine.name : first.name,
+                return dl_fail(c->ctx, "rank %d has %s parameters than rank %d: '%s' %H is the first that only one has",
+                    r, mine.there ? "more" : "fewer", root, mine.there ? mine.name : first.name,
                     mine.there ? &mine.shape : &first.shape);
             return dl_fail(c->ctx,
                 "parameter %d of rank %d is '%s' %H, that of rank %d '%s' %H: all ranks must run the same model", i, r,
@@ -12338,7 +12347,8 @@ static bool dl__room_for_parameters(dl_comm *c)
         if (!dl__grow_along(ctx, &c->stack[i], c->cap_values, ctx->cap_values) ||
             !dl__grow_along(ctx, &c->buffer_stack[i], old, now))
             return false;
-    if (ctx->parts && (!dl__grow_along(ctx, &c->before, old, now) || !dl__grow_along(ctx, &c->change, old, now))) return false;
+    if (ctx->parts && (!dl__grow_along(ctx, &c->before, old, now) || !dl__grow_along(ctx, &c->change, old, now)))
+        return false;
     c->cap_values = ctx->cap_values;
     c->cap_buffers = now;
     return true;
@@ -12393,7 +12403,7 @@ static bool dl__is_reduced(const dl__param *p, const char *pattern)
     return !p->buffer && !p->frozen && p->offset != SIZE_MAX && (!pattern || dl_glob(pattern, p->name));
 }
 
-/* Runs of neighbours in the flat buffer, from its end; as in PyTorch a bucket is closed when it has reached its size. */
+/* Runs of neighbours in the flat buffer, from its end; as in PyTorch a bucket is closed when it has its size. */
 static void dl__make_buckets(dl_comm *c, const char *pattern)
 {
     const dl_context *ctx = c->ctx;
@@ -12449,7 +12459,8 @@ static bool dl__reduce_bucket(dl_comm *c, const dl__bucket *b)
     dl_real *g = c->ctx->grads + b->first;
     uint64_t at = dl__microseconds();
     dl__call call = dl__make_call(c, DL__GRADIENTS, DL__BUCKET, (uint32_t)b->first, b->n);
-    for (int i = 0; i < c->levels; i++) DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n)); /* the last part */
+    for (int i = 0; i < c->levels; i++) /* the last part */
+        DL__CALL(c->ctx->level, add_to, (g, c->stack[i] + b->first, b->n));
     bool ok = dl__reduce_ranks(c, DL__GRADIENTS, &call, g, b->n, DL_COMM_SUM);
     c->stats.reduce.bytes += b->n * sizeof *g;
     dl__lap(&at, &c->stats.reduce);
@@ -12535,7 +12546,8 @@ static bool dl__stays_there(const dl_comm *c) { return c->world->there && !c->le
 #if DL__DEVICES
 DL_API bool dl_device_may_wait(dl_context *ctx)
 {
-    return !ctx->failed && (!ctx->comm || !dl__world_failed(ctx->comm->world) || dl_fail(ctx, "%s", ctx->comm->world->error));
+    return !ctx->failed &&
+        (!ctx->comm || !dl__world_failed(ctx->comm->world) || dl_fail(ctx, "%s", ctx->comm->world->error));
 }
 
 /* The replicas' devices, and their gradients from number `first` on; on the tape. */
@@ -12603,7 +12615,7 @@ static bool dl__advance_there(dl_comm *c, int complete)
     return ok && dl__begin_there(c, n);
 }
 
-/* What is left of the sums, without the host; what comes next here waits until all replicas have summed their shares. */
+/* What is left of the sums, without the host; what comes next here waits until all replicas have summed their share. */
 static bool dl__reduce_there(dl_comm *c)
 {
     dl_context *ctx = c->ctx;
@@ -12690,10 +12702,12 @@ static bool dl__is_back(const dl_comm *c, uint32_t start, const dl__launch *l, c
 static bool dl__completes(dl_context *ctx, uint32_t start, const dl__launch *l, const dl__plan *plan)
 {
     dl_comm *c = ctx->comm;
-    bool last = l == plan->launch + plan->launches - 1, all = !last && dl__is_back(c, start, l, plan) != dl__is_back(c, start, l + 1, plan);
+    bool last = l == plan->launch + plan->launches - 1,
+         all = !last && dl__is_back(c, start, l, plan) != dl__is_back(c, start, l + 1, plan);
     for (uint32_t i = l->first; c->overlaps && i < l->first + l->count; i++) {
         uint32_t at = plan->order[i];
-        if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel) all = !--dl__bucket_at(c, plan->offset[at])->waits || all;
+        if (plan->space[at] == DL__GRADS && ctx->node[start + at]->numel)
+            all = !--dl__bucket_at(c, plan->offset[at])->waits || all;
     }
     return all;
 }
@@ -12702,7 +12716,8 @@ static void dl__launched(dl_context *ctx, uint32_t start, const dl__launch *l, c
 {
     dl_comm *c = ctx->comm;
     dl__lap(&c->at, dl__is_back(c, start, l, plan) ? &c->stats.backward : &c->stats.forward);
-    if (c->overlaps && l != plan->launch + plan->launches - 1) dl__post_complete(c); /* the last ones are not worth it */
+    /* the last ones are not worth it */
+    if (c->overlaps && l != plan->launch + plan->launches - 1) dl__post_complete(c);
 }
 
 /* Does the backward pass that comes end with a reduction? */
@@ -12716,7 +12731,8 @@ static bool dl__begin_part(dl_context *ctx, const char *pattern)
     dl_comm *c = ctx->comm;
     uint64_t hash = pattern ? dl__hash_text(pattern) : 0;
     if (ctx->parts && c->part && hash != c->pattern)
-        return dl_fail(ctx, "dl_backward: with invariant_shards all %d shards of a step need the same pattern", ctx->parts);
+        return dl_fail(
+            ctx, "dl_backward: with invariant_shards all %d shards of a step need the same pattern", ctx->parts);
     c->pattern = hash;
     if (!c->part) c->batch_weight = 0;
     if (!c->part && ctx->params) memset(c->has, 0, (size_t)ctx->params);
@@ -12747,8 +12763,10 @@ static bool dl__before_backward(dl_context *ctx, uint32_t from, const char *patt
     dl__begin_buckets(c, pattern);
     c->overlaps = !ctx->config.eager && (!DL__ON(ctx) || dl__stays_there(c));
     for (uint32_t i = from; i < ctx->nodes; i++)
-        if (ctx->node[i]->op == &dl__accumulate_op && ctx->node[i]->numel) dl__bucket_at(c, ctx->node[i]->offset)->waits++;
-    if (c->overlaps && !DL__ON(ctx)) dl__post_complete(c); /* on a device the gradients may still have to be sent there */
+        if (ctx->node[i]->op == &dl__accumulate_op && ctx->node[i]->numel)
+            dl__bucket_at(c, ctx->node[i]->offset)->waits++;
+    /* on a device the gradients may still have to be sent there */
+    if (c->overlaps && !DL__ON(ctx)) dl__post_complete(c);
     return true;
 }
 
@@ -12761,7 +12779,8 @@ static bool dl__share_masks(dl_comm *c, const char *pattern)
     for (int i = 0; i < ctx->params; i++) c->mask[i] = c->has[i];
     if (!same) {
         dl__call call = dl__make_call(c, DL__CALLS, DL__CLOSES, 1, (size_t)ctx->params);
-        if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->mask, (size_t)ctx->params, DL_COMM_MAX))) return false;
+        if (!dl__called(c, dl__reduce_ranks(c, DL__CALLS, &call, c->mask, (size_t)ctx->params, DL_COMM_MAX)))
+            return false;
     }
     for (int i = 0; i < ctx->params; i++)
         if (dl__is_reduced(&ctx->param[i], pattern)) {
@@ -12792,7 +12811,8 @@ static bool dl__share_buffers(dl_comm *c)
     return dl__spread_what(c, DL__SHARES_BUFFERS, ctx->buffers, ctx->n_buffers * sizeof(dl_real), root);
 }
 
-/* The sums of a batch, in a window of several. They go to those before them, or, at its end, these are added, and all divided. */
+/* The sums of a batch, in a window of several. They go to those before them, or, at its end, these are added,
+   and all divided. */
 static bool dl__add_batch(dl_comm *c, const char *pattern, bool stays_open)
 {
     dl_context *ctx = c->ctx;
@@ -12931,9 +12951,11 @@ static bool dl__before_step(dl_context *ctx, const char *pattern)
 {
     const dl_comm *c = ctx->comm;
     if (c->part)
-        return dl_fail(ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
+        return dl_fail(
+            ctx, "dl_step: shard %d of %d on this rank: call dl_backward for all shards first", c->part, ctx->parts);
     if (c->open)
-        return dl_fail(ctx, "dl_step: the window is open: dl_no_sync(ctx, false) must come before the shards of its last batch");
+        return dl_fail(
+            ctx, "dl_step: the window is open: dl_no_sync(ctx, false) must come before the shards of its last batch");
     for (int i = 0; i < ctx->params; i++)
         if (c->own[i] && !ctx->param[i].fresh && dl__is_reduced(&ctx->param[i], pattern))
             return dl_fail(ctx,
@@ -12953,7 +12975,8 @@ static bool dl__sum_ranks(dl_context *ctx, dl_real *x, size_t n)
 static uint64_t dl__random_step(const dl_context *ctx)
 {
     const dl_comm *c = ctx->comm;
-    return ctx->parts ? (uint64_t)(c->rank * ctx->parts + c->part) << 28 | c->step : (uint64_t)c->rank << 28 | ctx->random_step;
+    return ctx->parts ? (uint64_t)(c->rank * ctx->parts + c->part) << 28 | c->step
+                      : (uint64_t)c->rank << 28 | ctx->random_step;
 }
 
 DL_API bool dl_no_sync(dl_context *ctx, bool off)
@@ -12973,8 +12996,8 @@ DL_API bool dl_sync(dl_context *ctx)
     return dl__spread_parameters(ctx->comm);
 }
 
-static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__completes, dl__launched, dl__before_backward,
-    dl__after_backward, dl__nothing, dl__before_step, dl__sum_ranks, dl__random_step };
+static const dl__replica dl__replica_calls = { dl__replica_failed, dl__before_run, dl__completes, dl__launched,
+    dl__before_backward, dl__after_backward, dl__nothing, dl__before_step, dl__sum_ranks, dl__random_step };
 
 /* A context alone needs none of it: a world of one runs the plain program. */
 static void dl__join_world(dl_comm *c)
@@ -12996,7 +13019,8 @@ static void dl__join_world(dl_comm *c)
     if (w->size == 1) return;
     for (int i = 0; i < DL__CHANNELS; i++) c->spin[i].most = DL__SPIN_MAX;
     pthread_cond_init(&c->turn, NULL);
-    c->threaded = !pthread_create(&c->reducer, NULL, dl__reducer_main, c); /* without, gradients are reduced in between */
+    /* without, gradients are reduced in between */
+    c->threaded = !pthread_create(&c->reducer, NULL, dl__reducer_main, c);
     if (!c->threaded) pthread_cond_destroy(&c->turn);
 #endif
 }
@@ -13005,7 +13029,8 @@ static void dl__leave_world(dl_comm *c)
 {
     if (c->ctx->failed) dl__replica_failed(c->ctx);
 #if DL__DEVICES
-    if (DL__ON(c->ctx)) c->ctx->backend->release(c->ctx->device, NULL); /* after an error it gives up sums: others are not to wait */
+    /* after an error it gives up sums: others are not to wait */
+    if (DL__ON(c->ctx)) c->ctx->backend->release(c->ctx->device, NULL);
 #endif
 #ifndef DLTRAIN_NO_THREADS
     if (!c->threaded) return;
@@ -13051,7 +13076,9 @@ static void dl__replica_main(dl_comm *c)
     dl__world *w = c->world;
     dl_config config = w->config;
     config.device = c->device;
-    config.threads = c->threads ? c->threads : config.threads ? config.threads : DL__MAX(1, dl__cpu_count() / w->replicas);
+    config.threads = c->threads ? c->threads
+        : config.threads        ? config.threads
+                                : DL__MAX(1, dl__cpu_count() / w->replicas);
     if (config.memory) {
         config.memory_size /= (size_t)w->replicas;
         config.memory = (char *)config.memory + (size_t)c->local * config.memory_size;
@@ -13092,11 +13119,13 @@ static bool dl__find_ranks(dl__world *w)
     if (t) {
         struct { int replicas, shards; size_t first, bucket; } mine, *all = NULL;
         memset(&mine, 0, sizeof mine);
-        mine.replicas = w->replicas, mine.shards = shards, mine.first = w->desc.first_bucket, mine.bucket = w->desc.bucket;
+        mine.replicas = w->replicas, mine.shards = shards, mine.first = w->desc.first_bucket,
+            mine.bucket = w->desc.bucket;
         void *room = dl__system_alloc(&w->config, (size_t)t->size * sizeof mine);
         memcpy(&all, &room, sizeof all);
         if (!all) return dl__fail_locked(w, "dl_launch: out of memory");
-        const char *sentence = t->all_gather(t->user, DL__CALLS, &mine, all, sizeof mine, w->seconds, w->channel[0].missing);
+        const char *sentence =
+            t->all_gather(t->user, DL__CALLS, &mine, all, sizeof mine, w->seconds, w->channel[0].missing);
         w->size = w->first = 0;
         for (int p = 0; !sentence && p < t->size; p++) {
             if (p == t->rank) w->first = w->size;
@@ -13149,7 +13178,8 @@ static void dl__run_replicas(dl__world *w)
 {
     int started = 1;
 #ifndef DLTRAIN_NO_THREADS
-    while (started < w->replicas && !pthread_create(&w->comm[started].thread, NULL, dl__replica_thread, &w->comm[started]))
+    while (
+        started < w->replicas && !pthread_create(&w->comm[started].thread, NULL, dl__replica_thread, &w->comm[started]))
         started++;
 #endif
     if (started < w->replicas) {
@@ -13184,12 +13214,14 @@ static void dl__launch_world(dl__world *w, int named)
         c->rank = w->first + i;
         c->doing = -1;
         if (!dl__read_device(w->desc.devices, named == 1 ? 0 : i, c->device, &c->threads))
-            ok = dl__fail_locked(w, "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads",
+            ok = dl__fail_locked(w,
+                "dl_launch: '%s' is no list of devices; 'cpu,cpu:2' is one, the second with two threads",
                 w->desc.devices);
         w->there = w->there && strcmp(c->device, "cpu") != 0;
     }
     if (ok && w->desc.nccl && w->size > 1 && (!w->there || w->desc.invariant_shards))
-        ok = dl__fail_locked(w, "dl_launch: nccl is for replicas that are all on GPUs of one process, without invariant_shards");
+        ok = dl__fail_locked(
+            w, "dl_launch: nccl is for replicas that are all on GPUs of one process, without invariant_shards");
     if (ok) dl__run_replicas(w);
     else dl__spread(w);
     for (int i = 0; i < DL__CHANNELS; i++) {
@@ -13237,10 +13269,10 @@ DL_API bool dl_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl
 }
 
 /* ---- DataParallel: a context cuts its batch in chunks; its own tape runs one, replicas the others ---- Forward:
-   `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for the
-   parameters. Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does; the portals,
-   recorded before that chunk and so reached after it, take the sums of the replicas' gradients (`collect`) and hand them to
-   the parameters as slices. */
+   `assemble` joins the outputs; it reads the chunk of the context's own tape, and `portals`, views that stand for
+   the parameters. Its gradient (`send_back`) sends dy to the replicas, which run back while the own chunk does;
+   the portals, recorded before that chunk and so reached after it, take the sums of the replicas' gradients (`collect`)
+   and hand them to the parameters as slices. */
 typedef enum dl__duty { DL__RECORD, DL__FORWARD, DL__BACKWARD, DL__BOTH, DL__QUIT } dl__duty;
 typedef struct dl__helper {
     dl_data_parallel *parent;
@@ -13470,15 +13502,16 @@ static bool dl__map_parameters(dl_data_parallel *dp)
             if (!mine) mine = dl__new_param_like(ctx, p->name, &d, p->numel);
             if (!mine) return false;
             if (mine->numel != p->numel || mine->buffer != p->buffer)
-                return dl_fail(ctx, "dl_data_parallel: '%s' is %H here and %H on a replica", p->name, &mine->shape, &p->shape);
+                return dl_fail(
+                    ctx, "dl_data_parallel: '%s' is %H here and %H on a replica", p->name, &mine->shape, &p->shape);
             map[i] = (int)(mine - ctx->param);
         }
         dp->mapped = from->params;
     }
     for (int k = 1; k < dp->used; k++)
         if (dp->helper[k].ctx->params != from->params)
-            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica %d and %d on replica %d", from->params,
-                dp->helper[0].index, dp->helper[k].ctx->params, dp->helper[k].index);
+            return dl_fail(ctx, "dl_data_parallel: the model has %d parameters on replica %d and %d on replica %d",
+                from->params, dp->helper[0].index, dp->helper[k].ctx->params, dp->helper[k].index);
     return dl__lay_out_grads(ctx);
 }
 
@@ -13531,7 +13564,8 @@ static const void *dl__rows(
     if (!n || dp->ctx->failed) return NULL;
     if (t.ctx != dp->ctx) wrong = "is a tensor of another context";
     else if (!n->ndim) wrong = "must be [N,...]";
-    else if (n->flags & DL__REQUIRES) wrong = "takes a gradient, and none flows back through the scatter; dl_detach helps";
+    else if (n->flags & DL__REQUIRES)
+        wrong = "takes a gradient, and none flows back through the scatter; dl_detach helps";
     if (wrong) return dl_fail(dp->ctx, "dl_data_parallel: %s %s", what, wrong), (void *)NULL;
     *shape = dl__shape(n);
     *dtype = (dl_dtype)n->dtype;
@@ -13613,9 +13647,12 @@ static void dl__stamp_run(const dl_run_args *r)
 
 static void dl__assemble_grad(const dl_grad_args *g);
 static void dl__portal_grad(const dl_grad_args *g);
-static const dl_op dl__assemble_op = { "data_parallel", DL__OP_ON_HOST, NULL, dl__assemble_run, dl__assemble_grad, NULL, NULL };
-static const dl_op dl__send_back_op = { "data_parallel_send_back", DL__OP_ON_HOST, NULL, dl__send_back_run, NULL, NULL, NULL };
-static const dl_op dl__collect_op = { "data_parallel_collect", DL__OP_ON_HOST, NULL, dl__collect_run, NULL, NULL, NULL };
+static const dl_op dl__assemble_op = { "data_parallel", DL__OP_ON_HOST, NULL, dl__assemble_run, dl__assemble_grad, NULL,
+    NULL };
+static const dl_op dl__send_back_op = { "data_parallel_send_back", DL__OP_ON_HOST, NULL, dl__send_back_run, NULL, NULL,
+    NULL };
+static const dl_op dl__collect_op = { "data_parallel_collect", DL__OP_ON_HOST, NULL, dl__collect_run, NULL, NULL,
+    NULL };
 static const dl_op dl__stamp_op = { "data_parallel_stamp", DL__OP_ON_HOST, NULL, dl__stamp_run, NULL, NULL, NULL };
 static const dl_op dl__portal_op = { "data_parallel_portal", 0, NULL, NULL, dl__portal_grad, NULL, NULL };
 
@@ -13635,7 +13672,8 @@ static void dl__assemble_grad(const dl_grad_args *g)
     dl_data_parallel *dp = dl__parent_of(g->node);
     if (!dl__operands("data_parallel", 1, &g->dy, &dy)) return;
     if (g->y.node != dp->all.node) {
-        dl_fail(g->y.ctx, "dl_data_parallel_forward: gradients flow to the last call of a step; this output is of an earlier call");
+        dl_fail(g->y.ctx,
+            "dl_data_parallel_forward: gradients flow to the last call of a step; this output is of an earlier call");
         return;
     }
     if (dp->own && g->want[k++]) g->dx[0] = dl__own_rows(dp, g->dy);
@@ -13660,13 +13698,15 @@ static void dl__portal_grad(const dl_grad_args *g)
     const dl_context *from = dp->helper[0].ctx;
     dl_node *sent;
     if (!dl__operands("data_parallel", 1, &g->dy, &sent)) return;
-    if (!dp->sums.ctx) dp->sums = dl__parallel_node(dp, &dl__collect_op, 1, &sent, DL_SHAPE((dl_index)from->n_values), 0, 0);
+    if (!dp->sums.ctx)
+        dp->sums = dl__parallel_node(dp, &dl__collect_op, 1, &sent, DL_SHAPE((dl_index)from->n_values), 0, 0);
     for (int k = 0; k < g->node->n_in; k++) {
         if (!g->want[k]) continue;
         int i = 0;
         while (dp->map[i] != (int)g->node->in[k]->i[0]) i++;
         dl_index at = (dl_index)from->param[i].offset;
-        g->dx[k] = dl_reshape(dl_slice(dp->sums, 0, at, at + (dl_index)from->param[i].numel, 1), dl__shape(g->node->in[k]));
+        g->dx[k] = dl_reshape(
+            dl_slice(dp->sums, 0, at, at + (dl_index)from->param[i].numel, 1), dl__shape(g->node->in[k]));
     }
 }
 
@@ -13721,19 +13761,23 @@ static bool dl__own_forward(dl_data_parallel *dp, dl_tensor x, dl_node **y, dl_s
         dl_tensor mine = dl__run_model(dp, dl__own_rows(dp, x));
         if (!mine.ctx) dl_fail(ctx, "dl_data_parallel: the model returned no tensor");
         ok = dl__operands("data_parallel", 1, &mine, y) && dl__check_rows(ctx, *y, dp->own);
-        if (ok && (*y)->numel != dp->own * row) ok = dl_fail(ctx, "dl_data_parallel: the model gives %S here and %S on replica %d", *y, n, first->index);
+        if (ok && (*y)->numel != dp->own * row)
+            ok = dl_fail(
+                ctx, "dl_data_parallel: the model gives %S here and %S on replica %d", *y, n, first->index);
     }
     for (int i = 0; ok && i < dp->used; i++) {
         dl__helper *h = &dp->helper[i];
         const dl_node *theirs = h->ctx->node[h->y.node];
         ok = theirs->numel == h->n * row
             ? dl__room_for(ctx, &h->dy, &h->dy_size, theirs->numel)
-            : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index, theirs, h->index);
+            : dl_fail(ctx, "dl_data_parallel: the model gives %S on replica %d and %S on replica %d", n, first->index,
+                  theirs, h->index);
     }
     return ok && !ctx->failed;
 }
 
-/* With desc.outputs: all outputs, of shape *s, as a tensor of that context. `mine` is the own chunk's; s NULL: there is no other. */
+/* With desc.outputs: all outputs, of shape *s, as a tensor of that context. `mine` is the own chunk's; s NULL:
+   there is no other. */
 static dl_tensor dl__show_outputs(dl_data_parallel *dp, dl_tensor mine, const dl_shape *s)
 {
     dl_context *ctx = dp->ctx, *to = dp->desc.outputs;
@@ -13823,7 +13867,8 @@ DL_API bool dl_data_parallel_backward(dl_data_parallel *dp, dl_tensor x, dl_tens
     if (!dl__begin_batch(dp)) return false;
     const char *data = (const char *)dl__rows(dp, "x", x, &dp->x_shape, &dp->x_dtype, &x_row);
     if (!data) return false;
-    const char *targets = (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
+    const char *targets =
+        (const char *)dl__rows(dp, "target", target, &dp->target_shape, &dp->target_dtype, &target_row);
     if (!targets) return false;
     size_t n = (size_t)dp->x_shape.dim[0];
     if ((size_t)dp->target_shape.dim[0] != n)
