@@ -13964,8 +13964,8 @@ static bool dl__named_device(dl_context *ctx, const char *devices, int index, bo
     if (!dl__read_device(devices, index, device, threads))
         return dl_fail(ctx, "dl_data_parallel_create: '%s' is no list of devices; 'cpu,cpu:2' is one", devices);
     return !own || !strcmp(device, mine) ||
-        dl_fail(ctx, "dl_data_parallel_create: output device %d of '%s' is '%s', but this context is on '%s'", index, devices,
-            device, mine);
+        dl_fail(ctx, "dl_data_parallel_create: output device %d of '%s' is '%s', but this context is on '%s'", index,
+            devices, device, mine);
 }
 
 static bool dl__make_helper(dl_data_parallel *dp, int number, const char *devices)
@@ -13980,7 +13980,9 @@ static bool dl__make_helper(dl_data_parallel *dp, int number, const char *device
     config.memory_size = 0;
     config.log = NULL;
     config.device = h->device;
-    config.threads = threads ? threads : config.threads ? config.threads : DL__MAX(1, dl__cpu_count() / (dp->helpers + 1));
+    config.threads = threads ? threads
+        : config.threads     ? config.threads
+                             : DL__MAX(1, dl__cpu_count() / (dp->helpers + 1));
     h->parent = dp;
     h->index = index;
     h->ctx = dl_create(&config);
@@ -14006,11 +14008,15 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
     char own[DL__DEVICE_MAX];
     int n = dl__count_devices(devices) - 1, threads = 0;
     if (ctx->replica)
-        return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"), (dl_data_parallel *)NULL;
+        return dl_fail(ctx, "dl_data_parallel_create: this is a replica of dl_launch: give that one the devices"),
+               (dl_data_parallel *)NULL;
     if (desc->outputs == ctx)
-        return dl_fail(ctx, "dl_data_parallel_create: .outputs must be another context than ctx; NULL is ctx"), (dl_data_parallel *)NULL;
+        return dl_fail(ctx, "dl_data_parallel_create: .outputs must be another context than ctx; NULL is ctx"),
+               (dl_data_parallel *)NULL;
     if (desc->output < 0 || desc->output > n)
-        return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output, devices, n), (dl_data_parallel *)NULL;
+        return dl_fail(ctx, "dl_data_parallel_create: output is device %d of '%s', where 0 to %d are", desc->output,
+                   devices, n),
+               (dl_data_parallel *)NULL;
     if (desc->devices && !dl__named_device(ctx, devices, desc->output, true, own, &threads)) return NULL;
     dl_data_parallel *dp = (dl_data_parallel *)dl__alloc(ctx, sizeof *dp, 8);
     if (!dp) return NULL;
@@ -14027,7 +14033,8 @@ DL_API dl_data_parallel *dl_data_parallel_create(dl_context *ctx, const dl_data_
         ok = dl__make_helper(dp, i, devices);
         dp->helpers += ok;
     }
-    if (!ok || !dl__on_destroy(ctx, dl__data_parallel_stop, dp)) return dl__data_parallel_stop(dp), (dl_data_parallel *)NULL;
+    if (!ok || !dl__on_destroy(ctx, dl__data_parallel_stop, dp))
+        return dl__data_parallel_stop(dp), (dl_data_parallel *)NULL;
     ctx->rest = dl__all_rest;
     return dp;
 }
@@ -14060,7 +14067,8 @@ DL_API dl_dataset *dl_dataset_create(dl_context *ctx, const dl_dataset_desc *des
         return dl_fail(ctx, "dl_dataset_create: a batch of samples needs one dimension more; DLTRAIN_MAX_DIMS is %d",
                    DLTRAIN_MAX_DIMS),
                (dl_dataset *)NULL;
-    if (!desc->get && !desc->x) return dl_fail(ctx, "dl_dataset_create: neither x nor get is given"), (dl_dataset *)NULL;
+    if (!desc->get && !desc->x)
+        return dl_fail(ctx, "dl_dataset_create: neither x nor get is given"), (dl_dataset *)NULL;
     if (!desc->get && !desc->y && !desc->no_y)
         return dl_fail(ctx, "dl_dataset_create: y is NULL; set no_y for data without targets"), (dl_dataset *)NULL;
     dl_dataset *p = (dl_dataset *)dl__alloc(ctx, sizeof *p, 13 + 2 * DLTRAIN_MAX_DIMS);
@@ -14075,7 +14083,8 @@ static bool dl__subset_get(void *user, size_t index, void *x, void *y)
     const dl__subset *s = (const dl__subset *)user;
     const dl_dataset *of = s->of;
     const dl_dataset_desc *d = &of->desc;
-    size_t from = s->index[index], xb = of->x_numel * dl__dtype_size(d->x_dtype), yb = of->y_numel * dl__dtype_size(d->y_dtype);
+    size_t from = s->index[index], xb = of->x_numel * dl__dtype_size(d->x_dtype),
+           yb = of->y_numel * dl__dtype_size(d->y_dtype);
     if (d->get) return d->get(d->user, from, x, y);
     memcpy(x, (const char *)d->x + from * xb, xb);
     if (y) memcpy(y, (const char *)d->y + from * yb, yb);
@@ -14096,7 +14105,8 @@ DL_API dl_dataset *dl_subset(dl_dataset *data, const size_t *index, size_t n)
     if (n && !index) return dl_fail(ctx, "dl_subset: index is NULL"), (dl_dataset *)NULL;
     for (size_t i = 0; i < n; i++)
         if (index[i] >= d.count)
-            return dl_fail(ctx, "dl_subset: index %zu is sample %zu of a dataset of %zu", i, index[i], d.count), (dl_dataset *)NULL;
+            return dl_fail(ctx, "dl_subset: index %zu is sample %zu of a dataset of %zu", i, index[i], d.count),
+                   (dl_dataset *)NULL;
     dl__subset *s = (dl__subset *)dl__alloc(ctx, sizeof *s, 2);
     if (s) s->index = (size_t *)dl__alloc(ctx, n * sizeof *index, n);
     if (ctx->failed) return NULL;
@@ -14141,14 +14151,15 @@ DL_API void dl_randperm(uint32_t seed, size_t *out, size_t n)
 }
 
 /* ---- distortions ---- */
-/* Through `apply` alone, so that a program without does not link them. Random numbers: key of seed and epoch; counter (sample,
-   view, draw). */
+/* Through `apply` alone, so that a program without does not link them. Random numbers: key of seed and epoch;
+   counter (sample, view, draw). */
 struct dl_augment {
     dl_augment_desc desc;
-    void (*apply)(const dl_augment *a, const dl_shape *shape, const uint8_t *in, dl_real *out, uint64_t key, uint64_t sample,
-        int view);
+    void (*apply)(const dl_augment *a, const dl_shape *shape, const uint8_t *in, dl_real *out, uint64_t key,
+        uint64_t sample, int view);
 };
-enum { DL__DRAW_PLACE, DL__DRAW_SHAPE, DL__DRAW_COLOUR, DL__DRAW_CUTOUT, DL__DRAW_NOISE = 16 /* one for each four values */ };
+/* DL__DRAW_NOISE: one for each four values */
+enum { DL__DRAW_PLACE, DL__DRAW_SHAPE, DL__DRAW_COLOUR, DL__DRAW_CUTOUT, DL__DRAW_NOISE = 16 };
 /* The pixel of x, y in the source: m (x, y, 1). Of moves by whole pixels alone m is exact. */
 typedef struct dl__affine { double m[2][3]; bool whole; } dl__affine;
 
@@ -14159,8 +14170,8 @@ static double dl__within(uint32_t u, double low, double high)
 static dl_index dl__pick(uint32_t u, dl_index n) { return (dl_index)((uint64_t)u * (uint64_t)n >> 32); } /* of 0..n-1 */
 static double dl__radians(double degrees) { return degrees * 0.017453292519943295; }
 
-/* Back from the place in the distorted image: undoes the shift, then scale, shear and rotation about the centre, then the
-   mirror. */
+/* Back from the place in the distorted image: undoes the shift, then scale, shear and rotation about the centre,
+   then the mirror. */
 static dl__affine dl__distort_map(
     const dl_augment_desc *d, dl_index height, dl_index width, const uint32_t place[4], const uint32_t form[4])
 {
@@ -14168,7 +14179,8 @@ static dl__affine dl__distort_map(
     double cx = (double)(width - 1) / 2, cy = (double)(height - 1) / 2, scale = (double)d->scale;
     double angle = dl__radians(dl__within(form[0], -(double)d->rotation, (double)d->rotation)),
            slant = dl__radians(dl__within(form[1], -(double)d->shear, (double)d->shear)),
-           size = 1 / dl__within(form[2], 1 - scale, 1 + scale), dx = (double)(dl__pick(place[0], 2 * d->crop + 1) - d->crop),
+           size = 1 / dl__within(form[2], 1 - scale, 1 + scale),
+           dx = (double)(dl__pick(place[0], 2 * d->crop + 1) - d->crop),
            dy = (double)(dl__pick(place[1], 2 * d->crop + 1) - d->crop);
     t.whole = d->rotation == 0 && d->shear == 0 && d->scale == 0;
     double c = dl__sin_d(angle, 1), s = dl__sin_d(angle, 0), k = dl__sin_d(slant, 0) / dl__sin_d(slant, 1);
@@ -14222,9 +14234,9 @@ static dl_real dl__grey(const dl_real *x, dl_index channels, size_t plane)
 
 static dl_real dl__clamped(dl_real v, dl_real high) { return v < 0 ? 0 : v > high ? high : v; }
 
-/* x: planes of R, G and B; turn: of the circle, in [-1/2, 1/2]. With hue h in sixths of the circle, M the largest of the three
-   and c its distance from the smallest, a channel is M - c min(1, max(0, min(k, 4 - k))), k = (n + h) mod 6, and n = 5 for R, 3
-   for G, 1 for B. */
+/* x: planes of R, G and B; turn: of the circle, in [-1/2, 1/2]. With hue h in sixths of the circle, M the largest of
+   the three and c its distance from the smallest, a channel is M - c min(1, max(0, min(k, 4 - k))), k = (n + h) mod 6,
+   and n = 5 for R, 3 for G, 1 for B. */
 static void dl__distort_hue(dl_real turn, size_t plane, dl_real *x)
 {
     for (size_t i = 0; i < plane; i++) {
@@ -14261,7 +14273,8 @@ static void dl__distort_colour(const dl_augment_desc *d, const dl_shape *s, dl_r
         else
             for (size_t i = 0; i < n; i++) x[i] = dl__clamped(x[i] * f + mean * (1 - f), 255);
     }
-    if (d->hue > 0 && s->dim[0] == 3) dl__distort_hue((dl_real)dl__within(u[3], -(double)d->hue, (double)d->hue), plane, x);
+    if (d->hue > 0 && s->dim[0] == 3)
+        dl__distort_hue((dl_real)dl__within(u[3], -(double)d->hue, (double)d->hue), plane, x);
 }
 
 static void dl__distort_cutout(dl_index side, const dl_shape *s, dl_real *x, const uint32_t u[4])
@@ -14270,7 +14283,8 @@ static void dl__distort_cutout(dl_index side, const dl_shape *s, dl_real *x, con
     dl_index top = dl__pick(u[0], height) - side / 2, left = dl__pick(u[1], width) - side / 2;
     for (dl_index c = 0; c < s->dim[0]; c++)
         for (dl_index i = DL__MAX(top, 0); i < DL__MIN(top + side, height); i++)
-            for (dl_index j = DL__MAX(left, 0); j < DL__MIN(left + side, width); j++) x[(c * height + i) * width + j] = 0;
+            for (dl_index j = DL__MAX(left, 0); j < DL__MIN(left + side, width); j++)
+                x[(c * height + i) * width + j] = 0;
 }
 
 /* in: bytes; out: numbers in [0,1] */
@@ -14303,15 +14317,17 @@ DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_des
     memset(&none, 0, sizeof none);
     if (!desc) desc = &none;
     const struct { const char *name; double value, most; } range[] = {
-        { "flip", (double)desc->flip, 1 }, { "rotation", (double)desc->rotation, 180 }, { "shear", (double)desc->shear, 80 },
-        { "scale", (double)desc->scale, 0.99 }, { "brightness", (double)desc->brightness, 100 },
+        { "flip", (double)desc->flip, 1 }, { "rotation", (double)desc->rotation, 180 },
+        { "shear", (double)desc->shear, 80 }, { "scale", (double)desc->scale, 0.99 },
+        { "brightness", (double)desc->brightness, 100 },
         { "contrast", (double)desc->contrast, 100 }, { "saturation", (double)desc->saturation, 100 },
         { "hue", (double)desc->hue, 0.5 }, { "noise", (double)desc->noise, 100 },
         { "crop", (double)desc->crop, 1 << 20 }, { "cutout", (double)desc->cutout, 1 << 20 },
     };
     for (size_t i = 0; i < DL__COUNT_OF(range); i++)
         if (!(range[i].value >= 0 && range[i].value <= range[i].most))
-            return dl_fail(ctx, "dl_augment_create: %s %g is not between 0 and %g", range[i].name, range[i].value, range[i].most),
+            return dl_fail(ctx, "dl_augment_create: %s %g is not between 0 and %g", range[i].name, range[i].value,
+                       range[i].most),
                    (const dl_augment *)NULL;
     dl_augment *a = (dl_augment *)dl__alloc(ctx, sizeof *a, 3);
     if (!a) return NULL;
@@ -14338,7 +14354,8 @@ struct dl_loader {
     size_t x_size, y_size;   /* bytes of an element of a batch */
     int threads;
     dl__pool *pool;          /* NULL: one thread */
-    uint8_t *bytes;          /* of an image before it is distorted, for each thread; NULL: the dataset has them in memory */
+    uint8_t *bytes;          /* of an image before it is distorted, for each thread; NULL: the dataset
+                                has them in memory */
     size_t *bad;             /* of each thread: the first place it could not fill, or SIZE_MAX */
 #ifndef DLTRAIN_NO_THREADS
     bool threaded, quit, asked, ready;
@@ -14349,7 +14366,7 @@ struct dl_loader {
 #endif
 };
 
-/* Bytes of in become numbers of out; they may be the last bytes of out: forward, each is read before it is written over. */
+/* Bytes of in become numbers of out; they may be the last of out: forward, each is read before it is written over. */
 static void dl__widen_x(const uint8_t *in, char *out, size_t n)
 {
     for (size_t k = 0; k < n; k++) {
@@ -14501,7 +14518,8 @@ static size_t dl__part_count(const dl_loader *l)
     if (l->desc.split == DL_SPLIT_ONCE) return n / world + (rank < left);
     if (l->desc.split == DL_SPLIT_PAD) return n / world + (left && !l->desc.drop_last);
     left = n % l->desc.batch;
-    return n / l->desc.batch * dl__own_part(l, l->desc.batch, &first) + (l->desc.drop_last ? 0 : dl__own_part(l, left, &first));
+    return n / l->desc.batch * dl__own_part(l, l->desc.batch, &first) +
+        (l->desc.drop_last ? 0 : dl__own_part(l, left, &first));
 }
 
 static bool dl__check_split(dl_loader *l)
@@ -14518,14 +14536,14 @@ static bool dl__check_split(dl_loader *l)
     size_t all = l->data->desc.count, asked = d->batch ? d->batch : 1;
     if (d->shards < 0 || d->shards % d->world || (d->split == DL_SPLIT_BATCH && asked < (size_t)d->shards))
         return dl_fail(l->ctx,
-            "dl_loader_create: batches of %zu samples in %d shards for %d ranks: each needs as many, and one sample", asked,
-            d->shards, d->world);
+            "dl_loader_create: batches of %zu samples in %d shards for %d ranks: each needs as many, and one sample",
+            asked, d->shards, d->world);
     l->per = (size_t)(d->shards / d->world);
     d->batch = DL__MIN(asked, DL__MAX(all, (size_t)1));
     l->count = dl__part_count(l);
     if (d->drop_last && asked > (d->split == DL_SPLIT_BATCH ? all : l->count))
-        return dl_fail(l->ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none", asked,
-            d->split == DL_SPLIT_BATCH ? all : l->count);
+        return dl_fail(l->ctx, "dl_loader_create: a batch of %zu of %zu samples, with drop_last: there would be none",
+            asked, d->split == DL_SPLIT_BATCH ? all : l->count);
     return true;
 }
 
@@ -14538,8 +14556,8 @@ static bool dl__check_augment(dl_loader *l)
     if (l->desc.views == 2 && !l->desc.augment)
         return dl_fail(l->ctx, "dl_loader_create: two views are the same without augment");
     if (l->desc.augment && (d->x_dtype != DL_U8 || d->x_shape.ndim != 3))
-        return dl_fail(l->ctx, "dl_loader_create: augment takes images of DL_U8 [C,H,W], not %s %H", dl__dtype_names[d->x_dtype],
-            &d->x_shape);
+        return dl_fail(l->ctx, "dl_loader_create: augment takes images of DL_U8 [C,H,W], not %s %H",
+            dl__dtype_names[d->x_dtype], &d->x_shape);
     if (l->desc.threads < 0) return dl_fail(l->ctx, "dl_loader_create: %d threads", l->desc.threads);
     return true;
 }
@@ -14615,7 +14633,8 @@ static void dl__take_part(dl_loader *l)
         }
         return;
     }
-    size_t last = l->count ? l->order[((l->count - 1) * world + rank) % n] : 0; /* it may wrap: read before it is written over */
+    /* it may wrap: read before it is written over */
+    size_t last = l->count ? l->order[((l->count - 1) * world + rank) % n] : 0;
     for (; to + 1 < l->count; to++) l->order[to] = l->order[to * world + rank];
     if (l->count) l->order[to] = last;
 }
@@ -14638,7 +14657,8 @@ static void dl__begin_epoch(dl_loader *l)
     if (l->desc.world > 1) dl__take_part(l);
 }
 
-static dl_tensor dl__batch_tensor(dl_context *ctx, size_t count, const dl_shape *sample, dl_dtype dtype, const void *data)
+static dl_tensor dl__batch_tensor(
+    dl_context *ctx, size_t count, const dl_shape *sample, dl_dtype dtype, const void *data)
 {
     dl_shape s = *sample;
     for (int i = s.ndim++; i > 0; i--) s.dim[i] = s.dim[i - 1];
@@ -14680,7 +14700,8 @@ DL_API bool dl_next(dl_loader *l, dl_batch *b)
     const dl__fill *f = &l->buffer[l->current];
     if (!f->ok) {
         const char *why = d->desc.why ? d->desc.why(d->desc.user, f->failed) : NULL;
-        return dl_fail(ctx, "dl_next: the dataset could not give sample %zu%s%s", f->failed, why ? ": " : "", why ? why : "");
+        return dl_fail(
+            ctx, "dl_next: the dataset could not give sample %zu%s%s", f->failed, why ? ": " : "", why ? why : "");
     }
     b->x = dl__batch_tensor(ctx, n, &d->desc.x_shape, d->desc.x_dtype == DL_U8 ? DL_F32 : d->desc.x_dtype, f->x);
     b->x2 = f->x2 ? dl__batch_tensor(ctx, n, &d->desc.x_shape, DL_F32, f->x2) : dl__none();
@@ -14733,7 +14754,8 @@ DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n)
         dl_context *ctx = dl__operands("uncertainty_loss", 1, &task->loss, &loss);
         if (!ctx || !dl__is_float(ctx, "uncertainty_loss", loss)) return dl__none();
         if (loss->numel != 1)
-            return dl_fail(ctx, "dl_uncertainty_loss: the loss of task %d must be one number, not %S", i, loss), dl__none();
+            return dl_fail(ctx, "dl_uncertainty_loss: the loss of task %d must be one number, not %S", i, loss),
+                   dl__none();
         if ((unsigned)task->kind > DL_TASK_ABSOLUTE)
             return dl_fail(ctx, "dl_uncertainty_loss: task %d: there is no kind %d", i, (int)task->kind), dl__none();
         if (!(task->start >= 0 && task->start <= FLT_MAX))
@@ -14750,23 +14772,25 @@ DL_API dl_tensor dl_uncertainty_loss(const dl_task *tasks, int n)
     return total;
 }
 
-/* ---- pooling by logits. Probabilities near 0 and 1 are carried as logarithms, so that nothing is lost. Operands are recorded in
-   statements of their own: compilers differ in the order in which they evaluate arguments, and the bits could follow ---- */
+/* ---- pooling by logits. Probabilities near 0 and 1 are carried as logarithms, so that nothing is lost.
+   Operands are recorded in statements of their own: compilers differ in the order in which they evaluate arguments,
+   and the bits could follow ---- */
 static dl_tensor dl__times(dl_tensor x, double a) { return dl__unary(&dl__mul_scalar_op, x, (dl_real)a, 0); }
 static dl_tensor dl__plus(dl_tensor x, double a) { return dl__unary(&dl__add_scalar_op, x, (dl_real)a, 0); }
 static dl_tensor dl__log_sigmoid(dl_tensor z) { return dl_neg(dl_softplus(dl_neg(z))); }
 
-/* log softplus(z): z - e^z/2 where softplus itself would vanish. What is not chosen is kept finite, for 0 times inf is NaN. */
+/* log softplus(z): z - e^z/2 where softplus would vanish. What is not chosen is kept finite, for 0 times inf is NaN. */
 static dl_tensor dl__log_softplus(dl_tensor z)
 {
     const float edge = -15;
-    dl_tensor low = dl_clamp(z, -FLT_MAX, edge), high = dl_clamp(z, edge, FLT_MAX), is_low = dl_lt(z, dl__scalar(z.ctx, edge));
+    dl_tensor low = dl_clamp(z, -FLT_MAX, edge), high = dl_clamp(z, edge, FLT_MAX),
+              is_low = dl_lt(z, dl__scalar(z.ctx, edge));
     dl_tensor far_down = dl_sub(low, dl__times(dl_exp(low), 0.5)), log = dl_log(dl_softplus(high));
     return dl_where(is_low, far_down, log);
 }
 
-/* log(e^s - 1) for s > 0, from s and log s: log s + s/2 + s^2/24 - ... where s is small, else s + log(1 - e^-s). It is the
-   logit of 1 - e^-s. */
+/* log(e^s - 1) for s > 0, from s and log s: log s + s/2 + s^2/24 - ... where s is small, else s + log(1 - e^-s).
+   It is the logit of 1 - e^-s. */
 static dl_tensor dl__log_expm1(dl_tensor s, dl_tensor log_s)
 {
     const float edge = 1e-3f;
@@ -14786,11 +14810,15 @@ static dl_tensor dl__log_expm1_of_share(dl_tensor z, double a)
 /* The logit of p^r, p = sigmoid(z): p^r = e^-s with s = r softplus(-z). */
 static dl_tensor dl__logit_of_power(dl_tensor z, double r)
 {
-    dl_tensor down = dl_neg(z), s = dl__times(dl_softplus(down), r), log_s = dl__plus(dl__log_softplus(down), dl__log_d(r));
+    dl_tensor down = dl_neg(z), s = dl__times(dl_softplus(down), r),
+              log_s = dl__plus(dl__log_softplus(down), dl__log_d(r));
     return dl_neg(dl__log_expm1(s, log_s));
 }
 
-static dl_tensor dl__bag_sum(dl_tensor logs, dl_tensor offsets) { return dl__segment_logsumexp(DL__WHO_MIL, logs, offsets); }
+static dl_tensor dl__bag_sum(dl_tensor logs, dl_tensor offsets)
+{
+    return dl__segment_logsumexp(DL__WHO_MIL, logs, offsets);
+}
 
 static dl_tensor dl__bag_mean(dl_tensor z, dl_tensor offsets) /* the logit of sum p / n: the counts cancel */
 {
@@ -14805,14 +14833,15 @@ static dl_tensor dl__bag_noisy_or(dl_tensor z, dl_tensor offsets) /* 1 - P = e^-
     return dl__log_expm1(s, log_s);
 }
 
-/* r P = log(1 + A), A = sum(e^rp - 1) / n; r (1 - P) = log(1 + B), B = sum(1 - e^-rq) / sum e^-rq, q = 1 - p: softplus of
-   log A and of log B, and the terms of all sums are positive. */
+/* r P = log(1 + A), A = sum(e^rp - 1) / n; r (1 - P) = log(1 + B), B = sum(1 - e^-rq) / sum e^-rq, q = 1 - p:
+   softplus of log A and of log B, and the terms of all sums are positive. */
 static dl_tensor dl__bag_lse(dl_tensor z, dl_tensor offsets, double r)
 {
     dl_tensor down = dl_neg(z), rq = dl__times(dl_sigmoid(down), r), minus = dl_neg(rq);
     dl_tensor log_n = dl__bag_sum(dl__times(z, 0), offsets);
     dl_tensor a = dl_sub(dl__bag_sum(dl__log_expm1_of_share(z, r), offsets), log_n);
-    dl_tensor above = dl__bag_sum(dl_add(dl__log_expm1_of_share(down, r), minus), offsets), below = dl__bag_sum(minus, offsets);
+    dl_tensor above = dl__bag_sum(dl_add(dl__log_expm1_of_share(down, r), minus), offsets),
+              below = dl__bag_sum(minus, offsets);
     dl_tensor b = dl__log_softplus(dl_sub(above, below)), log_rp = dl__log_softplus(a);
     return dl_sub(log_rp, b);
 }
@@ -14821,7 +14850,8 @@ static dl_tensor dl__bag_lse(dl_tensor z, dl_tensor offsets, double r)
    L(a m) - L(a (1-m)) + a (1-m) - a b + log s(a b) - log s(a (1-b)). */
 static dl_tensor dl__bag_noisy_and(dl_tensor z, dl_tensor offsets, double a, dl_tensor b)
 {
-    dl_tensor mean = dl__bag_mean(z, offsets), down = dl_neg(mean), ab = dl__times(b, a), rest = dl__plus(dl_neg(ab), a);
+    dl_tensor mean = dl__bag_mean(z, offsets), down = dl_neg(mean), ab = dl__times(b, a),
+              rest = dl__plus(dl_neg(ab), a);
     dl_tensor low = dl__log_expm1_of_share(mean, a), high = dl__log_expm1_of_share(down, a);
     dl_tensor at_mean = dl_add(dl_sub(low, high), dl__times(dl_sigmoid(down), a));
     dl_tensor log_low = dl__log_sigmoid(ab), log_high = dl__log_sigmoid(rest);
@@ -14863,7 +14893,8 @@ DL_API dl_tensor dl_mil_pool(dl_tensor z, dl_tensor offsets, const dl_mil_desc *
 DL_API dl_tensor dl_mil_threshold(dl_context *ctx, const char *name, dl_index classes)
 {
     if (!ctx || ctx->failed) return dl__none();
-    if (classes < 1) return dl_fail(ctx, "dl_mil_threshold: %td classes; there must be one at least", classes), dl__none();
+    if (classes < 1)
+        return dl_fail(ctx, "dl_mil_threshold: %td classes; there must be one at least", classes), dl__none();
     dl_param_desc d = dl__constant_param(DL_SHAPE(classes), 0, false);
     return dl_sigmoid(dl__parameter(ctx, "mil_threshold", name, "threshold", &d));
 }
@@ -14880,7 +14911,8 @@ DL_API dl_tensor dl_mil_attention(
     dl_context *ctx = h.ctx;
     if (n[0]->ndim != 2) return dl_fail(ctx, "dl_mil_attention: takes [R,D], not %S", n[0]), dl__none();
     if (!desc || desc->hidden < 1)
-        return dl_fail(ctx, "dl_mil_attention: hidden must be positive, not %td", desc ? desc->hidden : (dl_index)0), dl__none();
+        return dl_fail(ctx, "dl_mil_attention: hidden must be positive, not %td", desc ? desc->hidden : (dl_index)0),
+               dl__none();
     w.out_features = 1;
     w.no_bias = true; /* the softmax would not see it */
     if (!dl_scope_begin(ctx, name)) return dl__none();
@@ -14896,32 +14928,38 @@ DL_API dl_tensor dl_mil_attention(
 /* Adds the instances of the bags to *rows. */
 static bool dl__check_bags(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, size_t *rows)
 {
-    if (!bags || !bags->offset || (!index && n)) return dl_fail(ctx, "dl_bags_input: bags, their offsets or the index are NULL");
+    if (!bags || !bags->offset || (!index && n))
+        return dl_fail(ctx, "dl_bags_input: bags, their offsets or the index are NULL");
     if ((unsigned)bags->dtype > DL_U8) return dl_fail(ctx, "dl_bags_input: there is no dtype %d", (int)bags->dtype);
     for (size_t k = 0; k < n; k++) {
-        if (index[k] >= bags->count) return dl_fail(ctx, "dl_bags_input: there is no bag %zu of %zu", index[k], bags->count);
+        if (index[k] >= bags->count)
+            return dl_fail(ctx, "dl_bags_input: there is no bag %zu of %zu", index[k], bags->count);
         size_t from = bags->offset[index[k]], to = bags->offset[index[k] + 1];
         if (to <= from) return dl_fail(ctx, "dl_bags_input: bag %zu has no instances", index[k]);
         for (size_t r = from; r < to; r++)
             if ((bags->row ? bags->row[r] : r) >= bags->instances)
-                return dl_fail(ctx, "dl_bags_input: bag %zu wants instance %zu of %zu", index[k], bags->row ? bags->row[r] : r,
-                    bags->instances);
-        if (to - from > (size_t)INT32_MAX - *rows) return dl_fail(ctx, "dl_bags_input: more than %d instances", (int)INT32_MAX);
+                return dl_fail(ctx, "dl_bags_input: bag %zu wants instance %zu of %zu", index[k],
+                    bags->row ? bags->row[r] : r, bags->instances);
+        if (to - from > (size_t)INT32_MAX - *rows)
+            return dl_fail(ctx, "dl_bags_input: more than %d instances", (int)INT32_MAX);
         *rows += to - from;
     }
     return true;
 }
 
-DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets)
+DL_API bool dl_bags_input(
+    dl_context *ctx, const dl_bags *bags, const size_t *index, size_t n, dl_tensor *x, dl_tensor *offsets)
 {
     size_t rows = 0, numel, all, done = 0;
     if (x) *x = dl__none();
     if (offsets) *offsets = dl__none();
     if (!ctx || ctx->failed) return false;
     if (!x || !offsets) return dl_fail(ctx, "dl_bags_input: no place for x or the offsets");
-    if (!dl__check_bags(ctx, bags, index, n, &rows) || !dl__count(ctx, "bags_input", &bags->shape, &numel)) return false;
+    if (!dl__check_bags(ctx, bags, index, n, &rows) || !dl__count(ctx, "bags_input", &bags->shape, &numel))
+        return false;
     if (bags->shape.ndim == DLTRAIN_MAX_DIMS)
-        return dl_fail(ctx, "dl_bags_input: instances need one dimension more; DLTRAIN_MAX_DIMS is %d", DLTRAIN_MAX_DIMS);
+        return dl_fail(
+            ctx, "dl_bags_input: instances need one dimension more; DLTRAIN_MAX_DIMS is %d", DLTRAIN_MAX_DIMS);
     if (!bags->x && rows && numel) return dl_fail(ctx, "dl_bags_input: the instances are NULL");
     dl_shape s = bags->shape;
     for (int i = s.ndim++; i > 0; i--) s.dim[i] = s.dim[i - 1];
@@ -14938,7 +14976,8 @@ DL_API bool dl_bags_input(dl_context *ctx, const dl_bags *bags, const size_t *in
         for (size_t r = bags->offset[index[k]]; r < bags->offset[index[k] + 1]; r++, done++) {
             const uint8_t *from = (const uint8_t *)bags->x + (bags->row ? bags->row[r] : r) * from_size;
             if (!bytes && from_size) memcpy(to + done * to_size, from, from_size);
-            for (size_t i = 0; bytes && i < numel; i++) ((dl_real *)(void *)to)[done * numel + i] = (dl_real)from[i] / 255;
+            for (size_t i = 0; bytes && i < numel; i++)
+                ((dl_real *)(void *)to)[done * numel + i] = (dl_real)from[i] / 255;
         }
         offset[k + 1] = (int32_t)done;
     }
@@ -15087,7 +15126,8 @@ static bool dl__cifar_get(void *user, size_t index, void *x, void *y)
 }
 
 /* Records of one file, at `to`, or with `to` NULL only how many. */
-static bool dl__read_cifar(dl_context *ctx, const char *path, int classes, const dl__cifar *c, uint8_t *to, size_t *count)
+static bool dl__read_cifar(
+    dl_context *ctx, const char *path, int classes, const dl__cifar *c, uint8_t *to, size_t *count)
 {
     FILE *f = dl__open(ctx, "open_cifar", path, "rb");
     if (!f) return false;
@@ -15097,7 +15137,8 @@ static bool dl__read_cifar(dl_context *ctx, const char *path, int classes, const
     rewind(f);
     if (!whole)
         dl_fail(ctx, "dl_open_cifar: '%s': %s records of %zu bytes, as CIFAR-%d has them", path,
-            packed ? "it is packed, unpack it: then it has" : "its size is not that of", c->record, c->record % 2 ? 10 : 100);
+            packed ? "it is packed, unpack it: then it has" : "its size is not that of", c->record,
+            c->record % 2 ? 10 : 100);
     else if (to && (size / c->record != *count || fread(to, 1, (size_t)size, f) != size))
         dl_fail(ctx, "dl_open_cifar: '%s' could not be read", path);
     fclose(f);
@@ -15204,8 +15245,9 @@ typedef struct dl__entry {
     int size;
 } dl__entry;
 
-/* A file of tensors on its way, piece by piece. Who has pieces hands each to dl__piece, in the same order in every phase: to
-   measure the header, to write it and to write the data; or to check that a file has just these pieces, and to read them. */
+/* A file of tensors on its way, piece by piece. Who has pieces hands each to dl__piece, in the same order in every
+   phase: to measure the header, to write it and to write the data; or to check that a file has just these pieces,
+   and to read them. */
 typedef enum dl__phase { DL__MEASURE, DL__HEAD, DL__WRITE, DL__CHECK, DL__READ } dl__phase;
 typedef struct dl__io {
     dl_context *ctx;
@@ -15239,7 +15281,8 @@ static void dl__io_head(dl__io *io, const char *text, int n)
     if (io->phase == DL__HEAD) dl__io_write(io, text, (size_t)n);
 }
 
-static void dl__write_piece(dl__io *io, const char *name, size_t kind, const dl_shape *shape, const void *data, size_t numel)
+static void dl__write_piece(
+    dl__io *io, const char *name, size_t kind, const dl_shape *shape, const void *data, size_t numel)
 {
     char entry[DLTRAIN_NAME_MAX + 400];
     uint8_t buffer[4096];
@@ -15248,8 +15291,8 @@ static void dl__write_piece(dl__io *io, const char *name, size_t kind, const dl_
         int n = snprintf(entry, sizeof entry, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, dl__kinds[kind].name);
         for (int d = 0; d < shape->ndim; d++)
             n += snprintf(entry + n, sizeof entry - (size_t)n, d ? ",%lld" : "%lld", (long long)shape->dim[d]);
-        n += snprintf(entry + n, sizeof entry - (size_t)n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)io->at,
-            (unsigned long long)(io->at + numel * size));
+        n += snprintf(entry + n, sizeof entry - (size_t)n, "],\"data_offsets\":[%llu,%llu]}",
+            (unsigned long long)io->at, (unsigned long long)(io->at + numel * size));
         io->at += numel * size;
         dl__io_head(io, entry, n);
         return;
@@ -15283,14 +15326,14 @@ static bool dl__read_piece(dl__io *io, const char *name, size_t kind, const dl_s
     size_t size = (size_t)dl__kinds[kind].size;
     const dl__entry *e = io->next < io->entries ? &io->entry[io->next++] : NULL;
     if (!e || strcmp(e->name, name))
-        return dl_fail(io->ctx, "dl_%s: '%s' has %s%s%s where the program has '%s'", io->who, io->path, e ? "'" : "its end",
-            e ? e->name : "", e ? "'" : "", name);
+        return dl_fail(io->ctx, "dl_%s: '%s' has %s%s%s where the program has '%s'", io->who, io->path,
+            e ? "'" : "its end", e ? e->name : "", e ? "'" : "", name);
     if (e->shape.ndim != shape->ndim || memcmp(e->shape.dim, shape->dim, sizeof *shape->dim * (size_t)shape->ndim))
-        return dl_fail(
-            io->ctx, "dl_%s: '%s': '%s' is %H in the file and %H in the program", io->who, io->path, name, &e->shape, shape);
+        return dl_fail(io->ctx, "dl_%s: '%s': '%s' is %H in the file and %H in the program", io->who, io->path, name,
+            &e->shape, shape);
     if (e->kind != dl__kinds[kind].kind)
-        return dl_fail(
-            io->ctx, "dl_%s: '%s': '%s' is not %s, which the program has", io->who, io->path, name, dl__kinds[kind].name);
+        return dl_fail(io->ctx, "dl_%s: '%s': '%s' is not %s, which the program has", io->who, io->path, name,
+            dl__kinds[kind].name);
     if (io->phase == DL__CHECK) return true;
     if (!dl__fetch(io, io->data + e->begin, data, numel * size)) return false;
     for (size_t k = 0; size > 1 && k < numel; k++) { /* from little-endian, in place */
@@ -15317,7 +15360,8 @@ static bool dl__piece(dl__io *io, const char *group, const char *name, char kind
 }
 
 /* The whole file: what `visit` hands over. The metadata are members of a JSON object. */
-static bool dl__write_pieces(dl__io *io, const char *metadata, void (*visit)(dl__io *io, const void *user), const void *user)
+static bool dl__write_pieces(
+    dl__io *io, const char *metadata, void (*visit)(dl__io *io, const void *user), const void *user)
 {
     uint8_t word[8];
     char head[512];
@@ -15353,7 +15397,7 @@ static void dl__visit_matching(dl__io *io, const void *pattern)
     }
 }
 
-/* So that a name given is there after a loss of power. Some file systems refuse it for folders: they are as they are. */
+/* So that a name given survives a loss of power. Some file systems refuse it for folders: they are as they are. */
 static void dl__sync_folder(const char *path)
 {
 #if defined(_POSIX_VERSION)
@@ -15379,8 +15423,10 @@ static const char *dl__version(char *out, size_t size, const char *path, int bac
     return n > 0 && (size_t)n < size ? out : path;
 }
 
-/* Closes the temporary file, flushed to the disk, and gives it its name; or removes it. Of those before, keep - 1 stay: path.1, ... */
-static bool dl__commit(dl_context *ctx, const char *who, FILE *f, bool ok, const char *temporary, const char *path, int keep)
+/* Closes the temporary file, flushed to the disk, and gives it its name; or removes it. Of those before,
+   keep - 1 stay: path.1, ... */
+static bool dl__commit(
+    dl_context *ctx, const char *who, FILE *f, bool ok, const char *temporary, const char *path, int keep)
 {
     char from[1040], to[1040];
     ok = !fclose(f) && ok;
@@ -15428,7 +15474,8 @@ static bool dl__save(dl_context *ctx, const char *who, const char *path, const c
     io.ctx = ctx;
     io.file = f;
     return f &&
-        dl__commit(ctx, who, f, dl__write_pieces(&io, "\"format\":\"pt\"", dl__visit_matching, pattern), temporary, path, 1);
+        dl__commit(ctx, who, f, dl__write_pieces(&io, "\"format\":\"pt\"", dl__visit_matching, pattern), temporary,
+            path, 1);
 }
 DL_API bool dl_save(dl_context *ctx, const char *path) { return dl__save(ctx, "save", path, "*"); }
 DL_API bool dl_save_matching(dl_context *ctx, const char *path, const char *pattern)
@@ -15506,7 +15553,8 @@ static char *dl__json_string(dl__json *j)
     char *start = j->at, *to = start;
     for (; *j->at && *j->at != '"'; j->at++) {
         char c = *j->at;
-        if ((unsigned char)c < 32) return dl__json_wrong(j, "a string of its header has a control character"), (char *)NULL;
+        if ((unsigned char)c < 32)
+            return dl__json_wrong(j, "a string of its header has a control character"), (char *)NULL;
         if (c == '\\' && *++j->at == 'u') {
             to = dl__json_unicode(j, to);
             if (!to) return NULL;
@@ -15657,8 +15705,8 @@ static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl
         if (p &&
             (p->shape.ndim != e[i].shape.ndim ||
                 memcmp(p->shape.dim, e[i].shape.dim, sizeof *p->shape.dim * (size_t)p->shape.ndim)))
-            return dl_fail(
-                ctx, "dl_load: '%s': '%s' is %H in the file and %H in the program", path, e[i].name, &e[i].shape, &p->shape);
+            return dl_fail(ctx, "dl_load: '%s': '%s' is %H in the file and %H in the program", path, e[i].name,
+                &e[i].shape, &p->shape);
         if (dl__is_value(&e[i]) && strlen(e[i].name) >= DLTRAIN_NAME_MAX)
             return dl_fail(ctx, "dl_load: '%s': the name '%s' is longer than DLTRAIN_NAME_MAX allows", path, e[i].name);
     }
@@ -15673,7 +15721,8 @@ static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl
                 return false;
             q->shape = e[i].shape;
             q->value = to;
-            for (dl__pending *old = ctx->pending; old; old = old->next) /* what an earlier file has for it is forgotten */
+            /* what an earlier file has for it is forgotten */
+            for (dl__pending *old = ctx->pending; old; old = old->next)
                 if (old->value && !strcmp(old->name, q->name)) {
                     dl__release(ctx, old->value);
                     old->value = NULL;
@@ -15685,7 +15734,8 @@ static bool dl__load_values(dl_context *ctx, const char *path, FILE *f, const dl
             chunk = DL__MIN(e[i].numel - k, sizeof buffer / (size_t)e[i].size);
             if (fread(buffer, (size_t)e[i].size, chunk, f) != chunk)
                 return dl_fail(ctx, "dl_load: '%s' could not be read to its end", path);
-            for (size_t c = 0; to && c < chunk; c++) to[k + c] = dl__decode_real(buffer + c * (size_t)e[i].size, e[i].kind);
+            for (size_t c = 0; to && c < chunk; c++)
+                to[k + c] = dl__decode_real(buffer + c * (size_t)e[i].size, e[i].kind);
         }
     }
     return true;
@@ -15699,7 +15749,8 @@ static const char *dl__read_entries(dl__io *io)
     memset(&j, 0, sizeof j);
     io->entry = NULL;
     io->entries = io->next = 0;
-    uint64_t size = dl__file_size(io->file), length = fread(word, 1, 8, io->file) == 8 ? dl__get_little(word, 8) : UINT64_MAX;
+    uint64_t size = dl__file_size(io->file),
+             length = fread(word, 1, 8, io->file) == 8 ? dl__get_little(word, 8) : UINT64_MAX;
     if (size == UINT64_MAX || size < 8 || length > 100000000 || length > size - 8)
         return "it is too short for a safetensors file, or not one";
     size_t most = (size_t)length / 48 + 1; /* the shortest tensor has 49 characters */
@@ -15725,7 +15776,8 @@ DL_API bool dl_load(dl_context *ctx, const char *path)
     if (!io.file) return false;
     const char *wrong = dl__read_entries(&io);
     bool ok = wrong ? dl_fail(ctx, "dl_load: '%s': %s", path, wrong)
-                    : dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__all_to_host(ctx, true) && dl__load_values(ctx, path, io.file, io.entry, io.entries);
+                    : dl__run_recorded(ctx) && dl__lay_out(ctx) && dl__all_to_host(ctx, true) &&
+                          dl__load_values(ctx, path, io.file, io.entry, io.entries);
     fclose(io.file);
     dl__release(ctx, io.entry);
     return ok;
@@ -15846,7 +15898,7 @@ static bool dl__same_chart(const dl_history *h, int i, int k)
     return n == strcspn(b, "/") && !strncmp(a, b, n);
 }
 
-/* Of the series `first` and of those after it that share its chart; without the base. False: it is in an earlier one's. */
+/* Of the series `first` and those after it that share its chart; without the base. False: it is in an earlier one's. */
 static bool dl__chart_of(const dl_history *h, int first, dl__chart *c)
 {
     double x0 = 0, x1 = 0, y0 = 0, y1 = 0;
@@ -15900,7 +15952,8 @@ static void dl__chart_axes(FILE *f, const dl__chart *c)
         double t = yt * (ceil(c->y0 / yt - 1e-3) + k);
         if (t > c->y1 + yt * 1e-3) break;
         double y = c->base - DL__SVG_PLOT * (t - c->y0) / (c->y1 - c->y0);
-        fprintf(f, "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
+        fprintf(f,
+            "<path d=\"M%d %.1fh%.0f\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
             DL__SVG_LEFT, y, plot, DL__SVG_LEFT - 6, y + 4, t);
     }
     for (int k = 0; k < 8; k++) {
@@ -15993,7 +16046,7 @@ static char *dl__join(dl_context *ctx, const char *folder, size_t n, const char 
 
 static int dl__by_path(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-/* The sorted paths in a folder of what is a folder, or is not; NULL after an error. Names that begin with '.' do not count. */
+/* Sorted paths in a folder of what is a folder, or is not; NULL: an error. Names that begin with '.' do not count. */
 static char **dl__list_folder(dl_context *ctx, const char *folder, bool folders, size_t *count)
 {
     char **name = NULL;
@@ -16070,7 +16123,8 @@ static bool dl__images_from_list(dl__images *m)
         if (!wrong && !end) wrong = "it has no path";
         if (wrong) continue;
         line[end] = 0;
-        dl__add_image(m, dl__join(m->ctx, list, slash && *line != '/' ? (size_t)(slash - list) : 0, line), (int32_t)label);
+        dl__add_image(
+            m, dl__join(m->ctx, list, slash && *line != '/' ? (size_t)(slash - list) : 0, line), (int32_t)label);
         m->classes = DL__MAX(m->classes, (int)label + 1);
     }
     if (f) fclose(f);
@@ -16079,8 +16133,8 @@ static bool dl__images_from_list(dl__images *m)
 
 static bool dl__is_jpeg(const uint8_t head[3]) { return head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff; }
 
-/* Is the end of a JPEG there, the marker ff d9 behind the start of its first scan? stb_image makes a picture of much that is cut
-   off. From the start of the file and back to it; true for another kind. */
+/* Is the end of a JPEG there, the marker ff d9 behind the start of its first scan? stb_image makes a picture of much
+   that is cut off. From the start of the file and back to it; true for another kind. */
 static bool dl__jpeg_ends(FILE *f)
 {
     uint8_t head[3] = { 0 }, size[2];
@@ -16099,7 +16153,8 @@ static bool dl__jpeg_ends(FILE *f)
 }
 
 /* Opens a file that may be decoded; NULL, and why not. */
-static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *height, dl_index *width, char *why, size_t size)
+static FILE *dl__image_open(
+    const dl__images *m, const char *path, dl_index *height, dl_index *width, char *why, size_t size)
 {
     static const uint8_t png[8] = { 0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n' };
     uint8_t head[24] = { 0 };
@@ -16121,10 +16176,12 @@ static FILE *dl__image_open(const dl__images *m, const char *path, dl_index *hei
     if (!readable && jpeg)
         snprintf(why, size, "it is a JPEG, which a stb_image.h before 2.30 does not read safely: see DLTRAIN_JPEG");
     else if (!readable) snprintf(why, size, "it is not %s file", kinds);
-    else if (bytes > most) snprintf(why, size, "its %.0f bytes are more than max_bytes, %.0f", (double)bytes, (double)most);
+    else if (bytes > most)
+        snprintf(why, size, "its %.0f bytes are more than max_bytes, %.0f", (double)bytes, (double)most);
     else if (png_w > side || png_h > side) /* stb_image might call it damaged */
         snprintf(why, size, "it is %u x %u, a side of more than max_side, %u", png_w, png_h, side);
-    else if (!stbi_info_from_file(f, &w, &h, &n) || w < 1 || h < 1) snprintf(why, size, "its header is damaged or cut off");
+    else if (!stbi_info_from_file(f, &w, &h, &n) || w < 1 || h < 1)
+        snprintf(why, size, "its header is damaged or cut off");
     else if ((uint32_t)w > side || (uint32_t)h > side)
         snprintf(why, size, "it is %d x %d, a side of more than max_side, %u", w, h, side);
     else if ((uint64_t)w * (uint64_t)h > most / 4)
@@ -16169,8 +16226,8 @@ static bool dl__image_decode(const dl__images *m, size_t index, uint8_t *x, char
     FILE *f = dl__image_open(m, m->image[index].path, &h, &w, why, size);
     if (!f) return false;
     if (!m->resize && (h != height || w != width)) {
-        snprintf(why, size, "it is %d x %d, the first image %d x %d: give height and width to resize all", (int)w, (int)h,
-            (int)width, (int)height);
+        snprintf(why, size, "it is %d x %d, the first image %d x %d: give height and width to resize all", (int)w,
+            (int)h, (int)width, (int)height);
         fclose(f);
         return false;
     }
@@ -16195,7 +16252,8 @@ static const char *dl__images_why(void *user, size_t index)
 {
     dl__images *m = (dl__images *)user;
     char why[DLTRAIN_ERROR_MAX];
-    if (dl__image_decode(m, index, NULL, why, sizeof why)) snprintf(why, sizeof why, "it could not be decoded a moment ago");
+    if (dl__image_decode(m, index, NULL, why, sizeof why))
+        snprintf(why, sizeof why, "it could not be decoded a moment ago");
     int half = (int)sizeof m->why / 2;
     snprintf(m->why, sizeof m->why, "'%.*s': %.*s", half - 8, m->image[index].path, half, why);
     return m->why;
@@ -16209,7 +16267,7 @@ static void dl__image_try(void *user, size_t index, int thread)
     m->bad[index] = !dl__image_decode(m, index, NULL, why, sizeof why);
 }
 
-/* The size of all images, unless it was given: that of the first one that can be opened, and with skip_bad no other is asked. */
+/* The size of all images, unless given: that of the first one that can be opened; with skip_bad no other is asked. */
 static bool dl__images_size(dl__images *m)
 {
     char why[DLTRAIN_ERROR_MAX];
@@ -16266,13 +16324,15 @@ DL_API dl_dataset *dl_open_images(dl_context *ctx, const dl_images_desc *desc)
         return dl_fail(ctx, "dl_open_images: channels %td: 1 or 3", m->desc.channels), (dl_dataset *)NULL;
     if ((desc->height > 0) != (desc->width > 0) || desc->height < 0 || desc->width < 0 || desc->height > 1 << 20 ||
         desc->width > 1 << 20)
-        return dl_fail(ctx, "dl_open_images: height %td and width %td: both positive, or none given", desc->height, desc->width),
+        return dl_fail(ctx, "dl_open_images: height %td and width %td: both positive, or none given", desc->height,
+                   desc->width),
                (dl_dataset *)NULL;
     if (desc->max_side < 0 || desc->max_side > 1 << 24)
         return dl_fail(ctx, "dl_open_images: max_side %td", desc->max_side), (dl_dataset *)NULL;
     m->desc.path = dl__copy_text(ctx, desc->path);
     if (desc->skipped) *desc->skipped = 0;
-    if (ctx->failed || !(!stat(desc->path, &info) && S_ISDIR(info.st_mode) ? dl__images_from_folder(m) : dl__images_from_list(m)))
+    if (ctx->failed ||
+        !(!stat(desc->path, &info) && S_ISDIR(info.st_mode) ? dl__images_from_folder(m) : dl__images_from_list(m)))
         return NULL;
     if (!m->n) return dl_fail(ctx, "dl_open_images: '%s' names no files", desc->path), (dl_dataset *)NULL;
     if (!dl__images_size(m) || !dl__images_check(m)) return NULL;
@@ -16293,7 +16353,10 @@ static const dl__images *dl__images_of(const dl_dataset *d)
     return d && d->desc.get == dl__images_get ? (const dl__images *)d->desc.user : NULL;
 }
 
-DL_API int dl_images_classes(const dl_dataset *images) { return dl__images_of(images) ? dl__images_of(images)->classes : 0; }
+DL_API int dl_images_classes(const dl_dataset *images)
+{
+    return dl__images_of(images) ? dl__images_of(images)->classes : 0;
+}
 DL_API const char *dl_images_class(const dl_dataset *images, int index)
 {
     const dl__images *m = dl__images_of(images);
@@ -16322,8 +16385,8 @@ enum { DL__RANK_STEP, DL__RANK_LOADERS, DL__RANK_FIELDS = DL__RANK_LOADERS + DL_
 
 typedef struct dl__snapshot {
     const dl_snapshot_desc *d;
-    int64_t run[DL__RUN_FIELDS], optimizer[DL__SNAPSHOT_EACH][DL__OPT_FIELDS], accumulator[DL__SNAPSHOT_EACH][DL__ACC_FIELDS],
-        mine[DL__RANK_FIELDS];
+    int64_t run[DL__RUN_FIELDS], optimizer[DL__SNAPSHOT_EACH][DL__OPT_FIELDS],
+        accumulator[DL__SNAPSHOT_EACH][DL__ACC_FIELDS], mine[DL__RANK_FIELDS];
     int64_t *rank; /* DL__RANK_FIELDS of each; in one piece with: */
     int32_t *row;  /* DL__ROW_FIELDS of each parameter */
 } dl__snapshot;
@@ -16426,7 +16489,8 @@ static void dl__visit_tables(dl__io *io, dl__snapshot *s)
     dl__piece(io, "dltrain", "ranks", 'l', &ranks, s->rank);
     dl__piece(io, "dltrain", "parameters", 'i', &rows, s->row);
     for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) dl__table(io, "optimizer", i, s->optimizer[i], DL__OPT_FIELDS);
-    for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++) dl__table(io, "accumulator", i, s->accumulator[i], DL__ACC_FIELDS);
+    for (int i = 0; i < s->run[DL__RUN_ACCUMULATORS]; i++)
+        dl__table(io, "accumulator", i, s->accumulator[i], DL__ACC_FIELDS);
 }
 
 static void dl__visit_optimizer(dl__io *io, dl_optimizer *o, int index)
@@ -16512,7 +16576,8 @@ static bool dl__snapshot_desc_ok(dl_context *ctx, const char *who, const dl_snap
     for (int i = 0; i < DL__SNAPSHOT_EACH; i++)
         stranger = stranger || (d->optimizer[i] && d->optimizer[i]->ctx != ctx) ||
             (d->accumulator[i] && d->accumulator[i]->o->ctx != ctx) || (d->loader[i] && d->loader[i]->ctx != ctx);
-    return (!stranger && (!d->history || d->history->ctx == ctx)) || dl_fail(ctx, "dl_%s: something is of another context", who);
+    return (!stranger && (!d->history || d->history->ctx == ctx)) ||
+        dl_fail(ctx, "dl_%s: something is of another context", who);
 }
 
 DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapshot_desc *run)
@@ -16525,13 +16590,17 @@ DL_API bool dl_snapshot_save(dl_context *ctx, const char *path, const dl_snapsho
         return dl_fail(ctx, "dl_snapshot_save: a step is open; call it after dl_step, dl_accumulate or dl_end");
     for (int i = 0; i < ctx->params && ctx->replica; i++)
         if (dl__grad_of(ctx, &ctx->param[i]))
-            return dl_fail(ctx, "dl_snapshot_save: '%s' has a gradient, of which each rank may have a part; save after dl_step",
+            return dl_fail(ctx,
+                "dl_snapshot_save: '%s' has a gradient, of which each rank may have a part; save after dl_step",
                 ctx->param[i].name);
     if (ctx->replica && (ctx->comm->part || ctx->comm->open))
-        return dl_fail(ctx, "dl_snapshot_save: there are shards that wait for others of their batch or window; save after dl_step");
+        return dl_fail(ctx,
+            "dl_snapshot_save: there are shards that wait for others of their batch or window; save after dl_step");
     memset(&s, 0, sizeof s);
     s.d = run;
-    if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false) || !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params)) return false;
+    if (!dl__lay_out(ctx) || !dl__all_to_host(ctx, false) ||
+        !dl__snapshot_room(ctx, &s, (size_t)dl_comm_size(ctx->comm), (size_t)ctx->params))
+        return false;
     dl__pack(ctx, &s);
     bool ok = dl_all_gather(ctx->comm, s.mine, s.rank, sizeof s.mine);
     if (ok && !dl_comm_rank(ctx->comm)) {
@@ -16554,7 +16623,8 @@ static const char *dl__snapshot_wrong(dl__io *io)
     const char *wrong = dl__read_entries(io);
     if (wrong) return wrong;
     const dl__entry *last = io->entries ? &io->entry[io->entries - 1] : NULL;
-    if (!last || strcmp(io->entry[0].name, "dltrain|run") || strcmp(last->name, "dltrain|check") || last->end - last->begin != 8)
+    if (!last || strcmp(io->entry[0].name, "dltrain|run") || strcmp(last->name, "dltrain|check") ||
+        last->end - last->begin != 8)
         return "it is no snapshot";
     if (fseek(io->file, 8, SEEK_SET)) return "it could not be read";
     for (uint64_t left = io->data - 8 + last->begin, n; left; left -= n) {
@@ -16562,7 +16632,8 @@ static const char *dl__snapshot_wrong(dl__io *io)
         if (fread(buffer, 1, (size_t)n, io->file) != n) return "it could not be read";
         hash = dl__hash_bytes(hash, buffer, (size_t)n);
     }
-    if (fread(buffer, 1, 8, io->file) != 8 || dl__get_little(buffer, 8) != hash) return "it is damaged: its check sum differs";
+    if (fread(buffer, 1, 8, io->file) != 8 || dl__get_little(buffer, 8) != hash)
+        return "it is damaged: its check sum differs";
     return NULL;
 }
 
@@ -16607,14 +16678,16 @@ static bool dl__snapshot_share(dl__io *io)
     j.at = text;
     io->entry = (dl__entry *)block;
     io->data = 8 + at[0];
-    return ok && ((dl__json_header(&j, io->entry, most, &io->entries) && !dl__entries_wrong(io->entry, io->entries, at[1])) ||
-        dl_fail(io->ctx, "dl_snapshot_load: '%s' arrived damaged from rank 0", io->path));
+    return ok &&
+        ((dl__json_header(&j, io->entry, most, &io->entries) && !dl__entries_wrong(io->entry, io->entries, at[1])) ||
+            dl_fail(io->ctx, "dl_snapshot_load: '%s' arrived damaged from rank 0", io->path));
 }
 
 static bool dl__same_count(dl__io *io, const char *what, int64_t theirs, int64_t ours)
 {
     return theirs == ours ||
-        dl_fail(io->ctx, "dl_snapshot_load: '%s' has %td %s, the program %td", io->path, (ptrdiff_t)theirs, what, (ptrdiff_t)ours);
+        dl_fail(io->ctx, "dl_snapshot_load: '%s' has %td %s, the program %td", io->path, (ptrdiff_t)theirs, what,
+            (ptrdiff_t)ours);
 }
 
 static bool dl__tables_wrong(dl__io *io)
@@ -16637,7 +16710,8 @@ static const int64_t *dl__rank_row(const dl__io *io, const dl__snapshot *s)
     return s->rank + rank * DL__RANK_FIELDS;
 }
 
-/* The batches of the epoch that a loader has had; in another world they may be cut in more parts or in fewer. -1: inside of one. */
+/* The batches of the epoch that a loader has had; in another world they may be cut in more parts or in fewer.
+   -1: inside of one. */
 static int64_t dl__batches_done(const int64_t *t, const dl_loader *l)
 {
     int64_t per = (int64_t)l->per;
@@ -16700,8 +16774,8 @@ static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
         if (t[DL__ACC_DONE] < 0 || !(count >= 0 && count < HUGE_VAL)) return dl__tables_wrong(io);
         if (t[DL__ACC_DONE] >= s->d->accumulator[i]->steps)
             return dl_fail(io->ctx,
-                "dl_snapshot_load: '%s': %td micro-batches of a window are done; accumulator %d makes windows of %d", io->path,
-                (ptrdiff_t)t[DL__ACC_DONE], i, s->d->accumulator[i]->steps);
+                "dl_snapshot_load: '%s': %td micro-batches of a window are done; accumulator %d makes windows of %d",
+                io->path, (ptrdiff_t)t[DL__ACC_DONE], i, s->d->accumulator[i]->steps);
     }
     for (int i = 0; i < s->run[DL__RUN_LOADERS]; i++) {
         const int64_t *t = dl__rank_row(io, s) + DL__RANK_LOADERS + i * DL__LOAD_FIELDS;
@@ -16710,10 +16784,11 @@ static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
         if (t[DL__LOAD_DONE] < 0 || t[DL__LOAD_PER] < 1 || t[DL__LOAD_PER] > INT32_MAX || t[DL__LOAD_BATCH] < 1 ||
             t[DL__LOAD_DONE] > (int64_t)1 << 31 || t[DL__LOAD_BATCH] > INT64_MAX >> 32)
             return dl__tables_wrong(io);
-        if (t[DL__LOAD_BEGUN] && !s->d->any_world && (t[DL__LOAD_BATCH] != dl__batch_of_all(l) || dl__batches_done(t, l) < 0))
+        if (t[DL__LOAD_BEGUN] && !s->d->any_world &&
+            (t[DL__LOAD_BATCH] != dl__batch_of_all(l) || dl__batches_done(t, l) < 0))
             return dl_fail(io->ctx,
-                "dl_snapshot_load: '%s' is in the middle of an epoch in batches of %td, loader %d makes batches of %td", io->path,
-                (ptrdiff_t)t[DL__LOAD_BATCH], i, (ptrdiff_t)dl__batch_of_all(l));
+                "dl_snapshot_load: '%s' is in the middle of an epoch in batches of %td, loader %d makes batches of %td",
+                io->path, (ptrdiff_t)t[DL__LOAD_BATCH], i, (ptrdiff_t)dl__batch_of_all(l));
     }
     return true;
 }
@@ -16760,7 +16835,9 @@ static bool dl__make_room(dl__io *io, const dl__snapshot *s)
         if (flags & DL__ROW_GRAD && flags & DL__ROW_BUFFER)
             return dl__tables_wrong(io);
     }
-    if (!dl__lay_out(ctx) || (any && !dl__lay_out_grads(ctx)) || !dl__all_to_host(ctx, true) || (s->run[DL__RUN_SEALED] && !dl_seal(ctx))) return false;
+    if (!dl__lay_out(ctx) || (any && !dl__lay_out_grads(ctx)) || !dl__all_to_host(ctx, true) ||
+        (s->run[DL__RUN_SEALED] && !dl_seal(ctx)))
+        return false;
     for (int i = 0; i < s->run[DL__RUN_OPTIMIZERS]; i++) {
         dl_optimizer *o = s->d->optimizer[i];
         bool state = s->optimizer[i][DL__OPT_STATE];
@@ -16814,7 +16891,8 @@ static bool dl__snapshot_read(dl__io *io, dl__snapshot *s)
     io->ok = true;
     io->phase = DL__READ;
     if (!dl__table(io, "dltrain", -1, s->run, DL__RUN_FIELDS) || !dl__check_run(io, s)) return false;
-    const dl__entry *ranks = io->next < io->entries ? &io->entry[io->next] : NULL; /* no larger than the file: can be trusted */
+    /* no larger than the file: can be trusted */
+    const dl__entry *ranks = io->next < io->entries ? &io->entry[io->next] : NULL;
     if (!ranks || ranks->numel != (size_t)s->run[DL__RUN_WORLD] * DL__RANK_FIELDS) return dl__tables_wrong(io);
     if (!dl__snapshot_room(io->ctx, s, (size_t)s->run[DL__RUN_WORLD], (size_t)s->run[DL__RUN_PARAMS])) return false;
     dl__visit_tables(io, s);
@@ -16956,7 +17034,7 @@ DL_API double dl_evaluate(dl_loader *loader, dl_tensor (*metric)(const dl_batch 
 }
 
 #ifndef DLTRAIN_NO_FILES
-/* The numbers of a snapshot: epochs done; of the current one windows done, loss times samples, samples; the last metric. */
+/* The numbers of a snapshot: epochs done; of this one windows done, loss times samples, samples; the last metric. */
 enum { DL__T_EPOCH, DL__T_WINDOW, DL__T_LOSS, DL__T_COUNT, DL__T_METRIC, DL__T_FIELDS };
 typedef struct dl__trainer {
     dl_context *ctx;
@@ -16965,7 +17043,7 @@ typedef struct dl__trainer {
     dl_snapshot_desc run;
     double number[DL__T_FIELDS];
     int64_t saved;           /* steps of the optimizer at the last snapshot */
-    size_t common;           /* windows of an epoch in which every rank has data: in these all can meet for a snapshot */
+    size_t common;           /* windows of an epoch in which every rank has data: there all can meet for a snapshot */
     dl_progress line;
 } dl__trainer;
 
@@ -17039,7 +17117,8 @@ static bool dl__trainer_end_epoch(dl__trainer *t, dl_trainer_state *state)
     if (d->history && d->test && !dl_history_add(d->history, "metric", state->epoch, state->metric)) return false;
     if (d->epoch_done) d->epoch_done(state, d->user);
     else if (!d->quiet && !dl_comm_rank(t->ctx->comm) && d->test)
-        dl_progress_done(&t->line, "epoch %d/%d  loss %.4f  metric %.4f", state->epoch, d->epochs, state->loss, state->metric);
+        dl_progress_done(
+            &t->line, "epoch %d/%d  loss %.4f  metric %.4f", state->epoch, d->epochs, state->loss, state->metric);
     else if (!d->quiet && !dl_comm_rank(t->ctx->comm))
         dl_progress_done(&t->line, "epoch %d/%d  loss %.4f", state->epoch, d->epochs, state->loss);
     bool due = d->save_epochs > 0 ? state->epoch % d->save_epochs == 0 : d->save_steps <= 0;
@@ -17055,7 +17134,8 @@ DL_API bool dl_trainer_run(dl_context *ctx, const dl_trainer_desc *desc)
         return dl_fail(ctx, "dl_trainer_run: train, optimizer, loss and at least one epoch are required");
     if (desc->test && !desc->metric) return dl_fail(ctx, "dl_trainer_run: test without metric");
     if (ctx->parts && desc->train->per != (size_t)ctx->parts)
-        return dl_fail(ctx, "dl_trainer_run: with invariant_shards train needs DL_SPLIT_BATCH: its batches come in shards then");
+        return dl_fail(
+            ctx, "dl_trainer_run: with invariant_shards train needs DL_SPLIT_BATCH: its batches come in shards then");
     memset(&t, 0, sizeof t);
     memset(&state, 0, sizeof state);
     t.ctx = ctx;
@@ -17095,15 +17175,16 @@ DL_API bool dl_trainer_run(dl_context *ctx, const dl_trainer_desc *desc)
 
    Copyright (c) 2026 the dltrain authors
 
-   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
-   "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
-   distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to
-   the following conditions:
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation
+   the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software,
+   and to permit persons to whom the Software is furnished to do so, subject to the following conditions:
 
-   The above copyright notice and this permission notice shall be included in all copies or substantial portions of the Software.
+   The above copyright notice and this permission notice shall be included in all copies or substantial
+   portions of the Software.
 
-   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
-   MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR
-   ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH
-   THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS
+   OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
 #endif
