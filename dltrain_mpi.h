@@ -1,4 +1,5 @@
-/* dltrain_mpi.h: replicas in several processes and on several machines, over MPI. Include it after dltrain.h; build with mpicc:
+/* dltrain_mpi.h: replicas in several processes and on several machines, over MPI. Include it after dltrain.h;
+   build with mpicc:
 
        #define DLTRAIN_IMPLEMENTATION
        #include "dltrain.h"
@@ -13,23 +14,26 @@
 
        mpicc -O2 program.c -o program -lm -pthread && mpirun -np 4 ./program
 
-   Replicas of one process and processes compose: mpirun -np 2 of a program with dl_launch_desc.replicas = 2 is a world of four.
+   Replicas of one process and processes compose: mpirun -np 2 with dl_launch_desc.replicas = 2 is a world of four.
 
-   The device "cuda" is the GPU of this process, or one for each of its replicas: those after the GPUs of the node's processes before it.
+   The device "cuda" is the GPU of this process, or one for each of its replicas: those after the GPUs of the node's
+   processes before it.
 
-   Who waits polls and sleeps in between, so that there are deadlines, and so that processes may outnumber the CPUs. Processes that are all
-   on one machine sum in memory that they share (MPI_Win_allocate_shared), others, or where MPI gives none, by messages. Sums are made in
-   the order of the processes, either way: two runs give the same bits. MIT licence, as dltrain.h. */
+   Who waits polls and sleeps in between, so that there are deadlines, and so that processes may outnumber the CPUs.
+   Processes that are all on one machine sum in memory that they share (MPI_Win_allocate_shared), others, or where
+   MPI gives none, by messages. Sums are made in the order of the processes, either way: two runs give the same bits.
+   MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_MPI_H
 #define DLTRAIN_MPI_H
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* dl_launch with the replicas of all processes that mpirun or srun started as one world; desc->transport is filled in here. Starts MPI
-   and ends it, unless the program has done so. After an error MPI is left as it is: return from main with another status than 0, which
-   makes the launcher end the other processes. */
-DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user);
+/* dl_launch with the replicas of all processes that mpirun or srun started as one world; desc->transport is filled in
+   here. Starts MPI and ends it, unless the program has done so. After an error MPI is left as it is: return from main
+   with another status than 0, which makes the launcher end the other processes. */
+DL_API bool dl_mpi_launch(
+    const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user);
 
 #ifdef __cplusplus
 }
@@ -45,7 +49,8 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
 
 /* ---- state ---- */
 enum { DL__MPI_SENTENCE = 512, DL__MPI_PART = 1 << 30 }; /* bytes of one message: MPI counts in int */
-enum { DL__MPI_SHARE = 1 << 17, DL__MPI_NOTE = 256 };    /* numbers of a process in shared memory; bytes of a small all_gather */
+/* numbers of a process in shared memory; bytes of a small all_gather */
+enum { DL__MPI_SHARE = 1 << 17, DL__MPI_NOTE = 256 };
 
 /* What a process shows the others on its machine. DL__MPI_SHARE numbers follow: a part for each process. */
 typedef struct dl__mpi_shared {
@@ -79,8 +84,8 @@ typedef struct dl__mpi {
     pthread_mutex_t mutex;   /* one thread at a time is in MPI: MPI_THREAD_SERIALIZED is enough */
 } dl__mpi;
 
-/* The launcher ends a job whose process died with SIGTERM, and a second later with SIGKILL. In between the survivors say what they were
-   waiting for. The one variable of the process: signals know no other. */
+/* The launcher ends a job whose process died with SIGTERM, and a second later with SIGKILL. In between the survivors
+   say what they were waiting for. The one variable of the process: signals know no other. */
 static volatile sig_atomic_t dl__mpi_terminated;
 static void dl__mpi_on_term(int number) { dl__mpi_terminated = number; }
 
@@ -99,7 +104,8 @@ static const char *dl__mpi_error(dl__mpi_channel *c, int code)
     return dl__mpi_say(c, "MPI: %s (%d)", text, code);
 }
 
-/* After so many seconds of waiting. Who has waited long may sleep long: an eighth more, and a few dozen polls do for a second. */
+/* After so many seconds of waiting. Who has waited long may sleep long: an eighth more, and a few dozen polls
+   do for a second. */
 static void dl__mpi_nap(double waited)
 {
     struct timeval t; /* nanosleep hides from a strict -std=c99 */
@@ -132,8 +138,8 @@ static bool dl__mpi_reached(const dl__mpi *m, const dl__mpi_channel *c)
     return true;
 }
 
-/* Waits for all requests, or for the stage that is due. NULL, or why not; "" is the deadline. Requests that are left then are left for
-   good: MPI is not used again. */
+/* Waits for all requests, or for the stage that is due. NULL, or why not; "" is the deadline. Requests that are left
+   then are left for good: MPI is not used again. */
 static const char *dl__mpi_wait(dl__mpi *m, dl__mpi_channel *c, double seconds)
 {
     double last = dl__mpi_now(), waited = 0;
@@ -255,15 +261,16 @@ static dl_real *dl__mpi_shared_part(const dl__mpi_channel *c, int owner, int rea
     return (dl_real *)numbers + (size_t)reader * c->part;
 }
 
-/* Everybody shows the others their parts, sums its own from all, and shows the sum; n is at most so many parts. What was shown
-   is not written to before all have met again, and so have read it. */
+/* Everybody shows the others their parts, sums its own from all, and shows the sum; n is at most so many parts.
+   What was shown is not written to before all have met again, and so have read it. */
 static const char *dl__mpi_reduce_shared(
     dl__mpi *m, dl__mpi_channel *c, dl_real *data, size_t n, dl_comm_op op, dl_real factor, double seconds)
 {
     size_t first = dl__mpi_cut(m, n, m->rank), own = dl__mpi_cut(m, n, m->rank + 1) - first, k;
     for (int p = 0; p < m->size; p++) {
         size_t at = dl__mpi_cut(m, n, p);
-        if (p != m->rank) memcpy(dl__mpi_shared_part(c, m->rank, p), data + at, (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
+        if (p != m->rank)
+            memcpy(dl__mpi_shared_part(c, m->rank, p), data + at, (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
     }
     const char *why = dl__mpi_meet(m, c, seconds, NULL);
     for (size_t at = 0; at < own && !why; at += k) {
@@ -279,12 +286,14 @@ static const char *dl__mpi_reduce_shared(
     if (!why) why = dl__mpi_meet(m, c, seconds, NULL);
     for (int p = 0; p < m->size && !why; p++) {
         size_t at = dl__mpi_cut(m, n, p);
-        if (p != m->rank) memcpy(data + at, dl__mpi_shared_part(c, p, p), (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
+        if (p != m->rank)
+            memcpy(data + at, dl__mpi_shared_part(c, p, p), (dl__mpi_cut(m, n, p + 1) - at) * sizeof *data);
     }
     return why;
 }
 
-/* Memory of this channel for all, if all are on one machine and MPI gives it; otherwise there are messages. False: MPI has failed. */
+/* Memory of this channel for all, if all are on one machine and MPI gives it; otherwise there are messages.
+   False: MPI has failed. */
 static bool dl__mpi_share(dl__mpi *m, dl__mpi_channel *c)
 {
     int size = 0, unit, mine, all;
@@ -292,7 +301,8 @@ static bool dl__mpi_share(dl__mpi *m, dl__mpi_channel *c)
     void *own = NULL;
     MPI_Comm_size(m->node, &size);
     c->part = (size_t)DL__MPI_SHARE / (size_t)m->size / 16 * 16; /* whole cache lines */
-    mine = size == m->size && c->part && (c->shared = (dl__mpi_shared **)calloc((size_t)size, sizeof *c->shared)) != NULL;
+    mine = size == m->size && c->part &&
+        (c->shared = (dl__mpi_shared **)calloc((size_t)size, sizeof *c->shared)) != NULL;
     if (MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, m->control)) return false;
     mine = all && !MPI_Win_allocate_shared(room, 1, MPI_INFO_NULL, m->node, &own, &c->window);
     for (int p = 0; p < m->size && mine; p++) mine = !MPI_Win_shared_query(c->window, p, &found, &unit, &c->shared[p]);
@@ -306,8 +316,8 @@ static bool dl__mpi_share(dl__mpi *m, dl__mpi_channel *c)
 
 /* ---- messages between all ---- */
 /* Every process sends to every other: nobody's lateness hides behind another's. */
-static const char *dl__mpi_gather_part(
-    dl__mpi *m, dl__mpi_channel *c, const char *mine, char *all, size_t stride, size_t bytes, double seconds, bool *missing)
+static const char *dl__mpi_gather_part(dl__mpi *m, dl__mpi_channel *c, const char *mine, char *all, size_t stride,
+    size_t bytes, double seconds, bool *missing)
 {
     int code = 0;
     dl__mpi_clear(m, c);
@@ -328,7 +338,8 @@ static const char *dl__mpi_all_gather(
         return dl__mpi_gather_note(m, &m->channel[channel], mine, all, bytes, seconds, missing);
     for (size_t at = 0, n; !why && (at < bytes || !at); at += n ? n : 1) {
         n = DL__MIN(bytes - at, (size_t)DL__MPI_PART);
-        why = dl__mpi_gather_part(m, &m->channel[channel], (const char *)mine + at, (char *)all + at, bytes, n, seconds, missing);
+        why = dl__mpi_gather_part(
+            m, &m->channel[channel], (const char *)mine + at, (char *)all + at, bytes, n, seconds, missing);
     }
     return why;
 }
@@ -381,7 +392,8 @@ static const char *dl__mpi_all_reduce(
 }
 
 /* Down a binomial tree: relative to the root, process r has r without its lowest bit as parent. */
-static const char *dl__mpi_broadcast_part(dl__mpi *m, dl__mpi_channel *c, char *data, size_t bytes, int root, double seconds)
+static const char *dl__mpi_broadcast_part(
+    dl__mpi *m, dl__mpi_channel *c, char *data, size_t bytes, int root, double seconds)
 {
     int relative = (m->rank - root + m->size) % m->size, low = 1, code = 0;
     while (low < m->size && !(relative & low)) low <<= 1;
@@ -425,7 +437,8 @@ static const char *dl__mpi_exchange(
 }
 
 /* ---- the end ---- */
-/* Tells the other processes; at most half a second is spent on it, as they may be gone. A job that is being ended needs no telling. */
+/* Tells the other processes; at most half a second is spent on it, as they may be gone. A job that is being ended
+   needs no telling. */
 static void dl__mpi_abort(void *user, const char *sentence)
 {
     dl__mpi *m = (dl__mpi *)user;
@@ -464,7 +477,8 @@ static bool dl__mpi_start(dl__mpi *m)
         MPI_Comm *comm = i < 2 ? &m->channel[i].comm : &m->control;
         if (MPI_Comm_dup(MPI_COMM_WORLD, comm)) return false;
         MPI_Comm_set_errhandler(*comm, MPI_ERRORS_RETURN);
-        if (i < 2 && !(m->channel[i].request = (MPI_Request *)malloc(2 * (size_t)m->size * sizeof(MPI_Request)))) return false;
+        if (i < 2 && !(m->channel[i].request = (MPI_Request *)malloc(2 * (size_t)m->size * sizeof(MPI_Request))))
+            return false;
     }
     if (MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &m->node)) return false;
     MPI_Comm_set_errhandler(m->node, MPI_ERRORS_RETURN);
@@ -494,11 +508,12 @@ static void dl__mpi_stop(dl__mpi *m)
     if (!m->lent) MPI_Finalize();
 }
 
-/* The device "cuda": as many GPUs as this process has replicas, after those of the node's processes of lower rank that see the same GPUs.
-   malloc'd, or NULL where devices have other names. */
+/* The device "cuda": as many GPUs as this process has replicas, after those of the node's processes of lower rank that
+   see the same GPUs. malloc'd, or NULL where devices have other names. */
 static char *dl__mpi_own_gpus(const dl__mpi *m, const dl_launch_desc *d)
 {
-    const char *device = d->devices ? d->devices : d->config ? d->config->device : NULL, *visible = getenv("CUDA_VISIBLE_DEVICES");
+    const char *device = d->devices ? d->devices : d->config ? d->config->device : NULL,
+               *visible = getenv("CUDA_VISIBLE_DEVICES");
     int mine = d->replicas > 0 ? d->replicas : 1, first = 0, rank = 0;
     unsigned color = 0;
     MPI_Comm peers;
@@ -517,11 +532,13 @@ static char *dl__mpi_own_gpus(const dl__mpi *m, const dl_launch_desc *d)
 static const char *dl__mpi_alone(const dl__mpi *m)
 {
     const char *tasks = getenv("SLURM_NTASKS");
-    if (m->size > 1 || getenv("OMPI_COMM_WORLD_SIZE") || !getenv("SLURM_STEP_ID") || !tasks || atoi(tasks) < 2) return NULL;
+    if (m->size > 1 || getenv("OMPI_COMM_WORLD_SIZE") || !getenv("SLURM_STEP_ID") || !tasks || atoi(tasks) < 2)
+        return NULL;
     return "SLURM started several processes, but MPI sees this one alone: start them by mpirun, or by srun --mpi=pmix";
 }
 
-DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user)
+DL_API bool dl_mpi_launch(
+    const dl_launch_desc *desc, void (*fn)(dl_context *ctx, dl_comm *comm, void *user), void *user)
 {
     dl__mpi *m = (dl__mpi *)calloc(1, sizeof *m); /* not on the stack: after an error MPI still has requests in it */
     dl_launch_desc d;
@@ -529,8 +546,9 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
     memset(&d, 0, sizeof d);
     memset(&t, 0, sizeof t);
     if (desc) d = *desc;
-    const char *wrong = m && dl__mpi_start(m) ? dl__mpi_alone(m)
-                                              : "MPI does not start, or not with MPI_THREAD_SERIALIZED, which is needed";
+    const char *wrong = m && dl__mpi_start(m)
+        ? dl__mpi_alone(m)
+        : "MPI does not start, or not with MPI_THREAD_SERIALIZED, which is needed";
     if (wrong) {
         if (d.error && d.error_size) snprintf(d.error, d.error_size, "dl_mpi_launch: %s", wrong);
         return false;
@@ -551,7 +569,8 @@ DL_API bool dl_mpi_launch(const dl_launch_desc *desc, void (*fn)(dl_context *ctx
     signal(SIGTERM, before == SIG_ERR ? SIG_DFL : before);
     size_t said = d.error ? strlen(d.error) : 0;
     if (!ok && gpus && said && strstr(d.error, "there is no device"))
-        snprintf(d.error + said, d.error_size - said, "; 'cuda' is a GPU of its own for each process of a node: to share one, name it");
+        snprintf(d.error + said, d.error_size - said,
+            "; 'cuda' is a GPU of its own for each process of a node: to share one, name it");
     free(gpus);
     if (!ok) return false;
     dl__mpi_stop(m);
