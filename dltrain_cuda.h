@@ -1,26 +1,29 @@
-/* dltrain_cuda.h: dltrain's operations on NVIDIA GPUs. Include it after dltrain.h, in the file with the implementation too:
+/* dltrain_cuda.h: dltrain's operations on NVIDIA GPUs. Include it after dltrain.h, in the file with the implementation,
+   too:
 
        #define DLTRAIN_IMPLEMENTATION
        #include "dltrain.h"
        #include "dltrain_cuda.h"
 
-   Then dl_config.device = "cuda:0" puts a context on the first GPU, and nothing else in the program changes: neither does what it
-   computes, bit for bit. It builds without CUDA (cc -O2 program.c -lm -pthread, on old systems -ldl too) and looks for these when it runs:
+   Then dl_config.device = "cuda:0" puts a context on the first GPU, and nothing else in the program changes: neither
+   does what it computes, bit for bit. It builds without CUDA (cc -O2 program.c -lm -pthread, on old systems -ldl too)
+   and looks for these when it runs:
        the driver      libcuda.so.1, or what the environment variable DLTRAIN_CUDA_DRIVER names
-       NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU; what it made
-                       is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or ~/.cache ("" keeps nothing).
+       NVRTC           libnvrtc.so.13, .12 or none, or DLTRAIN_NVRTC: compiles the kernels, once for each kind of GPU;
+                       what it made is kept in the folder DLTRAIN_CUDA_CACHE, or else dltrain in XDG_CACHE_HOME or
+                       ~/.cache ("" keeps nothing).
                        A program that includes a header of tools/bake_kernels.c before this one needs no NVRTC.
        cuBLAS          if dl_config.blas asks for it: libcublas.so.13, .12 or none, or DLTRAIN_CUBLAS
        NCCL            if dl_launch_desc.nccl does: libnccl.so.2, or DLTRAIN_NCCL
-   What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself, with the same bits.
-   What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
+   What a step launches becomes a CUDA graph when it comes again; DLTRAIN_CUDA_GRAPHS=0 launches every kernel by itself,
+   with the same bits. What is there and what is not yet: docs/cuda.md. MIT licence, as dltrain.h. */
 #ifndef DLTRAIN_CUDA_H
 #define DLTRAIN_CUDA_H
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* What dl_create looks for; where the linker cannot tell it (DLTRAIN_STATIC, no ELF) define DLTRAIN_CUDA before dltrain.h. */
+/* What dl_create looks for; if the linker cannot tell (DLTRAIN_STATIC, no ELF) define DLTRAIN_CUDA before dltrain.h. */
 DL_API const dl_backend *dl_cuda_backend(void);
 /* The name of the GPU that a context is on, the context's; "" on the CPU. */
 DL_API const char *dl_cuda_device_name(const dl_context *ctx);
@@ -2509,8 +2512,8 @@ typedef unsigned long long dl__cuda_address;
     F(cuMemcpyHtoDAsync_v2, (dl__cuda_address to, const void *from, size_t bytes, void *stream)) \
     F(cuMemcpyDtoHAsync_v2, (void *to, dl__cuda_address from, size_t bytes, void *stream)) \
     F(cuMemcpyDtoDAsync_v2, (dl__cuda_address to, dl__cuda_address from, size_t bytes, void *stream)) \
-    F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, size_t bytes, \
-        void *stream)) \
+    F(cuMemcpyPeerAsync, (dl__cuda_address to, void *to_context, dl__cuda_address from, void *from_context, \
+        size_t bytes, void *stream)) \
     F(cuDeviceCanAccessPeer, (int *can, int device, int peer)) \
     F(cuCtxEnablePeerAccess, (void *peer, unsigned flags)) \
     F(cuMemsetD8Async, (dl__cuda_address to, unsigned char value, size_t bytes, void *stream)) \
@@ -2554,9 +2557,10 @@ typedef unsigned long long dl__cuda_address;
     F(cublasDestroy_v2, (void *handle)) \
     F(cublasSetStream_v2, (void *handle, void *stream)) \
     F(cublasSetWorkspace_v2, (void *handle, void *memory, size_t bytes)) \
-    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, \
-        int type_a, int lda, long long stride_a, const void *b, int type_b, int ldb, long long stride_b, const void *beta, \
-        void *c, int type_c, int ldc, long long stride_c, int batches, int compute, int algorithm))
+    F(cublasGemmStridedBatchedEx, (void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, \
+        const void *a, int type_a, int lda, long long stride_a, const void *b, int type_b, int ldb, \
+        long long stride_b, const void *beta, void *c, int type_c, int ldc, long long stride_c, int batches, \
+        int compute, int algorithm))
 #define DL__CUDA_NCCL(F) \
     F(ncclCommInitAll, (void **comm, int devices, const int *device)) \
     F(ncclAllReduce, (const void *from, void *to, size_t n, int type, int operation, void *comm, void *stream)) \
@@ -2590,11 +2594,17 @@ enum {
 };
 typedef struct dl__cuda_text { char *at; size_t size, room; bool failed; } dl__cuda_text;
 typedef struct dl__cuda_module { struct dl__cuda_module *next; uint64_t hash[2]; void *module; } dl__cuda_module;
-typedef struct dl__cuda_function { struct dl__cuda_function *next; const char *module, *name; void *function; } dl__cuda_function;
+typedef struct dl__cuda_function {
+    struct dl__cuda_function *next;
+    const char *module, *name;
+    void *function;
+} dl__cuda_function;
 typedef enum dl__cuda_precision { DL__CUDA_FP32, DL__CUDA_TF32, DL__CUDA_BF16 } dl__cuda_precision; /* of products */
 typedef struct dl__cuda_number { float a, b; uint64_t counter; } dl__cuda_number; /* of a node: see rows.cu */
-typedef struct dl__cuda_list { dl__cuda_address at; size_t size, sent; void *copy; } dl__cuda_list; /* of parameters: what was sent last */
-typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph; /* see dl__cuda_replay */
+/* of parameters: what was sent last */
+typedef struct dl__cuda_list { dl__cuda_address at; size_t size, sent; void *copy; } dl__cuda_list;
+/* see dl__cuda_replay */
+typedef struct dl__cuda_graph { uint64_t key, used_at; void *exec; bool ready, refused; } dl__cuda_graph;
 typedef struct dl__cuda {
     dl_context *ctx;
     char device[32], name[128];
@@ -2611,7 +2621,7 @@ typedef struct dl__cuda {
     void *blas;                  /* cuBLAS's handle, where it is asked for */
     dl__cuda_address blas_workspace;
     void *context, *stream;
-    void *copies, *taken, *ran;  /* the stream of inputs and results; events: `arrival` is free again; launches so far */
+    void *copies, *taken, *ran;  /* the stream of inputs, results; events: `arrival` is free again; launches so far */
     bool running;                /* there may be launches since `ran` */
     bool tight;                  /* memory is: inputs do without `arrival` */
     void *sums, *summed, *ready[DL__CUDA_BUCKETS]; /* the stream of sums between GPUs; its end; see dl__cuda_reduce */
@@ -2620,7 +2630,7 @@ typedef struct dl__cuda {
     int chunks, chunk_at;
     size_t step_used, step_peak; /* in this step; in any */
     size_t step_needs;           /* while memory for a step is asked for: how much it needs so far */
-    dl__cuda_address scratch, arrival, room; /* of the operation at hand; of an input on its way; of sums between GPUs */
+    dl__cuda_address scratch, arrival, room; /* of the operation at hand; an input on its way; sums between GPUs */
     size_t scratch_size, arrival_size, room_size;
     char *ring;                  /* pinned memory, which copies take in turn */
     size_t ring_size, ring_at;
@@ -2638,7 +2648,7 @@ typedef struct dl__cuda {
     dl__cuda_list clipped, updated;
     dl__cuda_graph graph[DL__CUDA_GRAPHS];
     uint64_t runs;
-    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or copied in this run, which a graph cannot do */
+    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or copied in this run, as a graph cannot */
     bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
@@ -2652,19 +2662,24 @@ static bool dl__cuda_check(dl__cuda *d, int code, const char *call)
     char function[64];
     size_t n = strcspn(call, "(");
     if (!code) return true;
-    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false; /* this cannot be captured; no error: see dl__cuda_replay */
+    /* this cannot be captured; no error: see dl__cuda_replay */
+    if (d->capturing && code >= 900 && code <= 909) return d->refused = true, false;
     if (d->driver.cuGetErrorName && d->driver.cuGetErrorName(code, &name)) name = NULL;
     if (d->driver.cuGetErrorString && d->driver.cuGetErrorString(code, &text)) text = NULL;
     snprintf(function, sizeof function, "%.*s", (int)n, call);
-    return dl_fail(d->ctx, "%s: %s says %s (%d): %s", d->device, function, name ? name : "an unknown error", code, text ? text : "");
+    return dl_fail(d->ctx, "%s: %s says %s (%d): %s", d->device, function, name ? name : "an unknown error", code,
+        text ? text : "");
 }
 #define DL__CUDA_CALL(d, call) dl__cuda_check(d, (d)->driver.call, #call)
 
-static bool dl__cuda_look_up(dl__cuda *d, void *library, void *table, const char *const *name, size_t n, const char *what)
+static bool dl__cuda_look_up(
+    dl__cuda *d, void *library, void *table, const char *const *name, size_t n, const char *what)
 {
     for (size_t i = 0; i < n; i++) {
         void *symbol = dlsym(library, name[i]);
-        if (!symbol) return dl_fail(d->ctx, "dl_create: the device '%s': %s has no %s: it is too old", d->device, what, name[i]);
+        if (!symbol)
+            return dl_fail(
+                d->ctx, "dl_create: the device '%s': %s has no %s: it is too old", d->device, what, name[i]);
         memcpy((char *)table + i * sizeof symbol, &symbol, sizeof symbol);
     }
     return true;
@@ -2696,10 +2711,12 @@ static bool dl__cuda_wait(dl__cuda *d, void *event)
             break;
         gettimeofday(&now, NULL);
         double some = (double)(now.tv_sec - last.tv_sec) + 1e-6 * (double)(now.tv_usec - last.tv_usec);
-        waited += some < 0 ? 0 : some > 0.05 ? 0.05 : some; /* a clock that is set, or a process that was stopped, is no deadline */
+        /* a clock that is set, or a process that was stopped, is no deadline */
+        waited += some < 0 ? 0 : some > 0.05 ? 0.05 : some;
         last = now;
         if (d->seconds > 0 && waited > d->seconds) {
-            dl_fail(d->ctx, "%s: a sum of NCCL has not ended in %g seconds: have all GPUs come to it?", d->device, d->seconds);
+            dl_fail(d->ctx, "%s: a sum of NCCL has not ended in %g seconds: have all GPUs come to it?", d->device,
+                d->seconds);
             break;
         }
         nap.tv_sec = 0; /* nanosleep hides from a strict -std=c99 */
@@ -2712,17 +2729,23 @@ static bool dl__cuda_wait(dl__cuda *d, void *event)
 }
 
 /* Waits for launches and all that comes in their order. */
-static bool dl__cuda_settle(dl__cuda *d) { return DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)) && dl__cuda_wait(d, d->ran); }
+static bool dl__cuda_settle(dl__cuda *d)
+{
+    return DL__CUDA_CALL(d, cuEventRecord(d->ran, d->stream)) && dl__cuda_wait(d, d->ran);
+}
 
 /* ---- memory ---- */
-/* Nearly all of what a step takes grows with the batch. How much of the batch would fit, by what was asked for so far: a bound from above. */
+/* Nearly all of what a step takes grows with the batch. How much of the batch would fit, by what was asked for so far:
+   a bound from above. */
 static void dl__cuda_tell_batch(const dl__cuda *d, size_t left, char *out, size_t size)
 {
     size_t held = left;
     for (int i = 0; i < d->chunks; i++) held += d->chunk[i].size;
     if (d->step_needs <= held) snprintf(out, size, "a smaller batch takes less");
-    else snprintf(out, size, "this step needs %zu or more, beside parameters there is room for %zu: for at most %d %% of this batch",
-        d->step_needs, held, (int)(100.0 * (double)held / (double)d->step_needs));
+    else
+        snprintf(out, size,
+            "this step needs %zu or more, beside parameters there is room for %zu: for at most %d %% of this batch",
+            d->step_needs, held, (int)(100.0 * (double)held / (double)d->step_needs));
 }
 
 static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
@@ -2741,7 +2764,8 @@ static dl__cuda_address dl__cuda_allocate(dl__cuda *d, size_t bytes)
     if (code == 2) { /* out of memory */
         if (d->driver.cuMemGetInfo_v2(&left, &all)) left = all = 0;
         dl__cuda_tell_batch(d, left, batch, sizeof batch);
-        dl_fail(d->ctx, "%s: out of memory: asked for %zu bytes, %zu of %zu are free; %s", d->device, bytes, left, all, batch);
+        dl_fail(d->ctx, "%s: out of memory: asked for %zu bytes, %zu of %zu are free; %s", d->device, bytes, left, all,
+            batch);
         return 0;
     }
     return dl__cuda_check(d, code, "cuMemAlloc_v2") ? p : 0;
@@ -2783,7 +2807,8 @@ static void *dl__cuda_step_alloc(void *device, size_t bytes)
             return dl_fail(d->ctx, "%s: a step that grew %d times", d->device, (int)DL__CUDA_CHUNKS), (void *)NULL;
         size_t held = 0, left, all;
         for (int i = 0; i < d->chunks; i++) held += d->chunk[i].size;
-        size_t room = size + (held / 8 > (size_t)1 << 20 ? held / 8 : (size_t)1 << 20); /* so that few pieces are enough */
+        /* so that few pieces are enough */
+        size_t room = size + (held / 8 > (size_t)1 << 20 ? held / 8 : (size_t)1 << 20);
         if (!d->driver.cuMemGetInfo_v2(&left, &all) && room > left) room = size;
         d->step_needs = d->step_used + size;
         d->chunk[d->chunks].at = dl__cuda_allocate(d, room);
@@ -2798,7 +2823,8 @@ static void *dl__cuda_step_alloc(void *device, size_t bytes)
     return (void *)(uintptr_t)p;
 }
 
-/* Kernels of the last step are before all that uses the memory next. Several pieces become one, of what steps took at most. */
+/* Kernels of the last step are before all that uses the memory next. Several pieces become one, of what
+   steps took at most. */
 static void dl__cuda_step_reset(void *device)
 {
     dl__cuda *d = (dl__cuda *)device;
@@ -2820,9 +2846,13 @@ static dl__cuda_address dl__cuda_room(dl__cuda *d, dl__cuda_address *p, size_t *
     return *p;
 }
 /* Memory of one operation, until the next. */
-static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes) { return dl__cuda_room(d, &d->scratch, &d->scratch_size, bytes); }
+static dl__cuda_address dl__cuda_scratch(dl__cuda *d, size_t bytes)
+{
+    return dl__cuda_room(d, &d->scratch, &d->scratch_size, bytes);
+}
 
-/* Pinned memory of `bytes`, a slice at most, that no copy uses any more. *which: the copy that will, and note it in its event. */
+/* Pinned memory of `bytes`, a slice at most, that no copy uses any more. *which: the copy that will, and note
+   it in its event. */
 static char *dl__cuda_stage(dl__cuda *d, size_t bytes, int *which)
 {
     size_t need = (bytes + 255) / 256 * 256, size = d->ring_size ? d->ring_size : (size_t)DL__CUDA_RING;
@@ -2883,7 +2913,7 @@ static bool dl__cuda_upload(void *device, void *to, const void *from, size_t byt
     return !bytes || (dl__cuda_enter(d) && dl__cuda_send(d, at, from, bytes, d->stream, &event));
 }
 
-/* It crosses while the last step still runs, to a place of its own; from there it is copied in the order of launches. */
+/* It crosses while the last step still runs, to a place of its own; from there it is copied in the launches' order. */
 static bool dl__cuda_input(void *device, void *to, const void *from, size_t bytes)
 {
     dl__cuda *d = (dl__cuda *)device;
@@ -2895,7 +2925,8 @@ static bool dl__cuda_input(void *device, void *to, const void *from, size_t byte
     if (!dl__cuda_room(d, &d->arrival, &d->arrival_size, bytes)) return false;
     d->running = true;
     return DL__CUDA_CALL(d, cuStreamWaitEvent(d->copies, d->taken, 0)) &&
-        dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) && DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&
+        dl__cuda_send(d, d->arrival, from, bytes, d->copies, &arrived) &&
+        DL__CUDA_CALL(d, cuStreamWaitEvent(d->stream, arrived, 0)) &&
         DL__CUDA_CALL(d, cuMemcpyDtoDAsync_v2((dl__cuda_address)(uintptr_t)to, d->arrival, bytes, d->stream)) &&
         DL__CUDA_CALL(d, cuEventRecord(d->taken, d->stream));
 }
@@ -3043,7 +3074,8 @@ static void dl__cuda_lines(dl__cuda_text *t, const char *const *line)
     for (; *line; line++) dl__cuda_add(t, *line, strlen(*line));
 }
 
-/* ---- the cache of compiled kernels: files named by the hash of GPU and text; 'dltrain' 1, its own hash, and the image ---- */
+/* ---- the cache of compiled kernels: files named by the hash of GPU and text; 'dltrain' 1, its own hash,
+   and the image ---- */
 enum { DL__CUDA_HEAD = 24 };
 static void dl__cuda_hash(const char *p, size_t n, uint64_t h[2])
 {
@@ -3104,7 +3136,8 @@ static void dl__cuda_trim(const char *folder)
     int n = 0;
     if (!dir) return;
     while ((e = readdir(dir))) n += *e->d_name != '.';
-    for (int pass = 0; n > DL__CUDA_FILES && pass < 2; pass++) { /* the half before the mean age, by a scan for the oldest and newest */
+    /* the half before the mean age, by a scan for the oldest and newest */
+    for (int pass = 0; n > DL__CUDA_FILES && pass < 2; pass++) {
         time_t first = 0, last = 0;
         rewinddir(dir);
         while ((e = readdir(dir))) {
@@ -3119,7 +3152,8 @@ static void dl__cuda_trim(const char *folder)
     closedir(dir);
 }
 
-/* Under a name of its own, then renamed: no reader sees half a file. Whatever fails, the kernel is compiled again next time. */
+/* Under a name of its own, then renamed: no reader sees half a file. Whatever fails, the kernel is compiled
+   again next time. */
 static void dl__cuda_keep(const char *folder, const char *path, const char *image, size_t n)
 {
     uint64_t head[3], h[2] = { 14695981039346656037u, 1 };
@@ -3137,8 +3171,10 @@ static void dl__cuda_keep(const char *folder, const char *path, const char *imag
     else dl__cuda_trim(folder);
 }
 
-/* ---- kernels baked in: compiled by tools/bake_kernels.c, in the header that it wrote, found by architecture and hash of the text ---- */
-typedef struct dl__cuda_baked { int arch; bool binary; uint64_t hash[2]; const void *image; } dl__cuda_baked; /* not binary: PTX */
+/* ---- kernels baked in: compiled by tools/bake_kernels.c, in the header that it wrote, found by architecture and
+   hash of the text ---- */
+/* not binary: PTX */
+typedef struct dl__cuda_baked { int arch; bool binary; uint64_t hash[2]; const void *image; } dl__cuda_baked;
 static const dl__cuda_baked dl__cuda_all_baked[] = {
 #ifdef DLTRAIN_CUDA_BAKED
     DLTRAIN_CUDA_BAKED
@@ -3181,15 +3217,16 @@ static const char *dl__cuda_tell_baked(const dl__cuda *d, const char *what, char
         for (a = dl__cuda_all_baked; a->arch != b->arch || a->binary != b->binary; a++) {}
         runs = runs || dl__cuda_runs(d, b);
         if (a == b && n < size)
-            n += (size_t)snprintf(out + n, size - n, "%s %d.%d%s", b > dl__cuda_all_baked ? "," : "", b->arch / 10, b->arch % 10,
-                b->binary ? "" : " and later");
+            n += (size_t)snprintf(out + n, size - n, "%s %d.%d%s", b > dl__cuda_all_baked ? "," : "", b->arch / 10,
+                b->arch % 10, b->binary ? "" : " and later");
     }
-    if (n < size && runs) snprintf(out + n, size - n, ": '%s' of this program is not among them, or the driver refused it", what);
+    if (n < size && runs)
+        snprintf(out + n, size - n, ": '%s' of this program is not among them, or the driver refused it", what);
     else if (n < size) snprintf(out + n, size - n, "; %s is of %d.%d", d->name, d->arch / 10, d->arch % 10);
     return out;
 }
 
-/* The texts of all that a program runs, for tools/bake_kernels.c, go to the folder DLTRAIN_CUDA_TEXTS when it is set. */
+/* The texts of all that a program runs, for tools/bake_kernels.c, go to the folder DLTRAIN_CUDA_TEXTS if it is set. */
 static bool dl__cuda_write_text(dl__cuda *d, const dl__cuda_text *t, const char *what)
 {
     const char *folder = getenv("DLTRAIN_CUDA_TEXTS");
@@ -3198,11 +3235,13 @@ static bool dl__cuda_write_text(dl__cuda *d, const dl__cuda_text *t, const char 
     if (!folder || !*folder) return true;
     dl__cuda_hash_text(t, h);
     mkdir(folder, 0777);
-    snprintf(path, sizeof path, "%s/%s-%016llx%016llx.cu", folder, what, (unsigned long long)h[0], (unsigned long long)h[1]);
+    snprintf(path, sizeof path, "%s/%s-%016llx%016llx.cu", folder, what, (unsigned long long)h[0],
+        (unsigned long long)h[1]);
     FILE *f = fopen(path, "wb");
     bool ok = f && fwrite(t->at, 1, t->size, f) == t->size;
     if (f) ok = !fclose(f) && ok;
-    return ok || dl_fail(d->ctx, "%s: DLTRAIN_CUDA_TEXTS: '%s' cannot be written: %s", d->device, path, strerror(errno));
+    return ok ||
+        dl_fail(d->ctx, "%s: DLTRAIN_CUDA_TEXTS: '%s' cannot be written: %s", d->device, path, strerror(errno));
 }
 
 /* The library that the environment variable names, or else the first of n that is there. */
@@ -3223,8 +3262,8 @@ static bool dl__cuda_open_nvrtc(dl__cuda *d, const char *what)
     if (d->nvrtc_library) return true;
     if (!(d->nvrtc_library = dl__cuda_open_library("DLTRAIN_NVRTC", usual, 3))) {
         const char *why = dlerror();
-        return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it%s", d->device,
-            why ? why : "", dl__cuda_tell_baked(d, what, baked, sizeof baked));
+        return dl_fail(d->ctx, "%s: kernels are compiled by NVRTC, which is not there: %s; DLTRAIN_NVRTC names it%s",
+            d->device, why ? why : "", dl__cuda_tell_baked(d, what, baked, sizeof baked));
     }
     return dl__cuda_look_up(d, d->nvrtc_library, &d->nvrtc, dl__cuda_nvrtc_names,
         sizeof dl__cuda_nvrtc_names / sizeof *dl__cuda_nvrtc_names, "NVRTC");
@@ -3244,7 +3283,8 @@ static bool dl__cuda_open_cublas(dl__cuda *d)
     void *library = dl__cuda_open_library("DLTRAIN_CUBLAS", usual, 3);
     if (!library) {
         const char *why = dlerror();
-        return dl_fail(d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
+        return dl_fail(
+            d->ctx, "dl_create: the blas 'cublas' is not there: %s; DLTRAIN_CUBLAS names it", why ? why : "");
     }
     *(void **)&d->cublas_text = dlsym(library, "cublasGetStatusString");
     if (!dl__cuda_look_up(d, library, &d->cublas, dl__cuda_cublas_names,
@@ -3256,8 +3296,8 @@ static bool dl__cuda_open_cublas(dl__cuda *d)
     return dl__cuda_check_cublas(d, d->cublas.cublasSetWorkspace_v2(d->blas, workspace, bytes), "cublasSetWorkspace");
 }
 
-/* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same generation, for
-   which there is machine code; otherwise the driver translates PTX. 0 after an error. */
+/* The architecture to compile for: the newest that the GPU runs of those that NVRTC knows. `binary`: one of the same
+   generation, for which there is machine code; otherwise the driver translates PTX. 0 after an error. */
 static int dl__cuda_target(dl__cuda *d, bool *binary)
 {
     int n = 0, arch[64], best = 0, least = 0;
@@ -3269,8 +3309,8 @@ static int dl__cuda_target(dl__cuda *d, bool *binary)
     }
     *binary = best / 10 == d->arch / 10;
     if (!best)
-        dl_fail(d->ctx, "%s: %s is of compute capability %d.%d; this NVRTC compiles for %d.%d and later", d->device, d->name, d->arch / 10,
-            d->arch % 10, least / 10, least % 10);
+        dl_fail(d->ctx, "%s: %s is of compute capability %d.%d; this NVRTC compiles for %d.%d and later", d->device,
+            d->name, d->arch / 10, d->arch % 10, least / 10, least % 10);
     return best;
 }
 
@@ -3294,16 +3334,20 @@ static bool dl__cuda_compile_error(dl__cuda *d, void *program, const char *what)
 }
 
 /* Machine code, or PTX, of a text: malloc'd; NULL after an error. */
-static char *dl__cuda_compile(dl__cuda *d, const dl__cuda_text *t, const char *what, int arch, bool binary, size_t *size)
+static char *dl__cuda_compile(
+    dl__cuda *d, const dl__cuda_text *t, const char *what, int arch, bool binary, size_t *size)
 {
     void *program = NULL;
     char *image = NULL, target[40];
-    const char *option[] = { target, "-default-device", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true" };
+    const char *option[] = { target, "-default-device", "-fmad=false", "-ftz=false", "-prec-div=true",
+        "-prec-sqrt=true" };
     snprintf(target, sizeof target, "--gpu-architecture=%s_%d", binary ? "sm" : "compute", arch);
     if (d->nvrtc.nvrtcCreateProgram(&program, t->at, what, 0, NULL, NULL))
         return dl_fail(d->ctx, "%s: NVRTC cannot begin '%s'", d->device, what), (char *)NULL;
-    if (d->nvrtc.nvrtcCompileProgram(program, (int)(sizeof option / sizeof *option), option)) dl__cuda_compile_error(d, program, what);
-    else if ((binary ? d->nvrtc.nvrtcGetCUBINSize : d->nvrtc.nvrtcGetPTXSize)(program, size) || !(image = (char *)malloc(*size + 1)) ||
+    if (d->nvrtc.nvrtcCompileProgram(program, (int)(sizeof option / sizeof *option), option))
+        dl__cuda_compile_error(d, program, what);
+    else if ((binary ? d->nvrtc.nvrtcGetCUBINSize : d->nvrtc.nvrtcGetPTXSize)(program, size) ||
+        !(image = (char *)malloc(*size + 1)) ||
         (binary ? d->nvrtc.nvrtcGetCUBIN : d->nvrtc.nvrtcGetPTX)(program, image)) {
         dl_fail(d->ctx, "%s: NVRTC gives nothing for '%s'", d->device, what);
         free(image);
@@ -3329,7 +3373,8 @@ static void *dl__cuda_load(dl__cuda *d, const dl__cuda_text *t, const char *what
     const void *baked = dl__cuda_find_baked(d, t);
     if (baked && d->driver.cuModuleLoadData(&module, baked)) baked = NULL; /* PTX later than the driver */
     bool keeps = !baked && dl__cuda_folder(folder, sizeof folder), binary = false;
-    snprintf(path, sizeof path, "%s/%016llx%016llx", keeps ? folder : "", (unsigned long long)h[0], (unsigned long long)h[1]);
+    snprintf(path, sizeof path, "%s/%016llx%016llx", keeps ? folder : "", (unsigned long long)h[0],
+        (unsigned long long)h[1]);
     char *image = keeps ? dl__cuda_cached(path) : NULL;
     if (image && d->driver.cuModuleLoadData(&module, image)) { /* of another driver's time */
         free(image);
@@ -3359,7 +3404,8 @@ static void dl__cuda_begin_text(dl__cuda_text *t)
 }
 
 /* What the modules are made of; `least`: the compute capability that they need, if any. */
-static const char *const dl__cuda_tf32[] = { "#define BF16 0\n", NULL }, *const dl__cuda_bf16[] = { "#define BF16 1\n", NULL };
+static const char *const dl__cuda_tf32[] = { "#define BF16 0\n", NULL },
+                  *const dl__cuda_bf16[] = { "#define BF16 1\n", NULL };
 static const struct { const char *name; const char *const *part[6]; int least; } dl__cuda_parts[] = {
     { "reduce", { dl__cuda_sums_cu, dl__cuda_reduce_cu, NULL }, 0 },
     { "attention", { dl__cuda_tile_cu, dl__cuda_attention_cu, NULL }, 0 },
@@ -3372,8 +3418,10 @@ static const struct { const char *name; const char *const *part[6]; int least; }
     { "join", { dl__cuda_tile_cu, dl__cuda_join_cu, NULL }, 0 },
     { "matmul_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
     { "matmul_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_tensor_cu, dl__cuda_tensor_matmul_cu, NULL }, 80 },
-    { "conv_tf32", { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
-    { "conv_bf16", { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "conv_tf32",
+        { dl__cuda_tf32, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
+    { "conv_bf16",
+        { dl__cuda_bf16, dl__cuda_tile_cu, dl__cuda_taps_cu, dl__cuda_tensor_cu, dl__cuda_tensor_conv_cu, NULL }, 80 },
     { "clip", { dl__cuda_clip_cu, NULL }, 0 },
     { "update", { dl__cuda_update_cu, NULL }, 0 }
 };
@@ -3411,12 +3459,14 @@ static void *dl__cuda_kernel(dl__cuda *d, const char *module, const char *name)
     return function;
 }
 
-static bool dl__cuda_start(dl__cuda *d, void *function, size_t gx, size_t gy, size_t gz, unsigned bx, unsigned by, void **args)
+static bool dl__cuda_start(
+    dl__cuda *d, void *function, size_t gx, size_t gy, size_t gz, unsigned bx, unsigned by, void **args)
 {
     if (!gx || !gy || !gz) return true;
     if (gx > 0x7fffffff || gy > 65535 || gz > 65535)
         return dl_fail(d->ctx, "%s: a grid of %zu x %zu x %zu blocks is more than a GPU takes", d->device, gx, gy, gz);
-    return DL__CUDA_CALL(d, cuLaunchKernel(function, (unsigned)gx, (unsigned)gy, (unsigned)gz, bx, by, 1, 0, d->stream, args, NULL));
+    return DL__CUDA_CALL(
+        d, cuLaunchKernel(function, (unsigned)gx, (unsigned)gy, (unsigned)gz, bx, by, 1, 0, d->stream, args, NULL));
 }
 
 typedef struct dl__cuda_grid { size_t x, y, z; unsigned bx, by; } dl__cuda_grid;
@@ -3440,8 +3490,8 @@ static bool dl__cuda_go(dl__cuda *d, const char *module, const char *name, dl__c
     return !g.x || !g.y || !g.z || (function && dl__cuda_start(d, function, g.x, g.y, g.z, g.bx, g.by, args));
 }
 
-/* ---- generated kernels: the elementwise operations of a launch. A thread takes four numbers at once where all memory is aligned and what
-   is broadcast lies so, too; otherwise one. See rows.cu ---- */
+/* ---- generated kernels: the elementwise operations of a launch. A thread takes four numbers at once where all memory
+   is aligned and what is broadcast lies so, too; otherwise one. See rows.cu ---- */
 /* Walks over a launch, collecting the arguments of its kernel, and, when there is a text, writing the kernel. */
 typedef struct dl__cuda_group {
     dl__cuda *d;
@@ -3478,7 +3528,8 @@ static int dl__cuda_pointer(dl__cuda_group *g, const dl_node *x)
     return dl__cuda_argument(g, type[x->dtype], &p, sizeof p);
 }
 
-/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours of one kind joined. */
+/* The dimensions of y, innermost first, by what a step in each means for x, of fewer elements: neighbours
+   of one kind joined. */
 static int dl__cuda_levels(const dl_node *y, const dl_node *x, uint64_t *dim, uint64_t *stride)
 {
     int n = 0, extra = y->ndim - x->ndim;
@@ -3504,13 +3555,15 @@ static int dl__cuda_local(const dl__cuda_group *g, const dl_node *x, int end)
     }
 }
 
-/* Can four neighbours of the memory of x be read at once for four of y? Of what is broadcast they are neighbours, too, or the same number. */
+/* Can four neighbours of the memory of x be read at once for four of y? Of what is broadcast they are neighbours, too,
+   or the same number. */
 static bool dl__cuda_by_four(dl__cuda *d, const dl_node *y, const dl_node *x)
 {
     uint64_t dim[DLTRAIN_MAX_DIMS + 1], stride[DLTRAIN_MAX_DIMS + 1];
     bool aligned = (uintptr_t)dl_device_address(d->ctx, x) % (x->dtype == DL_U8 ? 4 : 16) == 0;
     if (x->numel == y->numel) return aligned;
-    return !dl__cuda_levels(y, x, dim, stride) || (dim[0] % 4 == 0 && (aligned || !stride[0])); /* no step: one number for all */
+    /* no step: one number for all */
+    return !dl__cuda_levels(y, x, dim, stride) || (dim[0] % 4 == 0 && (aligned || !stride[0]));
 }
 static int dl__cuda_wide(const dl__cuda_group *g, int skip)
 {
@@ -3536,14 +3589,17 @@ static void dl__cuda_operand(dl__cuda_group *g, const dl_node *y, const dl_node 
     }
     int p = dl__cuda_pointer(g, x);
     if (x->numel != y->numel) {
-        int levels = dl__cuda_levels(y, x, dim, stride), left = -1; /* i / dim[0] / dim[1] ... % dim[k] * stride[k], summed */
+        /* i / dim[0] / dim[1] ... % dim[k] * stride[k], summed */
+        int levels = dl__cuda_levels(y, x, dim, stride), left = -1;
         snprintf(at, sizeof at, "0");
         same = !stride[0];
         for (int k = 0; k < levels; k++) {
             int wide = dl__cuda_long(g, dim[k]), step = stride[k] ? dl__cuda_long(g, stride[k]) : -1;
             char of[24];
             snprintf(of, sizeof of, left < 0 ? "i" : "l%d", left);
-            if (step >= 0) used += snprintf(at + used, sizeof at - (size_t)used, "%s%s %% (Index)a%d * a%d", used ? " + " : "", of, wide, step);
+            if (step >= 0)
+                used += snprintf(at + used, sizeof at - (size_t)used, "%s%s %% (Index)a%d * a%d", used ? " + " : "",
+                    of, wide, step);
             if (k + 1 < levels) dl__cuda_put(g->text, "        const Index l%d = %s / (Index)a%d;\n", wide, of, wide);
             left = wide;
         }
@@ -3580,13 +3636,15 @@ static bool dl__cuda_element(dl__cuda_group *g, int k)
     else if (!strcmp(name, "to_float")) dl__cuda_put(t, "(float)%s;\n", in[0]);
     else if (!strcmp(name, "full")) dl__cuda_put(t, "a1[%d].a;\n", k);
     else if (!strcmp(name, "causal")) {
-        int wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]), high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
+        int wide = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 1]),
+            high = dl__cuda_long(g, (uint64_t)y->dim[y->ndim - 2]);
         dl__cuda_put(t, "(i + j) %% a%d > (i + j) / a%d %% a%d ? a1[%d].a : %s;\n", wide, wide, high, k, in[0]);
     } else if (!strcmp(name, "accumulate")) {
         if (sum >= 0) dl__cuda_put(t, "E_ADD(f%d.v[j], %s);\n", sum, in[0]);
         else dl__cuda_put(t, "%s;\n", in[0]);
     } else if (!strcmp(name, "rand") || !strcmp(name, "randn")) {
-        dl__cuda_put(t, "ew_%s(a%d, a1[%d].counter, i + j);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
+        dl__cuda_put(
+            t, "ew_%s(a%d, a1[%d].counter, i + j);\n", name, dl__cuda_long(g, dl_device_random_key(g->d->ctx)), k);
     } else if (!strcmp(name, "dropout")) {
         int key = dl__cuda_long(g, dl_device_random_key(g->d->ctx));
         dl__cuda_put(t, "ew_dropout(%s, a1[%d].a, a1[%d].b, a%d, a1[%d].counter, i + j);\n", in[0], k, k, key, k);
@@ -3604,7 +3662,8 @@ static bool dl__cuda_walk(dl__cuda_group *g)
     dl__cuda_argument(g, "const Number *__restrict__", &g->d->number, sizeof g->d->number);
     for (int k = skip; k < g->l->count; k++)
         if (!dl__cuda_element(g, k)) return false;
-    return !g->full || dl_fail(g->d->ctx, "%s: a group of operations with too many operands: set dl_config.no_fusion", g->d->device);
+    return !g->full ||
+        dl_fail(g->d->ctx, "%s: a group of operations with too many operands: set dl_config.no_fusion", g->d->device);
 }
 
 static bool dl__cuda_elementwise(dl__cuda *d, const dl_device_launch *l)
@@ -3630,7 +3689,8 @@ static bool dl__cuda_elementwise(dl__cuda *d, const dl_device_launch *l)
         dl__cuda_lines(&all, dl__cuda_rows_cu);
         dl__cuda_put(&all, "#line 1 \"generated\"\nextern \"C\" __global__ void group(");
         dl__cuda_add(&all, params.at ? params.at : "", params.size);
-        dl__cuda_put(&all, ")\n{\n    for (Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < a0; i += (Index)gridDim.x * blockDim.x * WIDE) {\n");
+        dl__cuda_put(&all,
+            ")\n{\n    for (Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * WIDE; i < a0; i += (Index)gridDim.x * blockDim.x * WIDE) {\n");
         dl__cuda_add(&all, body.at ? body.at : "", body.size);
         dl__cuda_put(&all, "    }\n}\n");
         void *module = dl__cuda_load(d, &all, l->node[0]->op->name);
@@ -3655,9 +3715,13 @@ typedef struct dl__cuda_sums {
     uint64_t groups, n, run, stride, step;
     int what;
 } dl__cuda_sums;
-enum { DL__CUDA_CHUNK = 4096, DL__CUDA_KB = 256 }; /* DL__CHUNK and DL__KB of dltrain.h, whose implementation may be elsewhere */
+/* DL__CHUNK and DL__KB of dltrain.h, whose implementation may be elsewhere */
+enum { DL__CUDA_CHUNK = 4096, DL__CUDA_KB = 256 };
 static size_t dl__cuda_chunks(size_t n) { return n ? (n + DL__CUDA_CHUNK - 1) / DL__CUDA_CHUNK : 1; }
-static size_t dl__cuda_sum_scratch(size_t groups, size_t n) { return 2 * groups * dl__cuda_chunks(n) * sizeof(float) + 512; }
+static size_t dl__cuda_sum_scratch(size_t groups, size_t n)
+{
+    return 2 * groups * dl__cuda_chunks(n) * sizeof(float) + 512;
+}
 static dl__cuda_grid dl__cuda_warps(size_t n) { return dl__cuda_flat(n * 32); }
 
 /* out[k] (+)= the sum of group k, by way of scratch where it has more than one chunk. */
@@ -3679,17 +3743,25 @@ static bool dl__cuda_sum_to(dl__cuda *d, dl__cuda_sums s, void *out, int accumul
     }
 }
 
-/* Down columns, of `outer` matrices: how the kernel is cut, and memory for the totals of blocks of rows where there are many; see columns_sum.
-   Once it ran, they are added. */
-typedef struct dl__cuda_columns { void *out; dl__cuda_address part; uint64_t outer, blocks, inner; int accumulate; dl__cuda_grid grid; } dl__cuda_columns;
-static bool dl__cuda_columns_begin(dl__cuda *d, dl__cuda_columns *c, void *out, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)
+/* Down columns, of `outer` matrices: how the kernel is cut, and memory for the totals of blocks of rows where there are
+   many; see columns_sum. Once it ran, they are added. */
+typedef struct dl__cuda_columns {
+    void *out;
+    dl__cuda_address part;
+    uint64_t outer, blocks, inner;
+    int accumulate;
+    dl__cuda_grid grid;
+} dl__cuda_columns;
+static bool dl__cuda_columns_begin(
+    dl__cuda *d, dl__cuda_columns *c, void *out, uint64_t outer, uint64_t rows, uint64_t inner, int accumulate)
 {
     enum { AT_ONCE = 1024 };
     bool parts = rows > AT_ONCE;
     memset(c, 0, sizeof *c);
     c->out = out, c->outer = outer, c->inner = inner, c->accumulate = accumulate;
     c->blocks = (rows + DL__CUDA_KB - 1) / DL__CUDA_KB;
-    c->grid = dl__cuda_grid_of((inner + 7) / 8, outer < 65535 ? outer : 65535, parts ? (rows + AT_ONCE - 1) / AT_ONCE : 1, 256, 1);
+    c->grid = dl__cuda_grid_of((inner + 7) / 8, outer < 65535 ? outer : 65535,
+        parts ? (rows + AT_ONCE - 1) / AT_ONCE : 1, 256, 1);
     return !parts || (c->part = dl__cuda_scratch(d, outer * c->blocks * inner * sizeof(float)));
 }
 static bool dl__cuda_columns_end(dl__cuda *d, dl__cuda_columns *c)
@@ -3709,8 +3781,8 @@ static bool dl__cuda_sum_dims(dl__cuda *d, const dl_node *y, bool accumulate)
         uint64_t outer = (uint64_t)i[0], rows = (uint64_t)i[1], inner = (uint64_t)i[2];
         dl__cuda_columns c;
         void *args[] = { &out, &c.part, &x, &outer, &rows, &inner, &add };
-        return dl__cuda_columns_begin(d, &c, out, outer, rows, inner, add) && dl__cuda_go(d, "reduce", "sum_columns", c.grid, args) &&
-            dl__cuda_columns_end(d, &c);
+        return dl__cuda_columns_begin(d, &c, out, outer, rows, inner, add) &&
+            dl__cuda_go(d, "reduce", "sum_columns", c.grid, args) && dl__cuda_columns_end(d, &c);
     }
     dl__cuda_sums s;
     memset(&s, 0, sizeof s);
@@ -3752,7 +3824,8 @@ static void dl__cuda_row_strides(const dl_index *dim, int ndim, dl_index *stride
 }
 
 /* Copies a block of nd sizes dim from x; `x_at` and `y_at` are elements before its first. */
-static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, int nd, const dl_index *dim, dl__cuda_strided *s, int64_t y_at, int64_t x_at)
+static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, int nd, const dl_index *dim,
+    dl__cuda_strided *s, int64_t y_at, int64_t x_at)
 {
     uint64_t n = 1;
     size_t size = dl__cuda_size(y);
@@ -3763,7 +3836,8 @@ static bool dl__cuda_copy(dl__cuda *d, const dl_node *y, const void *x, int nd, 
         int last = s->ndim - 1;
         n *= (uint64_t)dim[k];
         if (dim[k] == 1) continue;
-        bool joins = last >= 0 && s->from[last] == s->from[k] * dim[k] && s->to[last] == s->to[k] * dim[k] && s->dim[last] * (uint64_t)dim[k] >> 31 == 0;
+        bool joins = last >= 0 && s->from[last] == s->from[k] * dim[k] && s->to[last] == s->to[k] * dim[k] &&
+            s->dim[last] * (uint64_t)dim[k] >> 31 == 0;
         if (!joins) s->dim[last = s->ndim++] = 1;
         s->dim[last] *= (uint32_t)dim[k], s->from[last] = s->from[k], s->to[last] = s->to[k];
     }
@@ -3815,13 +3889,16 @@ static bool dl__cuda_pad(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_row_strides(y->dim, y->ndim, stride);
     for (int k = 0; k < y->ndim; k++) at += y->i[1 + k] * stride[k], s.to[k] = y->i[1 + y->ndim + k] * stride[k];
     (void)accumulate;
-    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) && dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), y->ndim, x->dim, &s, at, 0);
+    return dl__cuda_fill(d, dl_device_address(d->ctx, y), value, y->numel, dl__cuda_size(y)) &&
+        dl__cuda_copy(d, y, dl__cuda_in(d, y, 0), y->ndim, x->dim, &s, at, 0);
 }
 
 /* How far apart inputs of one shape lie, when it is evenly: one copy of one more dimension, then. 0: they do not. */
 static int64_t dl__cuda_apart(dl__cuda *d, const dl_node *y)
 {
-    int64_t apart = y->n_in > 1 && y->ndim < 8 ? (const char *)dl__cuda_in(d, y, 1) - (const char *)dl__cuda_in(d, y, 0) : 0;
+    int64_t apart = y->n_in > 1 && y->ndim < 8
+        ? (const char *)dl__cuda_in(d, y, 1) - (const char *)dl__cuda_in(d, y, 0)
+        : 0;
     for (int k = 1; k < y->n_in; k++)
         if (memcmp(y->in[k]->dim, y->in[0]->dim, sizeof *y->dim * (size_t)y->ndim) ||
             (const char *)dl__cuda_in(d, y, k) - (const char *)dl__cuda_in(d, y, k - 1) != apart)
@@ -3879,7 +3956,8 @@ static bool dl__cuda_slot(dl__cuda *d, const dl_node *y, dl__cuda_address *slot)
     return d->looked = true;
 }
 
-static bool dl__cuda_in_range(dl__cuda *d, const dl_node *y, const void *index, uint64_t n, int64_t least, int64_t rows, int64_t except)
+static bool dl__cuda_in_range(
+    dl__cuda *d, const dl_node *y, const void *index, uint64_t n, int64_t least, int64_t rows, int64_t except)
 {
     dl__cuda_address slot;
     if (!dl__cuda_slot(d, y, &slot)) return false;
@@ -3913,7 +3991,10 @@ static bool dl__cuda_index_add(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     return (void)accumulate, dl__cuda_indexed(d, y, "index_add", false);
 }
-static bool dl__cuda_gather(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_indexed(d, y, "gather", true); }
+static bool dl__cuda_gather(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_indexed(d, y, "gather", true);
+}
 static bool dl__cuda_scatter_add(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     return (void)accumulate, dl__cuda_indexed(d, y, y->i[3] > 64 ? "scatter_add_many" : "scatter_add", true);
@@ -3925,7 +4006,8 @@ static bool dl__cuda_one_hot(dl__cuda *d, const dl_node *y, bool accumulate)
     uint64_t n = y->in[0]->numel;
     void *args[] = { &out, &x, &n, (void *)&y->i[0] };
     (void)accumulate;
-    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], 0) && dl__cuda_go(d, "move", "one_hot", dl__cuda_strides(y->numel), args);
+    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], 0) &&
+        dl__cuda_go(d, "move", "one_hot", dl__cuda_strides(y->numel), args);
 }
 
 /* i = classes, ignored, who */
@@ -3936,16 +4018,19 @@ static bool dl__cuda_targets(dl__cuda *d, const dl_node *y, bool accumulate)
     int ignored = (int)y->i[1];
     void *args[] = { &out, &x, &n, &ignored };
     (void)accumulate;
-    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], y->i[1]) && dl__cuda_go(d, "move", "targets", dl__cuda_flat(n), args);
+    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], y->i[1]) &&
+        dl__cuda_go(d, "move", "targets", dl__cuda_flat(n), args);
 }
 static bool dl__cuda_target_weights(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *weight = y->n_in > 1 ? dl__cuda_in(d, y, 1) : NULL;
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0),
+         *weight = y->n_in > 1 ? dl__cuda_in(d, y, 1) : NULL;
     uint64_t n = y->numel;
     int ignored = (int)y->i[1];
     void *args[] = { &out, &x, &weight, &n, &ignored, (void *)&y->i[0] };
     (void)accumulate;
-    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], y->i[1]) && dl__cuda_go(d, "move", "target_weights", dl__cuda_flat(n), args);
+    return dl__cuda_in_range(d, y, x, n, 0, y->i[0], y->i[1]) &&
+        dl__cuda_go(d, "move", "target_weights", dl__cuda_flat(n), args);
 }
 
 /* ---- segments: i = segments, rows, inner, who ---- */
@@ -3955,7 +4040,8 @@ static bool dl__cuda_offsets_fit(dl__cuda *d, const dl_node *y, const void *offs
     if (!dl__cuda_slot(d, y, &slot)) return false;
     int bags = y->i[3] >= DL_DEVICE_BAGS;
     void *args[] = { &offset, (void *)&y->i[0], (void *)&y->i[1], &bags, &slot };
-    return dl__cuda_go(d, "move", "check_offsets", dl__cuda_strides((size_t)y->i[0] + 1), args) && dl__cuda_check_slots(d);
+    return dl__cuda_go(d, "move", "check_offsets", dl__cuda_strides((size_t)y->i[0] + 1), args) &&
+        dl__cuda_check_slots(d);
 }
 
 static bool dl__cuda_segment(dl__cuda *d, const dl_node *y, const char *module, const char *kernel, bool rows)
@@ -3987,19 +4073,29 @@ static bool dl__cuda_segment_inverse(dl__cuda *d, const dl_node *y, bool accumul
 }
 
 /* ---- products: see tile.cu ---- */
-typedef struct dl__cuda_work { uint32_t m, n; uint64_t k; uint32_t across, batches, parts; float *partial; } dl__cuda_work;
+typedef struct dl__cuda_work {
+    uint32_t m, n;
+    uint64_t k;
+    uint32_t across, batches, parts;
+    float *partial;
+} dl__cuda_work;
 enum { DL__CUDA_TILE = 64 };
 
-/* How a product is cut: where its tiles are few and k is long, blocks of k are computed apart and added in order afterwards. */
-static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, uint64_t k, uint64_t batches, bool may_part, dl__cuda_grid *g)
+/* How a product is cut: where its tiles are few and k is long, blocks of k are computed apart and added in
+   order afterwards. */
+static bool dl__cuda_cut(dl__cuda *d, dl__cuda_work *w, uint64_t m, uint64_t n, uint64_t k, uint64_t batches,
+    bool may_part, dl__cuda_grid *g)
 {
     uint64_t down = (m + DL__CUDA_TILE - 1) / DL__CUDA_TILE, across = (n + DL__CUDA_TILE - 1) / DL__CUDA_TILE,
              blocks = (k + DL__CUDA_KB - 1) / DL__CUDA_KB;
     memset(w, 0, sizeof *w);
     if (m >> 31 || n >> 31 || k >> 31 || batches >> 31)
-        return dl_fail(d->ctx, "%s: a product of sizes %zu, %zu and %zu is more than its kernels take", d->device, (size_t)m, (size_t)n, (size_t)k);
-    w->m = (uint32_t)m, w->n = (uint32_t)n, w->k = k, w->across = (uint32_t)across, w->batches = (uint32_t)batches, w->parts = 1;
-    bool parts = may_part && blocks >= 4 && blocks < 65536 && down * across * batches < 64 && m * n * batches * blocks < (uint64_t)1 << 26;
+        return dl_fail(d->ctx, "%s: a product of sizes %zu, %zu and %zu is more than its kernels take", d->device,
+            (size_t)m, (size_t)n, (size_t)k);
+    w->m = (uint32_t)m, w->n = (uint32_t)n, w->k = k, w->across = (uint32_t)across, w->batches = (uint32_t)batches,
+        w->parts = 1;
+    bool parts = may_part && blocks >= 4 && blocks < 65536 && down * across * batches < 64 &&
+        m * n * batches * blocks < (uint64_t)1 << 26;
     if (parts) w->parts = (uint32_t)blocks;
     *g = dl__cuda_grid_of(down * across, w->parts, batches < 65535 ? batches : 65535, 256, 1);
     return !parts || (w->partial = (float *)(uintptr_t)dl__cuda_scratch(d, m * n * batches * blocks * sizeof(float)));
@@ -4036,12 +4132,15 @@ static bool dl__cuda_cut_wide(dl__cuda_work *w, dl__cuda_grid *g)
 }
 
 /* By warp.cu, which has three of the four kinds of transposition. *done: it was. */
-static bool dl__cuda_matmul_wide(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, dl__cuda_grid g, bool *done)
+static bool dl__cuda_matmul_wide(
+    dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work w, dl__cuda_grid g, bool *done)
 {
     bool along_a = q->a_k == 1, along_b = q->b_k == 1, even = !(w.m % 4 || w.n % 4 || w.k % 4);
     int aligned = even && !(((uintptr_t)q->a | (uintptr_t)q->b) % 16);
     if (!(*done = (along_a || !along_b) && dl__cuda_cut_wide(&w, &g))) return true;
-    if (w.k > DL__CUDA_KB && !(w.partial = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)w.m * w.n * w.batches * sizeof(float)))) return false;
+    if (w.k > DL__CUDA_KB &&
+        !(w.partial = (float *)(uintptr_t)dl__cuda_scratch(d, (size_t)w.m * w.n * w.batches * sizeof(float))))
+        return false;
     void *args[] = { (void *)(uintptr_t)q, &w, &aligned };
     return dl__cuda_go(d, "warp", along_b ? "matmul_128_kk" : along_a ? "matmul_128_kr" : "matmul_128_rr", g, args);
 }
@@ -4055,16 +4154,19 @@ static bool dl__cuda_by_16(const void *base, int64_t row, int64_t k, int dims, c
 }
 static bool dl__cuda_matmul_tensor(dl__cuda *d, const dl__cuda_matmul_args *q, dl__cuda_work *w, dl__cuda_grid g)
 {
-    int by_16 = dl__cuda_by_16(q->a, q->a_row, q->a_k, q->batch_dims, q->a_batch) | dl__cuda_by_16(q->b, q->b_row, q->b_k, q->batch_dims, q->b_batch) << 1;
+    int by_16 = dl__cuda_by_16(q->a, q->a_row, q->a_k, q->batch_dims, q->a_batch) |
+        dl__cuda_by_16(q->b, q->b_row, q->b_k, q->batch_dims, q->b_batch) << 1;
     bool wide = dl__cuda_cut_wide(w, &g);
     void *args[] = { (void *)(uintptr_t)q, w, &by_16 };
     g.bx = wide ? 256 : 128;
-    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "matmul_tf32" : "matmul_bf16", wide ? "tensor_128" : "tensor_64", g, args);
+    return dl__cuda_go(d, d->precision == DL__CUDA_TF32 ? "matmul_tf32" : "matmul_bf16",
+        wide ? "tensor_128" : "tensor_64", g, args);
 }
 
 /* By cuBLAS, whose matrices lie column by column: c' [N,M] = b' a'. */
 typedef struct dl__cuda_blas_matrix { int transposed, ld; long long step; } dl__cuda_blas_matrix;
-/* Of `rows` x `columns`, with a step down and one to the right. ld may not be less than what lies together, even where it is not used. */
+/* Of `rows` x `columns`, with a step down and one to the right. ld may not be less than what lies together,
+   even where it is not used. */
 static dl__cuda_blas_matrix dl__cuda_blas_matrix_of(int64_t rows, int64_t columns, int64_t down, int64_t right)
 {
     dl__cuda_blas_matrix x;
@@ -4079,7 +4181,8 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
     static const int compute[] = { 69, 77, 75 }; /* CUBLAS_COMPUTE_32F_PEDANTIC, _FAST_TF32, _FAST_16BF */
     const float one = 1, zero = 0;
     int m = (int)w->m, n = (int)w->n, k = (int)w->k, dims = q->batch_dims;
-    dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row), b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
+    dl__cuda_blas_matrix a = dl__cuda_blas_matrix_of(k, m, q->a_k, q->a_row),
+                         b = dl__cuda_blas_matrix_of(n, k, q->b_row, q->b_k);
     int64_t together = 1; /* batches that are evenly apart: one call */
     for (; dims > 0; dims--) {
         int64_t step_a = q->a_batch[dims - 1], step_b = q->b_batch[dims - 1];
@@ -4099,8 +4202,9 @@ static bool dl__cuda_matmul_cublas(dl__cuda *d, const dl__cuda_matmul_args *q, d
             from_a += rest % q->count[t] * q->a_batch[t], from_b += rest % q->count[t] * q->b_batch[t];
             rest /= q->count[t];
         }
-        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0, b.ld, b.step,
-            from_a, 0, a.ld, a.step, &zero, to, 0, n, (long long)m * n, (int)together, compute[d->precision], -1);
+        int code = d->cublas.cublasGemmStridedBatchedEx(d->blas, b.transposed, a.transposed, n, m, k, &one, from_b, 0,
+            b.ld, b.step, from_a, 0, a.ld, a.step, &zero, to, 0, n, (long long)m * n, (int)together,
+            compute[d->precision], -1);
         if (!dl__cuda_check_cublas(d, code, "cublasGemmStridedBatchedEx")) return false;
     }
     return dl__cuda_join(d, w, y, q->bias, q->accumulate != 0);
@@ -4115,8 +4219,8 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
     dl__cuda_grid g;
     int nd = y->ndim;
     bool ta = y->i[0] != 0, tb = y->i[1] != 0;
-    int64_t m = y->dim[nd - 2], n = y->dim[nd - 1], k = a->dim[a->ndim - (ta ? 2 : 1)], lda = a->dim[a->ndim - 1], ldb = b->dim[b->ndim - 1],
-            sa = m * k, sb = k * n, batches = 1;
+    int64_t m = y->dim[nd - 2], n = y->dim[nd - 1], k = a->dim[a->ndim - (ta ? 2 : 1)], lda = a->dim[a->ndim - 1],
+            ldb = b->dim[b->ndim - 1], sa = m * k, sb = k * n, batches = 1;
     if (!y->numel) return true;
     memset(&q, 0, sizeof q);
     q.a = dl__cuda_in(d, y, 0), q.b = dl__cuda_in(d, y, 1), q.bias = y->n_in > 2 ? dl__cuda_in(d, y, 2) : NULL;
@@ -4144,7 +4248,12 @@ static bool dl__cuda_matmul(dl__cuda *d, const dl_node *y, bool accumulate)
 
 /* i = the geometry: n c h w o kh kw oh ow sh sw ph pw dh dw groups */
 enum { DL__CUDA_GEOMETRY = 16, DL__CUDA_SH = 9, DL__CUDA_SW = 10, DL__CUDA_GROUPS = 15 };
-typedef struct dl__cuda_conv_args { const void *x, *w, *bias; void *y; int32_t q[DL__CUDA_GEOMETRY]; int32_t accumulate; } dl__cuda_conv_args;
+typedef struct dl__cuda_conv_args {
+    const void *x, *w, *bias;
+    void *y;
+    int32_t q[DL__CUDA_GEOMETRY];
+    int32_t accumulate;
+} dl__cuda_conv_args;
 
 /* The kernel of a convolution, in the precision that is wanted. */
 static bool dl__cuda_conv_go(dl__cuda *d, const char *kernel, const char *tensor, dl__cuda_grid g, void **args)
@@ -4163,27 +4272,45 @@ static bool dl__cuda_conv(dl__cuda *d, const dl_node *y, bool accumulate, char k
     if (!y->numel) return true;
     memset(&v, 0, sizeof v);
     for (int k = 0; k < DL__CUDA_GEOMETRY; k++) {
-        if (q[k] >> 30) return dl_fail(d->ctx, "%s: dl_%s: a size of %td is more than its kernel takes", d->device, y->op->name, q[k]);
+        if (q[k] >> 30)
+            return dl_fail(
+                d->ctx, "%s: dl_%s: a size of %td is more than its kernel takes", d->device, y->op->name, q[k]);
         v.q[k] = (int32_t)q[k];
     }
     v.x = dl__cuda_in(d, y, 0), v.w = dl__cuda_in(d, y, 1), v.bias = y->n_in > 2 ? dl__cuda_in(d, y, 2) : NULL;
     v.y = dl_device_address(d->ctx, y);
     v.accumulate = accumulate;
-    dl_index taps = q[5] * q[6], groups = q[DL__CUDA_GROUPS], classes = kind == 'b' ? q[DL__CUDA_SH] * q[DL__CUDA_SW] : 1;
+    dl_index taps = q[5] * q[6], groups = q[DL__CUDA_GROUPS],
+             classes = kind == 'b' ? q[DL__CUDA_SH] * q[DL__CUDA_SW] : 1;
     dl_index in = (kind == 'b' ? q[4] : q[1]) / groups, out = (kind == 'b' ? q[1] : q[4]) / groups;
-    dl_index pixels = q[0] * (kind == 'b' ? ((q[2] + q[DL__CUDA_SH] - 1) / q[DL__CUDA_SH]) * ((q[3] + q[DL__CUDA_SW] - 1) / q[DL__CUDA_SW]) : q[7] * q[8]);
+    dl_index pixels = q[0] *
+        (kind == 'b' ? ((q[2] + q[DL__CUDA_SH] - 1) / q[DL__CUDA_SH]) * ((q[3] + q[DL__CUDA_SW] - 1) / q[DL__CUDA_SW])
+                     : q[7] * q[8]);
     void *args[] = { &v, &w };
     if (kind == 'w')
-        return dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)(in * taps), (uint64_t)(q[0] * q[7] * q[8]), (uint64_t)groups, true, &g) &&
+        return dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)(in * taps), (uint64_t)(q[0] * q[7] * q[8]),
+                   (uint64_t)groups, true, &g) &&
             dl__cuda_conv_go(d, "conv_weight", "tensor_weight", g, args) && dl__cuda_join(d, &w, y, NULL, accumulate);
-    if (!dl__cuda_cut(d, &w, (uint64_t)out, (uint64_t)pixels, (uint64_t)(taps * in), (uint64_t)(groups * classes), false, &g)) return false;
+    if (!dl__cuda_cut(
+            d, &w, (uint64_t)out, (uint64_t)pixels, (uint64_t)(taps * in), (uint64_t)(groups * classes), false, &g))
+        return false;
     g.z = w.batches;
     if (kind == 'f') return dl__cuda_conv_go(d, "conv_forward", "tensor_forward", g, args);
-    return classes > 1 ? dl__cuda_conv_go(d, "conv_back_strided", "tensor_back_strided", g, args) : dl__cuda_conv_go(d, "conv_back", "tensor_back", g, args);
+    return classes > 1 ? dl__cuda_conv_go(d, "conv_back_strided", "tensor_back_strided", g, args)
+                       : dl__cuda_conv_go(d, "conv_back", "tensor_back", g, args);
 }
-static bool dl__cuda_conv2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'f'); }
-static bool dl__cuda_conv_transpose2d(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'b'); }
-static bool dl__cuda_conv2d_weight(dl__cuda *d, const dl_node *y, bool accumulate) { return dl__cuda_conv(d, y, accumulate, 'w'); }
+static bool dl__cuda_conv2d(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return dl__cuda_conv(d, y, accumulate, 'f');
+}
+static bool dl__cuda_conv_transpose2d(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return dl__cuda_conv(d, y, accumulate, 'b');
+}
+static bool dl__cuda_conv2d_weight(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return dl__cuda_conv(d, y, accumulate, 'w');
+}
 
 /* ---- pooling: i = the geometry, then: adaptive ---- */
 typedef struct dl__cuda_pool { int32_t q[DL__CUDA_GEOMETRY + 1]; } dl__cuda_pool;
@@ -4192,18 +4319,26 @@ static bool dl__cuda_pooled(dl__cuda *d, const dl_node *y, const char *kernel)
     dl__cuda_pool p;
     void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *v = y->n_in > 1 ? dl__cuda_in(d, y, 1) : NULL;
     for (int k = 0; k < DL__CUDA_GEOMETRY + 1; k++) {
-        if (y->i[k] >> 30) return dl_fail(d->ctx, "%s: dl_%s: a size of %td is more than its kernel takes", d->device, y->op->name, y->i[k]);
+        if (y->i[k] >> 30)
+            return dl_fail(
+                d->ctx, "%s: dl_%s: a size of %td is more than its kernel takes", d->device, y->op->name, y->i[k]);
         p.q[k] = (int32_t)y->i[k];
     }
     void *two[] = { &out, &x, &v, &p }, *one[] = { &out, &x, &p };
-    size_t windows = (size_t)(y->i[0] * y->i[1] * ((y->i[2] + 1) / 2) * ((y->i[3] + 1) / 2)); /* of 2 x 2, a thread each */
-    return dl__cuda_go(d, "pool", kernel, dl__cuda_flat(strcmp(kernel, "pool_spread_2x2") ? y->numel : windows), y->n_in > 1 ? two : one);
+    /* of 2 x 2, a thread each */
+    size_t windows = (size_t)(y->i[0] * y->i[1] * ((y->i[2] + 1) / 2) * ((y->i[3] + 1) / 2));
+    return dl__cuda_go(d, "pool", kernel, dl__cuda_flat(strcmp(kernel, "pool_spread_2x2") ? y->numel : windows),
+        y->n_in > 1 ? two : one);
 }
-static bool dl__cuda_max_pool2d(dl__cuda *d, const dl_node *y, bool accumulate) { return (void)accumulate, dl__cuda_pooled(d, y, "pool_pick"); }
+static bool dl__cuda_max_pool2d(dl__cuda *d, const dl_node *y, bool accumulate)
+{
+    return (void)accumulate, dl__cuda_pooled(d, y, "pool_pick");
+}
 static bool dl__cuda_max_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     const dl_index *q = y->i;
-    bool alone = q[5] == 2 && q[6] == 2 && q[DL__CUDA_SH] == 2 && q[DL__CUDA_SW] == 2 && !q[11] && !q[12]; /* windows of 2 x 2 side by side */
+    /* windows of 2 x 2 side by side */
+    bool alone = q[5] == 2 && q[6] == 2 && q[DL__CUDA_SH] == 2 && q[DL__CUDA_SW] == 2 && !q[11] && !q[12];
     return (void)accumulate, dl__cuda_pooled(d, y, alone ? "pool_spread_2x2" : "pool_spread");
 }
 static bool dl__cuda_avg_pool2d_back(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -4227,12 +4362,20 @@ static bool dl__cuda_avg_pool2d(dl__cuda *d, const dl_node *y, bool accumulate)
     float count = (float)s.n;
     void *args[] = { &out, &n, &count };
     dl__cuda_address scratch = dl__cuda_scratch(d, dl__cuda_sum_scratch(s.groups, s.n));
-    return scratch && dl__cuda_sum_to(d, s, out, 0, scratch) && dl__cuda_go(d, "pool", "pool_share", dl__cuda_flat(n), args);
+    return scratch && dl__cuda_sum_to(d, s, out, 0, scratch) &&
+        dl__cuda_go(d, "pool", "pool_share", dl__cuda_flat(n), args);
 }
 
 /* ---- normalisation: i = outer, channels, inner, flags as in dltrain.h ---- */
-enum { DL__CUDA_BY_ROW = 1, DL__CUDA_SCALED = 2, DL__CUDA_SHIFTED = 4, DL__CUDA_MAKES_SUMS = 8, DL__CUDA_HAS_MOMENTS = 16 };
-typedef struct dl__cuda_norm { uint64_t groups, inner, n, numel; int by_row; float share, eps; dl__cuda_sums sums; } dl__cuda_norm;
+enum {
+    DL__CUDA_BY_ROW = 1, DL__CUDA_SCALED = 2, DL__CUDA_SHIFTED = 4, DL__CUDA_MAKES_SUMS = 8, DL__CUDA_HAS_MOMENTS = 16
+};
+typedef struct dl__cuda_norm {
+    uint64_t groups, inner, n, numel;
+    int by_row;
+    float share, eps;
+    dl__cuda_sums sums;
+} dl__cuda_norm;
 static dl__cuda_norm dl__cuda_norm_of(const dl_node *y)
 {
     dl__cuda_norm q;
@@ -4268,21 +4411,24 @@ static bool dl__cuda_running(dl__cuda *d, const dl_node *y, bool accumulate)
     (void)accumulate;
     return dl__cuda_go(d, "normalise", "running", dl__cuda_flat(n), args);
 }
-/* The buffer that the launch behind this one adds x to: this one does it, for it reads no buffer, and who reads that comes later. Without
-   a buffer: none. */
+/* The buffer that the launch behind this one adds x to: this one does it, for it reads no buffer, and who reads that
+   comes later. Without a buffer: none. */
 static dl__cuda_statistics dl__cuda_take_running(dl__cuda *d, const dl__cuda_norm *q, const float *x)
 {
     const dl_device_launch *next = d->behind + d->joined;
     dl__cuda_statistics r;
     memset(&r, 0, sizeof r);
-    if (q->by_row || d->joined == d->left || strcmp(next->node[0]->op->name, "running") || next->count > 1 || dl__cuda_in(d, next->node[0], 1) != x) return r;
+    if (q->by_row || d->joined == d->left || strcmp(next->node[0]->op->name, "running") || next->count > 1 ||
+        dl__cuda_in(d, next->node[0], 1) != x)
+        return r;
     d->joined++;
     return dl__cuda_statistics_of(d, next->node[0]);
 }
 
 static bool dl__cuda_moments_of(dl__cuda *d, dl__cuda_norm *q, float *saved)
 {
-    dl__cuda_statistics mean = dl__cuda_take_running(d, q, saved), var = dl__cuda_take_running(d, q, saved + 2 * q->groups);
+    dl__cuda_statistics mean = dl__cuda_take_running(d, q, saved),
+                        var = dl__cuda_take_running(d, q, saved + 2 * q->groups);
     uint64_t chunks = dl__cuda_chunks(q->n), parts = q->groups * chunks;
     dl__cuda_address sums = dl__cuda_scratch(d, 2 * parts * sizeof(float)), squares = sums + parts * sizeof(float);
     int keep = !q->by_row, add = 0;
@@ -4296,7 +4442,8 @@ static bool dl__cuda_moments_of(dl__cuda *d, dl__cuda_norm *q, float *saved)
 static bool dl__cuda_norm_forward(dl__cuda *d, const dl_node *y, bool accumulate)
 {
     dl__cuda_norm q = dl__cuda_norm_of(y);
-    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *saved = dl__cuda_in(d, y, 1), *w = NULL, *b = NULL;
+    void *out = dl_device_address(d->ctx, y), *x = dl__cuda_in(d, y, 0), *saved = dl__cuda_in(d, y, 1), *w = NULL,
+         *b = NULL;
     bool has_moments = y->i[3] & DL__CUDA_HAS_MOMENTS;
     int k = 2;
     (void)accumulate;
@@ -4322,8 +4469,8 @@ static bool dl__cuda_norm_backward(dl__cuda *d, const dl_node *y, void *dx, void
     if (q.by_row && sums) {
         dl__cuda_columns c;
         void *args[] = { &sums, &c.part, &dy, &x, &saved, &q.groups, &q.inner };
-        if (!dl__cuda_columns_begin(d, &c, sums, 2, q.groups, q.inner, 0) || !dl__cuda_go(d, "normalise", "norm_weights", c.grid, args) ||
-            !dl__cuda_columns_end(d, &c))
+        if (!dl__cuda_columns_begin(d, &c, sums, 2, q.groups, q.inner, 0) ||
+            !dl__cuda_go(d, "normalise", "norm_weights", c.grid, args) || !dl__cuda_columns_end(d, &c))
             return false;
     }
     if (q.by_row && !dx) return true;
@@ -4338,7 +4485,8 @@ static bool dl__cuda_norm_backward(dl__cuda *d, const dl_node *y, void *dx, void
         g = dx;
     }
     uint64_t chunks = dl__cuda_chunks(q.n), parts = q.groups * chunks, both = 2 * q.groups;
-    dl__cuda_address part = dl__cuda_scratch(d, (2 * parts + both) * sizeof(float)), scratch = part + 2 * parts * sizeof(float);
+    dl__cuda_address part = dl__cuda_scratch(d, (2 * parts + both) * sizeof(float)),
+                     scratch = part + 2 * parts * sizeof(float);
     float *total = q.by_row || !sums ? (float *)(uintptr_t)scratch : (float *)sums;
     q.sums.x = x;
     q.sums.z = g;
@@ -4355,7 +4503,9 @@ static bool dl__cuda_norm_back(dl__cuda *d, const dl_node *y, bool accumulate)
     int k = 3;
     void *w = y->i[3] & DL__CUDA_SCALED ? dl__cuda_in(d, y, k++) : NULL;
     (void)accumulate;
-    return !y->numel || dl__cuda_norm_backward(d, y, dl_device_address(d->ctx, y), y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_in(d, y, k) : NULL, w);
+    return !y->numel ||
+        dl__cuda_norm_backward(d, y, dl_device_address(d->ctx, y),
+            y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_in(d, y, k) : NULL, w);
 }
 /* What an operation on the same numbers writes later, all of it, unless there are none. */
 static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -4365,10 +4515,12 @@ static bool dl__cuda_zero(dl__cuda *d, const dl_node *y, bool accumulate)
 }
 static bool dl__cuda_norm_sums(dl__cuda *d, const dl_node *y, bool accumulate)
 {
-    return y->i[3] & DL__CUDA_MAKES_SUMS ? dl__cuda_norm_backward(d, y, NULL, dl_device_address(d->ctx, y), NULL) : dl__cuda_zero(d, y, accumulate);
+    return y->i[3] & DL__CUDA_MAKES_SUMS
+        ? dl__cuda_norm_backward(d, y, NULL, dl_device_address(d->ctx, y), NULL)
+        : dl__cuda_zero(d, y, accumulate);
 }
 
-/* ---- attention: in q, k, v, mask or none; its gradient: q, k, v, dy, mask or none. Orders are those of dl_permute, see dltrain.h ---- */
+/* ---- attention: in q, k, v, mask or none; its gradient: q, k, v, dy, mask or none. Orders as in dltrain.h ---- */
 typedef struct dl__cuda_matrix { void *base; int64_t row, column, batch[8]; } dl__cuda_matrix;
 typedef struct dl__cuda_attention_args {
     int32_t l, s, e, f, batch_dims, causal, block, back;
@@ -4403,8 +4555,10 @@ static bool dl__cuda_attention_begin(dl__cuda *d, const dl_node *y, int mask, dl
     int nd = q->ndim;
     memset(t, 0, sizeof *t);
     if ((q->dim[nd - 2] | q->dim[nd - 1] | k->dim[nd - 2] | v->dim[nd - 1]) >> 30)
-        return dl_fail(d->ctx, "%s: dl_scaled_dot_product_attention: a size of 2^30 or more is more than its kernels take", d->device);
-    t->l = (int32_t)q->dim[nd - 2], t->e = (int32_t)q->dim[nd - 1], t->s = (int32_t)k->dim[nd - 2], t->f = (int32_t)v->dim[nd - 1];
+        return dl_fail(d->ctx,
+            "%s: dl_scaled_dot_product_attention: a size of 2^30 or more is more than its kernels take", d->device);
+    t->l = (int32_t)q->dim[nd - 2], t->e = (int32_t)q->dim[nd - 1], t->s = (int32_t)k->dim[nd - 2],
+        t->f = (int32_t)v->dim[nd - 1];
     t->batch_dims = nd - 2;
     t->batches = 1;
     for (int b = 0; b < nd - 2; b++) t->batch[b] = (uint32_t)q->dim[b], t->batches *= q->dim[b];
@@ -4438,7 +4592,8 @@ static bool dl__cuda_attend(dl__cuda *d, const char *kernel, dl__cuda_attention_
 {
     void *args[] = { t };
     size_t down = (size_t)(rows + 63) / 64, across = (size_t)(columns + 63) / 64, batches = (size_t)t->batches;
-    return dl__cuda_go(d, "attention", kernel, dl__cuda_grid_of(down, across, batches < 65535 ? batches : 65535, 256, 1), args);
+    return dl__cuda_go(
+        d, "attention", kernel, dl__cuda_grid_of(down, across, batches < 65535 ? batches : 65535, 256, 1), args);
 }
 
 static bool dl__cuda_attention(dl__cuda *d, const dl_node *y, bool accumulate)
@@ -4477,7 +4632,10 @@ static bool dl__cuda_attention_back(dl__cuda *d, const dl_node *y, bool accumula
 }
 
 /* ---- all operations that are not elementwise; those of replicas run on the host ---- */
-static const struct { const char *name; bool (*launch)(dl__cuda *d, const dl_node *y, bool accumulate); } dl__cuda_operations[] = {
+static const struct {
+    const char *name;
+    bool (*launch)(dl__cuda *d, const dl_node *y, bool accumulate);
+} dl__cuda_operations[] = {
     { "permute", dl__cuda_permute },
     { "slice", dl__cuda_slice },
     { "pad", dl__cuda_pad },
@@ -4525,11 +4683,12 @@ static bool dl__cuda_launch(dl__cuda *d, const dl_device_launch *l)
     return dl__cuda_operations[i].launch(d, y, l->accumulate) && (l->count == 1 || dl__cuda_elementwise(d, l));
 }
 
-/* ---- runs. One that comes again with the same key is captured as a graph, which does it from then on, where a graph can: it needed nothing
-   but launches the first time, and the driver does not refuse ---- */
+/* ---- runs. One that comes again with the same key is captured as a graph, which does it from then on, where a graph
+   can: it needed nothing but launches the first time, and the driver does not refuse ---- */
 static uint64_t dl__cuda_mix(uint64_t h, uint64_t v) { return h = (h ^ v) * 0x9e3779b97f4a7c15u, h ^ h >> 32; }
 
-/* *key: all that launchers can see, but for the numbers of elementwise operations, which kernels read from memory: they go there. */
+/* *key: all that launchers can see, but for the numbers of elementwise operations, which kernels read from memory:
+   they go there. */
 static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, uint64_t *key)
 {
     size_t nodes = 0;
@@ -4551,7 +4710,8 @@ static bool dl__cuda_prepare(dl__cuda *d, const dl_device_launch *l, size_t n, u
             to->b = y->f[1];
             to->counter = y->counter;
             h = dl__cuda_mix(h, (uintptr_t)dl_device_address(d->ctx, y));
-            for (int j = 0; j < y->n_in; j++) h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_strided(d->ctx, y->in[j], stride) : 0);
+            for (int j = 0; j < y->n_in; j++)
+                h = dl__cuda_mix(h, y->in[j] ? (uintptr_t)dl_device_strided(d->ctx, y->in[j], stride) : 0);
             for (int j = 0; j < 4 && !(y->op->flags & DL_OP_ELEMENTWISE); j += 2) {
                 uint64_t two;
                 memcpy(&two, y->f + j, sizeof two);
@@ -4600,7 +4760,8 @@ static bool dl__cuda_capture(dl__cuda *d, dl__cuda_launches *launches, const voi
 {
     void *graph = NULL;
     d->capturing = true;
-    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), ok = begun && launches(d, what, n); /* 1: of this thread */
+    bool begun = DL__CUDA_CALL(d, cuStreamBeginCapture_v2(d->stream, 1)), /* 1: of this thread */
+         ok = begun && launches(d, what, n);
     if (begun) ok = DL__CUDA_CALL(d, cuStreamEndCapture(d->stream, &graph)) && ok;
     d->capturing = false;
     ok = ok && DL__CUDA_CALL(d, cuGraphInstantiateWithFlags(exec, graph, 0));
@@ -4635,14 +4796,15 @@ static bool dl__cuda_run(void *device, const dl_device_launch *l, size_t n)
     return n == 1 ? dl__cuda_launch_all(d, l, n) : dl__cuda_replay(d, key, dl__cuda_launch_all, l, n);
 }
 
-/* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a time, for most are small. */
+/* Blocks for each of n parameters, of which the largest would fill `most`: no more in all than a GPU works on at a
+   time, for most are small. */
 static size_t dl__cuda_blocks(size_t most, size_t n)
 {
     size_t each = 4096 / (n ? n : 1) + 1;
     return most < each ? most : each;
 }
 
-/* A list of parameters with their rates and corrections, in the GPU's memory: it is sent when it is another than last time. */
+/* A list of parameters with their rates and corrections, in the GPU's memory: sent when it is another than before. */
 static bool dl__cuda_send_list(dl__cuda *d, dl__cuda_list *t, const dl_device_update *update, size_t n)
 {
     size_t bytes = n * sizeof *update;
@@ -4651,12 +4813,15 @@ static bool dl__cuda_send_list(dl__cuda *d, dl__cuda_list *t, const dl_device_up
     if (!copy) return dl_fail(d->ctx, "out of memory for the list of %zu parameters", n);
     memcpy(t->copy = copy, update, bytes);
     t->sent = 0;
-    if (!dl__cuda_room(d, &t->at, &t->size, bytes) || !dl__cuda_upload(d, (void *)(uintptr_t)t->at, update, bytes)) return false;
+    if (!dl__cuda_room(d, &t->at, &t->size, bytes) ||
+        !dl__cuda_upload(d, (void *)(uintptr_t)t->at, update, bytes))
+        return false;
     t->sent = bytes;
     return true;
 }
 
-typedef struct dl__cuda_updates { const char *kernel; size_t most; } dl__cuda_updates; /* most: numbers of a parameter */
+/* most: numbers of a parameter */
+typedef struct dl__cuda_updates { const char *kernel; size_t most; } dl__cuda_updates;
 static bool dl__cuda_launch_update(dl__cuda *d, const void *what, size_t n)
 {
     const dl__cuda_updates *u = (const dl__cuda_updates *)what;
@@ -4664,15 +4829,16 @@ static bool dl__cuda_launch_update(dl__cuda *d, const void *what, size_t n)
         some = n - at < 65535 ? n - at : 65535;
         dl__cuda_address list = d->updated.at + at * sizeof(dl_device_update);
         void *args[] = { &list };
-        if (!dl__cuda_go(d, "update", u->kernel, dl__cuda_grid_of(dl__cuda_blocks((u->most + 255) / 256, some), some, 1, 256, 1), args))
+        if (!dl__cuda_go(d, "update", u->kernel,
+                dl__cuda_grid_of(dl__cuda_blocks((u->most + 255) / 256, some), some, 1, 256, 1), args))
             return false;
     }
     return true;
 }
 static bool dl__cuda_update(void *device, const char *rule, const dl_device_update *update, size_t n)
 {
-    static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" }, { "rmsprop", "update_rmsprop" },
-        { "scale", "update_scale" }, { "clamp", "update_clamp" } };
+    static const char *const rules[][2] = { { "sgd", "update_sgd" }, { "adam", "update_adam" },
+        { "rmsprop", "update_rmsprop" }, { "scale", "update_scale" }, { "clamp", "update_clamp" } };
     dl__cuda *d = (dl__cuda *)device;
     dl__cuda_updates u;
     size_t k = 0;
@@ -4684,14 +4850,18 @@ static bool dl__cuda_update(void *device, const char *rule, const dl_device_upda
     return dl__cuda_replay(d, key, dl__cuda_launch_update, &u, n);
 }
 
-/* See clip.cu. The sums of a parameter's chunks begin at the number of parameters before it and of whole chunks before its gradient. */
-typedef struct dl__cuda_clips { double max_norm, *norm; size_t sums, most; } dl__cuda_clips; /* sums of chunks; chunks of a parameter */
+/* See clip.cu. The sums of a parameter's chunks begin at the number of parameters before it and of whole chunks
+   before its gradient. */
+/* sums of chunks; chunks of a parameter */
+typedef struct dl__cuda_clips { double max_norm, *norm; size_t sums, most; } dl__cuda_clips;
 static bool dl__cuda_launch_clip(dl__cuda *d, const void *what, size_t n)
 {
     dl__cuda_clips c = *(const dl__cuda_clips *)what;
-    dl__cuda_address list = d->clipped.at, total = dl__cuda_scratch(d, (n + c.sums + 1) * sizeof(double)), chunk = total + n * sizeof(double);
+    dl__cuda_address list = d->clipped.at, total = dl__cuda_scratch(d, (n + c.sums + 1) * sizeof(double)),
+                     chunk = total + n * sizeof(double);
     uint64_t count = n;
-    void *args[] = { &list, &count, &chunk, &total, &c.norm, &c.max_norm }, *scale[] = { &list, &count, &c.norm, &c.max_norm };
+    void *args[] = { &list, &count, &chunk, &total, &c.norm, &c.max_norm },
+         *scale[] = { &list, &count, &c.norm, &c.max_norm };
     size_t down = n < 65535 ? n : 65535, blocks = (c.most + 3) / 4;
     return total && dl__cuda_go(d, "clip", "clip_chunks", dl__cuda_grid_of(blocks, down, 1, 128, 1), args) &&
         dl__cuda_go(d, "clip", "clip_norm", dl__cuda_grid_of(1, 1, 1, 512, 1), args) &&
@@ -4704,11 +4874,13 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
     uint64_t key = n, bits;
     c.max_norm = max_norm, c.norm = norm, c.sums = n, c.most = 1;
     if (n) c.sums += ((size_t)(update[n - 1].g - update[0].g) + update[n - 1].n) / DL__CUDA_CHUNK;
-    for (size_t i = 0; i < n; i++) c.most = c.most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : c.most;
+    for (size_t i = 0; i < n; i++)
+        c.most = c.most < dl__cuda_chunks(update[i].n) ? dl__cuda_chunks(update[i].n) : c.most;
     if (!dl__cuda_enter(d) || !dl__cuda_end_run(d) || !dl__cuda_send_list(d, &d->clipped, update, n)) return false;
     memcpy(&bits, &max_norm, sizeof bits);
     key = dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, d->clipped.at), d->scratch), (uintptr_t)norm);
-    return dl__cuda_replay(d, dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, bits), c.sums), c.most), dl__cuda_launch_clip, &c, n);
+    return dl__cuda_replay(
+        d, dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, bits), c.sums), c.most), dl__cuda_launch_clip, &c, n);
 }
 
 /* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
@@ -4721,21 +4893,27 @@ static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts,
     if (!dl__cuda_enter(d)) return false;
     if (d->comm) /* floats, a sum */
         return DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, d->ready[bucket % DL__CUDA_BUCKETS], 0)) &&
-            dl__cuda_nccl_check(d, d->nccl.ncclAllReduce(part[own].x, part[own].x, n, 7, 0, d->comm, d->sums), "ncclAllReduce");
+            dl__cuda_nccl_check(
+                d, d->nccl.ncclAllReduce(part[own].x, part[own].x, n, 7, 0, d->comm, d->sums), "ncclAllReduce");
     for (int r = 0; r < parts; r++)
-        if (!DL__CUDA_CALL(d, cuStreamWaitEvent(d->sums, ((dl__cuda *)part[r].device)->ready[bucket % DL__CUDA_BUCKETS], 0))) return false;
+        if (!DL__CUDA_CALL(
+                d, cuStreamWaitEvent(d->sums, ((dl__cuda *)part[r].device)->ready[bucket % DL__CUDA_BUCKETS], 0)))
+            return false;
     if (!slice) return true;
     size_t bytes = (size_t)slice * sizeof(float);
     dl__cuda_address room = dl__cuda_room(d, &d->room, &d->room_size, (size_t)parts * bytes);
     void *sum = dl__cuda_kernel(d, "update", "sum_parts"), *args[] = { &room, &parts, &slice };
     if (!room || !sum) return false;
     for (int r = 0; r < parts; r++)
-        if (!dl__cuda_copy_over(d, d, room + (size_t)r * bytes, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), bytes))
+        if (!dl__cuda_copy_over(d, d, room + (size_t)r * bytes, (dl__cuda *)part[r].device,
+                (dl__cuda_address)(uintptr_t)(part[r].x + first), bytes))
             return false;
     unsigned blocks = slice < 256 * 1024 ? (unsigned)((slice + 255) / 256) : 1024;
     if (!DL__CUDA_CALL(d, cuLaunchKernel(sum, blocks, 1, 1, 256, 1, 1, 0, d->sums, args, NULL))) return false;
     for (int r = 0; r < parts; r++)
-        if (!dl__cuda_copy_over(d, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), d, room, bytes)) return false;
+        if (!dl__cuda_copy_over(
+                d, (dl__cuda *)part[r].device, (dl__cuda_address)(uintptr_t)(part[r].x + first), d, room, bytes))
+            return false;
     return true;
 }
 
@@ -4748,10 +4926,12 @@ static bool dl__cuda_connect(void *device, const dl_device_part *part, int parts
     int ordinal[64];
     if (!library) {
         const char *why = dlerror();
-        return dl_fail(d->ctx, "dl_launch: nccl is asked for, but NCCL is not there: %s; DLTRAIN_NCCL names it", why ? why : name);
+        return dl_fail(
+            d->ctx, "dl_launch: nccl is asked for, but NCCL is not there: %s; DLTRAIN_NCCL names it", why ? why : name);
     }
     if (parts > 64) return dl_fail(d->ctx, "dl_launch: nccl takes 64 GPUs of a process, not %d", parts);
-    if (!dl__cuda_look_up(d, library, &d->nccl, dl__cuda_nccl_names, sizeof dl__cuda_nccl_names / sizeof *dl__cuda_nccl_names, "NCCL"))
+    if (!dl__cuda_look_up(d, library, &d->nccl, dl__cuda_nccl_names,
+            sizeof dl__cuda_nccl_names / sizeof *dl__cuda_nccl_names, "NCCL"))
         return false;
     for (int r = 0; r < parts; r++) ordinal[r] = ((dl__cuda *)part[r].device)->ordinal;
     if (!dl__cuda_nccl_check(d, d->nccl.ncclCommInitAll(comm, parts, ordinal), "ncclCommInitAll")) return false;
@@ -4830,31 +5010,42 @@ static bool dl__cuda_open_device(dl__cuda *d)
     const char *p = d->device + 4;
     if (*p == ':' && p[1])
         for (p++; *p >= '0' && *p <= '9' && number < 10000; p++) number = 10 * number + (*p - '0');
-    if (*p) return dl_fail(d->ctx, "dl_create: there is no device '%s'; GPUs are called 'cuda:0', 'cuda:1', ...", d->device);
+    if (*p)
+        return dl_fail(
+            d->ctx, "dl_create: there is no device '%s'; GPUs are called 'cuda:0', 'cuda:1', ...", d->device);
     if (!dl__cuda_open_driver(d)) return false;
     int code = d->driver.cuInit(0);
-    if (code == 34 || code == 100 || code == 803) return dl_fail(d->ctx, "dl_create: the device '%s': there is no GPU here", d->device);
+    if (code == 34 || code == 100 || code == 803)
+        return dl_fail(d->ctx, "dl_create: the device '%s': there is no GPU here", d->device);
     if (!dl__cuda_check(d, code, "cuInit") || !DL__CUDA_CALL(d, cuDeviceGetCount(&count))) return false;
     if (number >= count)
-        return dl_fail(d->ctx, "dl_create: there is no device '%s': the GPUs here are cuda:0 to cuda:%d", d->device, count - 1);
-    if (!DL__CUDA_CALL(d, cuDeviceGet(&d->ordinal, number)) || !DL__CUDA_CALL(d, cuDeviceGetName(d->name, (int)sizeof d->name, d->ordinal)) ||
-        !DL__CUDA_CALL(d, cuDeviceGetAttribute(&major, 75, d->ordinal)) || !DL__CUDA_CALL(d, cuDeviceGetAttribute(&minor, 76, d->ordinal)))
+        return dl_fail(
+            d->ctx, "dl_create: there is no device '%s': the GPUs here are cuda:0 to cuda:%d", d->device, count - 1);
+    if (!DL__CUDA_CALL(d, cuDeviceGet(&d->ordinal, number)) ||
+        !DL__CUDA_CALL(d, cuDeviceGetName(d->name, (int)sizeof d->name, d->ordinal)) ||
+        !DL__CUDA_CALL(d, cuDeviceGetAttribute(&major, 75, d->ordinal)) ||
+        !DL__CUDA_CALL(d, cuDeviceGetAttribute(&minor, 76, d->ordinal)))
         return false;
     d->arch = 10 * major + minor;
     const char *precision = dl_device_matmul_precision(d->ctx);
-    d->precision = !strcmp(precision, "tf32") ? DL__CUDA_TF32 : !strcmp(precision, "bf16") ? DL__CUDA_BF16 : DL__CUDA_FP32;
+    d->precision = !strcmp(precision, "tf32") ? DL__CUDA_TF32
+        : !strcmp(precision, "bf16")          ? DL__CUDA_BF16
+                                              : DL__CUDA_FP32;
     if (d->precision && d->arch < 80)
-        return dl_fail(d->ctx, "dl_create: the matmul_precision '%s' needs a GPU of compute capability 8.0 or later; '%s' is %s, of %d.%d", precision,
-            d->device, d->name, major, minor);
+        return dl_fail(d->ctx,
+            "dl_create: the matmul_precision '%s' needs a GPU of compute capability 8.0 or later; '%s' is %s, of %d.%d",
+            precision, d->device, d->name, major, minor);
     if (!DL__CUDA_CALL(d, cuDevicePrimaryCtxRetain(&d->context, d->ordinal)) || !dl__cuda_enter(d)) return false;
     size_t bytes = DL__CUDA_SLOTS * sizeof(uint64_t);
     for (int k = 0; k < DL__CUDA_COPIES; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->copy[k].event, 2))) return false; /* without timing */
     for (int k = 0; k < DL__CUDA_BUCKETS; k++)
         if (!DL__CUDA_CALL(d, cuEventCreate(&d->ready[k], 2))) return false;
-    void **const streams[] = { &d->stream, &d->copies, &d->sums }, **const events[] = { &d->taken, &d->ran, &d->summed };
+    void **const streams[] = { &d->stream, &d->copies, &d->sums },
+         **const events[] = { &d->taken, &d->ran, &d->summed };
     for (int k = 0; k < 3; k++) /* streams that wait for no other */
-        if (!DL__CUDA_CALL(d, cuStreamCreate(streams[k], 1)) || !DL__CUDA_CALL(d, cuEventCreate(events[k], 2))) return false;
+        if (!DL__CUDA_CALL(d, cuStreamCreate(streams[k], 1)) || !DL__CUDA_CALL(d, cuEventCreate(events[k], 2)))
+            return false;
     if (!strcmp(dl_device_blas(d->ctx), "cublas") && !dl__cuda_open_cublas(d)) return false;
     return (d->slots = dl__cuda_allocate(d, bytes)) &&
         DL__CUDA_CALL(d, cuMemsetD8Async(d->slots, 255, bytes, d->stream));
@@ -4875,9 +5066,10 @@ static void *dl__cuda_open(dl_context *ctx, const char *device)
 
 DL_API const dl_backend *dl_cuda_backend(void)
 {
-    static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release, dl__cuda_step_alloc,
-        dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_run, dl__cuda_update, dl__cuda_clip,
-        dl__cuda_connect, dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed, dl__cuda_after_sums };
+    static const dl_backend backend = { "cuda", dl__cuda_open, dl__cuda_close, dl__cuda_alloc, dl__cuda_release,
+        dl__cuda_step_alloc, dl__cuda_step_reset, dl__cuda_upload, dl__cuda_input, dl__cuda_download, dl__cuda_run,
+        dl__cuda_update, dl__cuda_clip, dl__cuda_connect, dl__cuda_ready, dl__cuda_reduce, dl__cuda_summed,
+        dl__cuda_after_sums };
     return &backend;
 }
 
