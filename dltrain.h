@@ -13178,8 +13178,8 @@ static void dl__run_replicas(dl__world *w)
 {
     int started = 1;
 #ifndef DLTRAIN_NO_THREADS
-    while (
-        started < w->replicas && !pthread_create(&w->comm[started].thread, NULL, dl__replica_thread, &w->comm[started]))
+    while (started < w->replicas &&
+        !pthread_create(&w->comm[started].thread, NULL, dl__replica_thread, &w->comm[started]))
         started++;
 #endif
     if (started < w->replicas) {

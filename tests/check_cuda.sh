@@ -303,7 +303,7 @@ if wants planted; then
     planted "a missing barrier on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/__syncthreads();//' tensor
     planted "a missing wait for copies on tensor cores" 'tensor_64' '/dl__cuda_tensor_cu\[/,/^    NULL/s/cp.async.wait_group %0;//' tensor
     export CUDASIM_DEVICES=4 CUDASIM_ORDER=1
-    planted "a missing wait before the sums of replicas" streams '/^static bool dl__cuda_reduce/,/^}/s/if (.*cuStreamWaitEvent(.*/(void)r, (void)bucket;/' worlds
+    planted "a missing wait before the sums of replicas" streams '/^static bool dl__cuda_reduce/,/^}/{/if (.*CALL($/{N;N;s/if (.*cuStreamWaitEvent(.*/(void)r, (void)bucket;/}}' worlds
     planted "a missing wait behind the sums of replicas" streams '/^static bool dl__cuda_after_sums/,/^}/s/return .*/return d \&\& other;/' worlds
     for n in 2 3 21 23; do # of an input's arrival, of its place, while graphs come again, of a result
         if CUDASIM_DROP=stream:wait:$n sim "$dir/check" '*' inputs 2>&1 | grep -q '^cudasim:.* race between streams'; then echo "ok cuda: planted: a missing wait for copies, number $n, is found"
