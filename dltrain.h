@@ -1614,7 +1614,8 @@ static bool dl__spin(bool (*come)(void *what, uint64_t seen), void *what, uint64
 static void dl__slept(dl__patience *p)
 {
     if (!p->since) return;
-    p->most = dl__microseconds() - p->since < DL__SPIN_MAX ? DL__SPIN_MAX : DL__MAX(p->most / 2, (uint64_t)DL__SPIN_MIN);
+    p->most =
+        dl__microseconds() - p->since < DL__SPIN_MAX ? DL__SPIN_MAX : DL__MAX(p->most / 2, (uint64_t)DL__SPIN_MIN);
     p->since = 0;
 }
 
