@@ -4883,8 +4883,9 @@ static bool dl__cuda_clip(void *device, double max_norm, double *norm, const dl_
         d, dl__cuda_mix(dl__cuda_mix(dl__cuda_mix(key, bits), c.sums), c.most), dl__cuda_launch_clip, &c, n);
 }
 
-/* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all were doing when they said
-   `ready`; an event that has been recorded again since, for a later bucket or anew, is later than that. */
+/* This GPU's slice of a bucket: from all to here, summed, and back to all. Its stream waits for what all
+   were doing when they said `ready`; an event that has been recorded again since, for a later bucket or anew,
+   is later than that. */
 static bool dl__cuda_reduce(void *device, const dl_device_part *part, int parts, int own, int bucket, size_t n)
 {
     dl__cuda *d = (dl__cuda *)device;
