@@ -75,7 +75,7 @@
        DLTRAIN_NO_STDIO         no <stdio.h> at all: implies DLTRAIN_NO_FILES, and no progress line
        DLTRAIN_NO_MALLOC        no malloc: a context must be given its memory
        DLTRAIN_NO_SIMD          portable kernels only
-       DLTRAIN_CUDA             dltrain_cuda.h is linked: only where the linker cannot tell (DLTRAIN_STATIC, no ELF)
+       DLTRAIN_CUDA             dltrain_cuda.h is linked: needed where the linker cannot tell (DLTRAIN_STATIC, no ELF)
        DLTRAIN_NO_EXACT_FMA     where the CPU has no fused multiply-add, round twice: faster, other bits than elsewhere
        DLTRAIN_JPEG             the stb_image.h included before is 2.30 or newer: dl_open_images reads JPEG, too
        DLTRAIN_REAL             float (default) or double; double takes libm's functions and is for checking gradients
@@ -732,7 +732,7 @@ typedef struct dl_dataset_desc {
     dl_shape x_shape, y_shape;           /* of one sample */
     bool no_y;
     const void *x, *y;                   /* in memory, the caller's until dl_destroy; or */
-    /* writes one sample; false: failed. With prefetch, called from another thread; with .threads, from several */
+    /* writes one sample; false: failed. With prefetch, from another thread; with .threads, from several at once */
     bool (*get)(void *user, size_t index, void *x, void *y);
     void *user;
     /* get has just failed there: the reason, asked for on the program's thread; may be NULL */
@@ -756,7 +756,7 @@ typedef struct dl_augment_desc {
        at most 1/2. The largest and the smallest of R, G and B stay as they are; a grey pixel has no hue */
     float hue;
     float noise;                         /* standard deviation of a normal, added to each value in [0,1], and clamped */
-    dl_index cutout;                     /* side of a black square around any pixel (DeVries and Taylor 2017) */
+    dl_index cutout;                     /* side of a black square centred at any pixel (DeVries and Taylor 2017) */
 } dl_augment_desc;
 typedef struct dl_augment dl_augment;
 DL_API const dl_augment *dl_augment_create(dl_context *ctx, const dl_augment_desc *desc); /* lives as long as ctx */
@@ -819,8 +819,8 @@ typedef struct dl_task {
     const char *name;                    /* t is the parameter name.log_variance [] */
     dl_tensor loss;                      /* one element */
     dl_task_kind kind;
-    float start;                         /* t starts at the optimum for a loss of this size, log(a start / b): the
-                                            loss's own before the first step, say. The same at every call. 0: t is 0 */
+    float start;                         /* t starts at the optimum for a loss of this size, log(a start / b): its
+                                            own before the first step, say. The same at every call. 0: t starts at 0 */
 } dl_task;
 /* The sum over the tasks, []; it may be negative. Were t always at its optimum, the units of the losses would not
    matter; where they differ much, state `start`, for t moves only as fast as the optimizer lets it. */
@@ -2398,7 +2398,8 @@ enum { /* flags of operations beside the public ones */
     DL__OP_ON_HOST = 256,                    /* on a device, too, it runs on the host; its inputs by dl__host_in */
     DL__OP_LATER = 512                       /* see dl__written_later */
 };
-/* Where the value of a node is. MEMORY: at address `offset`. Flat buffers: `offset` elements in. TILE: in a group's. */
+/* Where the value of a node is. MEMORY: at the address `offset`. Flat buffers: `offset` elements in.
+   TILE: in a tile of its group. */
 enum { DL__UNPLACED, DL__MEMORY, DL__VALUES, DL__GRADS, DL__BUFFERS, DL__TILE, DL__GONE };
 
 static const char *const dl__dtype_names[3] = { "DL_F32", "DL_I32", "DL_U8" };
@@ -7015,7 +7016,7 @@ typedef struct dl__slide {
     dl_index in, out, groups;       /* channels of a group */
     dl_index h, w, out_h, out_w;    /* planes of the source and of the result */
     dl_index kk, blocks, classes, mc;
-    dl_index width, plane, frame;   /* of the planes that a window is read from: x's, or a frame's, of that size */
+    dl_index width, plane, frame;   /* of the planes a window is read from: x's, or a frame's, of so many numbers */
     dl_index rows, strips;          /* `rows` rows of a result are one unit of work */
     const dl_real *x, *weight, *bias;
     dl_real *packed, *y;            /* the weight: by group, class, panel */
@@ -12250,7 +12251,7 @@ static bool dl__gather_what(dl_comm *c, dl__what what, const void *mine, void *a
     return dl__called(c, dl__gather_bytes(c, &call, mine, all, bytes));
 }
 
-/* The parameters differ from those of rank `root`: which is the first, and whose? Every rank finds the same answer. */
+/* The parameters differ from those of rank `root`: which is first, and whose? Every rank finds the same sentence. */
 static bool dl__tell_difference(dl_comm *c, int root)
 {
     uint64_t *all = (uint64_t *)(void *)c->closing;

@@ -1,5 +1,5 @@
-/* dltrain_cuda.h: dltrain's operations on NVIDIA GPUs. Include it after dltrain.h, in the file with the implementation,
-   too:
+/* dltrain_cuda.h: dltrain's operations on NVIDIA GPUs. Include it after dltrain.h, in the file with the
+   implementation, too:
 
        #define DLTRAIN_IMPLEMENTATION
        #include "dltrain.h"
@@ -597,7 +597,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    return (dl_real)(radius * dl__sin_d((double)u[(i & 2) + 1] * 1.4629180792671596e-9, i & 1));\n",
     "}\n",
     "\n",
-    "#line 3262 \"dltrain.h\"\n",
+    "#line 3263 \"dltrain.h\"\n",
     "enum { DL__THIN = 3, DL__KB = 256, DL__MC = 192, DL__CHUNK = 4096, DL__LANES = 64, DL__PACK = 16 };\n",
     "\n",
     "/* One text an operation: its forward form, then its derivative dy -> dx, in prefix macros that are read twice:\n",
@@ -673,7 +673,7 @@ static const char *const dl__cuda_device_cu[] = {
     "    ROW(eq, E_EQ(X, Z)) ROW(ne, E_NE(X, Z)) ROW(lt, E_LT(X, Z)) \\\n",
     "    ROW(le, E_LE(X, Z)) ROW(gt, E_GT(X, Z)) ROW(ge, E_GE(X, Z))\n",
     "\n",
-    "#line 3715 \"dltrain.h\"\n",
+    "#line 3716 \"dltrain.h\"\n",
     "#define E_MULS(a, c) E_MUL(a, E_K(c))\n",
     "#define E_ADDS(a, c) E_ADD(a, E_K(c))\n",
     "#ifndef E_MAX /* b where a or b is NaN */\n",
@@ -2648,7 +2648,7 @@ typedef struct dl__cuda {
     dl__cuda_list clipped, updated;
     dl__cuda_graph graph[DL__CUDA_GRAPHS];
     uint64_t runs;
-    bool no_graphs, settled;     /* settled: nothing was allocated, loaded or copied in this run, as a graph cannot */
+    bool no_graphs, settled;     /* settled: this run allocated, loaded or copied nothing, which a graph cannot do */
     bool capturing, refused;
     dl__cuda_module *modules;
     dl__cuda_function *functions;
