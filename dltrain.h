@@ -10786,8 +10786,8 @@ DL_API dl_tensor dl_batch_norm(dl_tensor x, const char *name, const dl_norm_desc
     if (d.sync && ctx->replica && ctx->training) {
         if (ctx->parts)
             return dl_fail(ctx,
-                       "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard by shard; dl_group_norm "
-                       "needs one sample"),
+                       "dl_batch_norm: sync needs the whole batch at once, and with invariant_shards it comes shard "
+                       "by shard; dl_group_norm needs one sample"),
                    dl__none();
         return dl__is_float(ctx, "batch_norm", n)
             ? dl__sync_batch_norm(x, w, b, mean, var, d.momentum, d.eps)
@@ -16741,8 +16741,8 @@ static bool dl__check_run(dl__io *io, const dl__snapshot *s)
         return dl__tables_wrong(io);
     if (t[DL__RUN_WORLD] != dl_comm_size(io->comm) && !d->any_world && !dl__same_shards(io, s))
         return dl_fail(io->ctx,
-            "dl_snapshot_load: '%s' is of a world of %td ranks, this one has %d: with any_world the run goes on all the same, in "
-            "other batches; in one of the same invariant_shards it would be exact",
+            "dl_snapshot_load: '%s' is of a world of %td ranks, this one has %d: with any_world the run goes on all "
+            "the same, in other batches; in one of the same invariant_shards it would be exact",
             io->path, (ptrdiff_t)t[DL__RUN_WORLD], dl_comm_size(io->comm));
     return dl__same_count(io, "optimizers", t[DL__RUN_OPTIMIZERS], optimizers) &&
         dl__same_count(io, "accumulators", t[DL__RUN_ACCUMULATORS], accumulators) &&
@@ -16759,8 +16759,8 @@ static bool dl__check_tables(dl__io *io, const dl__snapshot *s)
         const dl_optimizer *o = s->d->optimizer[i];
         if (t[DL__OPT_SETTINGS] != (int64_t)dl__settings(o))
             return dl_fail(io->ctx,
-                "dl_snapshot_load: '%s': optimizer %d is of another kind, or has other settings, groups or parameters than in "
-                "the file; dl_load takes the parameters alone",
+                "dl_snapshot_load: '%s': optimizer %d is of another kind, or has other settings, groups or "
+                "parameters than in the file; dl_load takes the parameters alone",
                 io->path, i);
         double lr = dl__double_from(t[DL__OPT_LR]);
         if (!dl__is_count(t[DL__OPT_STEPS]) || !dl__is_count(t[DL__OPT_START]) || !(lr >= 0 && lr < HUGE_VAL))
