@@ -1528,11 +1528,10 @@ static uint64_t dl__microseconds(void)
    saved, all after one that it would have. There are never more threads than CPUs: they would only wait for
    each other. */
 enum { DL__MAX_THREADS = 64, DL__MAX_UNITS = 65535, DL__SPIN_MIN = 4, DL__SPIN_MAX = 256 /* microseconds */ };
-typedef void (*dl__job)(void *user, size_t part, int thread);
-#ifndef DLTRAIN_NO_THREADS
 /* microseconds to spin; when the wait began, 0 when it was short */
 typedef struct dl__patience { uint64_t most, since; } dl__patience;
-
+typedef void (*dl__job)(void *user, size_t part, int thread);
+#ifndef DLTRAIN_NO_THREADS
 /* `word` is job number << 32 | units << 16 | next unit. A unit, some parts in a row, is claimed by a compare-and-swap
    of the whole word, so that a worker that slept through the end of a job cannot take one of the next by mistake,
    and nobody waits for it. */
@@ -1614,8 +1613,8 @@ static bool dl__spin(bool (*come)(void *what, uint64_t seen), void *what, uint64
 static void dl__slept(dl__patience *p)
 {
     if (!p->since) return;
-    p->most =
-        dl__microseconds() - p->since < DL__SPIN_MAX ? DL__SPIN_MAX : DL__MAX(p->most / 2, (uint64_t)DL__SPIN_MIN);
+    p->most = DL__MAX(p->most / 2, (uint64_t)DL__SPIN_MIN);
+    if (dl__microseconds() - p->since < DL__SPIN_MAX) p->most = DL__SPIN_MAX;
     p->since = 0;
 }
 
