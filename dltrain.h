@@ -6584,6 +6584,13 @@ typedef struct dl__gemm {
 /* Planning a product is DL__HOT, too: it takes longer than a small one itself. */
 DL__HOT static dl_index dl__round_up(dl_index n, dl_index to) { return (n + to - 1) / to * to; }
 
+/* n cut into pieces of nearly the same length, a multiple of `to` and at most `most`, which is one. */
+static dl_index dl__evenly(dl_index n, dl_index most, dl_index to)
+{
+    dl_index pieces = DL__MAX((n + most - 1) / most, (dl_index)1);
+    return DL__MAX(dl__round_up((n + pieces - 1) / pieces, to), to);
+}
+
 /* Copies pay when what they cost an element is little beside the tiles that read it. A is read a number at a time:
    it is copied for many panels of B, and soon where its rows are neighbours, so that each number of a row is on
    a page of its own. */
@@ -7047,8 +7054,7 @@ static dl__slide dl__slide_plan(const dl_node *n, int level, bool back, int thre
     while (s.rows > 1 && q.n * q.groups * ((s.out_h + s.rows - 1) / s.rows) < threads) s.rows = (s.rows + 1) / 2;
     s.strips = (s.out_h + s.rows - 1) / s.rows;
     /* runs of nearly the same length */
-    dl_index pixels = DL__MAX(s.rows * s.out_w, (dl_index)1), runs = (pixels + s.e->mc - 1) / s.e->mc;
-    s.mc = dl__round_up((pixels + runs - 1) / runs, s.e->mr);
+    s.mc = dl__evenly(s.rows * s.out_w, s.e->mc, s.e->mr);
     s.inside = dl__frame_of(&q, back, 0, DL__MAX(s.out_h, (dl_index)1)).inside && !(s.along && s.out_w % s.e->width);
     s.width = s.w, s.plane = s.inside ? s.h * s.w : 0;
     for (dl_index y0 = 0; !s.inside && y0 < s.out_h; y0 += s.rows) {
@@ -7253,14 +7259,15 @@ static dl__taps dl__taps_plan(const dl_node *n, int level, int threads)
     s.m = s.channels * q.kh * q.kw;
     s.n = q.o / q.groups;
     s.kk = q.n * plane;
-    s.nc = DL__MIN(dl__round_up(DL__MAX(s.n, (dl_index)1), s.e->nr), s.e->mc);
-    s.mc = DL__MIN(dl__round_up(DL__MAX(s.m, (dl_index)1), s.e->mr),
-        DL__VECTORS ? NEAR / s.nc / s.e->mr * s.e->mr : s.e->mc);
-    while (q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc) < threads &&
-        (s.mc > s.e->mr || s.nc > s.e->nr)) {
-        if (DL__VECTORS && s.nc > s.e->nr) s.nc = dl__round_up(s.nc / 2, s.e->nr);
-        else if (s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
-        else s.nc = dl__round_up(s.nc / 2, s.e->nr);
+    s.nc = dl__evenly(s.n, s.e->mc, s.e->nr);
+    s.mc = dl__evenly(s.m, DL__VECTORS ? NEAR / s.nc / s.e->mr * s.e->mr : s.e->mc, s.e->mr);
+    for (;;) { /* every thread has a unit; where units are few, all threads have as many */
+        dl_index units = q.groups * ((s.m + s.mc - 1) / s.mc) * ((s.n + s.nc - 1) / s.nc);
+        bool few = units < threads, uneven = units % threads && units < 4 * threads;
+        if (DL__VECTORS && (few || uneven) && s.nc > s.e->nr) s.nc = dl__round_up(s.nc / 2, s.e->nr);
+        else if (few && s.mc > s.e->mr) s.mc = dl__round_up(s.mc / 2, s.e->mr);
+        else if (few && s.nc > s.e->nr) s.nc = dl__round_up(s.nc / 2, s.e->nr);
+        else break;
     }
     return s;
 }
